@@ -1,0 +1,36 @@
+# `make` lists the targets. Each does all of its own set-up.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+FLORENCE := .venv/bin/florence
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install ## find the shapes in three random scenes, and show how well
+	@$(FLORENCE) demo
+
+serve: install ## serve until Ctrl-C; ARGS="--port 9000 --tls" for more
+	@$(FLORENCE) serve $(ARGS)
+
+test: install-test ## lint, types and every test
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/python -m pytest
+
+test-fast: install-test ## the tests that need no Ray, in under a minute
+	@.venv/bin/python -m pytest -q -m "not slow"
+
+bench: install-test ## requests/s, latencies and memory of the running service against a plain loop
+	@.venv/bin/python -m loadtest.bench
+
+install:
+	@scripts/install
+
+install-test:
+	@scripts/install test
+
+clean: ## remove what the other targets made
+	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: help demo serve test test-fast bench install install-test clean

@@ -1,0 +1,37 @@
+"""How many runs this process holds at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deployments.errors import Overloaded
+from deployments.metrics import Recorder
+
+RETRY_AFTER_S = 1.0
+
+
+class Admission:
+    """Lets a bounded number of runs in."""
+
+    def __init__(self, max_running: int, recorder: Recorder) -> None:
+        self._max_running = max_running
+        self._recorder = recorder
+        self._running = 0
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold a place for the time of the `with` block.
+
+        Raises:
+            Overloaded: all places are taken.
+        """
+        if self._running >= self._max_running:
+            raise Overloaded.after(RETRY_AFTER_S)
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self._running += change
+        self._recorder.record("florence_ingress_running", self._running)

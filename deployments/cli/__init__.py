@@ -1,0 +1,98 @@
+"""The command `florence`: serve on this machine, ask a service, show a demonstration."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deployments.errors import SetupError
+from deployments.settings import state_home
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Florence-2 behind fal's HTTP protocol, on your own machines.",
+)
+
+State = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for keys, certificates and files.  [default: XDG state directory]",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint: a folder, a hub id, or `demo`.", show_default="demo"),
+    ] = None,
+    state: State = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Serve https with a private CA.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where the model runs: cpu or cuda.", show_default="cpu")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Any setting; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve until Ctrl-C; prints the address, the key and how to call when it is ready."""
+    from deployments.cli.serve import serve_forever
+
+    serve_forever(host, port, model, state or state_home(), tls, device, sets or [])
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders or URLs.", metavar="IMAGE...")
+    ],
+    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None,
+        typer.Option(help="API key.", show_default="FLORENCE_API_KEY, or the local service's"),
+    ] = None,
+    task: Annotated[str, typer.Option(help="What to do with each image.")] = "region-proposal",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
+    state: State = None,
+) -> None:
+    """Ask a running service about images."""
+    from deployments.cli.predict import predict_all
+
+    raise typer.Exit(predict_all(images, url, key, task, out, json, state or state_home()))
+
+
+@app.command()
+def demo(
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the scenes.", show_default="random")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for scenes, pictures and answers.")] = Path(
+        "out/demo"
+    ),
+) -> None:
+    """Find the shapes in three random scenes with a service of its own, and show how well."""
+    from deployments.cli.demo import show
+
+    raise typer.Exit(show(seed, out))
+
+
+def main() -> None:
+    """The entry point: a wrong setup is one line and exit code 2."""
+    try:
+        app()
+    except SetupError as error:
+        Console(stderr=True).print(f"florence: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)

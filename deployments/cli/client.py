@@ -1,0 +1,110 @@
+"""A small client of the service: runs a task, downloads a picture, says plainly what failed."""
+
+import base64
+import io
+import mimetypes
+import ssl
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from PIL import Image
+
+from deployments.errors import SetupError
+from deployments.florence.tasks import APP
+
+TIMEOUT_S = 300.0
+
+
+class CallError(Exception):
+    """A call that failed; the message is one line for a person."""
+
+
+class Client:
+    """Calls the service at `url` with `key`; trusts `authority` besides the usual ones."""
+
+    def __init__(self, url: str, key: str, authority: Path | None = None) -> None:
+        self._url = url.rstrip("/")
+        headers = {"Authorization": f"Key {key}"}
+        try:
+            self._http = httpx2.Client(headers=headers, verify=trust(authority), timeout=TIMEOUT_S)
+            httpx2.URL(self._url)
+        except (httpx2.InvalidURL, UnicodeError) as error:
+            raise SetupError(f"{url} is no URL of a service ({error})") from None
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def run(self, task: str, image_url: str) -> bytes:
+        """The body of the answer, as it came.
+
+        Raises:
+            CallError: the service refused, or is not there.
+        """
+        return self._ask("POST", f"{self._url}/{APP}/{task}", json={"image_url": image_url})
+
+    def download(self, url: str) -> bytes:
+        """The bytes of a picture.
+
+        Raises:
+            CallError: it cannot be had.
+        """
+        return self._ask("GET", url)
+
+    def _ask(self, method: str, url: str, **options: Any) -> bytes:
+        try:
+            response = self._http.request(method, url, **options)
+        except httpx2.TimeoutException:
+            raise CallError(f"no answer from {self._url} within {TIMEOUT_S:.0f} s") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise CallError(f"no answer from {self._url}: {error}") from None
+        if response.is_success:
+            return response.content
+        raise CallError(complaint(response))
+
+
+def trust(authority: Path | None) -> ssl.SSLContext:
+    """The certificates that are believed."""
+    context = ssl.create_default_context()
+    if authority is not None and authority.is_file():
+        context.load_verify_locations(authority)
+    return context
+
+
+def complaint(response: httpx2.Response) -> str:
+    """One line out of an error in fal's shape."""
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code} {response.reason_phrase}"
+    if isinstance(detail, list):
+        detail = "; ".join(f"{item.get('msg')} ({item.get('type')})" for item in detail)
+    return f"{response.status_code}: {detail}"
+
+
+def data_uri(data: bytes, content_type: str) -> str:
+    """`data` as a URI that can stand wherever a URL can."""
+    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+def data_uri_of(image: Image.Image) -> str:
+    """An image as a URI, without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return data_uri(buffer.getvalue(), "image/png")
+
+
+def data_uri_of_file(file: Path) -> str:
+    """A file as a URI.
+
+    Raises:
+        CallError: it cannot be read.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CallError(error.strerror or str(error)) from None
+    return data_uri(content, mimetypes.guess_type(file.name)[0] or "application/octet-stream")

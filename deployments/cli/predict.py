@@ -1,0 +1,220 @@
+"""`florence predict`: images in, a table or JSON out, annotated pictures in a folder."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from deployments.cli.client import CallError, Client, data_uri_of_file
+from deployments.cli.state import State
+from deployments.errors import SetupError
+from deployments.florence.tasks import TASKS
+
+AT_ONCE = 8
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: an answer, or why there is none."""
+
+    image: str
+    answer: dict[str, Any] | None = None
+    picture: Path | None = None
+    error: str | None = None
+
+
+def predict_all(
+    images: Sequence[str],
+    url: str,
+    key: str | None,
+    task: str,
+    out: Path | None,
+    as_json: bool,
+    state_folder: Path,
+) -> int:
+    """Ask about every image and report; the exit code is 1 when one failed.
+
+    Raises:
+        SetupError: no key, no such task, or a folder that cannot be written.
+    """
+    check_task(task)
+    if out is not None:
+        make_folder(out)
+    key, authority = credentials(key, state_folder)
+    names = expand(images)
+    console, complaints = Console(), Console(stderr=True)
+    outcomes: list[Outcome] = []
+    with Client(url, key, authority) as client, progress(complaints, len(names)) as advance:
+        pictures = picture_names(names, out)
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for outcome in threads.map(
+                lambda name: predict_one(client, task, name, pictures.get(name)), names
+            ):
+                outcomes.append(outcome)
+                advance()
+    report(console, complaints, outcomes, as_json)
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def check_task(task: str) -> None:
+    """Refuse a task that nobody serves.
+
+    Raises:
+        SetupError: it names those that are.
+    """
+    if task not in TASKS:
+        raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for pictures.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
+
+
+def credentials(key: str | None, state_folder: Path) -> tuple[str, Path | None]:
+    """The key to call with, and the local authority to trust.
+
+    Raises:
+        SetupError: there is no key.
+    """
+    state = State(state_folder)
+    from deployments.settings import api_key_from_environment
+
+    found = key or api_key_from_environment() or state.stored_key()
+    if not found:
+        raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
+    return found, state.tls / "ca.pem"
+
+
+def expand(images: Sequence[str]) -> list[str]:
+    """Folders replaced by the images in them; each image once, in the order given."""
+    found: list[str] = []
+    for image in images:
+        folder = Path(image)
+        if not is_url(image) and folder.is_dir():
+            found += sorted(str(file) for file in folder.iterdir() if is_image(file))
+        else:
+            found.append(image)
+    return list(dict.fromkeys(found))
+
+
+def is_url(image: str) -> bool:
+    """Whether the service fetches it itself."""
+    return image.startswith(("http://", "https://", "data:"))
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file in a folder looks like an image."""
+    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def picture_names(names: Sequence[str], out: Path | None) -> dict[str, Path]:
+    """Where each annotated picture goes; images of the same name get a number."""
+    if out is None:
+        return {}
+    pictures: dict[str, Path] = {}
+    for name in names:
+        path = urlsplit(name).path if is_url(name) else name
+        stem = "image" if name.startswith("data:") else PurePosixPath(path).stem or "image"
+        taken = set(pictures.values())
+        candidates = (out / f"{stem}{number}.annotated.jpg" for number in numbers())
+        pictures[name] = next(file for file in candidates if file not in taken)
+    return pictures
+
+
+def numbers() -> Iterator[str]:
+    """Nothing, then -2, -3, …"""
+    yield ""
+    number = 2
+    while True:
+        yield f"-{number}"
+        number += 1
+
+
+def predict_one(client: Client, task: str, name: str, picture: Path | None) -> Outcome:
+    """Ask about one image; a failure is an outcome too."""
+    try:
+        image_url = name if is_url(name) else data_uri_of_file(Path(name))
+        answer = json.loads(client.run(task, image_url))
+        if picture is None or not answer.get("image"):
+            return Outcome(name, answer)
+        picture.write_bytes(client.download(answer["image"]["url"]))
+    except CallError as error:
+        return Outcome(name, error=str(error))
+    except OSError as error:
+        return Outcome(name, error=f"cannot write {picture}: {error.strerror}")
+    return Outcome(name, answer, picture)
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Any]:
+    """A bar on a terminal when there is more than one image; yields what moves it on."""
+    columns = TextColumn("Asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = total > 1 and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def report(
+    console: Console, complaints: Console, outcomes: Sequence[Outcome], as_json: bool
+) -> None:
+    """Print the answers on standard output and each failure on standard error."""
+    answered = [outcome for outcome in outcomes if outcome.answer is not None]
+    if as_json:
+        for outcome in answered:
+            line = json.dumps({"image": outcome.image, **(outcome.answer or {})})
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    elif answered:
+        console.print(table(answered))
+    for outcome in outcomes:
+        if outcome.error:
+            complaints.print(
+                f"{outcome.image[:200]}: {outcome.error}",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def table(outcomes: Sequence[Outcome]) -> Table:
+    """A row for each box, or for each text."""
+    shown = Table("image", "x", "y", "w", "h", "label")
+    for column in shown.columns[1:5]:
+        column.justify = "right"
+    for outcome in outcomes:
+        for row in rows(outcome):
+            shown.add_row(*row)
+    return shown
+
+
+def rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+    """The rows of one image; its name stands in the first."""
+    results = (outcome.answer or {})["results"]
+    name = outcome.image if len(outcome.image) < 60 else outcome.image[:57] + "…"
+    if isinstance(results, str):
+        yield name, "", "", "", "", results
+        return
+    boxes = results["bboxes"]
+    if not boxes:
+        yield name, "", "", "", "", "(nothing found)"
+    for number, box in enumerate(boxes):
+        corner = (f"{box[side]:.1f}" for side in ("x", "y", "w", "h"))
+        yield name if number == 0 else "", *corner, box["label"]

@@ -1,0 +1,152 @@
+"""`florence serve`: the service on this machine, until Ctrl-C."""
+
+import json
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from deployments.cli.client import data_uri_of
+from deployments.cli.profile import Profile, Tree, compose, laid_over, tree_of
+from deployments.cli.service import free_port, running
+from deployments.cli.state import State, write_private
+from deployments.cli.tls import certificates
+from deployments.florence.tasks import APP
+
+ENDPOINT = f"{APP}/region-proposal"
+
+
+def serve_forever(
+    host: str,
+    port: int,
+    model: str | None,
+    state_folder: Path,
+    tls: bool,
+    device: str | None,
+    sets: list[str],
+) -> None:
+    """Start, say how to call, wait for Ctrl-C or SIGTERM, and stop.
+
+    Raises:
+        SetupError: something is wrong; nothing is left running.
+    """
+    console = Console()
+    state = State(state_folder)
+    chosen = laid_over(options(model, device), tree_of(sets))
+    profile = local_profile(state, host, port, chosen, tls)
+    status = console.status("Starting Ray and loading the model …")
+    with stop_signals() as stopped, status, running(profile):
+        status.stop()
+        text = welcome(profile, state, tls)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        stopped.wait()
+        console.print("Stopping …")
+
+
+def options(model: str | None, device: str | None) -> Tree:
+    """The settings behind the flags."""
+    named = {"path": model, "device": device}
+    return {"model": {key: value for key, value in named.items() if value is not None}}
+
+
+def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> Profile:
+    """The laptop's profile with this state, address and settings.
+
+    Raises:
+        SetupError: a setting is wrong.
+    """
+    own = {"keys": {"hashes": state.key_hashes()}, "files": {"root": str(state.files)}}
+    http: Tree = {"host": host, "port": port or free_port(host)}
+    if tls:
+        found = certificates(state.tls)
+        http |= {"ssl_certfile": str(found.server), "ssl_keyfile": str(found.server_key)}
+    profile = compose(laid_over(own, args), http)
+    if profile.settings.model.device == "cuda":
+        profile.options["Inference"]["ray_actor_options"]["num_gpus"] = 1
+    return profile
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set while the service runs; before that they interrupt."""
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def welcome(profile: Profile, state: State, tls: bool) -> str:
+    """What a user needs to call the service, each part ready to paste."""
+    url, key = profile.base_url, state.api_key()
+    model = profile.settings.model
+    lines = [
+        f"Florence Serve is ready: {model.path} on {model.device}. Ctrl-C stops it.",
+        "",
+        f"  Base URL  {url}",
+        f"  API key   {key}",
+        "",
+        "curl",
+        curl(url, key, example(state), state.tls / "ca.pem" if tls else None),
+        "",
+        "JavaScript (@fal-ai/client 1.10 or newer)",
+        javascript(url, key),
+        "",
+        "Python (fal-client 1.0 or newer)",
+        python(url, key, state.tls / "ca.pem") if tls else NEEDS_TLS,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+NEEDS_TLS = "  fal's Python client speaks https only: start again with --tls"
+
+
+def example(state: State) -> Path:
+    """A request body with a small scene, for the curl line."""
+    from deployments.demo.scenes import draw_scene
+
+    scene = draw_scene(random.Random(7), (256, 256))
+    file = state.folder / "example.json"
+    write_private(file, json.dumps({"image_url": data_uri_of(scene.image)}) + "\n")
+    return file
+
+
+def curl(url: str, key: str, body: Path, authority: Path | None) -> str:
+    """A line that works when pasted."""
+    trust = f"--cacert {authority} " if authority else ""
+    return (
+        f"  curl -sS {trust}{url}/{ENDPOINT} -H 'Authorization: Key {key}' "
+        f"-H 'Content-Type: application/json' -d @{body}"
+    )
+
+
+def javascript(url: str, key: str) -> str:
+    """The configuration of fal's JavaScript client and one call."""
+    return (
+        f'  fal.config({{ credentials: "{key}", '
+        f'proxyUrl: {{ url: "{url}/api/fal/proxy", when: "always" }} }});\n'
+        f'  const {{ data }} = await fal.run("{ENDPOINT}", {{ input: {{ image_url }} }});'
+    )
+
+
+def python(url: str, key: str, authority: Path) -> str:
+    """The environment of fal's Python client and one call."""
+    address = url.removeprefix("https://")
+    return (
+        f"  export SSL_CERT_FILE={authority}\n"
+        f'  export FAL_KEY="{key}" FAL_RUN_HOST="{address}/run" '
+        f'FAL_QUEUE_RUN_HOST="{address}/queue"\n'
+        f'  fal_client.run("{ENDPOINT}", {{"image_url": fal_client.encode_file("photo.jpg")}})'
+    )

@@ -1,0 +1,142 @@
+"""Starts the application on this machine with a Ray of its own, and stops what it started."""
+
+import logging
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx2
+
+from deployments.cli.profile import Profile
+from deployments.errors import SetupError
+from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
+
+APPLICATION = "florence"
+READY_TIMEOUT_S = 120.0
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextmanager
+def running(profile: Profile) -> Iterator[None]:
+    """Have the service ready inside the block.
+
+    Raises:
+        SetupError: something that it needs is missing; it names the remedy.
+    """
+    check(profile)
+    os.environ.update(ENVIRONMENT)
+    import ray
+    from ray import serve
+
+    try:
+        start(profile)
+        yield
+    finally:
+        if ray.is_initialized():
+            serve.delete(APPLICATION)  # lets what runs finish
+        ray.shutdown()
+
+
+def check(profile: Profile) -> None:
+    """Find what is missing before anything is started.
+
+    Raises:
+        SetupError: the port is in use, or there is no such model or device.
+    """
+    host, port = profile.http["host"], profile.http["port"]
+    with closing_socket(host) as probe:
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SetupError(
+                f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host"
+            ) from None
+    open_checkpoint(profile.settings.model, ALL_FILES)
+    if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
+        raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
+
+
+@contextmanager
+def closing_socket(host: str) -> Iterator[socket.socket]:
+    """A TCP socket for the family of `host`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield opened
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    with closing_socket(host) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(profile: Profile) -> None:
+    """Start Ray, Serve and the application, and wait until it answers.
+
+    Raises:
+        SetupError: it did not come up.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from deployments.app import assemble, with_environment
+
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
+    application = assemble(with_environment(profile.settings), profile.options)
+    try:
+        serve.run(application, name=APPLICATION, logging_config=profile.logging)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise SetupError(f"the service did not start: {reason} (logs: {logs})") from error
+    wait_until_ready(profile, logs)
+
+
+def wait_until_ready(profile: Profile, logs: Path) -> None:
+    """Ask /ready until it says yes.
+
+    Raises:
+        SetupError: it does not within two minutes.
+    """
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    with httpx2.Client(verify=unchecked(), trust_env=False, timeout=5) as client:
+        while time.monotonic() < deadline:
+            with suppress(httpx2.HTTPError):
+                if client.get(f"{profile.base_url}/ready").status_code == 200:
+                    return
+            time.sleep(0.1)
+    raise SetupError(f"the service is not ready after {READY_TIMEOUT_S:.0f} s: see {logs}")
+
+
+def unchecked() -> ssl.SSLContext:
+    """For our own port, whose certificate need not be for the address that we ask at."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

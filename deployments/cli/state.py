@@ -1,0 +1,90 @@
+"""What a local service keeps between runs: its API key, its certificates, its files."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from deployments.errors import SetupError
+from deployments.settings import api_key_from_environment, hash_key
+
+KEY_PREFIX = "florence-"
+
+
+class State:
+    """A private folder.
+
+    Raises:
+        SetupError: it cannot be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise SetupError(f"{self.folder} cannot be written: choose another folder with --state")
+
+    @property
+    def files(self) -> Path:
+        """Where pictures are kept."""
+        return self.folder / "files"
+
+    @property
+    def tls(self) -> Path:
+        """Where certificates are kept."""
+        return self.folder / "tls"
+
+    def api_key(self) -> str:
+        """The key to call with: the environment's, else the one made at the first start."""
+        return api_key_from_environment() or self.stored_key() or self._new_key()
+
+    def key_hashes(self) -> tuple[str, ...]:
+        """The hashes of the accepted keys; the environment's key is added by the application."""
+        if api_key_from_environment():
+            return ()
+        self.api_key()
+        return tuple(json.loads(self._hashes.read_text())["hashes"])
+
+    def stored_key(self) -> str | None:
+        """The key made at an earlier start, if it is still here in the clear."""
+        if not self._key.is_file() or not self._hashes.is_file():
+            return None
+        return self._key.read_text().strip() or None
+
+    @property
+    def _key(self) -> Path:
+        return self.folder / "api_key"
+
+    @property
+    def _hashes(self) -> Path:
+        return self.folder / "keys.json"
+
+    def _new_key(self) -> str:
+        key = f"{KEY_PREFIX}{secrets.token_hex(4)}:{secrets.token_hex(16)}"
+        write_private(self._hashes, json.dumps({"hashes": [hash_key(key)]}) + "\n")
+        write_private(self._key, key + "\n")
+        return key
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all.
+
+    Raises:
+        SetupError: the folder cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_text(text)
+        temporary.replace(file)
+    except OSError as error:
+        raise unwritable(file, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> SetupError:
+    """The error for a path that cannot be written."""
+    return SetupError(f"cannot write {path} ({error.strerror}): choose another folder with --state")

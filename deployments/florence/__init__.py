@@ -1,0 +1,1 @@
+"""The model: tasks, prompts and answers (without torch), batcher, and generation (torch)."""

@@ -1,0 +1,111 @@
+"""One request on its way through the pipeline, and what each stage hands to the next."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.errors import RequestTimeout, ServiceError, StartTimeout
+
+Pixels = NDArray[np.uint8]
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request: what to do, by when, and where its pictures will be found.
+
+    Times are seconds since the epoch, because a run crosses machines;
+    machines of one cluster keep their clocks in step.
+    """
+
+    id: str
+    task: str
+    image_url: str
+    deadline: float
+    start_by: float = float("inf")
+    priority: int = 0
+    base_url: str = ""
+
+    def expired(self, now: float) -> ServiceError | None:
+        """The error to answer with when the run has not begun by `now`."""
+        if now >= self.start_by:
+            return StartTimeout()
+        if now >= self.deadline:
+            return RequestTimeout()
+        return None
+
+    def patience(self, now: float) -> float:
+        """Seconds from `now` that the run may still wait to begin."""
+        return min(self.start_by, self.deadline) - now
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Seconds spent in each stage, and the batch that the run was part of."""
+
+    fetch_s: float = 0.0
+    decode_s: float = 0.0
+    queue_wait_s: float = 0.0
+    model_s: float = 0.0
+    postprocess_s: float = 0.0
+    batch_size: int = 0
+    batch_share: float = 0.0
+    num_tokens: int = 0
+
+    def with_(self, **seconds: Any) -> Self:
+        """These stages with some of them known."""
+        return replace(self, **seconds)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image that is ready for the model.
+
+    `pixels` is RGB at the model's own size, (height, width, 3);
+    `source` holds the bytes as they came, to draw on;
+    `size` is the (width, height) of the image as a person sees it.
+    """
+
+    pixels: Pixels
+    source: Pixels
+    size: tuple[int, int]
+    stages: Stages = field(default_factory=Stages)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One row of a batch: RGB pixels (height, width, 3) and the prompt's token ids."""
+
+    pixels: Pixels
+    prompt: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The model's answer: token ids without padding."""
+
+    tokens: Tokens
+    stages: Stages
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer for the client, as JSON values, and how long each stage took."""
+
+    output: dict[str, Any]
+    stages: Stages
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds until now."""
+        return time.perf_counter() - self._began

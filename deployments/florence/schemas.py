@@ -1,0 +1,62 @@
+"""What the endpoints take and return, in fal's words.
+
+Names, fields and descriptions follow fal's published types for `fal-ai/florence-2-large/*`.
+Lengths are pixels of the input image as a person sees it, after its EXIF rotation.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+IMAGE_URL = "The URL of the image to be processed: http(s), or a base64 data URI."
+
+
+class ImageInput(BaseModel):
+    """The input of a task that needs nothing but an image; unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={"x-fal-order-properties": ["image_url"]},
+    )
+
+    image_url: Annotated[str, Field(min_length=1, description=IMAGE_URL)]
+
+
+class BoundingBox(BaseModel):
+    """A rectangle: its upper left corner, its size and what it shows."""
+
+    x: float = Field(description="X-coordinate of the top-left corner")
+    y: float = Field(description="Y-coordinate of the top-left corner")
+    w: float = Field(description="Width of the bounding box")
+    h: float = Field(description="Height of the bounding box")
+    label: str = Field(description="Label of the bounding box")
+
+
+class BoundingBoxes(BaseModel):
+    """All rectangles that were found, in the model's order."""
+
+    bboxes: list[BoundingBox] = Field(description="List of bounding boxes")
+
+
+class Image(BaseModel):
+    """A picture that can be downloaded without a key until it expires."""
+
+    url: str = Field(description="The URL where the file can be downloaded from.")
+    content_type: str | None = Field(None, description="The mime type of the file.")
+    file_name: str | None = Field(None, description="The name of the file.")
+    file_size: int | None = Field(None, description="The size of the file in bytes.")
+    width: int | None = Field(None, description="The width of the image in pixels.")
+    height: int | None = Field(None, description="The height of the image in pixels.")
+
+
+class BoundingBoxOutput(BaseModel):
+    """The answer of a task that finds rectangles."""
+
+    results: BoundingBoxes = Field(description="Results from the model")
+    image: Image | None = Field(None, description="Processed image")
+
+
+class TextOutput(BaseModel):
+    """The answer of a task that writes text."""
+
+    results: str = Field(description="Results from the model")

@@ -1,0 +1,74 @@
+"""A checkpoint's tokens: ids to text and to location bins, and prompts to ids. Knows no torch."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from deployments.errors import SetupError
+
+_LOCATION = re.compile(r"<loc_(\d+)>")
+
+
+class Vocabulary:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        SetupError: the folder has no `tokenizer.json`, or one that is broken or without locations.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise SetupError(f"{folder} has no tokenizer.json: it is no checkpoint of Florence-2")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception:  # the library raises nothing narrower
+            raise SetupError(f"{file} is no tokenizer: fetch the checkpoint again") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if not self.bins:
+            raise SetupError(f"{file} has no <loc_0>…<loc_999> tokens: it is not Florence-2's")
+
+    @cached_property
+    def bins(self) -> dict[int, int]:
+        """Location tokens: id → bin."""
+        found = ((id_, _LOCATION.fullmatch(token)) for token, id_ in self._ids.items())
+        return {id_: int(match[1]) for id_, match in found if match}
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return self._tokenizer.get_vocab(with_added_tokens=True)
+
+    def id(self, token: str) -> int:
+        """The id of a special token such as `</s>`.
+
+        Raises:
+            SetupError: the tokenizer lacks it.
+        """
+        try:
+            return self._ids[token]
+        except KeyError:
+            raise SetupError(f"the checkpoint's tokenizer has no token {token}") from None
+
+    @cached_property
+    def frame(self) -> frozenset[int]:
+        """Ids that only frame an answer: `<s>`, `</s>` and `<pad>`."""
+        return frozenset(map(self.id, ("<s>", "</s>", "<pad>")))
+
+    def encode(self, sentence: str) -> list[int]:
+        """Ids of `sentence`, framed as the encoder expects: `<s> sentence </s>`."""
+        plain = self._tokenizer.encode(sentence, add_special_tokens=False).ids
+        return [self.id("<s>"), *plain, self.id("</s>")]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without special tokens and outer white space."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+
+    def trim(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """`ids` of an answer without its frame: from after `</s><s>` up to the next `</s>`."""
+        start = next((i for i, id_ in enumerate(ids) if id_ not in self.frame), len(ids))
+        return tuple(takewhile(lambda id_: id_ not in self.frame, ids[start:]))

@@ -1,0 +1,135 @@
+"""Every metric, declared once, and the two places it goes to.
+
+Each box records what it measures through Ray, whose agent on each node exports it;
+the Ingress also keeps a registry of its own, which `/metrics` prints.
+Names are `florence_<box>_<what>_<unit>`; Ray puts `ray_` before them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row: kind, help text, labels, and a histogram's bounds."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    "florence_ingress_requests_total": Metric(
+        "counter", "Requests answered, by endpoint and HTTP status.", ("endpoint", "status")
+    ),
+    "florence_ingress_running": Metric("gauge", "Runs that are in the pipeline now."),
+    "florence_ingress_retries_total": Metric(
+        "counter", "Runs begun again because a replica died under them."
+    ),
+    "florence_ingress_run_seconds": Metric(
+        "histogram", "A run from end to end.", ("endpoint",), SECONDS
+    ),
+    "florence_preprocess_fetch_seconds": Metric(
+        "histogram", "Fetching or unpacking the file of one image.", (), SECONDS
+    ),
+    "florence_preprocess_decode_seconds": Metric(
+        "histogram", "Decoding and resizing one image.", (), SECONDS
+    ),
+    "florence_inference_queue_wait_seconds": Metric(
+        "histogram", "One request's wait for the model.", (), SECONDS
+    ),
+    "florence_inference_model_seconds": Metric(
+        "histogram", "One pass of the model, as each request in it saw it.", (), SECONDS
+    ),
+    "florence_inference_batch_size": Metric(
+        "histogram", "Size of the batch, as each request in it saw it.", (), SIZES
+    ),
+    "florence_inference_batches_total": Metric("counter", "Passes of the model."),
+    "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
+    "florence_postprocess_seconds": Metric(
+        "histogram", "Reading one answer, drawing and storing its picture.", (), SECONDS
+    ),
+}
+
+
+class Recorder(Protocol):
+    """Takes a measurement: adds to a counter, sets a gauge, or observes into a histogram."""
+
+    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """Record `value` under the metric `name`, which must be declared with these labels."""
+
+
+class PrometheusRecorder:
+    """Keeps every metric in a registry of this process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._metrics = {name: self._declare(name, metric) for name, metric in METRICS.items()}
+
+    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """See Recorder."""
+        metric = self._metrics[name]
+        child = metric.labels(**labels) if labels else metric
+        match METRICS[name].kind:
+            case "counter":
+                child.inc(value)
+            case "gauge":
+                child.set(value)
+            case "histogram":
+                child.observe(value)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _declare(self, name: str, metric: Metric) -> Any:
+        common: Mapping[str, Any] = {"labelnames": metric.labels, "registry": self._registry}
+        match metric.kind:
+            case "counter":
+                return Counter(name, metric.help, **common)
+            case "gauge":
+                return Gauge(name, metric.help, **common)
+            case "histogram":
+                return Histogram(name, metric.help, buckets=metric.bounds, **common)
+
+
+class RayRecorder:
+    """Hands every metric to Ray, which exports it beside Serve's own."""
+
+    def __init__(self) -> None:
+        from ray.serve import metrics
+
+        self._ray = metrics
+        self._metrics: dict[str, Any] = {}
+
+    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """See Recorder."""
+        if name not in self._metrics:
+            self._metrics[name] = self._declare(name, METRICS[name])
+        metric = self._metrics[name]
+        match METRICS[name].kind:
+            case "counter":
+                metric.inc(value, tags=labels)
+            case "gauge":
+                metric.set(value, tags=labels)
+            case "histogram":
+                metric.observe(value, tags=labels)
+
+    def _declare(self, name: str, metric: Metric) -> Any:
+        plain = name.removesuffix("_total")  # Ray adds the suffix to counters by itself
+        match metric.kind:
+            case "counter":
+                return self._ray.Counter(plain, metric.help, tag_keys=metric.labels)
+            case "gauge":
+                return self._ray.Gauge(name, metric.help, tag_keys=metric.labels)
+            case "histogram":
+                bounds = list(metric.bounds)
+                return self._ray.Histogram(name, metric.help, bounds, tag_keys=metric.labels)

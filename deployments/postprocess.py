@@ -1,0 +1,99 @@
+"""The Postprocess box: token ids → fal's answer, with an annotated picture in the file store.
+
+The picture is drawn at once, not at its first download: at once it costs a few milliseconds,
+its size is known for the answer, and a picture that cannot be drawn fails its own request.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import BaseModel
+
+from deployments.florence.answer import Answer
+from deployments.florence.checkpoint import open_checkpoint
+from deployments.florence.run import Finished, Generated, Prepared, Run, Stages, Stopwatch
+from deployments.florence.schemas import BoundingBoxes, Image
+from deployments.florence.tasks import TASKS
+from deployments.images.decode import decode
+from deployments.images.draw import annotate, encode
+from deployments.images.storage import FileStore, LocalFileStore
+from deployments.metrics import RayRecorder, Recorder
+from deployments.settings import Settings
+
+PRUNE_EVERY_S = 60.0
+
+
+class Postprocess:
+    """One replica; draws in threads."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder | None = None,
+        files: FileStore | None = None,
+    ) -> None:
+        self._settings = settings
+        self._vocabulary = open_checkpoint(settings.model).vocabulary
+        self._files = files or LocalFileStore(settings.files)
+        self._threads = ThreadPoolExecutor(settings.postprocess.draw_threads, "postprocess")
+        self._recorder = recorder or RayRecorder()
+        self._pruned = Stopwatch()
+
+    async def run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
+        """The answer to `run` for the client."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._finish, prepared, generated, run
+        )
+
+    async def ready(self) -> bool:
+        """Whether this box can work."""
+        return True
+
+    def _finish(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
+        watch = Stopwatch()
+        output = self._output(prepared, generated, run)
+        self._prune()
+        seconds = watch.seconds()
+        self._recorder.record("florence_postprocess_seconds", seconds)
+        return Finished(output, merged(prepared.stages, generated.stages, seconds))
+
+    def _output(self, prepared: Prepared, generated: Generated, run: Run) -> dict[str, Any]:
+        task = TASKS[run.task]
+        tokens = self._vocabulary.trim(generated.tokens)
+        results = task.parse(Answer(tokens, self._vocabulary, prepared.size))
+        output: dict[str, Any] = {"results": plain(results)}
+        if isinstance(results, BoundingBoxes) and self._settings.postprocess.annotate:
+            output["image"] = plain(self._picture(prepared, results, run))
+        return output
+
+    def _picture(self, prepared: Prepared, results: BoundingBoxes, run: Run) -> Image:
+        image = decode(prepared.source.tobytes(), self._settings.preprocess)
+        data = encode(annotate(image, results.bboxes), self._settings.postprocess.jpeg_quality)
+        stored = self._files.put(data, "image/jpeg")
+        return Image(
+            url=f"{run.base_url}/cdn/files/{stored.name}",
+            content_type=stored.content_type,
+            file_name=stored.name,
+            file_size=stored.size,
+            width=image.width,
+            height=image.height,
+        )
+
+    def _prune(self) -> None:
+        """Remove expired files now and then."""
+        if self._pruned.seconds() > PRUNE_EVERY_S:
+            self._pruned = Stopwatch()
+            self._files.prune()
+
+
+def plain(value: BaseModel | str) -> Any:
+    """JSON values of a result."""
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+def merged(prepared: Stages, generated: Stages, postprocess_s: float) -> Stages:
+    """The stages of all three boxes in one."""
+    return generated.with_(
+        fetch_s=prepared.fetch_s, decode_s=prepared.decode_s, postprocess_s=postprocess_s
+    )

@@ -1,0 +1,82 @@
+"""The Preprocess box: an image's address → its pixels at the model's size.
+
+Fetches or unpacks, decodes and resizes; knows nothing of the model but the size it sees.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from deployments.errors import InternalError
+from deployments.florence.checkpoint import open_checkpoint
+from deployments.florence.run import Prepared, Run, Stages, Stopwatch
+from deployments.images.data_uri import read_data_uri
+from deployments.images.decode import decode, to_pixels
+from deployments.images.fetch import Fetcher
+from deployments.metrics import RayRecorder, Recorder
+from deployments.settings import Settings
+
+LONGEST_DECODE_S = 120.0
+
+
+class Preprocess:
+    """One replica; decodes in threads, which Pillow lets run side by side."""
+
+    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+        self._settings = settings.preprocess
+        self._checkpoint = open_checkpoint(settings.model)
+        self._fetcher = Fetcher(settings.preprocess)
+        self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "preprocess")
+        self._decoding: dict[int, float] = {}
+        self._recorder = recorder or RayRecorder()
+
+    async def run(self, run: Run) -> Prepared:
+        """The image of `run`, ready for the model.
+
+        Raises:
+            InputError: it cannot be fetched or read.
+        """
+        watch = Stopwatch()
+        source = await self._read(run.image_url)
+        fetch_s = watch.seconds()
+        prepared = await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._prepare, source, fetch_s
+        )
+        self._recorder.record("florence_preprocess_fetch_seconds", fetch_s)
+        self._recorder.record("florence_preprocess_decode_seconds", prepared.stages.decode_s)
+        return prepared
+
+    def check_health(self) -> None:
+        """Serve asks this; a thread cannot be stopped, but the replica around it can.
+
+        Raises:
+            InternalError: an image has been decoding for minutes.
+        """
+        oldest = min(self._decoding.values(), default=time.monotonic())
+        if time.monotonic() - oldest > LONGEST_DECODE_S:
+            raise InternalError("An image takes too long to decode.")
+
+    async def ready(self) -> bool:
+        """Whether this box can work."""
+        return True
+
+    async def _read(self, url: str) -> bytes:
+        if url[:5].lower() != "data:":
+            return await self._fetcher.fetch(url)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, read_data_uri, url, self._settings.max_bytes
+        )
+
+    def _prepare(self, source: bytes, fetch_s: float) -> Prepared:
+        watch = Stopwatch()
+        job = id(watch)
+        self._decoding[job] = time.monotonic()
+        try:
+            image = decode(source, self._settings)
+            pixels = to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
+        finally:
+            del self._decoding[job]
+        stages = Stages(fetch_s=fetch_s, decode_s=watch.seconds())
+        return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages)

@@ -1,0 +1,196 @@
+"""Every setting of the service: one frozen tree, checked once, passed down in slices.
+
+`serve_config.yaml` holds the tree under `args:`; Serve gives it to `deployments.app:build`.
+A key that does not exist is refused with its path.
+This is the only module that reads the environment.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from deployments.errors import SetupError
+
+MIB = 1024 * 1024
+DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSettings(Section):
+    """Which checkpoint, where and how precisely."""
+
+    path: str = Field(
+        "florence-community/Florence-2-large",
+        min_length=1,
+        description="A folder with a checkpoint, `demo`, or a hub id of transformers' own format.",
+    )
+    revision: str = Field(
+        "main", min_length=1, description="The commit or branch of a hub id; pin it in production."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the model runs; `auto` takes a GPU when there is one."
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="Precision; `auto` is float32 on a CPU and float16 on a GPU."
+    )
+    torch_threads: int = Field(
+        1, ge=1, le=256, description="CPU threads of one model; more than its share only hurts."
+    )
+
+
+class IngressSettings(Section):
+    """The front door."""
+
+    max_body_bytes: int = Field(
+        32 * MIB, ge=1024, description="Largest request body; a data URI is a third over its file."
+    )
+    deadline_s: float = Field(
+        120.0, gt=0, description="A run that takes longer is given up with 504."
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=10, description="How often a run is begun when replicas die under it."
+    )
+    max_running: int = Field(
+        256, ge=1, description="Runs that one Ingress replica holds; those beyond it get 429."
+    )
+    cors_origins: tuple[str, ...] = Field(
+        ("*",), description="Browser origins that may call; keys are never sent by cookie."
+    )
+    public_url: str | None = Field(
+        None, description="Base URL that clients see, when a proxy in front does not say it."
+    )
+
+
+class KeySettings(Section):
+    """Who may call."""
+
+    hashes: tuple[str, ...] = Field(
+        (), description="SHA-256 of each API key, hex; FLORENCE_API_KEY adds one in the clear."
+    )
+
+
+class PreprocessSettings(Section):
+    """Limits of what a client may send."""
+
+    max_bytes: int = Field(
+        20 * MIB, ge=1024, description="Largest file, from a URL or a data URI, decoded."
+    )
+    max_pixels: int = Field(
+        50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+    )
+    min_side: int = Field(2, ge=1, description="Shortest side of an image in pixels.")
+    decode_threads: int = Field(
+        2, ge=1, le=64, description="Images that one Preprocess replica decodes at a time."
+    )
+    fetch_timeout_s: float = Field(
+        20.0, gt=0, description="Time for one download, redirects included."
+    )
+    connect_timeout_s: float = Field(5.0, gt=0, description="Time to reach a host.")
+    max_redirects: int = Field(3, ge=0, le=10, description="Redirects that are followed.")
+    allowed_ports: tuple[int, ...] = Field((80, 443), description="Ports that may be fetched from.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Host names, `host:port` or networks that may be fetched although private.",
+    )
+
+
+class InferenceSettings(Section):
+    """The batcher and the generation."""
+
+    max_batch_size: int = Field(
+        8, ge=1, le=1024, description="Most images of one pass through the model."
+    )
+    max_wait_ms: float = Field(
+        2.0, ge=0, le=1000, description="How long an idle model waits for a batch to fill."
+    )
+    max_queue: int = Field(
+        64, ge=1, description="Requests that wait in one replica; those beyond it get 429."
+    )
+    num_beams: int | None = Field(
+        None, ge=1, le=16, description="Beams; the checkpoint's own when not given, 1 is fastest."
+    )
+    max_new_tokens: int = Field(1024, ge=1, description="Longest answer in tokens.")
+    min_new_tokens: int = Field(
+        0, ge=0, description="Shortest answer in tokens; for benchmarks of equal length."
+    )
+    stall_timeout_s: float = Field(
+        300.0, gt=0, description="A pass through the model that takes longer is a dead engine."
+    )
+
+
+class PostprocessSettings(Section):
+    """The answer and its picture."""
+
+    annotate: bool = Field(True, description="Draw the boxes and return the picture's URL.")
+    jpeg_quality: int = Field(
+        90, ge=1, le=95, description="Quality of an annotated picture of an opaque image."
+    )
+    draw_threads: int = Field(
+        2, ge=1, le=64, description="Pictures that one Postprocess replica draws at a time."
+    )
+
+
+class FileSettings(Section):
+    """Where annotated pictures are kept."""
+
+    root: str = Field(
+        "/var/lib/florence/files", min_length=1, description="Folder of the local file store."
+    )
+    expires_s: float = Field(
+        3600.0, gt=0, description="Age at which a file is no longer served, and removed."
+    )
+
+
+class Settings(Section):
+    """The whole tree, as under `args:` in serve_config.yaml."""
+
+    model: ModelSettings = ModelSettings()
+    ingress: IngressSettings = IngressSettings()
+    keys: KeySettings = KeySettings()
+    preprocess: PreprocessSettings = PreprocessSettings()
+    inference: InferenceSettings = InferenceSettings()
+    postprocess: PostprocessSettings = PostprocessSettings()
+    files: FileSettings = FileSettings()
+
+
+def parse(tree: dict[str, Any]) -> Settings:
+    """Check `tree` and freeze it.
+
+    Raises:
+        SetupError: a key or a value is wrong; the message names its path.
+    """
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SetupError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line: each wrong setting with its path and what is wrong with it."""
+    return "; ".join(
+        f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+    )
+
+
+def api_key_from_environment() -> str | None:
+    """The key in the clear that the operator gave in FLORENCE_API_KEY, if any."""
+    return os.environ.get("FLORENCE_API_KEY", "").strip() or None
+
+
+def state_home() -> Path:
+    """The XDG state directory's folder for this service."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "florence"
+
+
+def hash_key(key: str) -> str:
+    """SHA-256 of an API key in hex; keys are long and random, so no slow hash is needed."""
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,68 @@
+"""How the acceptance tests call the running service, and the scenes they show it."""
+
+import base64
+import io
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from PIL import Image
+
+from deployments.cli.demo import box_of
+from deployments.demo.scenes import Scene, draw_scene
+
+APP = "/fal-ai/florence-2-large"
+PROPOSAL = f"{APP}/region-proposal"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A client of the service under test."""
+
+    url: str
+    key: str
+    http: httpx2.Client
+
+    def post(self, body: Any, path: str = PROPOSAL, **options: Any) -> httpx2.Response:
+        """POST a JSON body with the key."""
+        return self.http.post(self.url + path, json=body, headers=self.authorization, **options)
+
+    def send(self, image: Image.Image | bytes | str, path: str = PROPOSAL) -> httpx2.Response:
+        """POST an image, given as pixels, bytes or URL."""
+        return self.post({"image_url": image if isinstance(image, str) else uri(image)}, path)
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header with the key."""
+        return {"Authorization": f"Key {self.key}"}
+
+
+def uri(image: Image.Image | bytes, content_type: str = "image/png") -> str:
+    """A data URI of an image or of bytes."""
+    data = image if isinstance(image, bytes) else encoded(image, "PNG")
+    return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
+
+
+def encoded(image: Image.Image, format_: str, **options: Any) -> bytes:
+    """An image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def scene(seed: int, size: tuple[int, int] = (640, 480)) -> Scene:
+    """A scene that is the same in every run."""
+    return draw_scene(random.Random(f"acceptance {seed}"), size)
+
+
+def truth(shown: Scene) -> list[dict[str, Any]]:
+    """The true boxes of a scene in the API's words."""
+    return [box_of(thing.box) for thing in shown.objects]
+
+
+def error_type(response: httpx2.Response) -> str:
+    """fal's name for the error in a response."""
+    body = response.json()
+    detail = body["detail"]
+    return str(detail[0]["type"] if isinstance(detail, list) else body["error_type"])

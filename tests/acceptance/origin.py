@@ -1,0 +1,111 @@
+"""A web server on loopback that serves a scene, and misbehaves as a fetch must bear."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+class Origin:
+    """Listens on a free port from `start` to `stop`; `paths` says what each path does."""
+
+    def __init__(self, picture: bytes) -> None:
+        self._picture = picture
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="origin")
+        self.port = 0
+        self.paths: dict[str, Answer] = {
+            "/scene.png": self._serve_picture,
+            "/missing": self._missing,
+            "/hangs": self._hang,
+            "/drips": self._drip,
+            "/endless": self._endless,
+            "/loop": redirect("/loop"),
+            "/private": redirect("http://127.0.0.2:80/"),
+            "/metadata": redirect("http://169.254.169.254/latest/meta-data/"),
+            "/file": redirect("file:///etc/passwd"),
+            "/moved": redirect("/scene.png"),
+            "/declared-large": self._declared_large,
+            "/cut-short": self._cut_short,
+        }
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listen."""
+        self._thread.start()
+        listening = asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def stop(self) -> None:
+        """End every connection and the thread."""
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await self.paths[head.split()[1].decode()](writer)
+            await writer.drain()
+        writer.close()
+
+    async def _serve_picture(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, len(self._picture)) + self._picture)
+
+    async def _missing(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(404, 0))
+
+    async def _hang(self, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(3600)
+
+    async def _drip(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, len(self._picture)))
+        for byte in self._picture:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+    async def _endless(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            await writer.drain()
+
+    async def _declared_large(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, 10**12))
+        await asyncio.sleep(3600)
+
+    async def _cut_short(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, len(self._picture)) + self._picture[:100])
+
+
+def head(status: int, length: int) -> bytes:
+    """A status line and headers."""
+    return (
+        f"HTTP/1.1 {status} -\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    ).encode()
+
+
+def redirect(target: str) -> Answer:
+    """An answer that sends the client to `target`."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 302 -\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    return answer

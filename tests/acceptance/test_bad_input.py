@@ -1,0 +1,298 @@
+"""Bad input over real HTTP: the exact status and fal's error type, and the service lives on."""
+
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+
+from tests.acceptance.caller import APP, PROPOSAL, Caller, encoded, error_type, scene, uri
+from tests.acceptance.conftest import MAX_BYTES
+from tests.acceptance.origin import Origin
+
+
+@pytest.fixture(autouse=True)
+def alive(caller: Caller) -> Iterator[None]:
+    """After each bad request a good one is answered."""
+    yield
+    assert caller.send(scene(0, (256, 256)).image).status_code == 200
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be as large as it says."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(4096))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
+
+
+def long_gif(num_frames: int) -> bytes:
+    """A GIF of the first scene, followed by many more frames."""
+    first = scene(0).image.quantize(64)
+    data = encoded(first, "GIF")[:-1]
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    return data + frame * num_frames + b"\x3b"
+
+
+BODIES = {
+    "no body": (b"", 422, "missing"),
+    "not JSON": (b"image_url=x", 422, "json_invalid"),
+    "half of JSON": (b'{"image_url": "da', 422, "json_invalid"),
+    "not UTF-8": (b'{"image_url": "\xff\xfe"}', 422, "json_invalid"),
+    "a list": (b"[]", 422, "model_type"),
+    "missing": (b"{}", 422, "missing"),
+    "null": (b'{"image_url": null}', 422, "string_type"),
+    "a number": (b'{"image_url": 5}', 422, "string_type"),
+    "an object": (b'{"image_url": {"url": "x"}}', 422, "string_type"),
+    "empty": (b'{"image_url": ""}', 422, "string_too_short"),
+    "nested deeply": (b'{"image_url": ' + b"[" * 100_000, 422, "json_invalid"),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_that_does_not_fit(caller: Caller, name: str) -> None:
+    """A body outside the schema is told what is wrong with it."""
+    body, status, type_ = BODIES[name]
+    headers = caller.authorization | {"Content-Type": "application/json"}
+    response = caller.http.post(caller.url + PROPOSAL, content=body, headers=headers)
+
+    assert (response.status_code, error_type(response)) == (status, type_)
+
+
+SVG = b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg>&x;</svg>'
+HEIC = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1" + bytes(64)
+JPEG = encoded(scene(0).image, "JPEG")
+
+FILES = {
+    "no image": (b"plain text, long enough to be something", "image_load_error"),
+    "noise": (bytes(range(256)) * 8, "image_load_error"),
+    "truncated JPEG": (JPEG[: len(JPEG) // 2], "image_load_error"),
+    "truncated PNG": (encoded(scene(0).image, "PNG")[:2000], "image_load_error"),
+    "SVG": (SVG, "unsupported_image_format"),
+    "PDF": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n" + bytes(64), "unsupported_image_format"),
+    "HTML as image/png": (b"<!DOCTYPE html><html></html>", "unsupported_image_format"),
+    "HEIC": (HEIC, "unsupported_image_format"),
+    "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n" + bytes(64), "unsupported_image_format"),
+    "50000×50000 PNG": (png_header(50_000, 50_000), "image_too_large"),
+    "1×1": (encoded(Image.new("RGB", (1, 1)), "PNG"), "image_too_small"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_no_good(caller: Caller, name: str) -> None:
+    """A file that cannot be read as an image is refused for what it is."""
+    data, type_ = FILES[name]
+    response = caller.send(data)
+
+    assert (response.status_code, error_type(response)) == (422, type_)
+
+
+def test_an_unsupported_format_names_those_that_work(caller: Caller) -> None:
+    """The error lists the formats that are read."""
+    detail = caller.send(HEIC).json()["detail"][0]
+
+    assert "png" in {name.lower() for name in detail["ctx"]["supported_formats"]}
+
+
+DATA_URIS = {
+    "bad base64": ("data:image/png;base64,§§§", "image_load_error"),
+    "empty": ("data:image/png;base64,", "image_load_error"),
+    "no comma": ("data:image/png;base64", "image_load_error"),
+    "nested percent-encoding": ("data:image/png;base64,%2569VBORw0", "image_load_error"),
+}
+
+
+@pytest.mark.parametrize("name", DATA_URIS)
+def test_a_data_uri_that_is_no_good(caller: Caller, name: str) -> None:
+    """A broken data URI is refused as an image that cannot be loaded."""
+    url, type_ = DATA_URIS[name]
+    response = caller.send(url)
+
+    assert (response.status_code, error_type(response)) == (422, type_)
+
+
+def test_a_data_uri_needs_no_type(caller: Caller) -> None:
+    """What the bytes are decides, not what the URI says of them."""
+    given = uri(scene(0).image)
+
+    assert caller.send(given.replace("image/png", "")).status_code == 200
+    assert caller.send(given.replace("image/png", "application/octet-stream")).status_code == 200
+
+
+def test_too_many_bytes_in_a_data_uri(caller: Caller) -> None:
+    """More than max_bytes is refused with the limit."""
+    response = caller.send(bytes(MAX_BYTES + 1))
+
+    assert (response.status_code, error_type(response)) == (422, "file_too_large")
+    assert response.json()["detail"][0]["ctx"] == {"max_size": MAX_BYTES}
+
+
+def test_too_many_bytes_in_the_body(caller: Caller) -> None:
+    """A body beyond its own limit is refused before it is read."""
+    response = caller.send(bytes(8 * 1024 * 1024))
+
+    assert (response.status_code, error_type(response)) == (422, "file_too_large")
+
+
+@pytest.mark.parametrize("size", [(1000, 2), (2, 1000), (4000, 10)])
+def test_extreme_aspects_work(caller: Caller, size: tuple[int, int]) -> None:
+    """A very long image is unusual, not wrong."""
+    assert caller.send(Image.new("RGB", size, "white")).status_code == 200
+
+
+def test_a_long_animation_is_its_first_frame(caller: Caller) -> None:
+    """A GIF of 10 000 frames takes no longer than its first."""
+    began = time.monotonic()
+    response = caller.send(long_gif(10_000))
+
+    assert response.status_code == 200
+    assert time.monotonic() - began < 5
+
+
+URLS = {
+    "/missing": "file_download_error",
+    "/hangs": "file_download_error",
+    "/drips": "file_download_error",
+    "/endless": "file_too_large",
+    "/loop": "file_download_error",
+    "/private": "file_download_error",
+    "/metadata": "file_download_error",
+    "/file": "file_download_error",
+    "/declared-large": "file_too_large",
+    "/cut-short": "file_download_error",
+}
+
+
+@pytest.mark.parametrize("path", URLS)
+def test_a_server_that_misbehaves(caller: Caller, origin: Origin, path: str) -> None:
+    """Whatever the other server does, the client hears of it, in seconds."""
+    began = time.monotonic()
+    response = caller.send(origin.url + path)
+
+    assert (response.status_code, error_type(response)) == (422, URLS[path])
+    assert time.monotonic() - began < 6
+
+
+ADDRESSES = [
+    "http://127.0.0.1/",
+    "http://localhost/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f000001/",
+    "http://0177.0.0.1/",
+    "http://0/",
+    "http://0.0.0.0/",
+    "http://①②⑦.0.0.1/",
+    "http://[::1]/",
+    "http://[::]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://[::127.0.0.1]/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[64:ff9b:1::7f00:1]/",
+    "http://[2002:7f00:1::]/",
+    "http://[2001:0:53aa:64c::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[fec0::1]/",
+    "http://[fd00:ec2::254]/",
+    "http://[ff02::1]/",
+    "http://10.0.0.1/",
+    "http://172.16.0.1/",
+    "http://192.168.0.1/",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://100.100.100.200/",
+    "http://192.0.0.192/",
+    "http://198.18.0.1/",
+    "http://224.0.0.1/",
+    "http://255.255.255.255/",
+    "http://localhost./",
+    "http://kubernetes.default.svc/",
+    "http://good@127.0.0.1/",
+    "http://127.0.0.1\\@example.com/",
+    "http://127.0.0.1:22/",
+    "http://127.0.0.1:6379/",
+    "file:///etc/passwd",
+    "ftp://127.0.0.1/x.png",
+    "gopher://127.0.0.1/",
+    "dict://127.0.0.1:11211/",
+    "javascript:alert(1)",
+    "not a URL",
+    "/etc/passwd",
+    "http://",
+]
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_addresses_that_are_not_public(caller: Caller, url: str) -> None:
+    """No way of writing a private address gets anything fetched."""
+    response = caller.send(url)
+
+    assert (response.status_code, error_type(response)) == (422, "file_download_error")
+
+
+KEYS = {
+    "missing": None,
+    "wrong": "Key florence-00000000:00000000000000000000000000000000",
+    "no scheme": "florence-00000000:0",
+    "another scheme": "Basic dXNlcjpwYXNz",
+    "empty": "Key ",
+    "not ASCII": "Key clé",
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_that_are_no_good(caller: Caller, name: str) -> None:
+    """Without a good key nothing is done."""
+    key = KEYS[name]
+    headers = {} if key is None else {"Authorization": key.encode()}
+    response = caller.http.post(
+        caller.url + PROPOSAL, json={"image_url": uri(scene(0).image)}, headers=headers
+    )
+
+    assert (response.status_code, error_type(response)) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/fal-ai/other", f"{APP}/no-such-task", "/fal-ai", "/x/y/z"])
+def test_unknown_endpoints(caller: Caller, path: str) -> None:
+    """What is not served is not found."""
+    response = caller.post({"image_url": "x"}, path)
+
+    assert (response.status_code, error_type(response)) == (404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_wrong_methods(caller: Caller, method: str) -> None:
+    """An endpoint takes POST and says so."""
+    response = caller.http.request(method, caller.url + PROPOSAL, headers=caller.authorization)
+
+    assert (response.status_code, error_type(response)) == (405, "method_not_allowed")
+    assert "POST" in response.headers["allow"]
+
+
+@pytest.mark.parametrize("timeout", ["soon", "-1", "0", "nan"])
+def test_bad_timeouts(caller: Caller, timeout: str) -> None:
+    """X-Fal-Request-Timeout must be a positive number."""
+    headers = caller.authorization | {"X-Fal-Request-Timeout": timeout}
+    response = caller.http.post(caller.url + PROPOSAL, json={}, headers=headers)
+
+    assert (response.status_code, error_type(response)) == (400, "bad_request")
+
+
+def test_errors_look_like_fals(caller: Caller) -> None:
+    """Every error is JSON with a request id, fal's headers, and CORS for browsers."""
+    headers = caller.authorization | {"Origin": "https://example.com"}
+    response = caller.http.post(caller.url + PROPOSAL, json={}, headers=headers)
+
+    assert response.headers["content-type"].startswith("application/json")
+    assert response.headers["x-fal-error-type"]
+    assert response.headers["x-fal-needs-retry"] == "0"
+    assert len(response.headers["x-fal-request-id"]) == 36
+    assert response.headers["access-control-allow-origin"] in ("*", "https://example.com")
+    assert "x-fal-request-id" in response.headers["access-control-expose-headers"].lower()

@@ -1,0 +1,171 @@
+"""Downloads: types, lengths, ranges, expiry."""
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+from deployments.api import files
+from deployments.images.storage import StoredFile
+
+from .service import Service
+
+DATA = bytes(range(256)) * 4
+
+
+@pytest.fixture
+def picture(service: Service) -> StoredFile:
+    """A picture in the store."""
+    return service.files.put(DATA, "image/png")
+
+
+def get(service: Service, file: StoredFile, **headers: str) -> Any:
+    """A download."""
+    return service.client.get(f"/cdn/files/{file.name}", headers=headers)
+
+
+def test_a_picture_is_served_without_a_key(service: Service, picture: StoredFile) -> None:
+    """A picture has its type and length, may be cached until it expires, and is only a picture."""
+    response = get(service, picture)
+
+    assert (response.status_code, response.content) == (200, DATA)
+    assert response.headers["content-type"] == "image/png"
+    assert response.headers["content-length"] == "1024"
+    assert response.headers["content-disposition"] == f'inline; filename="{picture.name}"'
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["accept-ranges"] == "bytes"
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["cache-control"] in (
+        "public, max-age=3600, immutable",
+        "public, max-age=3599, immutable",
+    )
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "image/svg+xml", "application/json"])
+def test_only_pictures_are_shown_inline(service: Service, content_type: str) -> None:
+    """What a browser could run is only ever downloaded."""
+    response = get(service, service.files.put(b"<script>", content_type))
+
+    assert response.headers["content-disposition"].startswith("attachment; ")
+    assert response.headers["content-type"] in ("application/octet-stream", "application/json")
+
+
+def test_head_tells_without_sending(service: Service, picture: StoredFile) -> None:
+    """HEAD has the headers of GET and no body."""
+    response = service.client.head(f"/cdn/files/{picture.name}")
+
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == "1024"
+    assert response.headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-19", 10, 20),
+        ("bytes=1000-", 1000, 1024),
+        ("bytes=-24", 1000, 1024),
+        ("bytes=1000-9999", 1000, 1024),
+        ("bytes=-9999", 0, 1024),
+        (" bytes=5-5 ", 5, 6),
+    ],
+)
+def test_a_range_is_served(
+    service: Service, picture: StoredFile, asked: str, start: int, stop: int
+) -> None:
+    """A single range is a 206 with these bytes and their place."""
+    response = get(service, picture, Range=asked)
+
+    assert (response.status_code, response.content) == (206, DATA[start:stop])
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/1024"
+    assert response.headers["content-length"] == str(stop - start)
+
+
+@pytest.mark.parametrize("asked", ["bytes=1024-", "bytes=9999-99999", "bytes=-0"])
+def test_a_range_outside_is_refused(service: Service, picture: StoredFile, asked: str) -> None:
+    """A range that the file does not have is a 416 that tells its size."""
+    response = get(service, picture, Range=asked)
+
+    assert response.status_code == 416
+    assert response.headers["content-range"] == "bytes */1024"
+    assert response.json()["error_type"] == "range_not_satisfiable"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["bytes=-", "bytes=9-3", "bytes=0-1,5-6", "items=0-1", "bytes=a-b", "bytes=" + "9" * 99],
+)
+def test_what_is_no_single_range_is_ignored(
+    service: Service, picture: StoredFile, asked: str
+) -> None:
+    """The whole file answers a range that is not understood."""
+    response = get(service, picture, Range=asked)
+
+    assert (response.status_code, response.content) == (200, DATA)
+
+
+@pytest.mark.parametrize(("same", "status"), [(True, 206), (False, 200)])
+def test_range_of_another_version_is_ignored(
+    service: Service, picture: StoredFile, same: bool, status: int
+) -> None:
+    """If-Range must name this very file."""
+    tag = get(service, picture).headers["etag"] if same else '"other"'
+
+    response = service.client.get(
+        f"/cdn/files/{picture.name}", headers={"Range": "bytes=0-1", "If-Range": tag}
+    )
+    assert response.status_code == status
+
+
+def test_large_files_come_in_pieces(
+    service: Service, picture: StoredFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of many pieces arrives whole, and so does a range across them."""
+    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
+
+    assert get(service, picture).content == DATA
+    assert get(service, picture, Range="bytes=50-950").content == DATA[50:951]
+
+
+def test_empty_files_are_served(service: Service) -> None:
+    """A file of no bytes is a 200, and has no range."""
+    file = service.files.put(b"", "image/png")
+
+    assert (get(service, file).status_code, get(service, file).content) == (200, b"")
+    assert get(service, file, Range="bytes=0-").status_code == 416
+
+
+@pytest.mark.parametrize("name", ["nope", "0" * 32 + ".png", "..%2f..%2fetc%2fpasswd", "%00", "é"])
+def test_unknown_names_are_not_found(service: Service, name: str) -> None:
+    """What is not in the store is a 404 in JSON."""
+    response = service.client.get(f"/cdn/files/{name}")
+
+    assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
+
+
+def test_expired_files_are_not_found(service: Service, picture: StoredFile) -> None:
+    """A file beyond its age is as if it had never been."""
+    old = time.time() - 3601
+    os.utime(picture.path, (old, old))
+
+    assert get(service, picture).status_code == 404
+    assert service.client.head(f"/cdn/files/{picture.name}").status_code == 404
+
+
+def test_file_that_vanishes_is_not_found(
+    service: Service, picture: StoredFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is pruned between its look-up and its reading is a 404."""
+    picture.path.unlink()
+    monkeypatch.setattr(service.files, "find", lambda name: picture)
+
+    assert get(service, picture).status_code == 404
+
+
+def test_other_methods_are_refused(service: Service, picture: StoredFile) -> None:
+    """Files are read-only here."""
+    response = service.client.put(f"/cdn/files/{picture.name}", content=b"x")
+
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")

@@ -1,0 +1,76 @@
+"""What probes and scrapers see."""
+
+import asyncio
+
+import pytest
+
+from deployments.api import health
+from deployments.errors import NotReady
+from deployments.metrics import METRICS
+
+from .service import Serve, Service
+
+
+def test_health_is_about_this_process(serve: Serve) -> None:
+    """The process is alive even when the pipeline is not ready."""
+
+    async def never() -> bool:
+        return False
+
+    response = serve(ready=never).client.get("/health")
+
+    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(("is_ready", "status"), [(True, 200), (False, 503)])
+def test_ready_asks_the_pipeline(serve: Serve, is_ready: bool, status: int) -> None:
+    """Readiness is the pipeline's, asked for each time."""
+
+    async def ready() -> bool:
+        return is_ready
+
+    response = serve(ready=ready).client.get("/ready")
+
+    assert response.status_code == status
+    assert response.json() == ({"status": "ready"} if is_ready else NotReady().body())
+
+
+def test_ready_does_not_wait_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline that does not say is not ready."""
+    monkeypatch.setattr(health, "READY_TIMEOUT_S", 0.01)
+
+    async def ready() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    assert serve(ready=ready).client.get("/ready").status_code == 503
+
+
+def test_metrics_are_prometheus_text(service: Service) -> None:
+    """Every metric is declared at `/metrics` from the start."""
+    response = service.client.get("/metrics")
+
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    for name in METRICS:
+        assert f"# HELP {name} " in response.text
+
+
+def test_index_points_to_the_rest(service: Service) -> None:
+    """The root tells a visitor what is here."""
+    index = service.client.get("/").json()
+
+    assert "/fal-ai/florence-2-large/region-proposal" in index["endpoints"]
+    assert service.client.get(index["openapi"]).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/openapi.json"])
+def test_head_is_answered(service: Service, path: str) -> None:
+    """Probes may send HEAD, and a slash at the end does not matter."""
+    assert service.client.head(path).status_code == 200
+    assert service.client.get(path.rstrip("/") + "/").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+def test_no_pages_from_the_framework(service: Service, path: str) -> None:
+    """FastAPI's pages load scripts from elsewhere, so they are off."""
+    assert service.client.get(path).status_code == 404

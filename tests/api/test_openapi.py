@@ -1,0 +1,110 @@
+"""The OpenAPI documents."""
+
+from typing import Any
+
+import pytest
+
+from deployments.florence.tasks import TASKS, Task
+
+from .service import Serve, Service
+
+
+def document(service: Service, endpoint: str) -> Any:
+    """The document of one endpoint."""
+    return service.client.get("/openapi.json", params={"endpoint_id": endpoint}).json()
+
+
+def refs_in(value: Any) -> list[str]:
+    """Every `$ref` in a document."""
+    if isinstance(value, list):
+        return [ref for item in value for ref in refs_in(item)]
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + refs_in(list(value.values()))
+    return []
+
+
+def resolve(described: Any, ref: str) -> Any:
+    """What `ref` points to."""
+    for part in ref.removeprefix("#/").split("/"):
+        described = described[part]
+    return described
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
+def test_endpoint_is_described_as_fal_does(service: Service, task: Task) -> None:
+    """A document is OpenAPI 3.0 with fal's metadata, one path, and the task's schemas."""
+    described = document(service, task.endpoint)
+
+    assert described["openapi"].startswith("3.0.")
+    assert described["info"]["x-fal-metadata"]["endpointId"] == task.endpoint
+    assert described["servers"] == [{"url": "http://testserver"}]
+    post = described["paths"][f"/{task.endpoint}"]["post"]
+    given = resolve(described, post["requestBody"]["content"]["application/json"]["schema"]["$ref"])
+    assert given["required"] == ["image_url"]
+    assert given["x-fal-order-properties"] == ["image_url"]
+    answer = post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert list(resolve(described, answer)["properties"]) == list(task.output.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("path", "category"), [("region-proposal", "image-to-image"), ("caption", "vision")]
+)
+def test_category_follows_the_output(service: Service, path: str, category: str) -> None:
+    """An endpoint that returns a picture is in fal's category for that."""
+    metadata = document(service, TASKS[path].endpoint)["info"]["x-fal-metadata"]
+
+    assert metadata["category"] == category
+    assert service.client.get(metadata["documentationUrl"]).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["", "?endpoint_id=fal-ai/florence-2-large/object-detection"])
+def test_every_reference_resolves(service: Service, query: str) -> None:
+    """No document points to a schema that it does not have."""
+    described = service.client.get(f"/openapi.json{query}").json()
+
+    refs = refs_in(described)
+    assert refs
+    assert all(resolve(described, ref) for ref in refs)
+
+
+def test_null_is_said_as_3_0_says_it(service: Service) -> None:
+    """OpenAPI 3.0 has no type `null`; an optional picture is nullable."""
+    described = document(service, "fal-ai/florence-2-large/region-proposal")
+
+    assert "'null'" not in str(described)
+    image = described["components"]["schemas"]["BoundingBoxOutput"]["properties"]["image"]
+    assert image["nullable"] is True
+    assert image["allOf"] == [{"$ref": "#/components/schemas/Image"}]
+
+
+@pytest.mark.parametrize("endpoint", ["", "nope", "region-proposal", "fal-ai/florence-2-large"])
+def test_unknown_endpoints_are_null(service: Service, endpoint: str) -> None:
+    """fal answers 404 with `null` for an endpoint that does not exist."""
+    response = service.client.get("/openapi.json", params={"endpoint_id": endpoint})
+
+    assert (response.status_code, response.content) == (404, b"null")
+
+
+def test_whole_service_is_described(service: Service) -> None:
+    """The document of the service has every route, with its body, its key and its errors."""
+    described = service.client.get("/openapi.json").json()
+
+    runs = {f"/run/{task.endpoint}" for task in TASKS.values()}
+    pages = {"/", "/health", "/ready", "/metrics", "/openapi.json", "/cdn/files/{name}"}
+    assert set(described["paths"]) == runs | pages
+    for path in runs:
+        post = described["paths"][path]["post"]
+        assert post["security"] == [{"apiKeyAuth": []}]
+        assert post["requestBody"]["required"] is True
+        assert {"200", "400", "401", "422", "429", "500", "503", "504"} == set(post["responses"])
+    assert "apiKeyAuth" in described["components"]["securitySchemes"]
+
+
+def test_documents_name_the_public_address(serve: Serve) -> None:
+    """The configured address is the server in the documents."""
+    service = serve(ingress={"public_url": "https://florence.example.com/"})
+
+    for query in ("", "?endpoint_id=fal-ai/florence-2-large/caption"):
+        described = service.client.get(f"/openapi.json{query}").json()
+        assert described["servers"] == [{"url": "https://florence.example.com"}]

@@ -1,0 +1,332 @@
+"""The synchronous run, from the request to the response."""
+
+import asyncio
+import json
+import math
+import time
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from deployments.api.runs import attended
+from deployments.errors import (
+    ClientDisconnected,
+    FileDownloadError,
+    GenerationError,
+    Overloaded,
+    RunnerDisconnected,
+    ServiceError,
+    StartTimeout,
+)
+from deployments.florence.run import Finished, Run
+from deployments.florence.tasks import TASKS
+
+from .service import ANSWER, AUTHORIZED, CAPTION, Serve, Service
+
+INPUT = {"image_url": "https://example.com/car.jpg"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("path", ["/{}", "/{}/", "/run/{}", "/run/{}/"])
+def test_every_door_leads_to_the_run(service: Service, task: str, path: str) -> None:
+    """Each task runs at the bare path and under /run, with and without a slash at the end."""
+    response = service.post(INPUT, path.format(TASKS[task].endpoint))
+
+    assert (response.status_code, response.json()) == (200, ANSWER.output)
+    assert service.runs[0].task == task
+
+
+def test_output_is_sent_as_it_is(serve: Serve) -> None:
+    """The output arrives as compact JSON with every character and digit of the model's."""
+    output = {"results": {"bboxes": [{"x": 0.1 + 0.2, "label": "né 猫 </a>"}]}, "image": None}
+
+    async def run(given: Run) -> Finished:
+        return Finished(output, ANSWER.stages)
+
+    response = serve(run).post(INPUT)
+
+    expected = (
+        '{"results":{"bboxes":[{"x":0.30000000000000004,"label":"né 猫 </a>"}]},"image":null}'
+    )
+    assert response.content == expected.encode()
+    assert response.headers["content-type"] == "application/json"
+
+
+def test_response_says_where_the_time_went(service: Service) -> None:
+    """Server-Timing names every stage with its milliseconds."""
+    response = service.post(INPUT)
+
+    assert response.headers["server-timing"] == (
+        "fetch;dur=100.0, decode;dur=20.0, queue;dur=3.0, model;dur=250.0, postprocess;dur=0.5"
+    )
+
+
+def test_run_carries_the_request(service: Service) -> None:
+    """The run has the response's id, the image, a deadline and no other wish by default."""
+    before = time.time()
+    response = service.post(INPUT)
+    after = time.time()
+
+    run = service.runs[0]
+    assert run.id == response.headers["x-fal-request-id"]
+    assert run.image_url == INPUT["image_url"]
+    assert before + 120 <= run.deadline <= after + 120
+    assert (run.start_by, run.priority) == (math.inf, 0)
+
+
+def test_start_timeout_header_sets_start_by(service: Service) -> None:
+    """X-Fal-Request-Timeout is a number of seconds from now."""
+    before = time.time()
+    service.post(INPUT, X_Fal_Request_Timeout="5.5")
+
+    assert before + 5.5 <= service.runs[0].start_by <= time.time() + 5.5
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e999", "soon", "", "5s"])
+def test_start_timeout_header_must_be_positive(service: Service, timeout: str) -> None:
+    """A timeout that is no positive number is a bad request, and nothing runs."""
+    response = service.post(INPUT, X_Fal_Request_Timeout=timeout)
+
+    assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")
+    assert service.runs == []
+
+
+@pytest.mark.parametrize(
+    ("header", "priority"), [("low", 1), ("normal", 0), (" LOW ", 1), ("urgent", 0)]
+)
+def test_priority_header(service: Service, header: str, priority: int) -> None:
+    """A run of low priority has the higher number; a word that is not known is normal."""
+    service.post(INPUT, X_Fal_Queue_Priority=header)
+
+    assert service.runs[0].priority == priority
+
+
+def test_unknown_fal_headers_are_ignored(service: Service) -> None:
+    """Headers that are not served, and a target outside the proxy, change nothing."""
+    response = service.post(
+        INPUT,
+        X_Fal_Runner_Hint="h1",
+        X_Fal_Store_IO="0",
+        X_Fal_Target_URL="https://queue.fal.run/elsewhere",
+        X_Fal_Request_Id="mine",
+    )
+
+    assert response.status_code == 200
+    assert response.headers["x-fal-request-id"] != "mine"
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
+def test_other_methods_are_refused(service: Service, method: str) -> None:
+    """A run is only a POST; other methods get 405 in JSON that says which are allowed."""
+    response = service.client.request(method, CAPTION, headers=AUTHORIZED)
+
+    assert response.status_code == 405
+    assert response.headers["allow"] == "OPTIONS, POST"
+    assert response.headers["x-fal-error-type"] == "method_not_allowed"
+    assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("path", ["nope", "caption/stream", "caption/requests/1", ""])
+def test_unknown_tasks_are_not_found(service: Service, path: str) -> None:
+    """What is no task is a 404 in JSON."""
+    response = service.post(INPUT, f"/fal-ai/florence-2-large/{path}")
+
+    assert response.status_code == 404
+    assert response.json() == {
+        "detail": "Nothing is served at this path.",
+        "error_type": "not_found",
+    }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileDownloadError(), GenerationError(), RunnerDisconnected(), StartTimeout(), Overloaded()],
+)
+def test_errors_of_the_pipeline_reach_the_client(serve: Serve, error: ServiceError) -> None:
+    """A ServiceError is answered with its status, its body and its headers."""
+
+    async def run(given: Run) -> Finished:
+        raise error
+
+    response = serve(run).post(INPUT)
+
+    assert (response.status_code, response.json()) == (error.status, error.body())
+    for name, value in error.headers().items():
+        assert response.headers[name] == value
+
+
+def test_output_that_is_no_json_is_our_fault(serve: Serve) -> None:
+    """An output with NaN is a 500, never invalid JSON."""
+
+    async def run(given: Run) -> Finished:
+        return Finished({"x": math.nan}, ANSWER.stages)
+
+    response = serve(run).post(INPUT)
+
+    assert (response.status_code, response.json()["error_type"]) == (500, "internal_error")
+
+
+def test_run_is_given_up_at_its_deadline(serve: Serve) -> None:
+    """A run that takes longer than the deadline is cancelled, and answered with 504."""
+    cancelled = []
+
+    async def run(given: Run) -> Finished:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(given)
+            raise
+        return ANSWER
+
+    response = serve(run, ingress={"deadline_s": 0.02}).post(INPUT)
+
+    assert (response.status_code, response.json()["error_type"]) == (504, "request_timeout")
+    assert len(cancelled) == 1
+
+
+def test_timeout_inside_a_run_is_our_fault(serve: Serve) -> None:
+    """A TimeoutError of the pipeline's own is not mistaken for the deadline."""
+
+    async def run(given: Run) -> Finished:
+        raise TimeoutError
+
+    assert serve(run).post(INPUT).status_code == 500
+
+
+def test_no_more_runs_than_places(serve: Serve) -> None:
+    """The run beyond `max_running` gets 429 with Retry-After, and a place is free afterwards."""
+
+    async def scenario() -> list[int]:
+        full, release = asyncio.Event(), asyncio.Event()
+
+        async def run(given: Run) -> Finished:
+            if len(service.runs) == 2:
+                full.set()
+            await release.wait()
+            return ANSWER
+
+        service = serve(run, ingress={"max_running": 2})
+        first = [asyncio.create_task(call(service)) for _ in range(2)]
+        await full.wait()
+        refused = await call(service)
+        release.set()
+        statuses = [status_of(await task) for task in first]
+        headers = dict(refused[0]["headers"])
+        assert headers[b"retry-after"] == b"1"
+        assert headers[b"x-fal-error-type"] == b"concurrent_requests_limit"
+        return [status_of(refused), *statuses, status_of(await call(service))]
+
+    assert asyncio.run(scenario()) == [429, 200, 200, 200]
+
+
+def test_run_is_cancelled_when_the_caller_hangs_up(serve: Serve) -> None:
+    """A caller who hangs up costs no more work; the attempt is counted as 499."""
+
+    async def scenario() -> str:
+        cancelled = asyncio.Event()
+
+        async def run(given: Run) -> Finished:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return ANSWER
+
+        service = serve(run)
+        sent = await call(service, hang_up=True)
+        assert cancelled.is_set()
+        assert status_of(sent) == 499
+        return service.metrics()
+
+    counted = 'requests_total{endpoint="fal-ai/florence-2-large/caption",status="499"} 1.0'
+    assert counted in asyncio.run(scenario())
+
+
+def test_failing_connection_is_not_taken_for_a_hang_up() -> None:
+    """An error while waiting for the caller surfaces as itself."""
+
+    async def broken() -> Message:
+        raise OSError("broken")
+
+    async def forever() -> Finished:
+        await asyncio.Event().wait()
+        return ANSWER
+
+    with pytest.raises(OSError, match="broken"):
+        asyncio.run(attended(Request({"type": "http"}, broken), forever()))
+
+
+def test_hang_up_within_the_body(serve: Serve) -> None:
+    """A caller who hangs up before the body is complete starts no run."""
+    service = serve()
+
+    sent = asyncio.run(call(service, body=[b'{"image'], more=True, hang_up=True))
+
+    assert status_of(sent) == ClientDisconnected.status
+    assert service.runs == []
+
+
+def test_a_run_is_measured(service: Service) -> None:
+    """Every stage of a run that succeeded shows in the metrics."""
+    service.post(INPUT)
+    text = service.metrics()
+
+    assert 'florence_ingress_run_seconds_count{endpoint="fal-ai/florence-2-large/caption"} 1.0' in (
+        text
+    )
+    assert "florence_ingress_running 0.0" in text
+    assert "florence_preprocess_fetch_seconds_sum 0.1" in text
+    assert "florence_preprocess_decode_seconds_sum 0.02" in text
+    assert "florence_inference_queue_wait_seconds_sum 0.003" in text
+    assert "florence_inference_model_seconds_sum 0.25" in text
+    assert "florence_inference_batch_size_sum 4.0" in text
+    assert "florence_inference_batches_total 0.25" in text
+    assert "florence_inference_tokens_sum 12.0" in text
+    assert "florence_postprocess_seconds_sum 0.0005" in text
+
+
+async def call(
+    service: Service,
+    body: list[bytes] | None = None,
+    more: bool = False,
+    hang_up: bool = False,
+) -> list[Message]:
+    """The messages that answer a run whose body comes in pieces, and may stay incomplete."""
+    pieces = body or [json.dumps(INPUT).encode()]
+    waiting: list[Message] = [
+        {"type": "http.request", "body": piece, "more_body": more or index < len(pieces) - 1}
+        for index, piece in enumerate(pieces)
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if waiting:
+            return waiting.pop(0)
+        if not hang_up:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await service.app(post_scope(), receive, send)
+    return sent
+
+
+def post_scope() -> dict[str, Any]:
+    """The ASGI scope of a run."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": CAPTION,
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [(b"authorization", AUTHORIZED["Authorization"].encode())],
+    }
+
+
+def status_of(messages: list[Message]) -> int:
+    """The status that was sent."""
+    return int(messages[0]["status"])

@@ -1,0 +1,133 @@
+"""The shipped demo checkpoint: it loads by plain `from_pretrained`, and it sees."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor, Florence2ForConditionalGeneration, Florence2Processor
+
+import deployments.demo
+from deployments.demo.evaluation import evaluate, shortfalls, unseen_scenes
+from deployments.demo.tasks import SENTENCES, TASKS
+
+FOLDER = Path(deployments.demo.__file__).parent
+CHECKPOINT = FOLDER / "checkpoint"
+KEYS = {
+    "ocr",
+    "phrase_grounding",
+    "pure_text",
+    "description_with_bboxes",
+    "description_with_polygons",
+    "polygons",
+    "bboxes",
+    "description_with_bboxes_or_polygons",
+}
+
+
+@pytest.fixture(scope="module")
+def processor() -> Florence2Processor:
+    """The processor as a service loads it."""
+    loaded = AutoProcessor.from_pretrained(CHECKPOINT)  # type: ignore[no-untyped-call]
+    assert isinstance(loaded, Florence2Processor)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def model() -> Florence2ForConditionalGeneration:
+    """The model as a service loads it on a CPU."""
+    return Florence2ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """What the recipe wrote about its run."""
+    loaded: dict[str, Any] = json.loads((CHECKPOINT / "report.json").read_text())
+    return loaded
+
+
+def test_processor_parses_every_kind_of_answer(processor: Florence2Processor) -> None:
+    """Without any one of the eight keys all post-processing of transformers fails."""
+    assert set(processor.post_processor_config or {}) == KEYS
+
+
+def test_processor_has_our_sentences(processor: Florence2Processor) -> None:
+    """The sentences that the demo was trained with are those of the library."""
+    library = {**processor.task_prompts_without_inputs, **processor.task_prompts_with_input}
+    assert library == SENTENCES
+
+
+def test_image_tokens_match_the_vision_tower(
+    processor: Florence2Processor, model: Florence2ForConditionalGeneration
+) -> None:
+    """The processor makes room for as many image tokens as the model gives."""
+    inputs = processor(text="<OD>", images=unseen_scenes(1)[0].image, return_tensors="pt")
+    features = model.get_image_features(inputs["pixel_values"]).pooler_output
+    image_tokens = (inputs["input_ids"] == model.config.image_token_id).sum()
+    assert image_tokens == features.shape[1] == processor.num_image_tokens
+
+
+def test_generation_settings_are_those_of_florence(
+    model: Florence2ForConditionalGeneration,
+) -> None:
+    """The demo exercises the same search as a published checkpoint."""
+    settings = model.generation_config.to_dict()
+    expected = {
+        "num_beams": 3,
+        "no_repeat_ngram_size": 3,
+        "early_stopping": True,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "eos_token_id": 2,
+        "pad_token_id": 1,
+    }
+    assert expected == {name: settings[name] for name in expected}
+
+
+def test_checkpoint_is_small_and_in_half_precision(
+    model: Florence2ForConditionalGeneration, report: dict[str, Any]
+) -> None:
+    """About two million parameters, stored in about four megabytes."""
+    assert 1_800_000 < model.num_parameters() < 2_200_000
+    assert report["parameters"] == model.num_parameters()
+    assert (CHECKPOINT / "model.safetensors").stat().st_size < 4_500_000
+    assert json.loads((CHECKPOINT / "config.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize("name", ["evaluation", "evaluation_640x480"])
+def test_reported_figures_are_good_enough(report: dict[str, Any], name: str) -> None:
+    """The recipe's own evaluation of 256 unseen scenes passes every task's thresholds."""
+    assert report[name]["scenes"] == 256
+    assert shortfalls(report[name]["tasks"]) == []
+
+
+def test_readme_states_the_reported_figures(report: dict[str, Any]) -> None:
+    """The README's table, command, steps and minutes are those of the report."""
+    readme = (FOLDER / "README.md").read_text()
+    rows = {
+        cells[0].strip("`"): [c for c in cells[1:] if c != "–"]
+        for cells in (re.findall(r"[^|\s][^|]*[^|\s]|[^|\s]", r) for r in readme.splitlines())
+        if cells and cells[0].strip("`") in SENTENCES and len(cells) > 4
+    }
+    figures = report["evaluation"]["tasks"]
+    assert {m: [f"{v:.3f}" for v in f.values()] for m, f in figures.items()} == rows
+    assert report["command"] in readme
+    assert f"{report['steps']} steps" in readme
+    assert f"{report['minutes']} minutes" in readme
+    assert f"seed {report['seed']}" in readme
+
+
+def test_finds_the_objects_of_unseen_scenes(
+    processor: Florence2Processor, model: Florence2ForConditionalGeneration
+) -> None:
+    """On 64 fixed scenes every real task does what the README says, now and on this machine."""
+    figures = evaluate(model, processor, unseen_scenes(64, seed=64), TASKS)
+    for marker in ("<REGION_PROPOSAL>", "<OD>", "<DENSE_REGION_CAPTION>"):
+        assert figures[marker]["recall"] >= 0.95
+        assert figures[marker]["precision"] >= 0.95
+    assert figures["<OD>"]["right_label"] >= 0.95
+    assert figures["<DENSE_REGION_CAPTION>"]["right_label"] >= 0.95
+    assert figures["<CAPTION>"]["exact"] >= 0.85
