@@ -2,7 +2,8 @@
 
     python -m loadtest.bench [--requests 320] [--tokens 40]
 
-512×512 JPEGs as data URIs, greedy, every answer of the same length, one torch thread.
+512×512 JPEGs as data URIs, the checkpoint's own three beams, answers of one length, one torch
+thread.
 The offline limit is measured just before and just after the service, in the same run.
 """
 
@@ -108,7 +109,7 @@ def offline(checkpoint: Path, tokens: int) -> float:
 def service(checkpoint: Path, tokens: int) -> Iterator[Service]:
     """`florence serve` with that checkpoint, for as long as the block runs."""
     port = free_port("127.0.0.1")
-    sets = {"num_beams": 1, "max_new_tokens": tokens, "min_new_tokens": tokens}
+    sets = {"max_new_tokens": tokens, "min_new_tokens": tokens}
     flags = [f"--set=inference.{name}={value}" for name, value in sets.items()]
     with tempfile.TemporaryDirectory() as state:
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]

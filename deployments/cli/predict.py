@@ -179,7 +179,7 @@ def report(
     answered = [outcome for outcome in outcomes if outcome.answer is not None]
     if as_json:
         for outcome in answered:
-            line = json.dumps({"image": outcome.image, **(outcome.answer or {})})
+            line = json.dumps({"input": outcome.image, **(outcome.answer or {})})
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     elif answered:
         console.print(table(answered))

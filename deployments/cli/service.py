@@ -55,8 +55,21 @@ def check(profile: Profile) -> None:
     Raises:
         SetupError: the port is in use, or there is no such model or device.
     """
-    host, port = profile.http["host"], profile.http["port"]
-    with closing_socket(host) as probe:
+    free_port(profile.http["host"], profile.http["port"])
+    open_checkpoint(profile.settings.model, ALL_FILES)
+    if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
+        raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
+
+
+def free_port(host: str, port: int = 0) -> int:
+    """`port`, or any port for 0, that can be listened on at `host` now.
+
+    Raises:
+        SetupError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
@@ -64,26 +77,8 @@ def check(profile: Profile) -> None:
             raise SetupError(
                 f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host"
             ) from None
-    open_checkpoint(profile.settings.model, ALL_FILES)
-    if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
-        raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
-
-
-@contextmanager
-def closing_socket(host: str) -> Iterator[socket.socket]:
-    """A TCP socket for the family of `host`."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as opened:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield opened
-
-
-def free_port(host: str) -> int:
-    """A port that nobody listens on now."""
-    with closing_socket(host) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def start(profile: Profile) -> None:

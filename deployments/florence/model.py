@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import Florence2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -106,7 +107,7 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
         florence = Florence2ForConditionalGeneration.from_pretrained(
             checkpoint.folder, dtype=dtype, local_files_only=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise SetupError(f"could not load the weights in {checkpoint.folder}: {first}") from error
     return florence.to(device).eval()  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ SETTINGS = (
     "preprocess.fetch_timeout_s=1.5",
     "preprocess.connect_timeout_s=1",
     "ingress.max_body_bytes=8388608",
+    "inference.max_queue=24",
 )
 
 
@@ -28,7 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 @pytest.fixture(scope="session")

@@ -242,7 +242,7 @@ KEYS = {
     "wrong": "Key florence-00000000:00000000000000000000000000000000",
     "no scheme": "florence-00000000:0",
     "another scheme": "Basic dXNlcjpwYXNz",
-    "empty": "Key ",
+    "empty": "Key",
     "not ASCII": "Key clé",
 }
 

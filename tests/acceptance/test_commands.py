@@ -1,0 +1,267 @@
+"""The command `florence` as a user types it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import yaml
+from PIL import Image
+
+from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
+from deployments.cli.service import free_port
+from deployments.cli.state import State
+from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
+
+FLORENCE = [sys.executable, "-m", "deployments.cli"]
+
+
+def florence(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [*FLORENCE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+    )
+
+
+@contextmanager
+def serving(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """`florence serve` until the end of the block; yields what it printed when it was ready."""
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*FLORENCE, "serve", "--port", "0", *arguments],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while "fal-client" not in (text := log.read_text()):
+            assert process.poll() is None, text
+            assert time.monotonic() < deadline, text
+            time.sleep(0.2)
+        yield log.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three scenes and a text file."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        scene(number, (256, 256)).image.save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def test_predict_prints_a_table_and_writes_pictures(
+    caller: Caller, state: State, pictures: Path, tmp_path: Path
+) -> None:
+    """A folder of images becomes rows of boxes and annotated pictures."""
+    done = florence(
+        "predict", str(pictures), "--url", caller.url, "--state", str(state.folder),
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert all(f"{number}.png" in done.stdout for number in range(3))
+    with Image.open(tmp_path / "out" / "1.annotated.jpg") as picture:
+        assert picture.size == (256, 256)
+
+
+def test_predict_reports_each_failed_image_and_does_the_others(
+    caller: Caller, pictures: Path
+) -> None:
+    """One clear line for each failure, exit code 1, and answers for the rest."""
+    images = [str(pictures / "0.png"), str(pictures / "notes.txt"), "gone.png", "http://127.0.0.1/"]
+    done = florence("predict", *images, "--url", caller.url, "--key", caller.key, "--json")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    complaints = done.stderr.strip().splitlines()
+
+    assert done.returncode == 1
+    assert [answer["input"] for answer in answers] == [images[0]]
+    assert [line.partition(": ")[0] for line in complaints] == images[1:]
+    assert "Traceback" not in done.stderr
+
+
+def test_predict_without_a_service(pictures: Path) -> None:
+    """A service that is not there is one line, not a traceback."""
+    url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    done = florence("predict", str(pictures / "0.png"), "--url", url, "--key", "k")
+
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "no answer from" in done.stderr
+
+
+def test_predict_with_a_wrong_key(caller: Caller, pictures: Path) -> None:
+    """A refused key is reported for the image."""
+    done = florence("predict", str(pictures / "0.png"), "--url", caller.url, "--key", "wrong")
+
+    assert done.returncode == 1
+    assert "401" in done.stderr
+
+
+WRONG = {
+    "unknown setting": (["--set", "inference.max_batchsize=4"], "inference.max_batchsize"),
+    "wrong value": (["--set", "inference.max_batch_size=many"], "inference.max_batch_size"),
+    "no value": (["--set", "inference.max_batch_size"], "PATH=VALUE"),
+    "missing model folder": (["--model", "/no/such/folder"], "no checkpoint folder"),
+    "empty model folder": (["--model", "."], "no checkpoint of Florence-2"),
+    "remote code": (["--model", "microsoft/Florence-2-base"], "florence-community/Florence-2-base"),
+    "unknown device": (["--device", "tpu"], "model.device"),
+    "no GPU": (["--device", "cuda"], "CUDA"),
+    "unwritable state": (["--state", "/proc/florence"], "--state"),
+    "port out of range": (["--port", "99999"], "--port"),
+    "not our address": (["--host", "192.0.2.1"], "--host"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setup_is_one_line(name: str, tmp_path: Path) -> None:
+    """What is wrong and what to do, exit code 2, no traceback."""
+    flags, words = WRONG[name]
+    state = [] if "--state" in flags else ["--state", str(tmp_path)]
+    port = [] if "--port" in flags else ["--port", "0"]
+    done = florence("serve", *port, *state, *flags)
+    lines = done.stderr.strip().splitlines()
+
+    assert (done.returncode, len(lines)) == (2, 1), done.stderr
+    assert words in lines[0]
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    """A port that another listens on is named."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = florence("serve", "--port", port, "--state", str(tmp_path))
+
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+
+
+def test_serve_with_tls_and_a_given_key(tmp_path: Path) -> None:
+    """https with a private CA, a key from the environment, and a curl line that works as it is."""
+    state = tmp_path / "state"
+    with serving(
+        tmp_path / "log", "--tls", "--state", str(state), FLORENCE_API_KEY="my-own-key"
+    ) as printed:
+        curl = re.search(r"^  (curl .*)$", printed, re.MULTILINE)
+        assert curl
+        answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, check=True)
+        url = re.search(r"Base URL  (\S+)", printed)
+        assert url
+        trusted = ssl.create_default_context(cafile=state / "tls" / "ca.pem")
+        port = url[1].rpartition(":")[2]
+        healthy = [
+            httpx2.get(f"https://{host}:{port}/health", verify=trusted).status_code
+            for host in ("localhost", "127.0.0.1")
+        ]
+
+    assert json.loads(answer.stdout)["results"]["bboxes"]
+    assert healthy == [200, 200]
+    assert f"SSL_CERT_FILE={state / 'tls' / 'ca.pem'}" in printed
+    assert "my-own-key" in printed
+    assert oct((state / "tls" / "ca.key").stat().st_mode & 0o777) == "0o600"
+
+
+def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
+    """After Ctrl-C no process of the service is left, and the next start knows the same key."""
+    keys = []
+    for _ in range(2):
+        with serving(tmp_path / "log", "--state", str(tmp_path / "state")) as printed:
+            found = re.search(r"API key   (\S+)", printed)
+            assert found
+            keys.append(found[1])
+            port = re.search(r"Base URL  http://127.0.0.1:(\d+)", printed)
+            assert port
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"http://127.0.0.1:{port[1]}/health")
+
+    assert keys[0] == keys[1]
+    assert keys[0] not in (tmp_path / "state" / "keys.json").read_text()
+
+
+def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
+    """Ray's own `serve run` takes the YAML; here with the laptop's values, as there is no GPU."""
+    port = free_port("127.0.0.1")
+    own = {
+        "http_options": {"port": port},
+        "applications": [
+            {"name": "florence", "args": {"files": {"root": str(tmp_path / "files")}}}
+        ],
+    }
+    config = laid_over(laid_over(read(serve_config()), read(LAPTOP)), own)
+    for deployment in config["applications"][0]["deployments"]:
+        del deployment["autoscaling_config"]
+    file = tmp_path / "serve_config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("serve")), "run", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"FLORENCE_API_KEY": "k", "RAY_USAGE_STATS_ENABLED": "0"},
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(process, url, tmp_path / "log")
+        body = {"image_url": uri(scene(0).image)}
+        answer = httpx2.post(url + PROPOSAL, json=body, headers={"Authorization": "Key k"})
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+    assert answer.json()["results"]["bboxes"]
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    """Wait for /ready, for at most two minutes."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx2.get(f"{url}/ready", timeout=2).status_code == 200:
+                return
+        except httpx2.HTTPError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:
+    """`florence demo` writes its four files for each scene and exits 0."""
+    done = florence("demo", "--seed", "7", "--out", str(tmp_path))
+    names = {file.name for file in tmp_path.iterdir()}
+    answer = json.loads((tmp_path / "result-1.json").read_text())
+    truth = json.loads((tmp_path / "truth-1.json").read_text())
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert names == {
+        f"{kind}-{number}.{suffix}"
+        for number in (1, 2, 3)
+        for kind, suffix in (
+            ("scene", "png"),
+            ("annotated", "png"),
+            ("result", "json"),
+            ("truth", "json"),
+        )
+    }
+    assert set(answer) == {"results", "image"}
+    assert set(truth["bboxes"][0]) == {"x", "y", "w", "h", "label"}
+    assert "seed 7" in done.stdout

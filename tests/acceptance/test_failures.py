@@ -1,0 +1,97 @@
+"""What clients see when a part dies, or when too much is asked."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2
+import psutil
+import pytest
+
+from tests.acceptance.caller import PROPOSAL, Caller, error_type, scene, uri
+
+
+def kill(box: str) -> None:
+    """Kill every replica of a box, as the kernel does when memory runs out."""
+    title = f"ray::ServeReplica:florence:{box}"
+    members = psutil.Process().children(recursive=True)
+    replicas = [member for member in members if member.cmdline()[:1] == [title]]
+    assert replicas, f"no process is called {title}"
+    for replica in replicas:
+        replica.kill()
+
+
+@contextmanager
+def load(caller: Caller, concurrency: int) -> Iterator[list[httpx2.Response]]:
+    """Clients that ask again and again while the block runs; yields what they were answered."""
+    image_url = uri(scene(0, (256, 256)).image)
+    answers: list[httpx2.Response] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answers.append(caller.send(image_url))
+
+    with ThreadPoolExecutor(concurrency) as threads:
+        clients = [threads.submit(client) for _ in range(concurrency)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+            for asking in clients:
+                asking.result()
+
+
+def wait_for(answers: list[httpx2.Response], more: int) -> None:
+    """Wait until `more` further answers have come, for at most a minute."""
+    goal, deadline = len(answers) + more, time.monotonic() + 60
+    while len(answers) < goal:
+        assert time.monotonic() < deadline, "no more answers"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("box", ["Inference", "Preprocess", "Postprocess"])
+def test_a_killed_replica_is_no_error_for_a_client(caller: Caller, box: str) -> None:
+    """A replica dies under eight clients, and every one of their requests is answered."""
+    with load(caller, 8) as answers:
+        wait_for(answers, 16)
+        kill(box)
+        wait_for(answers, 32)
+
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_the_service_is_ready_again_after_a_death(caller: Caller) -> None:
+    """/ready tells when every box answers; /health stays good throughout."""
+    kill("Inference")
+    deadline = time.monotonic() + 60
+    while caller.http.get(f"{caller.url}/ready").status_code != 200:
+        assert caller.http.get(f"{caller.url}/health").status_code == 200
+        assert time.monotonic() < deadline, "not ready again"
+        time.sleep(0.2)
+
+    assert caller.send(scene(0).image).status_code == 200
+
+
+def test_overload_is_429_with_retry_after(caller: Caller) -> None:
+    """What cannot wait is refused at once, and says when to come again; the rest is answered."""
+    image_url = uri(scene(0, (256, 256)).image)
+    with ThreadPoolExecutor(60) as threads:
+        answers = list(threads.map(lambda _: caller.send(image_url), range(240)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert {error_type(answer) for answer in refused} == {"concurrent_requests_limit"}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+
+
+def test_the_callers_own_timeout(caller: Caller) -> None:
+    """A run that cannot begin within X-Fal-Request-Timeout ends with 504 that nobody retries."""
+    headers = caller.authorization | {"X-Fal-Request-Timeout": "0.001"}
+    body = {"image_url": uri(scene(0).image)}
+    response = caller.http.post(caller.url + PROPOSAL, json=body, headers=headers)
+
+    assert (response.status_code, error_type(response)) == (504, "request_timeout")
+    assert response.headers["x-fal-request-timeout-type"] == "user"

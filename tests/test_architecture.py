@@ -1,0 +1,173 @@
+"""The folder tree is the diagram: imports go one way, heavy libraries stay where they belong."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ray import cloudpickle
+
+import deployments
+from deployments.cli.profile import LAPTOP, serve_config
+from deployments.inference import Inference
+from deployments.ingress import Ingress
+from deployments.postprocess import Postprocess
+from deployments.preprocess import Preprocess
+
+PACKAGE = Path(deployments.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+BOXES = (Ingress, Preprocess, Inference, Postprocess)
+
+# A part may import those of lower rank, and itself; parts of one rank never each other,
+# but for the ground floor.
+RANKS = {
+    "settings": 0,
+    "errors": 0,
+    "metrics": 0,
+    "florence": 1,
+    "images": 1,
+    "queueing": 1,
+    "api": 2,
+    "pipeline": 2,
+    "ingress": 3,
+    "preprocess": 3,
+    "inference": 3,
+    "postprocess": 3,
+    "dispatcher": 3,
+    "app": 4,
+    "demo": 4,
+    "cli": 5,
+}
+HOMES = {
+    "ray": {"app.py", "ingress.py", "pipeline.py", "metrics.py", "cli/service.py"},
+    "fastapi": {"api/"},
+    "starlette": {"api/", "ingress.py"},
+    "torch": {"florence/model.py", "demo/"},
+    "transformers": {"florence/model.py", "demo/"},
+    "typer": {"cli/", "demo/recipe.py"},
+}
+LAZY = {("metrics.py", "ray"), ("cli/service.py", "ray"), ("inference.py", "deployments")}
+
+
+def name_of(file: Path) -> str:
+    """A module's path inside the package."""
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def part_of(module: str) -> str:
+    """The part that `deployments.part.more` belongs to; empty for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(node: ast.AST) -> Iterator[str]:
+    """Every module that is imported anywhere under `node`, with what `from` takes out of it."""
+    for each in ast.walk(node):
+        if isinstance(each, ast.Import):
+            yield from (alias.name for alias in each.names)
+        elif isinstance(each, ast.ImportFrom):
+            assert each.level == 0, "imports are absolute"
+            assert each.module
+            if each.module == "deployments":
+                yield from (f"deployments.{alias.name}" for alias in each.names)
+            else:
+                yield each.module
+
+
+def imported_at_once(node: ast.AST) -> Iterator[str]:
+    """Modules that are imported when the module itself is, not inside a function."""
+    for each in ast.iter_child_nodes(node):
+        if isinstance(each, ast.Import | ast.ImportFrom):
+            yield from imports(each)
+        elif not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported_at_once(each)
+
+
+def tree(file: Path) -> ast.AST:
+    """A module as syntax."""
+    return ast.parse(file.read_text())
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_imports_go_one_way(file: Path) -> None:
+    """Each part imports only what stands below it in the diagram."""
+    importer = name_of(file).removesuffix(".py").split("/")[0]
+    if importer == "__init__":
+        assert list(imports(tree(file))) == []
+        return
+    for module in imports(tree(file)):
+        imported = part_of(module) if module.startswith("deployments.") else None
+        if imported in (None, "__version__") or imported == importer:
+            continue
+        assert imported in RANKS, f"{imported} has no place in the diagram"
+        below = RANKS[imported] < RANKS[importer] or RANKS[importer] == RANKS[imported] == 0
+        assert below, f"{importer} must not import {imported}"
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_libraries_stay_where_they_belong(library: str) -> None:
+    """A library that is confined to some modules is imported nowhere else."""
+    users = {name_of(f) for f in FILES for m in imports(tree(f)) if m.split(".")[0] == library}
+    homes = HOMES[library]
+    strays = {user for user in users if not any(user.startswith(home) for home in homes)}
+    assert strays == set()
+
+
+@pytest.mark.parametrize(("name", "library"), sorted(LAZY))
+def test_some_libraries_wait_until_they_are_needed(name: str, library: str) -> None:
+    """Ray is not loaded by the metrics or the command line, nor torch by a box's class."""
+    loaded = [m for m in imported_at_once(tree(PACKAGE / name)) if m.split(".")[0] == library]
+    assert [m for m in loaded if library == "ray" or m == "deployments.florence.model"] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["utils", "common", "types", "helpers", "misc", "queue", "requests"]
+)
+def test_nothing_is_named_for_what_it_is_not(name: str) -> None:
+    """A thing lives beside its use, and shadows no other package."""
+    assert [file for file in FILES if name in (file.stem, *file.relative_to(PACKAGE).parts)] == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    """Each begins with a docstring."""
+    silent = [name_of(file) for file in FILES if not ast.get_docstring(ast.parse(file.read_text()))]
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("deployments.ingress", ("torch", "transformers")),
+        ("deployments.preprocess", ("torch", "transformers", "fastapi")),
+        ("deployments.inference", ("torch", "transformers")),
+        ("deployments.postprocess", ("torch", "transformers")),
+        ("deployments.app", ("torch", "transformers")),
+        ("deployments.cli", ("torch", "transformers", "ray")),
+        ("deployments.cli.predict", ("torch", "transformers", "ray")),
+        ("deployments.cli.serve", ("torch", "transformers", "ray")),
+        ("deployments.florence.batcher", ("torch", "ray", "fastapi")),
+    ],
+)
+def test_a_fresh_process_loads_no_more_than_it_needs(module: str, absent: tuple[str, ...]) -> None:
+    """An Ingress replica without torch takes half the memory; a command starts at once."""
+    script = f"import sys, {module}; print(*(name for name in {absent!r} if name in sys.modules))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.split() == []
+
+
+@pytest.mark.parametrize("file", [serve_config(), LAPTOP], ids=lambda file: file.name)
+def test_boxes_are_named_alike_in_code_and_configuration(file: Path) -> None:
+    """Serve matches a deployment's options to its class by name."""
+    [application] = yaml.safe_load(file.read_text())["applications"]
+    names = {deployment["name"] for deployment in application["deployments"]}
+    assert {box.__name__ for box in BOXES} == names
+
+
+@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.__name__)
+def test_a_box_travels_by_reference(box: type) -> None:
+    """A replica imports its own box; a class that is sent by value drags in all it knows."""
+    assert len(cloudpickle.dumps(box)) < 100
