@@ -40,7 +40,7 @@ def assemble(settings: Settings, options: Options | None = None) -> Application:
     refuse_remote_code(settings.model.path)
 
     def wrap(box: type) -> serve.Deployment:
-        return serve.deployment(box, **(options or {}).get(box.__name__, {}))
+        return serve.deployment(**(options or {}).get(box.__name__, {}))(box)
 
     preprocess = wrap(Preprocess).bind(settings)
     inference = wrap(Inference).bind(settings)

@@ -15,6 +15,7 @@
         ├── Unauthorized      401
         ├── NotFound          404
         ├── MethodNotAllowed  405
+        ├── RangeNotSatisfiable 416
         ├── ClientDisconnected 499
         ├── InternalError     500
         ├── RunnerDisconnected 503
@@ -192,6 +193,24 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     type = "method_not_allowed"
+
+
+class RangeNotSatisfiable(RequestError):
+    """The file has no byte in this range."""
+
+    status = 416
+    type = "range_not_satisfiable"
+    size: int = 0
+
+    @classmethod
+    def of(cls, size: int) -> "RangeNotSatisfiable":
+        """An error that tells the client the file's `size`."""
+        error = cls()
+        error.size = size
+        return error
+
+    def headers(self) -> Headers:
+        return super().headers() | {"Content-Range": f"bytes */{self.size}"}
 
 
 class ClientDisconnected(RequestError):

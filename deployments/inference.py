@@ -1,7 +1,6 @@
 """The Inference box: pixels and a task → token ids, batched around one model."""
 
 import logging
-from collections.abc import Sequence
 
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batched, Batcher
@@ -74,7 +73,7 @@ class Inference:
         record("florence_inference_tokens", stages.num_tokens)
 
 
-def measured(batched: Batched[Sequence[int]]) -> Stages:
+def measured(batched: Batched[Tokens]) -> Stages:
     """What the batcher measured about one request."""
     return Stages(
         queue_wait_s=batched.waited_s,

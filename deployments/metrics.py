@@ -124,12 +124,13 @@ class RayRecorder:
                 metric.observe(value, tags=labels)
 
     def _declare(self, name: str, metric: Metric) -> Any:
-        plain = name.removesuffix("_total")  # Ray adds the suffix to counters by itself
+        tags: Any = metric.labels  # typed as a single tag there
         match metric.kind:
             case "counter":
-                return self._ray.Counter(plain, metric.help, tag_keys=metric.labels)
+                plain = name.removesuffix("_total")  # Ray adds the suffix by itself
+                return self._ray.Counter(plain, metric.help, tag_keys=tags)
             case "gauge":
-                return self._ray.Gauge(name, metric.help, tag_keys=metric.labels)
+                return self._ray.Gauge(name, metric.help, tag_keys=tags)
             case "histogram":
                 bounds = list(metric.bounds)
-                return self._ray.Histogram(name, metric.help, bounds, tag_keys=metric.labels)
+                return self._ray.Histogram(name, metric.help, bounds, tag_keys=tags)

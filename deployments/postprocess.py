@@ -1,15 +1,17 @@
 """The Postprocess box: token ids → fal's answer, with an annotated picture in the file store.
 
-The picture is drawn at once, not at its first download: at once it costs a few milliseconds,
-its size is known for the answer, and a picture that cannot be drawn fails its own request.
+The picture is drawn at once, not at its first download: that costs a few milliseconds
+and its size is known for the answer. A store that is full costs the picture, not the boxes.
 """
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pydantic import BaseModel
 
+from deployments.errors import SetupError
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.run import Finished, Generated, Prepared, Run, Stages, Stopwatch
@@ -20,6 +22,8 @@ from deployments.images.draw import annotate, encode
 from deployments.images.storage import FileStore, LocalFileStore
 from deployments.metrics import RayRecorder, Recorder
 from deployments.settings import Settings
+
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 PRUNE_EVERY_S = 60.0
 
@@ -64,14 +68,19 @@ class Postprocess:
         results = task.parse(Answer(tokens, self._vocabulary, prepared.size))
         output: dict[str, Any] = {"results": plain(results)}
         if isinstance(results, BoundingBoxes) and self._settings.postprocess.annotate:
-            output["image"] = plain(self._picture(prepared, results, run))
+            output["image"] = self._picture(prepared, results, run)
         return output
 
-    def _picture(self, prepared: Prepared, results: BoundingBoxes, run: Run) -> Image:
+    def _picture(self, prepared: Prepared, results: BoundingBoxes, run: Run) -> Any:
+        """The stored picture as JSON values; None when the store is full or away."""
         image = decode(prepared.source.tobytes(), self._settings.preprocess)
         data = encode(annotate(image, results.bboxes), self._settings.postprocess.jpeg_quality)
-        stored = self._files.put(data, "image/jpeg")
-        return Image(
+        try:
+            stored = self._files.put(data, "image/jpeg")
+        except SetupError:
+            logger.exception("request %s: its picture is not kept", run.id)
+            return None
+        picture = Image(
             url=f"{run.base_url}/cdn/files/{stored.name}",
             content_type=stored.content_type,
             file_name=stored.name,
@@ -79,6 +88,7 @@ class Postprocess:
             width=image.width,
             height=image.height,
         )
+        return plain(picture)
 
     def _prune(self) -> None:
         """Remove expired files now and then."""

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
@@ -31,10 +32,11 @@ def bench_checkpoint(folder: Path) -> Path:
 def config() -> Florence2Config:
     """The demo's configuration, made wider and deeper."""
     larger = Florence2Config.from_pretrained(DEMO_CHECKPOINT)
-    larger.vision_config.embed_dim = [32, 64, 128, WIDTH]
-    larger.vision_config.num_heads = larger.vision_config.num_groups = [1, 2, 4, 8]
-    larger.vision_config.projection_dim = WIDTH
-    larger.text_config.d_model = WIDTH
-    larger.text_config.encoder_layers = larger.text_config.decoder_layers = 4
-    larger.text_config.encoder_ffn_dim = larger.text_config.decoder_ffn_dim = 4 * WIDTH
+    vision: Any = larger.vision_config
+    text: Any = larger.text_config
+    vision.embed_dim = [32, 64, 128, WIDTH]
+    vision.num_heads = vision.num_groups = [1, 2, 4, 8]
+    vision.projection_dim = text.d_model = WIDTH
+    text.encoder_layers = text.decoder_layers = 4
+    text.encoder_ffn_dim = text.decoder_ffn_dim = 4 * WIDTH
     return larger

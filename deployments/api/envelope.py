@@ -19,7 +19,7 @@ from deployments.api.refusals import refuse
 from deployments.api.services import Services
 from deployments.errors import ClientDisconnected, InternalError, ServiceError
 
-logger = logging.getLogger("florence")
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 
 class Reply:

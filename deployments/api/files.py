@@ -10,30 +10,12 @@ from fastapi.responses import StreamingResponse
 
 from deployments.api.reading import add_reading
 from deployments.api.services import Services
-from deployments.errors import Headers, NotFound, RequestError
+from deployments.errors import Headers, NotFound, RangeNotSatisfiable
 from deployments.images.storage import FileStore, StoredFile
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 GONE = "There is no file of this name, or it has expired."
-
-
-class RangeNotSatisfiable(RequestError):
-    """The file has no byte in this range."""
-
-    status = 416
-    type = "range_not_satisfiable"
-    size: int = 0
-
-    @classmethod
-    def of(cls, size: int) -> "RangeNotSatisfiable":
-        """An error that tells the client the file's `size`."""
-        error = cls()
-        error.size = size
-        return error
-
-    def headers(self) -> Headers:
-        return super().headers() | {"Content-Range": f"bytes */{self.size}"}
 
 
 def router(services: Services) -> APIRouter:

@@ -82,7 +82,7 @@ def complaint(response: httpx2.Response) -> str:
         return f"{response.status_code} {response.reason_phrase}"
     if isinstance(detail, list):
         detail = "; ".join(f"{item.get('msg')} ({item.get('type')})" for item in detail)
-    return f"{response.status_code}: {detail}"
+    return f"{response.status_code}: {' '.join(str(detail).split())}"
 
 
 def data_uri(data: bytes, content_type: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -106,9 +107,8 @@ def expand(images: Sequence[str]) -> list[str]:
     """Folders replaced by the images in them; each image once, in the order given."""
     found: list[str] = []
     for image in images:
-        folder = Path(image)
-        if not is_url(image) and folder.is_dir():
-            found += sorted(str(file) for file in folder.iterdir() if is_image(file))
+        if is_folder(image):
+            found += sorted(str(file) for file in Path(image).iterdir() if is_image(file))
         else:
             found.append(image)
     return list(dict.fromkeys(found))
@@ -117,6 +117,14 @@ def expand(images: Sequence[str]) -> list[str]:
 def is_url(image: str) -> bool:
     """Whether the service fetches it itself."""
     return image.startswith(("http://", "https://", "data:"))
+
+
+def is_folder(image: str) -> bool:
+    """Whether it names a folder, and not a file, a URL, or nothing that could exist."""
+    try:
+        return not is_url(image) and Path(image).is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def is_image(file: Path) -> bool:
@@ -151,7 +159,7 @@ def predict_one(client: Client, task: str, name: str, picture: Path | None) -> O
     """Ask about one image; a failure is an outcome too."""
     try:
         image_url = name if is_url(name) else data_uri_of_file(Path(name))
-        answer = json.loads(client.run(task, image_url))
+        answer = read_answer(client.run(task, image_url))
         if picture is None or not answer.get("image"):
             return Outcome(name, answer)
         picture.write_bytes(client.download(answer["image"]["url"]))
@@ -160,6 +168,20 @@ def predict_one(client: Client, task: str, name: str, picture: Path | None) -> O
     except OSError as error:
         return Outcome(name, error=f"cannot write {picture}: {error.strerror}")
     return Outcome(name, answer, picture)
+
+
+def read_answer(body: bytes) -> dict[str, Any]:
+    """The answer in a body.
+
+    Raises:
+        CallError: it is none, as from another kind of server.
+    """
+    try:
+        answer: dict[str, Any] = json.loads(body)
+        _ = answer["results"]
+    except (ValueError, KeyError, TypeError):
+        raise CallError("the answer is not Florence Serve's: check --url") from None
+    return answer
 
 
 @contextmanager
@@ -201,7 +223,7 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         column.justify = "right"
     for outcome in outcomes:
         for row in rows(outcome):
-            shown.add_row(*row)
+            shown.add_row(*map(escape, row))
     return shown
 
 

@@ -40,7 +40,7 @@ def serve_forever(
     chosen = laid_over(options(model, device), tree_of(sets))
     profile = local_profile(state, host, port, chosen, tls)
     status = console.status("Starting Ray and loading the model …")
-    with stop_signals() as stopped, status, running(profile):
+    with status, running(profile), stop_signals() as stopped:
         status.stop()
         text = welcome(profile, state, tls)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -73,7 +73,7 @@ def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set while the service runs; before that they interrupt."""
+    """An event that Ctrl-C and SIGTERM set; to be entered after Ray, which sets handlers too."""
     stopped = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:

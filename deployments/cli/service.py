@@ -101,7 +101,7 @@ def start(profile: Profile) -> None:
         logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
+    logs = Path("/tmp/ray/session_latest/logs/serve")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
     application = assemble(with_environment(profile.settings), profile.options)

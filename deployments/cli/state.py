@@ -42,11 +42,20 @@ class State:
         return api_key_from_environment() or self.stored_key() or self._new_key()
 
     def key_hashes(self) -> tuple[str, ...]:
-        """The hashes of the accepted keys; the environment's key is added by the application."""
+        """The hashes of the accepted keys; the environment's key is added by the application.
+
+        Raises:
+            SetupError: the file that holds them is broken.
+        """
         if api_key_from_environment():
             return ()
         self.api_key()
-        return tuple(json.loads(self._hashes.read_text())["hashes"])
+        try:
+            return tuple(json.loads(self._hashes.read_text())["hashes"])
+        except (ValueError, KeyError, TypeError):
+            raise SetupError(
+                f"{self._hashes} is broken: remove it, and the next start makes a new key"
+            ) from None
 
     def stored_key(self) -> str | None:
         """The key made at an earlier start, if it is still here in the clear."""

@@ -54,7 +54,7 @@ class Model:
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Query], options: dict[str, Any]) -> list[Tokens]:
         ids, mask = self._pad([query.prompt for query in batch])
-        answers = self._florence.generate(  # type: ignore[operator]
+        answers = self._florence.generate(
             input_ids=ids,
             attention_mask=mask,
             pixel_values=self._normalise([query.pixels for query in batch]),
@@ -102,7 +102,7 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
     Raises:
         SetupError: there are none, or they do not fit the configuration.
     """
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         florence = Florence2ForConditionalGeneration.from_pretrained(
             checkpoint.folder, dtype=dtype, local_files_only=True

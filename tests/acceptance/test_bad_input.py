@@ -251,7 +251,7 @@ KEYS = {
 def test_keys_that_are_no_good(caller: Caller, name: str) -> None:
     """Without a good key nothing is done."""
     key = KEYS[name]
-    headers = {} if key is None else {"Authorization": key.encode()}
+    headers = {} if key is None else {b"Authorization": key.encode()}
     response = caller.http.post(
         caller.url + PROPOSAL, json={"image_url": uri(scene(0).image)}, headers=headers
     )

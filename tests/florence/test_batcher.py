@@ -18,7 +18,7 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.batcher import Batched, Batcher, Entry, refuse
+from deployments.florence.batcher import Batched, Batcher, Entry, refuse, wanted
 from deployments.florence.run import Run
 
 SOON_S = 5.0  # the longest that a test waits for what must happen
@@ -153,6 +153,21 @@ def test_an_idle_engine_does_not_wait_for_ever(engine: Engine, make: Make) -> No
     answer = asyncio.run(batcher.submit(1, a_run()))
     assert answer.batch_size == 1
     assert 0.015 < answer.waited_s < SOON_S / 2
+
+
+def test_a_busy_engine_does_not_wait_for_more(engine: Engine, make: Make) -> None:
+    """What waits when a pass ends goes at once, however long an idle engine would have waited."""
+    batcher = make(engine, max_wait_s=60.0, max_batch_size=2)
+
+    async def scenario() -> list[Any]:
+        tasks = [await begin(batcher, item) for item in (1, 2)]
+        await engine.is_busy()
+        tasks.append(await begin(batcher, 3))
+        engine.open()
+        return await kinds(tasks)
+
+    assert asyncio.run(scenario()) == [10, 20, 30]
+    assert engine.batches == [(1, 2), (3,)]
 
 
 def test_the_smallest_priority_goes_first(engine: Engine, make: Make) -> None:
@@ -509,6 +524,21 @@ def test_every_admitted_request_is_answered_exactly_once(
     assert max(ledger.sizes, default=1) <= max_batch_size
     assert ledger.late == []
     assert batcher._waiting == []
+
+
+def test_who_is_late_when_the_engine_comes_is_not_run() -> None:
+    """A pass is made of those who are there and in time, whatever the timers have come to."""
+    now = time.time()
+    entries: list[Entry[int, int]] = [
+        Entry(0, 0, 1, a_run()),
+        Entry(0, 1, 2, a_run(deadline=now - 1)),
+        Entry(0, 2, 3, a_run(start_by=now - 1)),
+        Entry(0, 3, 4, a_run()),
+    ]
+    entries[3].future.cancel()
+    assert wanted(entries) == entries[:1]
+    assert isinstance(entries[1].future.exception(0), RequestTimeout)
+    assert isinstance(entries[2].future.exception(0), StartTimeout)
 
 
 def test_a_refusal_does_not_disturb_who_has_left() -> None:

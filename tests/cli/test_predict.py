@@ -1,0 +1,312 @@
+"""`florence predict` against a small HTTP server that speaks as the service does."""
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.cli.client import CallError, Client, data_uri_of_file
+from deployments.cli.predict import expand, picture_names, predict_all
+from deployments.cli.state import State
+from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
+
+KEY = "florence-test:secret"
+PICTURE = b"\xff\xd8 an annotated picture"
+BOX = {"x": 1.5, "y": 2.0, "w": 30.25, "h": 4.0, "label": "red [circle]"}
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers each image by what is in it."""
+
+    asked: list[tuple[str, str]]
+
+    def do_POST(self) -> None:
+        """Run a task."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        image = body["image_url"]
+        content = base64.b64decode(image.partition(",")[2]) if image.startswith("data:") else b""
+        self.asked.append((self.path, image))
+        if self.headers["Authorization"] != f"Key {KEY}":
+            self.refuse(Unauthorized())
+        elif content == b"broken":
+            self.refuse(ImageLoadError("Failed to load\nthe image."))
+        elif content == b"bug":
+            self.refuse(InternalError())
+        elif content == b"page":
+            self.say(200, b"<html>")
+        elif content == b"other":
+            self.say(200, b'{"detail": "another API"}')
+        elif content == b"teapot":
+            self.say(418, b"short and stout")
+        elif self.path.endswith("/caption"):
+            self.tell(200, {"results": "a [/red] circle"})
+        else:
+            name = "missing" if content == b"lost" else "picture.jpg"
+            url = f"http://{self.headers['Host']}/cdn/files/{name}"
+            self.tell(200, {"results": {"bboxes": [BOX]}, "image": {"url": url}})
+
+    def do_GET(self) -> None:
+        """Download a picture."""
+        found = self.path == "/cdn/files/picture.jpg"
+        self.say(200 if found else 404, PICTURE if found else b"")
+
+    def refuse(self, error: ServiceError) -> None:
+        """An error in fal's shape."""
+        self.tell(error.status, error.body())
+
+    def tell(self, status: int, tree: Any) -> None:
+        """An answer of JSON."""
+        self.say(status, json.dumps(tree).encode())
+
+    def say(self, status: int, body: bytes) -> None:
+        """An answer of bytes."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The base URL of a running service."""
+    monkeypatch.delenv("FLORENCE_API_KEY", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    Service.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def images(folder: Path, **contents: bytes) -> list[str]:
+    """Files with these contents."""
+    for name, content in contents.items():
+        (folder / f"{name}.png").write_bytes(content)
+    return [str(folder / f"{name}.png") for name in contents]
+
+
+def predict(names: list[str], url: str, state: Path, **options: Any) -> int:
+    """Ask about images; the exit code."""
+    chosen = {"key": KEY, "task": "region-proposal", "out": None, "as_json": True} | options
+    return predict_all(names, url, state_folder=state, **chosen)
+
+
+def test_each_image_is_a_line_of_json(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lines are the answers as they came, in the images' order, each with its image."""
+    names = images(tmp_path, b=b"1", a=b"2", c=b"3")
+    assert predict(names, url, tmp_path / "state") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["input"] for line in lines] == names
+    assert [line["results"] for line in lines] == [{"bboxes": [BOX]}] * 3
+    assert all(line["image"]["url"].startswith(url) for line in lines)
+
+
+def test_a_file_is_sent_as_it_is(url: str, tmp_path: Path) -> None:
+    """The service gets the file's own bytes and type, at the task's own path."""
+    predict(images(tmp_path, a=b"content"), url, tmp_path / "state", task="object-detection")
+    encoded = base64.b64encode(b"content").decode()
+    path = "/fal-ai/florence-2-large/object-detection"
+    assert Service.asked == [(path, f"data:image/png;base64,{encoded}")]
+
+
+def test_a_url_is_sent_as_a_url(url: str, tmp_path: Path) -> None:
+    """The service fetches it by itself."""
+    predict(["https://example.org/a.png"], url, tmp_path / "state")
+    assert [image for _, image in Service.asked] == ["https://example.org/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"broken", "422: Failed to load the image. (image_load_error)"),
+        (b"bug", "500: Something went wrong on our side"),
+        (b"page", "the answer is not Florence Serve's: check --url"),
+        (b"other", "the answer is not Florence Serve's: check --url"),
+        (b"teapot", "418 I'm a Teapot"),
+    ],
+)
+def test_a_failure_is_one_line_and_costs_the_others_nothing(
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    complaint: str,
+) -> None:
+    """Exit code 1, one line on standard error that names the image; the others are answered."""
+    names = images(tmp_path, a=b"1", bad=content, c=b"3")
+    assert predict(names, url, tmp_path / "state") == 1
+    printed = capsys.readouterr()
+    [line] = printed.err.splitlines()
+    assert line.lower().startswith(f"{names[1]}: {complaint}".lower())
+    answered = [json.loads(text)["input"] for text in printed.out.splitlines()]
+    assert answered == [names[0], names[2]]
+
+
+def test_a_missing_file_is_one_line(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is not there is named; so is a name that could not be there."""
+    missing, endless = str(tmp_path / "none.png"), "x" * 5000
+    assert predict([missing, endless], url, tmp_path / "state") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"{missing}: No such file or directory"
+    assert second == f"{'x' * 200}: File name too long"
+    assert Service.asked == []
+
+
+def test_a_service_that_is_not_there_is_one_line_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing listens: every image fails clearly."""
+    names = images(tmp_path, a=b"1", b=b"2")
+    assert predict(names, "http://127.0.0.1:1", tmp_path / "state") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == names
+    assert all("no answer from http://127.0.0.1:1" in line for line in lines)
+
+
+def test_a_wrong_key_is_told(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The service's own words reach the user."""
+    assert predict(images(tmp_path, a=b"1"), url, tmp_path / "state", key="other") == 1
+    assert "401: Authentication is required" in capsys.readouterr().err
+
+
+def test_pictures_are_kept(url: str, tmp_path: Path) -> None:
+    """Each annotated picture is downloaded under the name of its image."""
+    names = images(tmp_path, a=b"1", b=b"2")
+    assert predict(names, url, tmp_path / "state", out=tmp_path / "new" / "out") == 0
+    found = {file.name: file.read_bytes() for file in (tmp_path / "new" / "out").iterdir()}
+    assert found == {"a.annotated.jpg": PICTURE, "b.annotated.jpg": PICTURE}
+
+
+def test_a_lost_picture_is_a_failure(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture that was asked for and cannot be had is told."""
+    names = images(tmp_path, a=b"lost")
+    assert predict(names, url, tmp_path / "state", out=tmp_path / "out") == 1
+    assert f"{names[0]}: 404" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_written_is_a_failure(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the picture."""
+    names = images(tmp_path, a=b"1", b=b"2")
+    blocked = tmp_path / "out" / "a.annotated.jpg"
+    blocked.mkdir(parents=True)
+    assert predict(names, url, tmp_path / "state", out=tmp_path / "out") == 1
+    assert f"cannot write {blocked}: Is a directory" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b.annotated.jpg").read_bytes() == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("task", "cells"),
+    [("region-proposal", ["1.5", "2.0", "30.2", "4.0", "red [circle]"]), ("caption", ["[/red]"])],
+)
+def test_a_person_gets_a_table(
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    cells: list[str],
+) -> None:
+    """Boxes and texts are shown as they are, brackets too."""
+    predict(images(tmp_path, a=b"1"), url, tmp_path / "state", task=task, as_json=False)
+    out = capsys.readouterr().out
+    assert all(cell in out for cell in cells)
+
+
+def test_the_local_services_key_is_used(url: str, tmp_path: Path) -> None:
+    """Without a key, the one that a service on this machine made is taken."""
+    state = tmp_path / "state"
+    State(state).api_key()
+    (state / "api_key").write_text(KEY + "\n")
+    assert predict(images(tmp_path, a=b"1"), url, state, key=None) == 0
+
+
+def test_no_key_is_refused(url: str, tmp_path: Path) -> None:
+    """One line says where to give one."""
+    with pytest.raises(SetupError, match="--key or in FLORENCE_API_KEY"):
+        predict(images(tmp_path, a=b"1"), url, tmp_path / "state", key=None)
+
+
+def test_an_unknown_task_is_refused(url: str, tmp_path: Path) -> None:
+    """The line names those that there are."""
+    with pytest.raises(SetupError, match="takes one of region-proposal, "):
+        predict(["a.png"], url, tmp_path / "state", task="dance")
+
+
+def test_a_folder_that_cannot_be_made_is_refused(url: str, tmp_path: Path) -> None:
+    """It is found out before anybody is asked."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="choose another --out"):
+        predict(["a.png"], url, tmp_path / "state", out=tmp_path / "file")
+    assert Service.asked == []
+
+
+@pytest.mark.parametrize("address", ["http://a:b", "http://\udcff"])
+def test_what_is_no_url_is_refused(tmp_path: Path, address: str) -> None:
+    """The line names it."""
+    with pytest.raises(SetupError, match="is no URL of a service"):
+        Client(address, KEY)
+
+
+def test_folders_are_replaced_by_their_images(tmp_path: Path) -> None:
+    """Images in order of their names, each once; what is no image is passed over."""
+    for name in ("b.PNG", "a.jpeg", "notes.txt", "c.webp"):
+        (tmp_path / name).touch()
+    (tmp_path / "below.png").mkdir()
+    names = [str(tmp_path / name) for name in ("a.jpeg", "b.PNG", "c.webp")]
+    asked = ["https://example.org/x", str(tmp_path), names[1], "https://example.org/x", "gone.png"]
+    assert expand(asked) == ["https://example.org/x", *names, "gone.png"]
+
+
+addresses = st.one_of(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+    st.sampled_from(["a/x.png", "b/x.jpg", "x", "x-2.png", "https://h/x.png?y", "data:,x", "/"]),
+)
+
+
+@given(names=st.lists(addresses, unique=True, max_size=12))
+def test_every_picture_has_a_name_of_its_own(names: list[str]) -> None:
+    """No picture overwrites another, and none leaves the folder."""
+    pictures = picture_names(names, Path("out"))
+    assert list(pictures) == names
+    assert len(set(pictures.values())) == len(names)
+    assert all(picture.parent == Path("out") for picture in pictures.values())
+
+
+def test_pictures_are_named_for_their_images() -> None:
+    """Images of the same name get a number."""
+    names = ["a/x.png", "b/x.jpg", "https://example.org/y.png?z=1", "data:image/png;base64,AA"]
+    found = [picture.name for picture in picture_names(names, Path("out")).values()]
+    assert found == [
+        "x.annotated.jpg",
+        "x-2.annotated.jpg",
+        "y.annotated.jpg",
+        "image.annotated.jpg",
+    ]
+    assert picture_names(names, None) == {}
+
+
+def test_a_file_of_unknown_kind_is_bytes(tmp_path: Path) -> None:
+    """The service finds out by itself what it is."""
+    (tmp_path / "image").write_bytes(b"x")
+    assert data_uri_of_file(tmp_path / "image") == "data:application/octet-stream;base64,eA=="
+    with pytest.raises(CallError, match="Is a directory"):
+        data_uri_of_file(tmp_path)
