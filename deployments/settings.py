@@ -131,7 +131,7 @@ class PostprocessSettings(Section):
 
     annotate: bool = Field(True, description="Draw the boxes and return the picture's URL.")
     jpeg_quality: int = Field(
-        90, ge=1, le=95, description="Quality of an annotated picture of an opaque image."
+        90, ge=1, le=95, description="Quality of the annotated picture, a JPEG."
     )
     draw_threads: int = Field(
         2, ge=1, le=64, description="Pictures that one Postprocess replica draws at a time."

@@ -69,5 +69,5 @@ def tag(
 def encode(picture: Image.Image, quality: int) -> bytes:
     """The picture as JPEG: a seventieth of PNG's time for a photograph."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    picture.save(buffer, "JPEG", quality=quality, subsampling=0)  # thin lines keep their colour
     return buffer.getvalue()

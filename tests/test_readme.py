@@ -1,0 +1,134 @@
+"""What the README says is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from deployments.api.openapi import VERSION
+from deployments.errors import ServiceError
+from deployments.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next heading of its rank."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README has no section {title}"
+    return found[1]
+
+
+def settings_rows() -> list[str]:
+    """The rows of the settings table, as the code has them."""
+    rows = []
+    for name, section in Settings.model_fields.items():
+        part = section.annotation
+        assert part is not None
+        assert issubclass(part, BaseModel)
+        rows += [
+            f"| `{name}.{key}` | {shown(field.default)} | {field.description} |"
+            for key, field in part.model_fields.items()
+        ]
+    return rows
+
+
+def shown(default: object) -> str:
+    """A default as YAML would have it."""
+    if default is None:
+        return "–"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return "`[" + ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in default) + "]`"
+    return f"`{default}`"
+
+
+def errors() -> list[type[ServiceError]]:
+    """Every error that a client can see, most general classes left out."""
+    found, todo = [], [ServiceError]
+    while todo:
+        family = todo.pop(0).__subclasses__()
+        todo += family
+        found += [error for error in family if not error.__subclasses__()]
+    return sorted(found, key=lambda error: (error.status, error.type, error.__name__))
+
+
+def error_rows() -> list[str]:
+    """The rows of the errors table, as the code has them."""
+    rows = []
+    for error in errors():
+        retry = "yes" if error.retryable else "no"
+        first = (error.__doc__ or "").strip().splitlines()[0]
+        rows.append(f"| {error.status} | `{error.type}` | {retry} | {first} |")
+    return rows
+
+
+def test_the_settings_table_is_the_code() -> None:
+    """Every setting stands in the README with its default and its description, in order."""
+    rows = re.findall(r"^\| `\w+\.\w+` \|.*$", section("Settings"), re.MULTILINE)
+
+    assert rows == settings_rows()
+
+
+def test_the_errors_table_is_the_code() -> None:
+    """Every error stands in the README with its status, fal's name and its meaning."""
+    rows = re.findall(r"^\| \d{3} \|.*$", section("Errors"), re.MULTILINE)
+
+    assert rows == error_rows()
+
+
+def tree_names() -> list[str]:
+    """The paths of the folder tree in the README."""
+    block = section("The folder tree").split("```")[1]
+    names: list[str] = []
+    folder = ""
+    for line in block.strip("\n").splitlines()[1:]:
+        indent = len(line) - len(line.lstrip())
+        path = line.split("  ")[indent // 2].strip()
+        folder = path if indent == 0 and path.endswith("/") else folder if indent else ""
+        names += [(folder if indent else "") + name for name in path.split(" · ")]
+    return names
+
+
+def test_the_folder_tree_exists() -> None:
+    """Every path in the tree is there."""
+    missing = [name for name in tree_names() if not (ROOT / name).exists()]
+
+    assert len(tree_names()) > 20
+    assert missing == []
+
+
+def test_every_module_stands_in_the_folder_tree() -> None:
+    """No box and no folder of the package is left out."""
+    here = {
+        f"deployments/{path.name}{'/' if path.is_dir() else ''}"
+        for path in (ROOT / "deployments").iterdir()
+        if not path.name.startswith("__")
+    }
+
+    assert here - set(tree_names()) == set()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make ([a-z-]+)", README))))
+def test_make_targets_exist(target: str) -> None:
+    """Every `make` command of the README is in the Makefile."""
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_pictures_exist() -> None:
+    """Every picture that the README shows is there."""
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The newest heading of the changelog is the version of the package."""
+    newest = re.search(r"^## \[?([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert newest
+    assert newest[1] == VERSION
