@@ -97,10 +97,11 @@ class Pipeline:
 
     async def _attempt(self, run: Run) -> Finished:
         begun: list[Awaitable[Any]] = []
+        light = run.without_image()
         try:
             begun.append(self._preprocess.run(run))
-            begun.append(self._inference.run(begun[0], run))
-            begun.append(self._postprocess.run(begun[0], begun[1], run))
+            begun.append(self._inference.run(begun[0], light))
+            begun.append(self._postprocess.run(begun[0], begun[1], light))
             finished: Finished = await begun[2]
             return finished
         except BaseException as error:

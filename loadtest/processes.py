@@ -1,5 +1,6 @@
 """What the processes of a service cost: processor time and memory. Reads /proc, asks nobody."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
@@ -9,14 +10,19 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor seconds used so far, of all processes and of the engine thread alone."""
+    """Processor seconds used so far: of all processes, and of each thread of the Inference box."""
 
     total_s: float
-    engine_s: float
+    threads_s: Mapping[int, float]
+
+    def inside_since(self, before: "Cost") -> float:
+        """Processor seconds of the engine since `before`: its thread is the busiest by far."""
+        spent = (now - before.threads_s.get(id_, 0.0) for id_, now in self.threads_s.items())
+        return max(spent, default=0.0)
 
     def outside_since(self, before: "Cost") -> float:
         """Processor seconds spent outside the model since `before`."""
-        return (self.total_s - before.total_s) - (self.engine_s - before.engine_s)
+        return self.total_s - before.total_s - self.inside_since(before)
 
 
 class Family:
@@ -27,8 +33,7 @@ class Family:
 
     def cost(self) -> Cost:
         """Processor time of the living members until now."""
-        total = sum(seconds(member) for member in self._members())
-        return Cost(total, self._engine_seconds())
+        return Cost(sum(map(seconds, self._members())), self._inference_threads())
 
     def resident_mb(self) -> float:
         """Sum of the resident sets in MB (10^6 bytes); shared pages count in each."""
@@ -46,10 +51,9 @@ class Family:
     def _members(self) -> list[psutil.Process]:
         return [self._first, *self._first.children(recursive=True)]
 
-    def _engine_seconds(self) -> float:
-        """Processor time of the busiest thread of the Inference replicas: the engine's."""
+    def _inference_threads(self) -> dict[int, float]:
         replicas = (member for member in self._members() if "Inference" in title(member))
-        return sum(max(t.user_time + t.system_time for t in r.threads()) for r in replicas)
+        return {t.id: t.user_time + t.system_time for r in replicas for t in r.threads()}
 
 
 def seconds(process: psutil.Process) -> float:

@@ -120,7 +120,7 @@ def test_a_run_goes_through_the_boxes_in_order() -> None:
 
 
 def test_what_a_box_has_begun_is_passed_on_unawaited() -> None:
-    """Inference gets the begun preprocessing itself, so pixels never pass through here."""
+    """Pixels never pass through here, and the image's address goes to Preprocess alone."""
     seen: list[tuple[Any, ...]] = []
 
     def begins(result: Any) -> Callable[..., Awaitable[Any]]:
@@ -140,8 +140,9 @@ def test_what_a_box_has_begun_is_passed_on_unawaited() -> None:
     run = a_run()
     assert asyncio.run(scenario()) == FINISHED
     (prepared,), (generated,) = seen[1], seen[3]
-    assert seen[2] == (prepared, run)
-    assert seen[4] == (prepared, generated, run)
+    assert seen[0] == (run,)
+    assert seen[2] == (prepared, run.without_image())
+    assert seen[4] == (prepared, generated, run.without_image())
 
 
 DEATHS = [ActorDiedError(), ActorUnavailableError("x", None), ObjectLostError("ab", None, "y")]

@@ -30,6 +30,10 @@ class Run:
     priority: int = 0
     base_url: str = ""
 
+    def without_image(self) -> Self:
+        """The same run for boxes that need no address: a data URI can be as long as its file."""
+        return replace(self, image_url="")
+
     def expired(self, now: float) -> ServiceError | None:
         """The error to answer with when the run has not begun by `now`."""
         if now >= self.start_by:

@@ -38,3 +38,12 @@ def test_stages_add_up_from_several_boxes() -> None:
     first = Stages(fetch_s=1.0)
     assert first.with_(model_s=2.0) == Stages(fetch_s=1.0, model_s=2.0)
     assert first == Stages(fetch_s=1.0)
+
+
+def test_a_run_can_leave_its_image_behind() -> None:
+    """Only the address goes; it may be a data URI as long as a file."""
+    run = Run("r", "t", "data:,x", deadline=20, start_by=10, priority=1, base_url="b")
+    assert run.without_image() == Run(
+        "r", "t", "", deadline=20, start_by=10, priority=1, base_url="b"
+    )
+    assert run.image_url == "data:,x"
