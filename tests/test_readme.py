@@ -26,7 +26,7 @@ def settings_rows() -> list[str]:
     rows = []
     for name, section in Settings.model_fields.items():
         part = section.annotation
-        assert part is not None
+        assert isinstance(part, type)
         assert issubclass(part, BaseModel)
         rows += [
             f"| `{name}.{key}` | {shown(field.default)} | {field.description} |"

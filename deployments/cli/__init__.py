@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
 from deployments.errors import SetupError
 from deployments.settings import state_home
@@ -90,9 +91,20 @@ def demo(
 
 
 def main() -> None:
-    """The entry point: a wrong setup is one line and exit code 2."""
+    """The entry point: a wrong flag or setup is one line and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        said = getattr(error, "format_message", error.__str__)()
+        refuse(f"{said} See `florence --help`.") if said else sys.exit(2)  # the help is shown
     except SetupError as error:
-        Console(stderr=True).print(f"florence: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+        refuse(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def refuse(line: str) -> NoReturn:
+    """Say in one line what to change."""
+    text = " ".join(line.split())
+    Console(stderr=True).print(f"florence: {text}", style="red", markup=False, soft_wrap=True)
+    sys.exit(2)

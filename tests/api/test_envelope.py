@@ -81,7 +81,7 @@ def test_a_bug_is_a_500_that_tells_nothing(serve: Serve, caplog: pytest.LogCaptu
     assert response.headers["x-fal-retryable"] == "true"
     assert response.headers["access-control-allow-origin"] == "*"
     assert "secret" not in response.text
-    (record,) = [record for record in caplog.records if record.name == "florence"]
+    (record,) = [record for record in caplog.records if record.name == "ray.serve.florence"]
     assert response.headers["x-fal-request-id"] in record.getMessage()
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
@@ -94,7 +94,7 @@ def test_errors_of_clients_are_not_logged(
     """A log that cries at every 422 would not be read."""
     service.post({})
 
-    assert [record for record in caplog.records if record.name == "florence"] == []
+    assert [record for record in caplog.records if record.name == "ray.serve.florence"] == []
 
 
 def test_error_within_a_response_breaks_the_connection(service: Service) -> None:

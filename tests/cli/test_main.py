@@ -88,14 +88,16 @@ def test_a_state_that_cannot_be_written_is_one_line(
     ],
     ids=" ".join,
 )
-def test_a_wrong_flag_is_a_usage_error(
+def test_a_wrong_flag_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
-    """Exit code 2 and the usage on standard error."""
+    """Exit code 2, and one line on standard error that says where the help is."""
     code, out, err = run(monkeypatch, capsys, *words)
+
     assert (code, out) == (2, "")
-    assert "Usage: " in err
-    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("florence: ")
+    assert "--help" in err
 
 
 @pytest.mark.parametrize("command", ["serve", "predict", "demo"])
