@@ -4,6 +4,7 @@ import logging
 
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batched, Batcher
+from deployments.florence.cores import take_every_core
 from deployments.florence.run import Generated, Prepared, Query, Run, Stages, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.metrics import RayRecorder, Recorder
@@ -29,6 +30,7 @@ class Inference:
             max_batch_size=self._settings.max_batch_size,
             max_wait_s=self._settings.max_wait_ms / 1000,
             max_queue=self._settings.max_queue,
+            prepare=take_every_core if settings.model.own_cores else None,
         )
         self._recorder = recorder or RayRecorder()
 

@@ -44,6 +44,9 @@ class ModelSettings(Section):
     torch_threads: int = Field(
         1, ge=1, le=256, description="CPU threads of one model; more than its share only hurts."
     )
+    own_cores: bool = Field(
+        False, description="Keep all else off the model's cores; for one machine without a GPU."
+    )
 
 
 class IngressSettings(Section):

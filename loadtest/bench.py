@@ -163,23 +163,26 @@ def resident(started: Service) -> dict[str, Any]:
     }
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The figures for a person."""
-    shown = Table(title="512×512 JPEG data URIs, closed loop")
-    for name in ("clients", "requests/s", "of offline", "p50", "p95", "p99 ms", "mean batch"):
-        shown.add_column(name, justify="right")
-    shown.add_column("CPU outside the model", justify="right")
-    shown.add_column("in it, ms/request", justify="right")
-    for row in rows:
-        shown.add_row(
-            str(row["concurrency"]),
-            f"{row['requests_per_s']:.2f}",
-            f"{row['of_offline_limit']:.2f}",
-            *(f"{row[f'p{percent}_ms']:.0f}" for percent in (50, 95, 99)),
-            f"{row['mean_batch']:.2f}",
-            f"{row['cpu_outside_ms']:.1f}",
-            f"{row['cpu_model_ms']:.1f}",
-        )
+ROWS = {
+    "requests/s": ("requests_per_s", 2),
+    "of the offline limit": ("of_offline_limit", 2),
+    "p50, ms": ("p50_ms", 0),
+    "p95, ms": ("p95_ms", 0),
+    "p99, ms": ("p99_ms", 0),
+    "mean batch": ("mean_batch", 2),
+    "CPU outside the model, ms/request": ("cpu_outside_ms", 1),
+    "CPU in the model, ms/request": ("cpu_model_ms", 1),
+    "failed": ("num_failed", 0),
+}
+
+
+def table(columns: list[dict[str, Any]]) -> Table:
+    """The figures for a person, a column for each number of clients."""
+    shown = Table("512×512 JPEG data URIs, closed loop")
+    for column in columns:
+        shown.add_column(f"{column['concurrency']} clients", justify="right")
+    for name, (key, digits) in ROWS.items():
+        shown.add_row(name, *(f"{column[key]:.{digits}f}" for column in columns))
     return shown
 
 

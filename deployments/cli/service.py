@@ -14,6 +14,7 @@ import httpx2
 from deployments.cli.profile import Profile
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
+from deployments.florence.cores import left_to_engine
 
 APPLICATION = "florence"
 READY_TIMEOUT_S = 120.0
@@ -93,14 +94,16 @@ def start(profile: Profile) -> None:
 
     from deployments.app import assemble, with_environment
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    model = profile.settings.model
+    with left_to_engine(model.torch_threads if model.own_cores else 0):
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    stop_idle_helpers()
     logs = Path("/tmp/ray/session_latest/logs/serve")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
@@ -111,6 +114,16 @@ def start(profile: Profile) -> None:
         reason = str(error).strip().splitlines()[-1]
         raise SetupError(f"the service did not start: {reason} (logs: {logs})") from error
     wait_until_ready(profile, logs)
+
+
+def stop_idle_helpers() -> None:
+    """Stop what Ray starts for clusters: on one machine it does nothing, in 290 MB of memory."""
+    from ray._private.worker import _global_node
+
+    assert _global_node is not None
+    _global_node.kill_monitor(check_alive=False)
+    _global_node.kill_log_monitor(check_alive=False)
+    _global_node.kill_dashboard(check_alive=False)
 
 
 def wait_until_ready(profile: Profile, logs: Path) -> None:

@@ -52,6 +52,7 @@ class Batcher(Generic[T, R]):
         max_batch_size: most items of one call.
         max_wait_s: how long an idle engine waits for a batch to fill.
         max_queue: most requests waiting.
+        prepare: called once on the engine thread, before any work.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class Batcher(Generic[T, R]):
         max_batch_size: int,
         max_wait_s: float,
         max_queue: int,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self._work = work
+        self._prepare = prepare
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
@@ -141,6 +144,8 @@ class Batcher(Generic[T, R]):
     def _serve(self) -> None:
         batch: list[Entry[T, R]] | None = []
         try:
+            if self._prepare is not None:
+                self._prepare()
             while (batch := self._next_batch()) is not None:
                 self._run(wanted(batch))
         except BaseException:
