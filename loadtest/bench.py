@@ -1,6 +1,6 @@
 """`make bench`: the running service under a closed loop, against a plain loop of its model.
 
-    python -m loadtest.bench [--requests 320] [--tokens 40]
+    python -m loadtest.bench [--requests 320] [--tokens 40] [--set PATH=VALUE]...
 
 512×512 JPEGs as data URIs, the checkpoint's own three beams, answers of one length, one torch
 thread.
@@ -49,6 +49,10 @@ class Service:
 def main(
     requests: Annotated[int, typer.Option(help="Requests at concurrency 16.")] = 320,
     tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 40,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="A setting of the service."),
+    ] = None,
 ) -> None:
     """Measure, print the table, write out/bench/service.json."""
     console = Console()
@@ -57,7 +61,7 @@ def main(
     with console.status("Measuring the offline limit …") as status:
         before = offline(checkpoint, tokens)
         status.update("Starting the service …")
-        with service(checkpoint, tokens) as started:
+        with service(checkpoint, tokens, sets or []) as started:
             status.update("Driving the service …")
             rows = [measure(started, bodies, c, requests) for c in CONCURRENCIES]
             memory = resident(started)
@@ -70,6 +74,7 @@ def main(
         "offline_images_per_s": {"before": before, "after": after, "mean": limit},
         "num_tokens": tokens,
         "batch_size": BATCH,
+        "settings": sets or [],
         "service": rows,
         "memory": memory,
     }
@@ -90,11 +95,11 @@ def offline(checkpoint: Path, tokens: int) -> float:
 
 
 @contextmanager
-def service(checkpoint: Path, tokens: int) -> Iterator[Service]:
+def service(checkpoint: Path, tokens: int, sets: list[str]) -> Iterator[Service]:
     """`florence serve` with that checkpoint, for as long as the block runs."""
     port = free_port("127.0.0.1")
-    sets = {"max_new_tokens": tokens, "min_new_tokens": tokens}
-    flags = [f"--set=inference.{name}={value}" for name, value in sets.items()]
+    length = [f"inference.{bound}_new_tokens={tokens}" for bound in ("min", "max")]
+    flags = [f"--set={text}" for text in [*length, *sets]]
     with tempfile.TemporaryDirectory() as state:
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
         command += ["--model", str(checkpoint), "--state", state, *flags]

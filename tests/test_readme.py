@@ -52,7 +52,9 @@ def errors() -> list[type[ServiceError]]:
     while todo:
         family = todo.pop(0).__subclasses__()
         todo += family
-        found += [error for error in family if not error.__subclasses__()]
+        found += [
+            e for e in family if not e.__subclasses__() and e.__module__ == ServiceError.__module__
+        ]
     return sorted(found, key=lambda error: (error.status, error.type, error.__name__))
 
 

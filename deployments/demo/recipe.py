@@ -28,7 +28,7 @@ from deployments.demo.training import Model, Plan, train
 from deployments.demo.vocabulary import build_tokenizer
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
-NUM_STEPS = 7000
+NUM_STEPS = 5000
 NUM_SCENES = 256
 NUM_GLANCE_SCENES = 48
 SHOWN_SIZE = (640, 480)

@@ -40,9 +40,7 @@ class Checkpoint:
     @cached_property
     def num_image_tokens(self) -> int:
         """Encoder positions that one image takes."""
-        return int(self._image_processor["image_seq_length"]) + int(
-            self._processor.get("num_additional_image_tokens", 0)
-        )
+        return int(self._image_processor["image_seq_length"])
 
     @cached_property
     def max_positions(self) -> int:

@@ -1,6 +1,7 @@
 """A web server on loopback that serves a scene, and misbehaves as a fetch must bear."""
 
 import asyncio
+import gzip
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -29,6 +30,10 @@ class Origin:
             "/moved": redirect("/scene.png"),
             "/declared-large": self._declared_large,
             "/cut-short": self._cut_short,
+            "/longer": self._longer,
+            "/slow-headers": self._slow_headers,
+            "/gzip-bomb": self._gzip_bomb,
+            "/huge-headers": self._huge_headers,
         }
 
     @property
@@ -92,6 +97,25 @@ class Origin:
 
     async def _cut_short(self, writer: asyncio.StreamWriter) -> None:
         writer.write(head(200, len(self._picture)) + self._picture[:100])
+
+    async def _longer(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(head(200, len(self._picture)) + self._picture + bytes(1000))
+
+    async def _slow_headers(self, writer: asyncio.StreamWriter) -> None:
+        for byte in head(200, len(self._picture)):
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+    async def _gzip_bomb(self, writer: asyncio.StreamWriter) -> None:
+        bomb = gzip.compress(bytes(100_000_000))
+        packed = head(200, len(bomb)).replace(
+            b"Connection", b"Content-Encoding: gzip\r\nConnection"
+        )
+        writer.write(packed + bomb)
+
+    async def _huge_headers(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n" + b"X-Large: " + b"x" * 10_000_000 + b"\r\n\r\n")
 
 
 def head(status: int, length: int) -> bytes:

@@ -167,6 +167,9 @@ URLS = {
     "/file": "file_download_error",
     "/declared-large": "file_too_large",
     "/cut-short": "file_download_error",
+    "/slow-headers": "file_download_error",
+    "/gzip-bomb": "file_download_error",
+    "/huge-headers": "file_download_error",
 }
 
 
@@ -178,6 +181,11 @@ def test_a_server_that_misbehaves(caller: Caller, origin: Origin, path: str) -> 
 
     assert (response.status_code, error_type(response)) == (422, URLS[path])
     assert time.monotonic() - began < 6
+
+
+def test_bytes_beyond_the_declared_length_are_not_read(caller: Caller, origin: Origin) -> None:
+    """A server that sends more than it said changes nothing."""
+    assert caller.send(f"{origin.url}/longer").status_code == 200
 
 
 ADDRESSES = [
@@ -216,6 +224,8 @@ ADDRESSES = [
     "http://kubernetes.default.svc/",
     "http://good@127.0.0.1/",
     "http://127.0.0.1\\@example.com/",
+    "http://127.0.0.1\t/",
+    "http://127.0.0.1/\r\nHost: example.com",
     "http://127.0.0.1:22/",
     "http://127.0.0.1:6379/",
     "file:///etc/passwd",
