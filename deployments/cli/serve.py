@@ -91,6 +91,7 @@ def welcome(profile: Profile, state: State, tls: bool) -> str:
     """What a user needs to call the service, each part ready to paste."""
     url, key = profile.base_url, state.api_key()
     model = profile.settings.model
+    authority = state.tls / "ca.pem" if tls else None
     lines = [
         f"Florence Serve is ready: {model.path} on {model.device}. Ctrl-C stops it.",
         "",
@@ -98,13 +99,13 @@ def welcome(profile: Profile, state: State, tls: bool) -> str:
         f"  API key   {key}",
         "",
         "curl",
-        curl(url, key, example(state), state.tls / "ca.pem" if tls else None),
+        curl(url, key, example(state), authority),
         "",
         "JavaScript (@fal-ai/client 1.10 or newer)",
-        javascript(url, key),
+        javascript(url, key, authority),
         "",
         "Python (fal-client 1.0 or newer)",
-        python(url, key, state.tls / "ca.pem") if tls else NEEDS_TLS,
+        python(url, key, authority) if authority else NEEDS_TLS,
         "",
     ]
     return "\n".join(lines)
@@ -132,9 +133,11 @@ def curl(url: str, key: str, body: Path, authority: Path | None) -> str:
     )
 
 
-def javascript(url: str, key: str) -> str:
+def javascript(url: str, key: str, authority: Path | None) -> str:
     """The configuration of fal's JavaScript client and one call."""
+    trust = f"  export NODE_EXTRA_CA_CERTS={authority}\n" if authority else ""
     return (
+        f"{trust}"
         f'  fal.config({{ credentials: "{key}", '
         f'proxyUrl: {{ url: "{url}/api/fal/proxy", when: "always" }} }});\n'
         f'  const {{ data }} = await fal.run("{ENDPOINT}", {{ input: {{ image_url }} }});'
