@@ -25,9 +25,9 @@ class Client:
 
     def __init__(self, url: str, key: str, authority: Path | None = None) -> None:
         self._url = url.rstrip("/")
-        headers = {"Authorization": f"Key {key}"}
+        self._authorization = {"Authorization": f"Key {key}"}
         try:
-            self._http = httpx2.Client(headers=headers, verify=trust(authority), timeout=TIMEOUT_S)
+            self._http = httpx2.Client(verify=trust(authority), timeout=TIMEOUT_S)
             httpx2.URL(self._url)
         except (httpx2.InvalidURL, UnicodeError) as error:
             raise SetupError(f"{url} is no URL of a service ({error})") from None
@@ -44,10 +44,11 @@ class Client:
         Raises:
             CallError: the service refused, or is not there.
         """
-        return self._ask("POST", f"{self._url}/{APP}/{task}", json={"image_url": image_url})
+        url, body = f"{self._url}/{APP}/{task}", {"image_url": image_url}
+        return self._ask("POST", url, json=body, headers=self._authorization)
 
     def download(self, url: str) -> bytes:
-        """The bytes of a picture.
+        """The bytes of a picture, which is asked for without the key.
 
         Raises:
             CallError: it cannot be had.

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.cli.client import Client, data_uri_of
+from deployments.cli.output import make_folder
 from deployments.cli.serve import local_profile
 from deployments.cli.service import running
 from deployments.cli.state import State
 from deployments.demo.scenes import Scene, draw_scene
-from deployments.errors import SetupError
 
 TASK = "region-proposal"
 SIZES = ((640, 480), (512, 512), (480, 640))
@@ -64,18 +64,6 @@ def show(seed: int | None, out: Path) -> int:
                 pairs.append(ask(client, scene, number, out))
             step("Stopping")
     return report(console, pairs, out)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder for the pictures.
-
-    Raises:
-        SetupError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
 
 
 @contextmanager

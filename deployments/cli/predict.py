@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deployments.cli.client import CallError, Client, data_uri_of_file
+from deployments.cli.output import make_folder
 from deployments.cli.state import State
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
+from deployments.settings import api_key_from_environment
 
 AT_ONCE = 8
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -76,31 +78,16 @@ def check_task(task: str) -> None:
         raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder for pictures.
-
-    Raises:
-        SetupError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
-
-
 def credentials(key: str | None, state_folder: Path) -> tuple[str, Path | None]:
     """The key to call with, and the local authority to trust.
 
     Raises:
         SetupError: there is no key.
     """
-    state = State(state_folder)
-    from deployments.settings import api_key_from_environment
-
-    found = key or api_key_from_environment() or state.stored_key()
+    found = key or api_key_from_environment() or State(state_folder).stored_key()
     if not found:
         raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
-    return found, state.tls / "ca.pem"
+    return found, state_folder / "tls" / "ca.pem"
 
 
 def expand(images: Sequence[str]) -> list[str]:

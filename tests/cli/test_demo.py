@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.cli.demo import Box, Pair, box_of, iou, make_folder, matched, report, written
+from deployments.cli.demo import Box, Pair, box_of, iou, matched, report, written
+from deployments.cli.output import make_folder
 from deployments.errors import SetupError
 
 lengths = st.floats(0.5, 100)

@@ -62,7 +62,7 @@ def test_a_wrong_setup_is_one_line(
     assert line in complaint
 
 
-@pytest.mark.parametrize("words", [["serve"], ["predict", "a.png", "--key", "k"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["serve"], ["predict", "a.png"]], ids=" ".join)
 def test_a_state_that_cannot_be_written_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
