@@ -38,6 +38,14 @@ class Pair:
     iou: float
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """How well one scene was read: a pair for each true box, and what was found where nothing is."""
+
+    pairs: Sequence[Pair]
+    strays: Sequence[Box] = ()
+
+
 def show(seed: int | None, out: Path) -> int:
     """Run the demonstration; the exit code is 1 when too few true boxes are found.
 
@@ -58,12 +66,12 @@ def show(seed: int | None, out: Path) -> int:
         state = State(Path(folder))
         profile = local_profile(state, "127.0.0.1", 0, {}, tls=False)
         with running(profile), Client(profile.base_url, state.api_key()) as client:
-            pairs = []
+            verdicts = []
             for number, scene in enumerate(scenes, 1):
                 step(f"Asking about scene {number} of {len(scenes)}")
-                pairs.append(ask(client, scene, number, out))
+                verdicts.append(ask(client, scene, number, out))
             step("Stopping")
-    return report(console, pairs, out)
+    return report(console, verdicts, out)
 
 
 @contextmanager
@@ -79,7 +87,7 @@ def steps(console: Console) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def ask(client: Client, scene: Scene, number: int, out: Path) -> list[Pair]:
+def ask(client: Client, scene: Scene, number: int, out: Path) -> Verdict:
     """Send one scene; write it, the truth, the answer as it came, and the annotated picture."""
     truth = [box_of(thing.box) for thing in scene.objects]
     scene.image.save(out / f"scene-{number}.png")
@@ -89,7 +97,10 @@ def ask(client: Client, scene: Scene, number: int, out: Path) -> list[Pair]:
     answer = json.loads(body)
     picture = Image.open(io.BytesIO(client.download(answer["image"]["url"])))
     picture.save(out / f"annotated-{number}.png")
-    return matched(truth, answer["results"]["bboxes"])
+    found = answer["results"]["bboxes"]
+    pairs = matched(truth, found)
+    used = [pair.found for pair in pairs]
+    return Verdict(pairs, [box for box in found if box not in used])
 
 
 def box_of(corners: tuple[float, float, float, float]) -> Box:
@@ -123,27 +134,33 @@ def iou(one: Box, other: Box) -> float:
     return float(common / (one["w"] * one["h"] + other["w"] * other["h"] - common))
 
 
-def report(console: Console, scenes: Sequence[Sequence[Pair]], out: Path) -> int:
+def report(console: Console, verdicts: Sequence[Verdict], out: Path) -> int:
     """Print the table and what it comes to; 1 when too few were found."""
-    table = Table("scene", "truth", "found", "IoU", title="Boxes as x, y, w, h in pixels")
-    for number, pairs in enumerate(scenes, 1):
-        for row, pair in enumerate(pairs):
-            good = "green" if pair.iou >= FOUND_AT else "red"
-            name = str(number) if row == 0 else ""
-            overlap = f"[{good}]{pair.iou:.3f}[/]"
-            table.add_row(name, written(pair.truth), written(pair.found), overlap)
-    console.print(table)
-    overlaps = [pair.iou for pairs in scenes for pair in pairs]
+    console.print(table(verdicts))
+    overlaps = [pair.iou for verdict in verdicts for pair in verdict.pairs]
     num_found = sum(overlap >= FOUND_AT for overlap in overlaps)
+    num_strays = sum(len(verdict.strays) for verdict in verdicts)
     console.print(
         f"{num_found} of {len(overlaps)} true boxes found at IoU {FOUND_AT}, "
-        f"mean IoU {sum(overlaps) / len(overlaps):.3f}. Pictures and answers are in {out}/"
+        f"mean IoU {sum(overlaps) / len(overlaps):.3f}, {num_strays} found where nothing is. "
+        f"Pictures and answers are in {out}/"
     )
     return int(num_found < ENOUGH * len(overlaps))
 
 
-def written(box: Box | None) -> str:
+def table(verdicts: Sequence[Verdict]) -> Table:
+    """A row for each true box, then for each stray."""
+    shown = Table("scene", "truth", "found", "IoU", title="Boxes as x, y, w, h in pixels")
+    for number, verdict in enumerate(verdicts, 1):
+        for pair in verdict.pairs:
+            colour = "green" if pair.iou >= FOUND_AT else "red"
+            found = written(pair.found) if pair.found else "not found"
+            shown.add_row(str(number), written(pair.truth), found, f"[{colour}]{pair.iou:.3f}[/]")
+        for box in verdict.strays:
+            shown.add_row(str(number), "nothing", written(box), "")
+    return shown
+
+
+def written(box: Box) -> str:
     """A box for a person."""
-    if box is None:
-        return "not found"
     return ", ".join(f"{box[side]:.0f}" for side in ("x", "y", "w", "h"))

@@ -19,6 +19,7 @@ from deployments.cli.tls import certificates
 from deployments.florence.tasks import APP
 
 ENDPOINT = f"{APP}/region-proposal"
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_forever(
@@ -73,13 +74,13 @@ def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> 
 
 @contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; to be entered after Ray, which sets handlers too."""
+    """An event that the usual signals set; to be entered after Ray, which sets handlers too."""
     stopped = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         stopped.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield stopped
     finally:

@@ -153,7 +153,7 @@ def test_a_long_animation_is_its_first_frame(caller: Caller) -> None:
     response = caller.send(long_gif(10_000))
 
     assert response.status_code == 200
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 URLS = {
@@ -180,7 +180,7 @@ def test_a_server_that_misbehaves(caller: Caller, origin: Origin, path: str) -> 
     response = caller.send(origin.url + path)
 
     assert (response.status_code, error_type(response)) == (422, URLS[path])
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15
 
 
 def test_bytes_beyond_the_declared_length_are_not_read(caller: Caller, origin: Origin) -> None:

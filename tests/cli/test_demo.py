@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.cli.demo import Box, Pair, box_of, iou, matched, report, written
+from deployments.cli.demo import Box, Pair, Verdict, box_of, iou, matched, report, written
 from deployments.cli.output import make_folder
 from deployments.errors import SetupError
 
@@ -115,13 +115,22 @@ def test_the_exit_code_is_the_verdict(overlaps: list[float], expected: int) -> N
     console = Console(file=io.StringIO(), width=100)
     box = a_box(0, 0, 1, 1)
     pairs = [Pair(box, box if overlap else None, overlap) for overlap in overlaps]
-    assert expected == report(console, [pairs], Path("out"))
+    assert expected == report(console, [Verdict(pairs)], Path("out"))
+
+
+def test_what_is_found_where_nothing_is_stands_in_the_table() -> None:
+    """A stray box has a row of its own and is counted, but is not the verdict."""
+    console = Console(file=io.StringIO(), width=100)
+    box = a_box(0, 0, 1, 1)
+    code = report(console, [Verdict([Pair(box, box, 1.0)], [a_box(5, 5, 9, 9)])], Path("out"))
+    assert isinstance(console.file, io.StringIO)
+    assert "1 found where nothing is" in console.file.getvalue()
+    assert code == 0
 
 
 def test_boxes_are_written_for_people() -> None:
     """Whole pixels are enough for a table."""
     assert written(a_box(1, 2, 3.6, 9)) == "1, 2, 3, 7"
-    assert written(None) == "not found"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
