@@ -40,7 +40,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How well one scene was read: a pair for each true box, and what was found where nothing is."""
+    """A pair for each true box of a scene, and what was found where nothing is."""
 
     pairs: Sequence[Pair]
     strays: Sequence[Box] = ()

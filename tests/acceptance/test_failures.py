@@ -1,5 +1,6 @@
 """What clients see when a part dies, or when too much is asked."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from tests.acceptance.caller import PROPOSAL, Caller, error_type, scene, uri
+from tests.acceptance.origin import Origin
 
 
 def kill(box: str) -> None:
@@ -95,3 +97,24 @@ def test_the_callers_own_timeout(caller: Caller) -> None:
 
     assert (response.status_code, error_type(response)) == (504, "request_timeout")
     assert response.headers["x-fal-request-timeout-type"] == "user"
+
+
+def num_answered(caller: Caller, status: int) -> float:
+    """How many runs ended with this status, as /metrics says."""
+    text = caller.http.get(f"{caller.url}/metrics").text
+    line = rf'^florence_ingress_requests_total{{.*region-proposal.*"{status}"}} (\S+)'
+    return sum(map(float, re.findall(line, text, re.MULTILINE)))
+
+
+def test_a_caller_who_hangs_up_is_let_go(caller: Caller, origin: Origin) -> None:
+    """A run whose caller has left is cancelled and counted as such, and others are served."""
+    before = num_answered(caller, 499)
+    impatient = httpx2.Client(timeout=0.3, trust_env=False)
+    with impatient, pytest.raises(httpx2.ReadTimeout):
+        Caller(caller.url, caller.key, impatient).send(f"{origin.url}/hangs")
+    deadline = time.monotonic() + 10
+    while num_answered(caller, 499) == before:
+        assert time.monotonic() < deadline, "nobody noticed"
+        time.sleep(0.1)
+
+    assert caller.send(scene(0).image).status_code == 200
