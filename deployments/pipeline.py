@@ -16,6 +16,7 @@ from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
     RayServeException,
+    ReplicaUnavailableError,
 )
 
 from deployments.errors import (
@@ -27,6 +28,7 @@ from deployments.errors import (
 from deployments.florence.run import Finished, Run
 from deployments.metrics import Recorder
 
+DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError)
 RETRY_DELAY_S = 0.2
 READY_TIMEOUT_S = 2.0
 
@@ -88,7 +90,7 @@ class Pipeline:
         while True:
             try:
                 return await self._attempt(run)
-            except (RayActorError, ObjectLostError) as error:
+            except DEATHS as error:
                 if attempt == self._max_attempts:
                     raise RunnerDisconnected() from error
             self._recorder.record("florence_ingress_retries_total")
@@ -114,7 +116,8 @@ def cancel(begun: Awaitable[Any]) -> None:
     """Let a box stop what nobody waits for any more."""
     stop = getattr(begun, "cancel", None)
     if stop is not None:
-        stop()
+        with suppress(RayError, RayServeException):  # it tells of its own failure once more
+            stop()
 
 
 def meant(error: BaseException) -> BaseException:
@@ -126,5 +129,7 @@ def meant(error: BaseException) -> BaseException:
             return Overloaded()
         case DeploymentUnavailableError():
             return NotReady()
+        case RayServeException(__cause__=RayActorError() as death):  # of a box before this one
+            return meant(death)
         case _:
             return error

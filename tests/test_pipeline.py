@@ -14,7 +14,12 @@ from ray.exceptions import (
     RayTaskError,
 )
 from ray.serve._private.common import DeploymentID
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
 
 from deployments import pipeline
 from deployments.errors import (
@@ -145,7 +150,20 @@ def test_what_a_box_has_begun_is_passed_on_unawaited() -> None:
     assert seen[4] == (prepared, generated, run.without_image())
 
 
-DEATHS = [ActorDiedError(), ActorUnavailableError("x", None), ObjectLostError("ab", None, "y")]
+def upstream_crash() -> RayServeException:
+    """What Serve makes of the death of a box whose answer another box waited for."""
+    error = RayServeException("an upstream actor died before finishing a dependent task")
+    error.__cause__ = task_error(ActorDiedError())
+    return error
+
+
+DEATHS = [
+    ActorDiedError(),
+    ActorUnavailableError("x", None),
+    ObjectLostError("ab", None, "y"),
+    ReplicaUnavailableError("replica"),
+    upstream_crash(),
+]
 
 
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: type(death).__name__)
@@ -323,3 +341,16 @@ def test_ready_means_that_every_box_answers(
         return await Pipeline(first, second, third, Boxes(), 1).ready()
 
     assert expected == asyncio.run(scenario())
+
+
+def test_what_cannot_be_cancelled_is_left() -> None:
+    """Serve raises a request's own failure again when it is cancelled; the first one counts."""
+
+    class Failed:
+        def cancel(self) -> None:
+            raise upstream_crash()
+
+        def __await__(self) -> Any:
+            yield
+
+    pipeline.cancel(Failed())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from deployments import errors as errors_module
 from deployments.api.openapi import VERSION
 from deployments.errors import ServiceError
 from deployments.settings import Settings
@@ -48,14 +49,10 @@ def shown(default: object) -> str:
 
 def errors() -> list[type[ServiceError]]:
     """Every error that a client can see, most general classes left out."""
-    found, todo = [], [ServiceError]
-    while todo:
-        family = todo.pop(0).__subclasses__()
-        todo += family
-        found += [
-            e for e in family if not e.__subclasses__() and e.__module__ == ServiceError.__module__
-        ]
-    return sorted(found, key=lambda error: (error.status, error.type, error.__name__))
+    named = vars(errors_module).values()
+    family = {e for e in named if isinstance(e, type) and issubclass(e, ServiceError)}
+    seen = [error for error in family if not family & set(error.__subclasses__())]
+    return sorted(seen, key=lambda error: (error.status, error.type, error.__name__))
 
 
 def error_rows() -> list[str]:
