@@ -343,7 +343,7 @@ def test_ready_means_that_every_box_answers(
     assert expected == asyncio.run(scenario())
 
 
-def test_what_cannot_be_cancelled_is_left() -> None:
+def test_a_failure_while_cancelling_is_not_the_answer() -> None:
     """Serve raises a request's own failure again when it is cancelled; the first one counts."""
 
     class Failed:
