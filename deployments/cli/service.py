@@ -117,7 +117,7 @@ def start(profile: Profile) -> None:
 
 
 def stop_idle_helpers() -> None:
-    """Stop what Ray starts for clusters: on one machine it does nothing, in 290 MB of memory."""
+    """Stop what Ray starts for clusters; on one machine it does nothing but take memory."""
     from ray._private.worker import _global_node
 
     assert _global_node is not None

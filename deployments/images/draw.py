@@ -67,7 +67,7 @@ def tag(
 
 
 def encode(picture: Image.Image, quality: int) -> bytes:
-    """The picture as JPEG: a seventieth of PNG's time for a photograph."""
+    """The picture as JPEG, which for a photograph is many times quicker than PNG, and smaller."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling=0)  # thin lines keep their colour
     return buffer.getvalue()
