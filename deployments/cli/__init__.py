@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from deployments.cli.signals import raise_interrupts
 from deployments.errors import SetupError
 from deployments.settings import state_home
 
@@ -92,6 +93,7 @@ def demo(
 
 def main() -> None:
     """The entry point: a wrong flag or setup is one line and exit code 2."""
+    raise_interrupts()
     try:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:

@@ -2,12 +2,9 @@
 
 import json
 import random
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -19,7 +16,6 @@ from deployments.cli.tls import certificates
 from deployments.florence.tasks import APP
 
 ENDPOINT = f"{APP}/region-proposal"
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def serve_forever(
@@ -40,12 +36,12 @@ def serve_forever(
     state = State(state_folder)
     chosen = laid_over(options(model, device), tree_of(sets))
     profile = local_profile(state, host, port, chosen, tls)
-    status = console.status("Starting Ray and loading the model …")
-    with status, running(profile), stop_signals() as stopped:
+    with console.status("Starting Ray and loading the model …") as status, running(profile):
         status.stop()
         text = welcome(profile, state, tls)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-        stopped.wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
         console.print("Stopping …")
 
 
@@ -70,22 +66,6 @@ def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> 
     if profile.settings.model.device == "cuda":
         profile.options["Inference"]["ray_actor_options"]["num_gpus"] = 1
     return profile
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that the usual signals set; to be entered after Ray, which sets handlers too."""
-    stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in STOPS}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def welcome(profile: Profile, state: State, tls: bool) -> str:

@@ -10,14 +10,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 
 from deployments.cli.profile import Profile
+from deployments.cli.signals import held_off, kept
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
 
 APPLICATION = "florence"
 READY_TIMEOUT_S = 120.0
+ENDING_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,16 +41,42 @@ def running(profile: Profile) -> Iterator[None]:
     """
     check(profile)
     os.environ.update(ENVIRONMENT)
-    import ray
-    from ray import serve
-
+    before = descendants()
     try:
         start(profile)
         yield
     finally:
+        with held_off():
+            stop(before)
+
+
+def descendants() -> set[psutil.Process]:
+    """All processes below this one."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def stop(before: set[psutil.Process]) -> None:
+    """Let what runs finish, then end every process that was not there `before`.
+
+    Ray's agents outlive an interrupted start by a minute, so what does not end is ended.
+    """
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
         if ray.is_initialized():
-            serve.delete(APPLICATION)  # lets what runs finish
+            serve.delete(APPLICATION)
+    except RayServeException:
+        pass  # Serve was not started yet
+    finally:
+        started = descendants() - before
         ray.shutdown()
+        _, left = psutil.wait_procs(started, timeout=ENDING_S)
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=ENDING_S)
 
 
 def check(profile: Profile) -> None:
@@ -95,7 +124,7 @@ def start(profile: Profile) -> None:
     from deployments.app import assemble, with_environment
 
     model = profile.settings.model
-    with left_to_engine(model.torch_threads if model.own_cores else 0):
+    with kept(), left_to_engine(model.torch_threads if model.own_cores else 0):
         ray.init(
             address="local",
             include_dashboard=False,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -196,6 +197,26 @@ def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
 
     assert keys[0] == keys[1]
     assert keys[0] not in (tmp_path / "state" / "keys.json").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after_s", [1, 4, 7])
+def test_serve_can_be_stopped_while_it_starts(
+    tmp_path: Path, number: signal.Signals, after_s: float
+) -> None:
+    """Wherever its start is interrupted, nothing is left behind and no traceback is shown."""
+    command = [*FLORENCE, "serve", "--port", "0", "--state", str(tmp_path / "state")]
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        time.sleep(after_s)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.wait(60)
+    _, left = psutil.wait_procs(started, timeout=5)
+
+    assert left == []
+    assert "Traceback" not in log.read_text()
 
 
 def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
