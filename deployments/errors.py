@@ -12,15 +12,23 @@
     ├── GenerationError       500    the same shape: the model failed on this request
     └── RequestError                 {"detail": "...", "error_type": "..."}
         ├── BadRequest        400
+        ├── RequestInProgress 400    its result was asked for too early
+        ├── IdempotencyConflict 400
         ├── Unauthorized      401
+        ├── Forbidden         403
         ├── NotFound          404
         ├── MethodNotAllowed  405
+        ├── PayloadTooLarge   413
         ├── RangeNotSatisfiable 416
         ├── ClientDisconnected 499
+        ├── ClientCancelled   499
         ├── InternalError     500
         ├── RunnerDisconnected 503
         ├── NotReady          503
+        ├── StoreUnavailable  503
         ├── Overloaded        429    carries retry_after_s
+        │   ├── QueueFull
+        │   └── RateLimited
         ├── StartTimeout      504    the caller's own X-Fal-Request-Timeout ran out
         └── RequestTimeout    504
     SetupError                       an operator sees it, on the command line: one line, exit code 2
@@ -30,7 +38,7 @@ The names are those of fal's error reference (https://docs.fal.ai/errors).
 The classes survive pickling, because they cross from one replica to another.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 DOCS_URL = "https://docs.fal.ai/errors/#"
 
@@ -171,6 +179,20 @@ class BadRequest(RequestError):
     type = "bad_request"
 
 
+class RequestInProgress(RequestError):
+    """Request is still in progress"""
+
+    status = 400
+    type = "request_in_progress"
+
+
+class IdempotencyConflict(RequestError):
+    """This Idempotency-Key was used for another request."""
+
+    status = 400
+    type = "idempotency_conflict"
+
+
 class Unauthorized(RequestError):
     """Authentication is required to access this application."""
 
@@ -179,6 +201,13 @@ class Unauthorized(RequestError):
 
     def headers(self) -> Headers:
         return super().headers() | {"WWW-Authenticate": "Key"}
+
+
+class Forbidden(RequestError):
+    """This URL is not valid any more, or was changed."""
+
+    status = 403
+    type = "forbidden"
 
 
 class NotFound(RequestError):
@@ -193,6 +222,13 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     type = "method_not_allowed"
+
+
+class PayloadTooLarge(RequestError):
+    """The file is larger than this service stores."""
+
+    status = 413
+    type = "payload_too_large"
 
 
 class RangeNotSatisfiable(RequestError):
@@ -220,6 +256,13 @@ class ClientDisconnected(RequestError):
     type = "client_disconnected"
 
 
+class ClientCancelled(RequestError):
+    """The request was cancelled by its caller."""
+
+    status = 499
+    type = "client_cancelled"
+
+
 class InternalError(RequestError):
     """Something went wrong on our side; the log has more under this request id."""
 
@@ -244,6 +287,14 @@ class NotReady(RequestError):
     retryable = True
 
 
+class StoreUnavailable(RequestError):
+    """The queue cannot be reached at the moment; try again."""
+
+    status = 503
+    type = "store_unavailable"
+    retryable = True
+
+
 class Overloaded(RequestError):
     """More requests are waiting than can be served; try again after the time in Retry-After."""
 
@@ -253,7 +304,7 @@ class Overloaded(RequestError):
     retry_after_s: float = 1.0
 
     @classmethod
-    def after(cls, retry_after_s: float) -> "Overloaded":
+    def after(cls, retry_after_s: float) -> Self:
         """An error that asks the client to wait `retry_after_s` seconds, rounded up."""
         error = cls()
         error.retry_after_s = retry_after_s
@@ -262,6 +313,18 @@ class Overloaded(RequestError):
     def headers(self) -> Headers:
         seconds = max(1, -int(-self.retry_after_s // 1))
         return super().headers() | {"Retry-After": str(seconds)}
+
+
+class QueueFull(Overloaded):
+    """As many requests are queued as are allowed; try again after the time in Retry-After."""
+
+    type = "queue_full"
+
+
+class RateLimited(Overloaded):
+    """This key begins more requests per second than it may; see Retry-After."""
+
+    type = "rate_limit_exceeded"
 
 
 class StartTimeout(RequestError):

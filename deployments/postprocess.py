@@ -105,5 +105,10 @@ def plain(value: BaseModel | str) -> Any:
 def merged(prepared: Stages, generated: Stages, postprocess_s: float) -> Stages:
     """The stages of all three boxes in one."""
     return generated.with_(
-        fetch_s=prepared.fetch_s, decode_s=prepared.decode_s, postprocess_s=postprocess_s
+        fetch_s=prepared.fetch_s,
+        decode_s=prepared.decode_s,
+        source_bytes=prepared.source_bytes,
+        width=prepared.width,
+        height=prepared.height,
+        postprocess_s=postprocess_s,
     )

@@ -78,5 +78,11 @@ class Preprocess:
             pixels = to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
         finally:
             del self._decoding[job]
-        stages = Stages(fetch_s=fetch_s, decode_s=watch.seconds())
+        stages = Stages(
+            fetch_s=fetch_s,
+            decode_s=watch.seconds(),
+            source_bytes=len(source),
+            width=image.width,
+            height=image.height,
+        )
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages)

@@ -78,6 +78,80 @@ class KeySettings(Section):
     hashes: tuple[str, ...] = Field(
         (), description="SHA-256 of each API key, hex; FLORENCE_API_KEY adds one in the clear."
     )
+    cache_s: float = Field(
+        2.0, ge=0, le=5, description="How long a replica trusts what it knows of a key."
+    )
+    rate_burst: int = Field(
+        10, ge=1, description="Requests that a key with a rate may begin at once."
+    )
+
+
+class StoreSettings(Section):
+    """Where the queue and the keys are kept."""
+
+    url: str = Field(
+        "sqlite:////var/lib/florence/queue.db",
+        pattern=r"^(sqlite:///.+|postgres(ql)?://.+|memory:)$",
+        description="Either `postgresql://…`, `sqlite:///FILE` for one node, or `memory:`.",
+    )
+    pool_size: int = Field(
+        8, ge=1, le=100, description="PostgreSQL connections of one replica of a box."
+    )
+
+
+class QueueSettings(Section):
+    """The durable queue."""
+
+    max_queued: int = Field(
+        100_000, ge=1, description="Requests that may wait; those beyond it get 429."
+    )
+    max_running: int = Field(
+        16, ge=1, le=4096, description="Requests that one Dispatcher keeps in the pipeline."
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=10, description="How often a request is begun when workers die under it."
+    )
+    retry_delay_s: float = Field(
+        0.5, ge=0, description="Wait before the second attempt; doubled for each one more."
+    )
+    lease_s: float = Field(
+        15.0, ge=1, description="A worker that is silent for so long has lost its requests."
+    )
+    beat_s: float = Field(
+        1.0, gt=0, description="Time between heartbeats, which also bring cancellations."
+    )
+    poll_s: float = Field(
+        0.25, gt=0, description="How long a request may wait when its wake-up call was lost."
+    )
+    result_ttl_s: float = Field(3600.0, gt=0, description="How long a result can be fetched.")
+    large_result_ttl_s: float = Field(
+        360.0, gt=0, description="The same for a large result, or with X-Fal-Store-IO: 0."
+    )
+    large_result_bytes: int = Field(
+        10 * 1024, ge=1, description="Size from which a result is large."
+    )
+
+
+class WebhookSettings(Section):
+    """Deliveries of results."""
+
+    keys: str = Field(
+        "/var/lib/florence/webhooks",
+        min_length=1,
+        description="Folder of the Ed25519 keys, one PEM file each; a Secret on Kubernetes.",
+    )
+    timeout_s: float = Field(15.0, gt=0, description="Time for one delivery.")
+    max_attempts: int = Field(
+        11, ge=1, le=100, description="Deliveries that are tried before one is given up."
+    )
+    span_s: float = Field(
+        7200.0, gt=0, description="Time over which the tries are spread, ever further apart."
+    )
+    allowed_ports: tuple[int, ...] = Field((80, 443), description="Ports that may be posted to.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Host names, `host:port` or networks that may be posted to although private.",
+    )
 
 
 class PreprocessSettings(Section):
@@ -142,13 +216,21 @@ class PostprocessSettings(Section):
 
 
 class FileSettings(Section):
-    """Where annotated pictures are kept."""
+    """Where uploads and annotated pictures are kept."""
 
     root: str = Field(
-        "/var/lib/florence/files", min_length=1, description="Folder of the local file store."
+        "/var/lib/florence/files",
+        min_length=1,
+        description="A folder, or `s3://`, `gs://` or `az://` with a bucket and a prefix.",
     )
     expires_s: float = Field(
         3600.0, gt=0, description="Age at which a file is no longer served, and removed."
+    )
+    max_upload_bytes: int = Field(
+        32 * MIB, ge=1024, description="Largest file that may be uploaded."
+    )
+    upload_expires_s: float = Field(
+        900.0, gt=0, description="How long an upload URL can be used, once."
     )
 
 
@@ -158,6 +240,9 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     ingress: IngressSettings = IngressSettings()
     keys: KeySettings = KeySettings()
+    store: StoreSettings = StoreSettings()
+    queue: QueueSettings = QueueSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     preprocess: PreprocessSettings = PreprocessSettings()
     inference: InferenceSettings = InferenceSettings()
     postprocess: PostprocessSettings = PostprocessSettings()

@@ -27,6 +27,7 @@ RANKS = {
     "settings": 0,
     "errors": 0,
     "metrics": 0,
+    "outgoing": 0,
     "florence": 1,
     "images": 1,
     "queueing": 1,
@@ -42,7 +43,14 @@ RANKS = {
     "cli": 5,
 }
 HOMES = {
-    "ray": {"app.py", "ingress.py", "pipeline.py", "metrics.py", "cli/service.py"},
+    "ray": {
+        "app.py",
+        "ingress.py",
+        "pipeline.py",
+        "metrics.py",
+        "queueing/owner.py",
+        "cli/service.py",
+    },
     "fastapi": {"api/"},
     "starlette": {"api/", "ingress.py"},
     "torch": {"florence/model.py", "demo/"},

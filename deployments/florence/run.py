@@ -29,6 +29,7 @@ class Run:
     start_by: float = float("inf")
     priority: int = 0
     base_url: str = ""
+    files_ttl_s: float | None = None  # how long its picture is wanted; None for the usual time
 
     def without_image(self) -> Self:
         """The same run for boxes that need no address: a data URI can be as long as its file."""
@@ -49,7 +50,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Stages:
-    """Seconds spent in each stage, and the batch that the run was part of."""
+    """Seconds spent in each stage, what went through it, and the batch that the run was part of.
+
+    `width` and `height` are the image's own, in pixels.
+    """
 
     fetch_s: float = 0.0
     decode_s: float = 0.0
@@ -59,6 +63,9 @@ class Stages:
     batch_size: int = 0
     batch_share: float = 0.0
     num_tokens: int = 0
+    source_bytes: int = 0
+    width: int = 0
+    height: int = 0
 
     def with_(self, **seconds: Any) -> Self:
         """These stages with some of them known."""
@@ -98,10 +105,11 @@ class Generated:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer for the client, as JSON values, and how long each stage took."""
+    """The answer for the client, as JSON values, how long each stage took, and files it names."""
 
     output: dict[str, Any]
     stages: Stages
+    files: tuple[str, ...] = ()
 
 
 class Stopwatch:

@@ -9,20 +9,18 @@ It does not know what the bytes are.
 """
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from ipaddress import ip_address
+from collections.abc import Iterable
 
-import anyio
 import httpcore2
 import httpx2
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.images.addresses import Address, AddressRefused, Guard
+from deployments.outgoing.addresses import AddressRefused, Guard
+from deployments.outgoing.connect import GuardedBackend, Resolve, resolve_host
+from deployments.outgoing.failures import FAILURES, explain
+from deployments.outgoing.url import CallRefused, core_url, host_of, parse_url
 from deployments.settings import PreprocessSettings
-
-Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 HEADERS = (
     ("Accept", "image/*,*/*;q=0.8"),
@@ -31,31 +29,9 @@ HEADERS = (
     ("User-Agent", "florence-serve"),
 )
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-MAX_ADDRESSES = 4  # tried in turn, each with its share of the time to connect
 # Each piece of a body costs about 20 us, so 20 MB sent byte by byte would keep a core busy until
 # the deadline; honest servers send at least some hundred bytes at a time.
 MAX_PIECES = 50_000
-
-
-class DownloadRefused(Exception):
-    """The download ends here; the message is half a sentence that a client may read."""
-
-
-# The first row that fits says what the client reads; the exceptions' own words stay inside.
-REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (httpx2.InvalidURL, "the URL is not valid"),
-    (UnicodeError, "the host name is not valid"),
-    (ValueError, "the URL is not valid"),
-    (socket.gaierror, "the host has no public address"),
-    (httpcore2.ConnectTimeout, "the host did not answer in time"),
-    (httpcore2.ConnectError, "the host could not be reached"),
-    (httpcore2.ProtocolError, "the server broke off or did not speak proper HTTP"),
-    (httpcore2.NetworkError, "the connection broke"),
-    (httpcore2.TimeoutException, "the server was too slow"),
-    (anyio.BrokenResourceError, "the connection broke"),
-    (OSError, "the connection broke"),
-)
-FAILURES = tuple(kind for kind, _ in REASONS)
 
 
 class Fetcher:
@@ -96,7 +72,7 @@ class Fetcher:
         except TimeoutError:
             seconds = f"{self.settings.fetch_timeout_s:g} seconds"
             raise failure(f"it took longer than {seconds}") from None
-        except (AddressRefused, DownloadRefused) as error:
+        except (AddressRefused, CallRefused) as error:
             raise failure(str(error)) from None
         except FAILURES as error:
             raise failure(explain(error)) from None
@@ -107,7 +83,7 @@ class Fetcher:
             if isinstance(answer, bytes):
                 return answer
             url = answer
-        raise DownloadRefused(f"it was redirected more than {self.settings.max_redirects} times")
+        raise CallRefused(f"it was redirected more than {self.settings.max_redirects} times")
 
     async def visit(self, url: httpx2.URL) -> bytes | httpx2.URL:
         """One hop: the body, or where the server sends us next."""
@@ -130,92 +106,14 @@ class Fetcher:
             return await read_body(response, self.settings.max_bytes)
 
 
-class GuardedBackend(httpcore2.AnyIOBackend):
-    """Opens connections to checked addresses only."""
-
-    def __init__(self, guard: Guard, resolve: Resolve) -> None:
-        self.guard = guard
-        self.resolve = resolve
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109, the backend's interface
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Resolve once, check every address, connect to the first that answers.
-
-        Raises:
-            AddressRefused: an address may not be called.
-            httpcore2.ConnectError: no address answers.
-            httpcore2.ConnectTimeout: the last address tried did not answer in time.
-        """
-        addresses = await self.resolve(host, port)
-        self.guard.check(host, port, addresses)
-        *first, last = [str(address) for address in addresses[:MAX_ADDRESSES]]
-        share = None if timeout is None else timeout / (len(first) + 1)
-        for address in first:
-            try:
-                return await super().connect_tcp(address, port, share)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                continue
-        return await super().connect_tcp(last, port, share)
-
-
-async def resolve_host(host: str, port: int) -> list[Address]:
-    """Every address of `host` in the system's order of preference."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in found))
-
-
-def parse_url(text: str) -> httpx2.URL:
-    """An absolute http or https URL without tricks.
-
-    Raises:
-        httpx2.InvalidURL: it is no URL, or holds control characters.
-        DownloadRefused: it is a URL, but not one that we fetch.
-    """
-    # Browsers read a backslash as a slash, parsers do not: they would disagree about the host.
-    if "\\" in text:
-        raise DownloadRefused("the URL contains a backslash")
-    url = httpx2.URL(text)
-    if url.scheme not in ("http", "https"):
-        raise DownloadRefused("only http and https URLs are fetched")
-    if url.userinfo:
-        raise DownloadRefused("the URL contains a user name or a password")
-    if not url.raw_host or not 1 <= port_of(url) <= 65535:
-        raise DownloadRefused("the URL is not valid")
-    return url
-
-
 def redirect(url: httpx2.URL, location: str) -> httpx2.URL:
     """Where `url` sends us, checked like the URL of a client."""
     if "\\" in location:
-        raise DownloadRefused("it was redirected to a URL with a backslash")
+        raise CallRefused("it was redirected to a URL with a backslash")
     target = parse_url(str(url.join(location)))
     if (url.scheme, target.scheme) == ("https", "http"):
-        raise DownloadRefused("it was redirected from https to http")
+        raise CallRefused("it was redirected from https to http")
     return target
-
-
-def core_url(url: httpx2.URL) -> httpcore2.URL:
-    return httpcore2.URL(
-        scheme=url.raw_scheme, host=url.raw_host, port=port_of(url), target=url.raw_path
-    )
-
-
-def host_of(url: httpx2.URL) -> str:
-    # Not `url.host`, which decodes internationalised names and raises on hostile ones.
-    return url.raw_host.decode("ascii")
-
-
-def port_of(url: httpx2.URL) -> int:
-    if url.port is not None:
-        return url.port
-    return 443 if url.scheme == "https" else 80
 
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -226,10 +124,10 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def check_answer(status: int, headers: dict[str, str], max_bytes: int) -> None:
     """Refuse an answer that is no plain file or says that it is too large."""
     if status != 200:
-        raise DownloadRefused(f"the server answered {status}")
+        raise CallRefused(f"the server answered {status}")
     # A compressed body could unfold to any size, and we asked for a plain one.
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise DownloadRefused("the server sent it compressed")
+        raise CallRefused("the server sent it compressed")
     if int(headers.get("content-length", "0")) > max_bytes:
         raise too_large(max_bytes)
 
@@ -243,14 +141,8 @@ async def read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise too_large(max_bytes)
         if num_pieces > MAX_PIECES:
-            raise DownloadRefused("the server sent it in too many pieces")
+            raise CallRefused("the server sent it in too many pieces")
     return bytes(body)
-
-
-def explain(error: BaseException) -> str:
-    if error.args and isinstance(error.args[0], ssl.SSLError):
-        return "the server's certificate or its TLS is not valid"
-    return next(reason for kind, reason in REASONS if isinstance(error, kind))
 
 
 def failure(reason: str) -> FileDownloadError:

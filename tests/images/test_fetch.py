@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from deployments.errors import FileDownloadError, FileTooLarge, SetupError
-from deployments.images.addresses import Address
-from deployments.images.fetch import Fetcher, Resolve
+from deployments.images.fetch import Fetcher
+from deployments.outgoing.addresses import Address
+from deployments.outgoing.connect import Resolve
 from deployments.settings import PreprocessSettings
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import SetupError
-from deployments.images.addresses import PRIVATE_IPV4, AddressRefused, Guard, is_public
+from deployments.outgoing.addresses import PRIVATE_IPV4, AddressRefused, Guard, is_public
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450::1"]
 PRIVATE = [
