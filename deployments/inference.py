@@ -39,7 +39,7 @@ class Inference:
 
         Raises:
             Overloaded: too many wait already.
-            StartTimeout, RequestTimeout: the run's time was over before the model was free.
+            StartTimeout, RequestTimeout: its time was over before the model was free, or done.
             GenerationError: the model failed on this image.
         """
         query = Query(prepared.pixels, self._prompts[run.task])

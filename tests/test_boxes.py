@@ -2,19 +2,29 @@
 
 import asyncio
 import io
-import os
 import random
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deployments.demo.scenes import draw_scene
-from deployments.errors import GenerationError, ImageLoadError, InternalError, SetupError
-from deployments.florence.run import Finished, Prepared, Query, Run, Tokens
-from deployments.images.storage import LocalFileStore, StoredFile
+from deployments.errors import (
+    FileDownloadError,
+    GenerationError,
+    ImageLoadError,
+    InternalError,
+    StoreUnavailable,
+)
+from deployments.florence.batcher import IsWanted
+from deployments.florence.run import Finished, Generated, Prepared, Query, Run, Tokens
+from deployments.images.local import LocalFileStore
+from deployments.images.storage import StoredFile, expiry_of, new_name
 from deployments.inference import Inference
 from deployments.metrics import PrometheusRecorder
 from deployments.postprocess import Postprocess
@@ -128,7 +138,7 @@ def test_a_model_that_fails_is_fals_generation_error(
 ) -> None:
     """What the model raises is not shown to the client."""
 
-    def fail(_batch: Sequence[Query]) -> list[Tokens]:
+    def fail(_batch: Sequence[Query], _is_wanted: IsWanted) -> list[Tokens]:
         raise RuntimeError("secret tensor shapes")
 
     prepared = prepare(settings, uri(scene(0).image))
@@ -139,6 +149,47 @@ def test_a_model_that_fails_is_fals_generation_error(
     assert "secret" not in str(caught.value)
 
 
+class Steps:
+    """Counts a model's steps and lets it take as many as it is allowed to."""
+
+    def __init__(self, box: Inference) -> None:
+        self.taken = 0
+        self.reached = threading.Semaphore(0)
+        self.allowed = threading.Semaphore(0)
+        box._model._florence.register_forward_pre_hook(self)
+
+    def __call__(self, *_given: Any) -> None:
+        """One more step."""
+        self.taken += 1
+        self.reached.release()
+        assert self.allowed.acquire(timeout=30)
+
+
+def test_a_run_that_is_cancelled_frees_the_model(settings: Settings) -> None:
+    """A long generation stops at the step at which its caller leaves; the next run begins then."""
+    update = {"num_beams": 1, "min_new_tokens": 500, "max_wait_ms": 0.0, "max_batch_size": 1}
+    long = settings.inference.model_copy(update=update)
+    box = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
+    prepared = prepare(settings, uri(scene(0).image))
+    steps = Steps(box)
+
+    async def scenario() -> Generated:
+        left = asyncio.create_task(box.run(prepared, run()))
+        next_ = asyncio.create_task(box.run(prepared, run()))
+        steps.allowed.release(4)
+        for _ in range(5):
+            assert await asyncio.to_thread(steps.reached.acquire, timeout=30)
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        steps.allowed.release(10_000)
+        return await next_
+
+    generated = asyncio.run(scenario())
+    assert generated.stages.num_tokens - 1 >= 500
+    assert steps.taken == 5 + generated.stages.num_tokens - 1
+
+
 def test_inference_is_healthy_while_its_engine_lives(inference: Inference) -> None:
     """The engine's heartbeat is the health of the box."""
     inference.check_health()
@@ -147,13 +198,20 @@ def test_inference_is_healthy_while_its_engine_lives(inference: Inference) -> No
 class FullStore(LocalFileStore):
     """A store on a full disk."""
 
-    def put(self, data: bytes, content_type: str) -> StoredFile:
+    def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
         """Fail."""
-        raise SetupError("no space left on device")
+        raise StoreUnavailable
+
+    def prune(self) -> int:
+        """Fail."""
+        raise StoreUnavailable
 
 
-def test_a_full_store_costs_the_picture_alone(settings: Settings, inference: Inference) -> None:
-    """The boxes are answered without a picture."""
+def test_a_store_that_is_away_costs_the_picture_alone(
+    settings: Settings, inference: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boxes are answered without a picture, also when it is time to prune."""
+    monkeypatch.setattr("deployments.postprocess.PRUNE_EVERY_S", 0.0)
     given = run(uri(scene(1).image))
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
@@ -161,7 +219,35 @@ def test_a_full_store_costs_the_picture_alone(settings: Settings, inference: Inf
     finished = asyncio.run(box.run(prepared, generated, given))
 
     assert finished.output["image"] is None
+    assert finished.files == ()
     assert finished.output["results"]["bboxes"]
+
+
+def test_a_picture_lives_as_long_as_it_is_wanted(settings: Settings, inference: Inference) -> None:
+    """The name of the picture is told beside the output, and holds the time that was asked for."""
+    given = replace(run(uri(scene(1).image)), files_ttl_s=60.0)
+    finished = asyncio.run(through(settings, inference, given))
+    [name] = finished.files
+
+    assert finished.output["image"]["file_name"] == name
+    assert time.time() + 50 < expiry_of(name) <= time.time() + 61
+
+
+def test_an_own_file_is_read_without_a_call(settings: Settings) -> None:
+    """A URL of our own is read from the store; nobody listens where it points to."""
+    buffer = io.BytesIO()
+    scene(0).image.save(buffer, "PNG")
+    file = LocalFileStore(settings.files).put(buffer.getvalue(), "image/png")
+    prepared = prepare(settings, f"https://here/cdn/files/{file.name}")
+
+    assert prepared.source.tobytes() == buffer.getvalue()
+
+
+def test_an_own_file_that_is_gone_is_explained(settings: Settings) -> None:
+    """A file that has expired is a download that failed."""
+    gone = new_name("image/png", -1)
+    with pytest.raises(FileDownloadError, match="no file of this name, or it has expired"):
+        prepare(settings, f"https://here/cdn/files/{gone}")
 
 
 def test_pictures_can_be_turned_off(inference: Inference, settings: Settings) -> None:
@@ -179,12 +265,11 @@ def test_expired_pictures_are_removed_now_and_then(
 ) -> None:
     """Work that comes after a while prunes the store."""
     files = LocalFileStore(settings.files)
-    old = files.put(b"old", "image/jpeg")
-    os.utime(old.path, (0, 0))
+    old = files.put(b"old", "image/jpeg", -1)
     monkeypatch.setattr("deployments.postprocess.PRUNE_EVERY_S", 0.0)
     given = run(uri(scene(1).image))
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     asyncio.run(Postprocess(settings, PrometheusRecorder(), files).run(prepared, generated, given))
 
-    assert not old.path.exists()
+    assert not files.path(old.name).exists()

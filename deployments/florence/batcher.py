@@ -1,7 +1,8 @@
 """Batches what is waiting, the moment the model is free.
 
 A bounded queue and one engine thread; it knows neither tensors nor HTTP.
-Whoever leaves while waiting is forgotten, so a batch is made only of those who still want it.
+Whoever leaves while waiting is forgotten, so a batch is made only of those who still want it;
+whoever leaves later is unwanted from then on, which the work may ask about and stop.
 A batch that fails is split until the one that makes it fail stands alone.
 """
 
@@ -10,7 +11,8 @@ import threading
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
@@ -20,6 +22,7 @@ from deployments.florence.run import Run
 
 T = TypeVar("T")
 R = TypeVar("R")
+IsWanted = Callable[[int], bool]  # of the item with this number in its batch
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,43 @@ class Entry(Generic[T, R]):
     future: "Future[Batched[R]]" = field(compare=False, default_factory=Future)
 
 
+class Batch(Generic[T, R]):
+    """Requests that go through the model together; some may leave on the way."""
+
+    def __init__(self, entries: list[Entry[T, R]]) -> None:
+        self.entries = entries
+        self._left: set[int] = set()
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether the caller of this item is still there and in time; one who left stays away."""
+        entry = self.entries[number]
+        if entry.future.done() or time.time() >= entry.run.deadline:
+            self._left.add(number)
+        return number not in self._left
+
+    def answer(self, results: Sequence[R], began: float, ran_s: float) -> None:
+        """Give each its result, but not one that may have been cut short."""
+        for number, (entry, result) in enumerate(zip(self.entries, results, strict=True)):
+            if number in self._left:
+                refuse(entry, RequestTimeout())
+            else:
+                waited_s = began - entry.arrived
+                settle(entry, Batched(result, waited_s, ran_s, len(self.entries)))
+
+    def dismiss(self) -> list[Entry[T, R]]:
+        """Answer those whose time is over; the others, who are still wanted."""
+        staying = [entry for number, entry in enumerate(self.entries) if self.is_wanted(number)]
+        for number in self._left:
+            refuse(self.entries[number], RequestTimeout())
+        return staying
+
+
 class Batcher(Generic[T, R]):
     """Answers each admitted request exactly once.
 
     Args:
-        work: items → as many results, called on the engine thread only.
+        work: items → as many results, called on the engine thread only; it may ask at any time
+            which items are still wanted, and what it returns for the others is dropped.
         max_batch_size: most items of one call.
         max_wait_s: how long an idle engine waits for a batch to fill.
         max_queue: most requests waiting.
@@ -57,7 +92,7 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        work: Callable[[Sequence[T]], Sequence[R]],
+        work: Callable[[Sequence[T], IsWanted], Sequence[R]],
         *,
         max_batch_size: int,
         max_wait_s: float,
@@ -84,6 +119,7 @@ class Batcher(Generic[T, R]):
         Raises:
             Overloaded: the queue is full.
             StartTimeout, RequestTimeout: the run's time was over before the model was free.
+            RequestTimeout: its deadline passed while the model was at it.
             Exception: what `work` raised for this item alone.
         """
         entry: Entry[T, R] = Entry(run.priority, next(self._numbers), item, run)
@@ -96,6 +132,7 @@ class Batcher(Generic[T, R]):
         finally:
             timer.cancel()
             self._forget(entry)
+            entry.future.cancel()
 
     def check(self, stall_timeout_s: float) -> None:
         """Do nothing while the engine lives.
@@ -147,12 +184,10 @@ class Batcher(Generic[T, R]):
             if self._prepare is not None:
                 self._prepare()
             while (batch := self._next_batch()) is not None:
-                self._run(wanted(batch))
+                self._run(in_time(batch))
         except BaseException:
-            fail(
-                [entry for entry in batch or () if not entry.future.done()],
-                InternalError("The engine died."),
-            )
+            for entry in batch or ():
+                refuse(entry, InternalError("The engine died."))
             raise
         finally:
             self._abandon()
@@ -176,9 +211,10 @@ class Batcher(Generic[T, R]):
     def _is_full(self) -> bool:
         return self._closed or len(self._waiting) >= self._max_batch_size
 
-    def _run(self, batch: list[Entry[T, R]]) -> None:
-        if not batch:
+    def _run(self, entries: list[Entry[T, R]]) -> None:
+        if not entries:
             return
+        batch = Batch(entries)
         began = self._busy_since = time.perf_counter()
         try:
             results = self._results(batch)
@@ -186,23 +222,24 @@ class Batcher(Generic[T, R]):
             self._split(batch, error)
         else:
             self._last_pass_s = time.perf_counter() - began
-            answer(batch, results, began, self._last_pass_s)
+            batch.answer(results, began, self._last_pass_s)
         finally:
             self._busy_since = None
 
-    def _results(self, batch: list[Entry[T, R]]) -> Sequence[R]:
-        results = self._work([entry.item for entry in batch])
-        assert len(results) == len(batch), "the model answers each item once"
+    def _results(self, batch: Batch[T, R]) -> Sequence[R]:
+        results = self._work([entry.item for entry in batch.entries], batch.is_wanted)
+        assert len(results) == len(batch.entries), "the model answers each item once"
         return results
 
-    def _split(self, batch: list[Entry[T, R]], error: Exception) -> None:
-        """Run each half by itself; a batch of one is the culprit."""
-        if len(batch) == 1:
-            fail(batch, error)
+    def _split(self, batch: Batch[T, R], error: Exception) -> None:
+        """Run each half of those who stay by itself; a batch of one is the culprit."""
+        if len(batch.entries) == 1:
+            refuse(batch.entries[0], error)
             return
-        middle = len(batch) // 2
-        self._run(batch[:middle])
-        self._run(batch[middle:])
+        staying = batch.dismiss()
+        middle = len(staying) // 2
+        self._run(staying[:middle])
+        self._run(staying[middle:])
 
     def _abandon(self) -> None:
         """Answer those who wait when nobody will serve them any more."""
@@ -213,30 +250,22 @@ class Batcher(Generic[T, R]):
             refuse(entry, InternalError("The engine stopped."))
 
 
-def wanted(batch: list[Entry[T, R]]) -> list[Entry[T, R]]:
-    """Those of `batch` whose callers are still there and in time; from here on they run."""
+def in_time(entries: list[Entry[T, R]]) -> list[Entry[T, R]]:
+    """Those whose callers are still there and in time; the late ones are answered."""
     now = time.time()
-    present = [entry for entry in batch if entry.future.set_running_or_notify_cancel()]
-    for entry in present:
+    for entry in entries:
         if error := entry.run.expired(now):
-            entry.future.set_exception(error)
-    return [entry for entry in present if not entry.future.done()]
+            refuse(entry, error)
+    return [entry for entry in entries if not entry.future.done()]
+
+
+def settle(entry: Entry[T, R], batched: Batched[R]) -> None:
+    """Answer a request with its result, unless its caller has left."""
+    with suppress(InvalidStateError):
+        entry.future.set_result(batched)
 
 
 def refuse(entry: Entry[T, R], error: Exception) -> None:
-    """Answer a request that never ran, unless its caller has left."""
-    if entry.future.set_running_or_notify_cancel():
+    """Answer a request with `error`, unless its caller has left or has an answer."""
+    with suppress(InvalidStateError):
         entry.future.set_exception(error)
-
-
-def fail(batch: list[Entry[T, R]], error: Exception) -> None:
-    """Answer each of a running batch with `error`."""
-    for entry in batch:
-        entry.future.set_exception(error)
-
-
-def answer(batch: list[Entry[T, R]], results: Sequence[R], began: float, ran_s: float) -> None:
-    """Give each of a running batch its result."""
-    for entry, result in zip(batch, results, strict=True):
-        batched = Batched(result, began - entry.arrived, ran_s, len(batch))
-        entry.future.set_result(batched)

@@ -3,13 +3,17 @@
 Knows nothing of queues, tasks or text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import Florence2ForConditionalGeneration
+from transformers import (
+    Florence2ForConditionalGeneration,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.utils import logging as transformers_logging
 
 from deployments.errors import SetupError
@@ -47,9 +51,17 @@ class Model:
                 [query] * size, self._options | {"max_new_tokens": 4, "min_new_tokens": 0}
             )
 
-    def generate(self, batch: Sequence[Query]) -> list[Tokens]:
-        """The token ids of each answer, from its start token on, padding left out."""
-        return self._generate(batch, self._options)
+    def generate(
+        self, batch: Sequence[Query], is_wanted: Callable[[int], bool] = lambda _: True
+    ) -> list[Tokens]:
+        """The token ids of each answer, from its start token on, padding left out.
+
+        `is_wanted` is asked about each row after each token: one that nobody wants any more is
+        cut short, and the batch ends with the last that is wanted.
+        """
+        unwanted = Unwanted(len(batch), is_wanted)
+        options = self._options | {"stopping_criteria": StoppingCriteriaList([unwanted])}
+        return self._generate(batch, options)
 
     @torch.inference_mode()
     def _generate(self, batch: Sequence[Query], options: dict[str, Any]) -> list[Tokens]:
@@ -73,6 +85,23 @@ class Model:
         pixels = torch.from_numpy(np.stack(images)).to(self._device)
         scaled = pixels.permute(0, 3, 1, 2).float() / 255.0
         return ((scaled - self._mean) / self._std).to(self._dtype)
+
+
+class Unwanted(StoppingCriteria):
+    """Ends the rows that nobody wants any more; what the others say does not change."""
+
+    def __init__(self, num_rows: int, is_wanted: Callable[[int], bool]) -> None:
+        self._num_rows = num_rows
+        self._is_wanted = is_wanted
+
+    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_more: Any) -> torch.BoolTensor:
+        """Which sequences end here: a flag for each of a row's candidates, row by row."""
+        shape = self._num_rows, len(input_ids) // self._num_rows  # (rows, candidates)
+        ended = torch.zeros(shape, dtype=torch.bool, device=input_ids.device)
+        for number in range(self._num_rows):
+            if not self._is_wanted(number):
+                ended[number] = True
+        return ended.flatten()  # type: ignore[return-value]
 
 
 def device(name: str) -> torch.device:

@@ -18,7 +18,16 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.batcher import Batched, Batcher, Entry, refuse, wanted
+from deployments.florence.batcher import (
+    Batch,
+    Batched,
+    Batcher,
+    Entry,
+    IsWanted,
+    in_time,
+    refuse,
+    settle,
+)
 from deployments.florence.run import Run
 
 SOON_S = 5.0  # the longest that a test waits for what must happen
@@ -33,7 +42,7 @@ class Engine:
         self.entered = threading.Semaphore(0)
         self.poison = poison
 
-    def __call__(self, items: Sequence[int]) -> list[int]:
+    def __call__(self, items: Sequence[int], _is_wanted: IsWanted) -> list[int]:
         """Ten times each item, unless one of them is poison."""
         self.batches.append(tuple(items))
         self.entered.release()
@@ -65,15 +74,17 @@ def make() -> Iterator[Make]:
     """Makes batchers, and closes them."""
     made: list[tuple[Batcher[int, int], Callable[..., Any]]] = []
 
-    def batcher(work: Callable[[Sequence[int]], Sequence[int]], **limits: Any) -> Batcher[int, int]:
+    def batcher(
+        work: Callable[[Sequence[int], IsWanted], Sequence[int]], **limits: Any
+    ) -> Batcher[int, int]:
         chosen = {"max_batch_size": 4, "max_wait_s": 0.0, "max_queue": 100} | limits
         made.append((Batcher(work, **chosen), work))
         return made[-1][0]
 
     yield batcher
     for opened, work in made:
-        if isinstance(work, Engine):
-            work.open()
+        if isinstance(work, Engine | Stepper):
+            work.gate.release(1000)
         opened.close()
 
 
@@ -107,7 +118,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def test_one_request_is_answered_and_measured(make: Make) -> None:
     """An answer says how long it waited, how long its pass took and how large the batch was."""
-    batcher = make(lambda items: [10 * item for item in items])
+    batcher = make(lambda items, _: [10 * item for item in items])
     answer = asyncio.run(batcher.submit(7, a_run()))
     assert (answer.result, answer.batch_size) == (70, 1)
     assert 0 <= answer.waited_s < SOON_S
@@ -326,7 +337,7 @@ def test_a_poison_item_fails_alone(make: Make, poison: set[int]) -> None:
 
 def test_a_model_that_miscounts_fails_its_batch(make: Make) -> None:
     """A pass with too few results answers nobody wrongly."""
-    batcher = make(lambda _items: [])
+    batcher = make(lambda _items, _: [])
     assert [AssertionError] == asyncio.run(kinds([batcher.submit(1, a_run())]))
     batcher.check(SOON_S)
 
@@ -336,7 +347,7 @@ def test_a_dying_engine_answers_everyone(make: Make) -> None:
     """When the thread dies, those in the pass, those waiting and those to come get an error."""
     gate, entered = threading.Event(), threading.Event()
 
-    def work(items: Sequence[int]) -> list[int]:
+    def work(_items: Sequence[int], _is_wanted: IsWanted) -> list[int]:
         entered.set()
         assert gate.wait(SOON_S)
         raise SystemExit
@@ -361,8 +372,8 @@ def test_an_engine_that_dies_over_a_split_batch_answers_both_halves(make: Make) 
     """Death in one half of a split batch leaves nobody of the other half waiting."""
     engine = Engine()
 
-    def work(items: Sequence[int]) -> list[int]:
-        results = engine(items)
+    def work(items: Sequence[int], is_wanted: IsWanted) -> list[int]:
+        results = engine(items, is_wanted)
         if len(items) == 4:
             raise ValueError("split me")
         if len(items) == 2:
@@ -430,8 +441,8 @@ class Ledger:
         self.late: list[int] = []
         self.passes: list[frozenset[int]] = []
 
-    def __call__(self, items: Sequence[int]) -> list[int]:
-        """Ten times each item; poison raises."""
+    def __call__(self, items: Sequence[int], is_wanted: IsWanted) -> list[int]:
+        """Ten times each item, cut short to nothing when it is unwanted; poison raises."""
         self.sizes.append(len(items))
         fresh = frozenset(items) - self.ran
         self.late += [item for item in fresh if item in self.gone]
@@ -439,7 +450,7 @@ class Ledger:
         self.passes.append(frozenset(items))
         if self.poison.intersection(items):
             raise ValueError("poison")
-        return [10 * item for item in items]
+        return [10 * item if is_wanted(number) else -1 for number, item in enumerate(items)]
 
 
 events = st.lists(
@@ -524,7 +535,7 @@ def test_every_admitted_request_is_answered_exactly_once(
         right: Any = ValueError if item in poison else 10 * item
         assert set(given_) <= {right} | ends
         if item in ledger.ran:
-            assert set(given_) <= {right, asyncio.CancelledError}
+            assert set(given_) <= {right, RequestTimeout, asyncio.CancelledError}
     assert max(ledger.sizes, default=1) <= max_batch_size
     assert ledger.late == []
     assert batcher._waiting == []
@@ -540,15 +551,134 @@ def test_who_is_late_when_the_engine_comes_is_not_run() -> None:
         Entry(0, 3, 4, a_run()),
     ]
     entries[3].future.cancel()
-    assert wanted(entries) == entries[:1]
+    assert in_time(entries) == entries[:1]
     assert isinstance(entries[1].future.exception(0), RequestTimeout)
     assert isinstance(entries[2].future.exception(0), StartTimeout)
 
 
-def test_a_refusal_does_not_disturb_who_has_left() -> None:
-    """A caller may leave at the very moment at which its request expires."""
+def test_an_answer_does_not_disturb_who_has_left() -> None:
+    """A caller may leave at the very moment at which its request ends or expires."""
     future: Future[Batched[int]] = Future()
     entry: Entry[int, int] = Entry(0, 0, 1, a_run(), future=future)
     future.cancel()
     refuse(entry, RequestTimeout())
+    settle(entry, Batched(10, 0.0, 0.0, 1))
     assert future.cancelled()
+
+
+class Stepper:
+    """A model that steps through its gate, and ends when none of its items is wanted any more."""
+
+    def __init__(self, steps: int, breaks: bool = False) -> None:
+        self.steps = steps
+        self.breaks = breaks
+        self.batches: list[tuple[int, ...]] = []
+        self.seen: list[list[bool]] = []
+        self.gate = threading.Semaphore(0)
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, items: Sequence[int], is_wanted: IsWanted) -> list[int]:
+        """Ten times each item, after as many steps as there are while one is wanted."""
+        self.batches.append(tuple(items))
+        for _ in range(self.steps):
+            self.entered.release()
+            assert self.gate.acquire(timeout=SOON_S)
+            self.seen.append([is_wanted(number) for number in range(len(items))])
+            if not any(self.seen[-1]):
+                break
+        if self.breaks and len(items) > 1:
+            raise ValueError("split me")
+        return [10 * item for item in items]
+
+    async def step(self) -> None:
+        """Wait until it stands before its gate."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=SOON_S)
+
+
+async def leave(task: asyncio.Task[Batched[int]]) -> None:
+    """Cancel a request and see it gone."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_pass_that_nobody_wants_can_stop(make: Make) -> None:
+    """The work sees at its next step that its only caller has left; the next pass runs at once."""
+    stepper = Stepper(steps=100)
+    batcher = make(stepper)
+
+    async def scenario() -> list[Any]:
+        left = await begin(batcher, 1)
+        await stepper.step()
+        await leave(left)
+        stepper.gate.release(1000)
+        return await kinds([batcher.submit(2, a_run())])
+
+    assert asyncio.run(scenario()) == [20]
+    assert stepper.batches == [(1,), (2,)]
+    assert stepper.seen[:2] == [[False], [True]]
+
+
+def test_the_work_sees_who_is_still_wanted(make: Make) -> None:
+    """One who leaves during the pass is unwanted from then on; the others get their results."""
+    stepper = Stepper(steps=3)
+    batcher = make(stepper, max_wait_s=SOON_S, max_batch_size=2)
+
+    async def scenario() -> list[Any]:
+        tasks = [await begin(batcher, item) for item in (1, 2)]
+        await stepper.step()
+        stepper.gate.release()
+        await stepper.step()
+        await leave(tasks[0])
+        stepper.gate.release(2)
+        return await kinds(tasks)
+
+    assert [asyncio.CancelledError, 20] == asyncio.run(scenario())
+    assert stepper.seen == [[True, True], [False, True], [False, True]]
+
+
+def test_who_is_overtaken_by_the_deadline_in_a_pass_is_told(make: Make) -> None:
+    """A deadline that passes during the pass makes the item unwanted and its caller hear of it."""
+    stepper = Stepper(steps=2)
+    batcher = make(stepper, max_wait_s=SOON_S, max_batch_size=2)
+
+    async def scenario() -> list[Any]:
+        deadline = time.time() + 0.5
+        tasks = [await begin(batcher, 1, deadline=deadline), await begin(batcher, 2)]
+        await stepper.step()
+        await asyncio.to_thread(until, lambda: time.time() > deadline)
+        stepper.gate.release(2)
+        return await kinds(tasks)
+
+    assert [RequestTimeout, 20] == asyncio.run(scenario())
+    assert stepper.seen == [[False, True], [False, True]]
+
+
+def test_a_batch_that_fails_goes_on_without_those_who_left(make: Make) -> None:
+    """A failing pass is not repeated for callers who have left or are late meanwhile."""
+    stepper = Stepper(steps=1, breaks=True)
+    batcher = make(stepper, max_wait_s=SOON_S)
+
+    async def scenario() -> list[Any]:
+        deadline = time.time() + 0.5
+        tasks = [await begin(batcher, item) for item in (1, 2, 3)]
+        tasks.append(await begin(batcher, 4, deadline=deadline))
+        await stepper.step()
+        await leave(tasks[1])
+        await asyncio.to_thread(until, lambda: time.time() > deadline)
+        stepper.gate.release(1000)
+        return await kinds(tasks)
+
+    assert [10, asyncio.CancelledError, 30, RequestTimeout] == asyncio.run(scenario())
+    assert stepper.batches == [(1, 2, 3, 4), (1,), (3,)]
+
+
+def test_who_was_cut_short_is_never_given_a_result() -> None:
+    """What was unwanted once stays so, also when the clock is set back."""
+    entry: Entry[int, int] = Entry(0, 0, 1, a_run(deadline=time.time() - 1))
+    batch = Batch([entry])
+    assert not batch.is_wanted(0)
+    entry.run = a_run()
+    assert not batch.is_wanted(0)
+    batch.answer([10], began=0.0, ran_s=0.0)
+    assert isinstance(entry.future.exception(0), RequestTimeout)

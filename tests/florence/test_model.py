@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -115,6 +116,52 @@ def test_twenty_tokens_are_not_the_end() -> None:
     [answer] = model().generate([query(9, "dense-region-caption")])
     assert model()._options["max_new_tokens"] == 511
     assert answer[-1] == model().checkpoint.vocabulary.id("</s>")
+
+
+class Caller:
+    """Waits for answers and leaves at a given step; counts how often each row is asked about."""
+
+    def __init__(self, leaves_at: dict[int, int]) -> None:
+        self.leaves_at = leaves_at
+        self.steps: Counter[int] = Counter()
+
+    def __call__(self, number: int) -> bool:
+        """Whether it still waits for the row."""
+        self.steps[number] += 1
+        return self.steps[number] < self.leaves_at.get(number, 10_000)
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
+    """A long generation stops at the step at which the last row is not wanted any more."""
+    long = model(num_beams=num_beams, min_new_tokens=500)
+    caller = Caller({0: 3, 1: 7})
+    short = long.generate([query(seed, "dense-region-caption") for seed in (1, 2)], caller)
+    assert caller.steps == {0: 7, 1: 7}
+    assert max(map(new_tokens, short)) <= 7
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left: int) -> None:
+    """Their tokens are exactly those of a batch in which everybody stays."""
+    batch = [query(seed, "object-detection") for seed in (1, 2, 3)]
+    undisturbed = model(num_beams=num_beams).generate(batch)
+    disturbed = model(num_beams=num_beams).generate(batch, Caller({left: 4}))
+    assert new_tokens(disturbed[left]) < new_tokens(undisturbed[left])
+    del undisturbed[left], disturbed[left]
+    assert undisturbed == disturbed
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+def test_nobody_waits_for_a_row_that_is_not_wanted(num_beams: int | None) -> None:
+    """A batch takes no more steps than its longest wanted row."""
+    batch = [query(2, "region-proposal"), query(9, "dense-region-caption")]
+    alone, together, left = Caller({}), Caller({}), Caller({1: 2})
+    model(num_beams=num_beams).generate(batch[:1], alone)
+    model(num_beams=num_beams).generate(batch, together)
+    model(num_beams=num_beams).generate(batch, left)
+    assert alone.steps[0] == left.steps[0] < together.steps[0]
 
 
 @pytest.mark.parametrize(
