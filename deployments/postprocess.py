@@ -1,7 +1,8 @@
 """The Postprocess box: token ids → fal's answer, with an annotated picture in the file store.
 
 The picture is drawn at once, not at its first download: that costs a few milliseconds
-and its size is known for the answer. A store that is full costs the picture, not the boxes.
+and its size is known for the answer.
+A store that is full or away costs the picture, not the boxes.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from deployments.errors import SetupError
+from deployments.errors import StoreUnavailable
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.run import Finished, Generated, Prepared, Run, Stages, Stopwatch
@@ -19,7 +20,7 @@ from deployments.florence.schemas import BoundingBoxes, Image
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode
 from deployments.images.draw import annotate, encode
-from deployments.images.storage import FileStore, LocalFileStore
+from deployments.images.storage import FileStore, StoredFile, open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.settings import Settings
 
@@ -39,7 +40,7 @@ class Postprocess:
     ) -> None:
         self._settings = settings
         self._vocabulary = open_checkpoint(settings.model).vocabulary
-        self._files = files or LocalFileStore(settings.files)
+        self._files = files or open_file_store(settings.files)
         self._threads = ThreadPoolExecutor(settings.postprocess.draw_threads, "postprocess")
         self._recorder = recorder or RayRecorder()
         self._pruned = Stopwatch()
@@ -56,45 +57,61 @@ class Postprocess:
 
     def _finish(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
         watch = Stopwatch()
-        output = self._output(prepared, generated, run)
+        output, files = self._output(prepared, generated, run)
         self._prune()
         seconds = watch.seconds()
         self._recorder.record("florence_postprocess_seconds", seconds)
-        return Finished(output, merged(prepared.stages, generated.stages, seconds))
+        return Finished(output, merged(prepared.stages, generated.stages, seconds), files)
 
-    def _output(self, prepared: Prepared, generated: Generated, run: Run) -> dict[str, Any]:
+    def _output(
+        self, prepared: Prepared, generated: Generated, run: Run
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The output, and the names of the files in it."""
         task = TASKS[run.task]
         tokens = self._vocabulary.trim(generated.tokens)
         results = task.parse(Answer(tokens, self._vocabulary, prepared.size))
         output: dict[str, Any] = {"results": plain(results)}
-        if isinstance(results, BoundingBoxes) and self._settings.postprocess.annotate:
-            output["image"] = self._picture(prepared, results, run)
-        return output
+        if not isinstance(results, BoundingBoxes) or not self._settings.postprocess.annotate:
+            return output, ()
+        stored = self._keep(self._draw(prepared, results), run)
+        output["image"] = stored and describe(stored, prepared.size, run)
+        return output, (stored.name,) if stored else ()
 
-    def _picture(self, prepared: Prepared, results: BoundingBoxes, run: Run) -> Any:
-        """The stored picture as JSON values; None when the store is full or away."""
+    def _draw(self, prepared: Prepared, results: BoundingBoxes) -> bytes:
         image = decode(prepared.source.tobytes(), self._settings.preprocess)
-        data = encode(annotate(image, results.bboxes), self._settings.postprocess.jpeg_quality)
+        return encode(annotate(image, results.bboxes), self._settings.postprocess.jpeg_quality)
+
+    def _keep(self, picture: bytes, run: Run) -> StoredFile | None:
         try:
-            stored = self._files.put(data, "image/jpeg")
-        except SetupError:
-            logger.exception("request %s: its picture is not kept", run.id)
+            return self._files.put(picture, "image/jpeg", run.files_ttl_s)
+        except StoreUnavailable:
+            logger.warning("request %s: its picture is not kept", run.id)
             return None
-        picture = Image(
-            url=f"{run.base_url}/cdn/files/{stored.name}",
-            content_type=stored.content_type,
-            file_name=stored.name,
-            file_size=stored.size,
-            width=image.width,
-            height=image.height,
-        )
-        return plain(picture)
 
     def _prune(self) -> None:
         """Remove expired files now and then."""
-        if self._pruned.seconds() > PRUNE_EVERY_S:
-            self._pruned = Stopwatch()
+        if self._pruned.seconds() <= PRUNE_EVERY_S:
+            return
+        self._pruned = Stopwatch()
+        try:
             self._files.prune()
+        except StoreUnavailable:
+            logger.warning("expired files are not removed")
+
+
+def describe(picture: StoredFile, size: tuple[int, int], run: Run) -> Any:
+    """The stored picture of this (width, height) as JSON values."""
+    width, height = size
+    return plain(
+        Image(
+            url=f"{run.base_url}/cdn/files/{picture.name}",
+            content_type=picture.content_type,
+            file_name=picture.name,
+            file_size=picture.size,
+            width=width,
+            height=height,
+        )
+    )
 
 
 def plain(value: BaseModel | str) -> Any:

@@ -1,6 +1,7 @@
 """The Preprocess box: an image's address → its pixels at the model's size.
 
 Fetches or unpacks, decodes and resizes; knows nothing of the model but the size it sees.
+What lies in our own file store is read from there.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from deployments.florence.run import Prepared, Run, Stages, Stopwatch
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
+from deployments.images.own import own_name, read_own
+from deployments.images.storage import FileStore, open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.settings import Settings
 
@@ -24,8 +27,15 @@ LONGEST_DECODE_S = 120.0
 class Preprocess:
     """One replica; decodes in threads, which Pillow lets run side by side."""
 
-    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder | None = None,
+        files: FileStore | None = None,
+    ) -> None:
         self._settings = settings.preprocess
+        self._public_url = settings.ingress.public_url or ""
+        self._files = files or open_file_store(settings.files)
         self._checkpoint = open_checkpoint(settings.model)
         self._fetcher = Fetcher(settings.preprocess)
         self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "preprocess")
@@ -37,9 +47,10 @@ class Preprocess:
 
         Raises:
             InputError: it cannot be fetched or read.
+            StoreUnavailable: it is ours, and the file store does not answer.
         """
         watch = Stopwatch()
-        source = await self._read(run.image_url)
+        source = await self._read(run)
         fetch_s = watch.seconds()
         prepared = await asyncio.get_running_loop().run_in_executor(
             self._threads, self._prepare, source, fetch_s
@@ -62,12 +73,16 @@ class Preprocess:
         """Whether this box can work."""
         return True
 
-    async def _read(self, url: str) -> bytes:
-        if url[:5].lower() != "data:":
-            return await self._fetcher.fetch(url)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, read_data_uri, url, self._settings.max_bytes
-        )
+    async def _read(self, run: Run) -> bytes:
+        url, max_bytes = run.image_url, self._settings.max_bytes
+        if url[:5].lower() == "data:":
+            return await asyncio.get_running_loop().run_in_executor(
+                self._threads, read_data_uri, url, max_bytes
+            )
+        name = own_name(url, (run.base_url, self._public_url))
+        if name is not None:
+            return await asyncio.to_thread(read_own, self._files, name, max_bytes)
+        return await self._fetcher.fetch(url)
 
     def _prepare(self, source: bytes, fetch_s: float) -> Prepared:
         watch = Stopwatch()

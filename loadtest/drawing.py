@@ -18,7 +18,7 @@ from rich.console import Console
 from deployments.florence.schemas import BoundingBox, BoundingBoxes
 from deployments.images.decode import decode
 from deployments.images.draw import annotate, encode
-from deployments.images.storage import LocalFileStore
+from deployments.images.local import LocalFileStore
 from deployments.settings import FileSettings, PreprocessSettings
 from loadtest import figures
 from loadtest.scenes import photograph

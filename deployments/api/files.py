@@ -15,6 +15,7 @@ from deployments.images.storage import FileStore, StoredFile
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+MAX_AGE_S = 365 * 24 * 3600  # as much as RFC 9111's readers make sense of
 GONE = "There is no file of this name, or it has expired."
 
 
@@ -74,7 +75,7 @@ async def chain(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[byt
 def describe(file: StoredFile) -> Headers:
     """The headers that a file has, whole or in part."""
     kind = "inline" if file.content_type.startswith("image/") else "attachment"
-    max_age_s = max(0, int(file.expires_at - time.time()))
+    max_age_s = max(0, int(min(file.expires_at - time.time(), MAX_AGE_S)))
     return {
         "Content-Type": file.content_type,
         "Content-Disposition": f'{kind}; filename="{file.name}"',

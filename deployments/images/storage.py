@@ -1,52 +1,83 @@
-"""Where pictures are kept: under unguessable names, for a limited time.
+"""Where pictures and uploads are kept: under unguessable names, for a limited time.
 
-A store knows bytes and content types; it knows nothing of HTTP.
+A name says until when its file is served and what it is, so every process and every kind of
+store agrees on both without asking anybody.
+A store knows bytes and names; it knows nothing of HTTP.
 Its methods block, so a server calls them in threads.
 """
 
-import os
+import logging
+import math
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from deployments.errors import SetupError
+from deployments.errors import SetupError, StoreUnavailable
 from deployments.settings import FileSettings
 
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+
+OPAQUE = "application/octet-stream"
 SUFFIXES = {
     "image/jpeg": ".jpg",
     "image/png": ".png",
     "image/webp": ".webp",
     "image/gif": ".gif",
-    "application/json": ".json",
-    "application/octet-stream": ".bin",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tiff",
+    "image/avif": ".avif",
+    OPAQUE: ".bin",
 }
-OPAQUE = "application/octet-stream"
 CONTENT_TYPES = {suffix: content_type for content_type, suffix in SUFFIXES.items()}
 
-NAME = re.compile(rf"[0-9a-f]{{32}}({'|'.join(map(re.escape, CONTENT_TYPES))})")
-TEMPORARY = re.compile(rf"\.{NAME.pattern}\.tmp")
-TEMPORARY_S = 600.0  # no write takes this long, so its writer has died
+# 128 random bits, and when the file expires: seconds since the epoch in 40 bits.
+NAME = re.compile(rf"[0-9a-f]{{32}}-([0-9a-f]{{10}})({'|'.join(map(re.escape, CONTENT_TYPES))})")
+NEVER = 0xFF_FFFF_FFFF
+SCHEMES = ("s3", "gs", "az")
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a store: what it is, where the store keeps it, and until when."""
+    """A file of a store: its name and its size in bytes."""
 
     name: str
-    path: Path
-    content_type: str
     size: int
-    expires_at: float
+
+    @property
+    def content_type(self) -> str:
+        """What it is."""
+        return content_type_of(self.name)
+
+    @property
+    def expires_at(self) -> float:
+        """When it is no longer served, in seconds since the epoch; infinite for never."""
+        return expiry_of(self.name)
 
 
 class FileStore(Protocol):
-    """Keeps files by name until they expire."""
+    """Keeps files by name until they expire.
 
-    def put(self, data: bytes, content_type: str) -> StoredFile:
-        """Keep `data` under a new name that cannot be guessed; durable when this returns."""
+    Every method may raise StoreUnavailable; the operator finds the reason in the log.
+    """
+
+    def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
+        """Keep `data` under a new name; durable when this returns.
+
+        `ttl_s` is how long, infinite for ever, None for as long as the settings say.
+        A content type that is not known is kept as opaque bytes.
+        """
+
+    def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
+        """Keep all of `pieces`, joined, under a name that was given before.
+
+        Of several that create the same name at once, one wins.
+
+        Raises:
+            FileExistsError: the name has its file.
+        """
 
     def find(self, name: str) -> StoredFile | None:
         """The file called `name`, or None when there is none, or none any more."""
@@ -58,114 +89,69 @@ class FileStore(Protocol):
             FileNotFoundError: the file was removed since it was found.
         """
 
+    def remove(self, name: str) -> None:
+        """Forget the file called `name`, if there is one."""
+
     def prune(self) -> int:
         """Remove what has expired, and say how many files that were."""
 
 
-class LocalFileStore:
-    """A FileStore in a folder, which several processes may share."""
+def open_file_store(settings: FileSettings) -> FileStore:
+    """The store at `settings.root`.
 
-    def __init__(self, settings: FileSettings) -> None:
-        self._root = Path(settings.root)
-        self._expires_s = settings.expires_s
+    Raises:
+        SetupError: it cannot be used; the message names the remedy.
+    """
+    scheme, separator, _ = settings.root.partition("://")
+    if not separator:
+        from deployments.images.local import LocalFileStore
 
-    def put(self, data: bytes, content_type: str) -> StoredFile:
-        """See FileStore; a content type that is not known is kept as opaque bytes.
+        return LocalFileStore(settings)
+    if scheme in SCHEMES:
+        from deployments.images.objects import ObjectFileStore
 
-        Raises:
-            SetupError: the folder cannot be written.
-        """
-        name = secrets.token_hex(16) + SUFFIXES.get(content_type, SUFFIXES[OPAQUE])
-        path = self._path(name)
-        try:
-            self._make_folder(path.parent)
-            write(path, data)
-            return self._describe(path)
-        except OSError as error:
-            raise SetupError(
-                f"setting files.root: {self._root} cannot be written: {error.strerror}"
-            ) from error
-
-    def find(self, name: str) -> StoredFile | None:
-        """See FileStore."""
-        if not NAME.fullmatch(name):
-            return None
-        try:
-            file = self._describe(self._path(name))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return file if time.time() < file.expires_at else None
-
-    def read(self, file: StoredFile, start: int, size: int) -> bytes:
-        """See FileStore."""
-        with file.path.open("rb") as stream:
-            stream.seek(start)
-            return stream.read(size)
-
-    def prune(self) -> int:
-        """See FileStore; also removes what a writer that died has left behind."""
-        now = time.time()
-        paths = list(self._root.glob("[0-9a-f][0-9a-f]/*"))
-        return sum(remove(path) for path in paths if self._is_stale(path, now))
-
-    def _path(self, name: str) -> Path:
-        return self._root / name[:2] / name  # 256 folders keep each one small
-
-    def _make_folder(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(self._root)
-
-    def _describe(self, path: Path) -> StoredFile:
-        status = path.stat()
-        expires_at = status.st_mtime + self._expires_s
-        return StoredFile(path.name, path, CONTENT_TYPES[path.suffix], status.st_size, expires_at)
-
-    def _is_stale(self, path: Path, now: float) -> bool:
-        # Only our own names are ever removed: the folder may hold something else by mistake.
-        if NAME.fullmatch(path.name):
-            return now - modified_at(path, now) >= self._expires_s
-        if TEMPORARY.fullmatch(path.name):
-            return now - modified_at(path, now) >= TEMPORARY_S
-        return False
+        return ObjectFileStore(settings)
+    known = ", ".join(f"{known}://" for known in SCHEMES)
+    raise SetupError(f"setting files.root: {settings.root} is neither a folder nor one of {known}")
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds all of it or does not exist, whatever crashes when."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+def new_name(content_type: str, ttl_s: float) -> str:
+    """A name that nobody can guess, for a file that is served for `ttl_s` seconds from now."""
+    expires_at = time.time() + ttl_s
+    expires = NEVER if expires_at >= NEVER else math.ceil(expires_at)
+    return name_for(secrets.token_hex(16), expires, content_type)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def name_for(digits: str, expires: int, content_type: str) -> str:
+    """The name of a file with these 32 hex `digits` that expires at `expires`."""
+    return f"{digits}-{expires:010x}{SUFFIXES.get(content_type, SUFFIXES[OPAQUE])}"
 
 
-def modified_at(path: Path, default: float) -> float:
-    """When `path` was last written, or `default` when it is gone."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return default
+def expiry_of(name: str) -> float:
+    """When the file called `name` expires; the past for what is no name of a file."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return -math.inf
+    expires = int(match[1], 16)
+    return math.inf if expires == NEVER else float(expires)
 
 
-def remove(path: Path) -> bool:
-    """Remove `path`; False when another process was first."""
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+def content_type_of(name: str) -> str:
+    """What the file called `name` is."""
+    return CONTENT_TYPES["." + name.rpartition(".")[2]]
+
+
+def is_served(name: str) -> bool:
+    """Whether `name` is that of a file which has not expired."""
+    return time.time() < expiry_of(name)
+
+
+def away(root: str, error: Exception) -> StoreUnavailable:
+    """What a client reads when the store at `root` fails; the log tells the operator why."""
+    logger.error("setting files.root: %s cannot be used: %s", root, reason(error))
+    return StoreUnavailable("Files cannot be kept or read at the moment; try again.")
+
+
+def reason(error: Exception) -> str:
+    """The first line of `error`: some libraries append a page of details."""
+    return (str(error) or type(error).__name__).partition("\n")[0]

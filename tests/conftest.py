@@ -1,0 +1,34 @@
+"""Fixtures that more than one part of the tests needs."""
+
+import urllib.request
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 service on this machine."""
+    from moto.server import ThreadedMotoServer  # takes a second, which few runs need
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new bucket, with the environment to reach it."""
+    name = f"b{uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3}/{name}", method="PUT")).close()
+    for variable, value in {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    return name
