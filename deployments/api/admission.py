@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deployments.api.drain import Drain
 from deployments.errors import Overloaded
 from deployments.metrics import Recorder
-
-RETRY_AFTER_S = 1.0
 
 
 class Admission:
     """Lets a bounded number of runs in."""
 
-    def __init__(self, max_running: int, recorder: Recorder) -> None:
+    def __init__(self, max_running: int, recorder: Recorder, drain: Drain) -> None:
         self._max_running = max_running
         self._recorder = recorder
+        self._drain = drain
         self._running = 0
 
     @contextmanager
@@ -25,7 +25,7 @@ class Admission:
             Overloaded: all places are taken.
         """
         if self._running >= self._max_running:
-            raise Overloaded.after(RETRY_AFTER_S)
+            raise Overloaded.after(self._drain.wait_s(self._max_running))
         self._count(1)
         try:
             yield

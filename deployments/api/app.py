@@ -1,16 +1,31 @@
 """The whole HTTP application: every route behind one envelope."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from deployments.api import files, health, openapi, runs
+from deployments.api import files, health, jwks, openapi, queued, runs, uploads
+from deployments.api.drain import Drain
 from deployments.api.envelope import Envelope
+from deployments.api.limits import Limits
 from deployments.api.refusals import refuse_route
 from deployments.api.services import Services
+from deployments.api.usage import Meter
 
 
 def create_app(services: Services) -> FastAPI:
     """fal's protocol over `services`."""
+    drain = Drain()
+    limits = Limits(services.store, services.settings, drain)
+    meter = Meter(services.store, services.recorder)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with meter.running():
+            yield
+
     app = FastAPI(
         title=openapi.TITLE,
         version=openapi.VERSION,
@@ -19,8 +34,11 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
-    for group in (runs, files, health, openapi):
+    for paid in (runs, queued):
+        app.include_router(paid.router(services, limits, meter, drain))
+    for group in (files, uploads, health, jwks, openapi):
         app.include_router(group.router(services))
     app.add_exception_handler(HTTPException, refuse_route)
     app.add_middleware(Envelope, services=services)

@@ -9,15 +9,16 @@ METHODS = "GET, HEAD, POST, PUT, OPTIONS"
 ACCEPTED = (
     "authorization, content-type, accept, cache-control, range, x-fal-target-url, "
     "x-fal-queue-priority, x-fal-request-timeout, x-fal-runner-hint, x-fal-object-lifecycle, "
-    "x-fal-object-lifecycle-preference, x-fal-store-io, x-fal-no-retry, x-fal-tags, "
-    "x-fal-file-name, x-app-fal-disable-fallback"
+    "x-fal-object-lifecycle-preference, x-fal-store-io, x-fal-no-retry, x-fal-retry-config, "
+    "x-fal-tags, x-fal-file-name, x-app-fal-disable-fallback, idempotency-key"
 )
 EXPOSED = (
     "x-fal-request-id, x-fal-request-timeout-type, x-fal-error-type, x-fal-needs-retry, "
-    "etag, retry-after, server-timing"
+    "etag, retry-after, server-timing, idempotent-replayed"
 )
 MAX_AGE_S = 600
-PUBLIC = "/cdn/files/"  # pictures are public to whoever knows the name, so on any page
+# Pictures are public to whoever knows the name, and public keys to everybody: so on any page.
+PUBLIC = ("/cdn/files/", "/.well-known/", "/rest/.well-known/")
 
 
 def headers_for(path: str, origin: str | None, origins: Sequence[str]) -> dict[str, str]:

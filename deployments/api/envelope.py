@@ -23,10 +23,14 @@ logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the re
 
 
 class Reply:
-    """Sends a response with `headers` added, and remembers its status."""
+    """Sends a response with its id and `headers` added, and remembers its status.
 
-    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+    A response that tells of an older request has that one's id already.
+    """
+
+    def __init__(self, send: Send, request_id: str, headers: Mapping[str, str]) -> None:
         self._send = send
+        self._request_id = request_id
         self._headers = headers
         self.started = False
         self.status = ClientDisconnected.status  # what it is when nothing could be sent
@@ -36,7 +40,9 @@ class Reply:
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
-            MutableHeaders(scope=message).update(self._headers)
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("x-fal-request-id", self._request_id)
+            headers.update(self._headers)
         await self._send(message)
 
 
@@ -46,7 +52,7 @@ class Envelope:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._ingress = services.settings.ingress
-        self._hashes = services.settings.keys.hashes
+        self._keyring = services.keyring
         self._recorder = services.recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,7 +61,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request = with_id(scope)
-        reply = Reply(send, self._headers(request))
+        reply = Reply(send, request["state"]["request_id"], self._headers(request))
         try:
             await self._answer(request, receive, reply)
         finally:
@@ -82,14 +88,13 @@ class Envelope:
             headers = cors.preflight_headers(Headers(scope=scope))
             await Response(status_code=204, headers=headers)(scope, receive, reply)
             return
-        enter(scope, self._hashes)
+        await enter(scope, self._keyring)
         await self._app(scope, receive, reply)
 
     def _headers(self, scope: Scope) -> dict[str, str]:
         origin = Headers(scope=scope).get("origin")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        shared = cors.headers_for(path, origin, self._ingress.cors_origins)
-        return shared | {"x-fal-request-id": scope["state"]["request_id"]}
+        return cors.headers_for(path, origin, self._ingress.cors_origins)
 
 
 def with_id(scope: Scope) -> Scope:

@@ -5,14 +5,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
 from deployments import __version__
-from deployments.api import orders
+from deployments.api import operations, orders
+from deployments.api.operations import SCHEMAS, SECURITY
 from deployments.api.reading import add_reading
-from deployments.api.refusals import Failure, InputRefusal, Refusal
 from deployments.api.services import Services
 from deployments.errors import NotFound
 from deployments.florence.tasks import TASKS, Task
@@ -21,20 +20,10 @@ TITLE = "Florence Serve"
 VERSION = __version__
 DESCRIPTION = (
     "Florence-2 behind fal's HTTP protocol. "
-    "Every run is also served without the prefix `/run`, and at `/api/fal/proxy` "
-    "with the header `x-fal-target-url`."
+    "Every run is also served without the prefix `/run`, the queue also without `/queue` at a host "
+    "whose name begins with `queue.`, and both at `/api/fal/proxy` with the header "
+    "`x-fal-target-url`."
 )
-SCHEMAS = "#/components/schemas/{model}"
-REFUSALS: dict[int, tuple[type[BaseModel], str]] = {
-    400: (Refusal, "A header cannot be understood"),
-    401: (Refusal, "There is no key, or a wrong one"),
-    422: (InputRefusal, "The input cannot be used"),
-    429: (Refusal, "Too many requests are waiting; try again"),
-    500: (Failure, "Something went wrong on our side"),
-    503: (Refusal, "A part of the service is missing; try again"),
-    504: (Refusal, "The time is over"),
-}
-SECURITY: list[dict[str, list[str]]] = [{"apiKeyAuth": []}]
 SECURITY_SCHEMES = {
     "apiKeyAuth": {
         "type": "apiKey",
@@ -89,16 +78,30 @@ def document(task: Task, base_url: str) -> dict[str, Any]:
         "info": {
             "title": f"OpenAPI for {task.endpoint}",
             "version": VERSION,
-            "description": f"{task.summary}.",
+            "description": (
+                f"{task.summary}. Queued at {base_url}/queue/{task.endpoint}, "
+                f"answered at once at {base_url}/run/{task.endpoint}."
+            ),
             "x-fal-metadata": metadata(task, base_url),
         },
         "components": {
             "securitySchemes": SECURITY_SCHEMES,
             "schemas": schemas_of((task,), OpenApi30),
         },
-        "servers": [{"url": base_url}],
+        "servers": [{"url": f"{base_url}/queue"}],
         "security": SECURITY,
-        "paths": {f"/{task.endpoint}": {"post": operation(task)}},
+        "paths": paths(task),
+    }
+
+
+def paths(task: Task) -> dict[str, Any]:
+    """The queue's four paths of one endpoint, as fal lists them."""
+    request = f"/{task.endpoint}/requests/{{request_id}}"
+    return {
+        f"{request}/status": {"get": operations.status_operation()},
+        f"{request}/cancel": {"put": operations.cancel_operation()},
+        f"/{task.endpoint}": {"post": operations.submit_operation(task)},
+        request: {"get": operations.result_operation(task.output)},
     }
 
 
@@ -112,41 +115,13 @@ def metadata(task: Task, base_url: str) -> dict[str, str]:
     }
 
 
-def operation(task: Task) -> dict[str, Any]:
-    """The POST of one endpoint; FastAPI cannot see it, because the body is read by hand."""
-    responses = {"200": response("The model's output", task.output)}
-    for status, (model, text) in REFUSALS.items():
-        responses[str(status)] = response(text, model)
-    return {
-        "summary": task.summary,
-        "operationId": task.path,
-        "security": SECURITY,
-        "requestBody": {"required": True, "content": content(task.input)},
-        "responses": responses,
-    }
-
-
-def response(text: str, model: type[BaseModel]) -> dict[str, Any]:
-    """A JSON response, with the id that every response has."""
-    return {
-        "description": text,
-        "headers": {"x-fal-request-id": {"schema": {"type": "string", "format": "uuid"}}},
-        "content": content(model),
-    }
-
-
-def content(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON of `model`."""
-    return {"application/json": {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}}
-
-
 @cache
 def schemas_of(
     tasks: tuple[Task, ...], dialect: type[GenerateJsonSchema]
 ) -> dict[str, JsonSchemaValue]:
     """The schemas of all that `tasks` take and return, by name."""
     inputs = [task.input for task in tasks]
-    outputs = [task.output for task in tasks] + [model for model, _ in REFUSALS.values()]
+    outputs = [task.output for task in tasks] + list(operations.ANSWERS)
     _, definitions = models_json_schema(
         [(model, "validation") for model in inputs]
         + [(model, "serialization") for model in outputs],

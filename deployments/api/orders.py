@@ -8,6 +8,7 @@ from fastapi import Request
 
 from deployments.errors import BadRequest
 
+YEAR_S = 365 * 24 * 3600.0
 PRIORITIES = {"normal": 0, "low": 1}  # the lower number runs first
 HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
@@ -18,8 +19,18 @@ def start_by(headers: Mapping[str, str], now: float) -> float:
     Raises:
         BadRequest: X-Fal-Request-Timeout is no positive number.
     """
+    timeout_s = start_timeout_s(headers)
+    return math.inf if timeout_s is None else now + timeout_s
+
+
+def start_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """How long the caller waits for the work to begin; a year is as good as for ever.
+
+    Raises:
+        BadRequest: X-Fal-Request-Timeout is no positive number.
+    """
     timeout = headers.get("x-fal-request-timeout")
-    return math.inf if timeout is None else now + seconds(timeout)
+    return None if timeout is None else min(seconds(timeout), YEAR_S)
 
 
 def seconds(timeout: str) -> float:
@@ -44,8 +55,15 @@ def base_url(request: Request, public_url: str | None) -> str:
         return public_url.rstrip("/")
     scheme = forwarded(request.headers, "x-forwarded-proto")
     if scheme not in ("http", "https"):
-        scheme = request.url.scheme
+        scheme = request.scope.get("scheme", "http")  # `request.url` has none without a Host
     return f"{scheme}://{host(request)}{request.scope.get('root_path', '')}"
+
+
+def queue_url(request: Request, public_url: str | None) -> str:
+    """The address of the queue by the door that its caller took, without a slash at its end."""
+    base = base_url(request, public_url)
+    by_host = getattr(request.state, "is_queue_host", False) and not public_url
+    return base if by_host else f"{base}/queue"
 
 
 def host(request: Request) -> str:

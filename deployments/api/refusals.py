@@ -41,9 +41,9 @@ class Failure(BaseModel):
     error_type: str = Field("", description="The error's name for programs, beside a sentence")
 
 
-def refuse(error: ServiceError) -> Response:
-    """The response that tells the client about `error`."""
-    return JSONResponse(error.body(), error.status, error.headers())
+def refuse(error: ServiceError, **more: str) -> Response:
+    """The response that tells the client about `error`, with `more` fields in its body."""
+    return JSONResponse(more | error.body(), error.status, error.headers())
 
 
 async def refuse_route(request: Request, error: Exception) -> Response:

@@ -1,9 +1,9 @@
-"""The synchronous run: one POST per task, which answers with the model's output."""
+"""The synchronous run: one POST per task, which answers with the model's output.
 
-import asyncio
+Below it, at `/stream`, the same answer is an event: fal's clients can ask for either.
+"""
+
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -11,26 +11,40 @@ from fastapi.responses import JSONResponse
 from deployments.api import orders
 from deployments.api.admission import Admission
 from deployments.api.body import read_input
-from deployments.api.keys import authorize
-from deployments.api.openapi import operation
+from deployments.api.drain import Drain
+from deployments.api.keys import Caller
+from deployments.api.lifecycle import files_ttl_s
+from deployments.api.limits import Limits
+from deployments.api.operations import run_operation
+from deployments.api.patience import attended, within
 from deployments.api.services import Services
-from deployments.errors import ClientDisconnected, RequestTimeout
+from deployments.api.stream import HEADERS, EventStream
+from deployments.api.usage import Meter
 from deployments.florence.run import Finished, Run, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.metrics import Recorder
+from deployments.queueing.request import compact
 
 
-def router(services: Services) -> APIRouter:
+def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
     """One route per task; all share the places for runs."""
-    admission = Admission(services.settings.ingress.max_running, services.recorder)
+    admission = Admission(services.settings.ingress.max_running, services.recorder, drain)
     routes = APIRouter()
     for task in TASKS.values():
+        endpoint = Endpoint(task, services, admission, limits, meter, drain)
         routes.add_api_route(
             f"/run/{task.endpoint}",
-            Endpoint(task, services, admission).post,
+            endpoint.post,
             methods=["POST"],
             name=task.endpoint,
-            openapi_extra=operation(task),
+            openapi_extra=run_operation(task),
+        )
+        routes.add_api_route(
+            f"/run/{task.endpoint}/stream",
+            endpoint.stream,
+            methods=["POST"],
+            name=task.endpoint,
+            include_in_schema=False,
         )
     return routes
 
@@ -38,26 +52,51 @@ def router(services: Services) -> APIRouter:
 class Endpoint:
     """The run of one task."""
 
-    def __init__(self, task: Task, services: Services, admission: Admission) -> None:
+    def __init__(
+        self,
+        task: Task,
+        services: Services,
+        admission: Admission,
+        limits: Limits,
+        meter: Meter,
+        drain: Drain,
+    ) -> None:
         self._task = task
         self._services = services
         self._ingress = services.settings.ingress
         self._admission = admission
+        self._limits = limits
+        self._meter = meter
+        self._drain = drain
 
     async def post(self, request: Request) -> Response:
         """Run the task on the image of the body, and answer with its output."""
-        authorize(request.headers, self._services.settings.keys.hashes)
+        return render(await self._answer(request))
+
+    async def stream(self, request: Request) -> Response:
+        """The same as an event stream of one event, since the model tells nothing earlier."""
+        return render_event(await self._answer(request))
+
+    async def _answer(self, request: Request) -> Finished:
+        caller = await self._services.keyring.authorize(request.headers)
+        await self._limits.admit(caller)
         watch = Stopwatch()
         with self._admission.admit():
             async with within(self._ingress.deadline_s):
                 run = await self._parse(request)
-                finished = await attended(request, self._services.run(run))
-        record(self._services.recorder, self._task.endpoint, watch.seconds(), finished.stages)
-        return render(finished)
+                finished = await self._run(request, run, caller)
+        self._note(caller, watch.seconds(), finished.stages)
+        return finished
+
+    async def _run(self, request: Request, run: Run, caller: Caller) -> Finished:
+        async with self._limits.place(caller, run.id):
+            self._meter.began(caller.key_id, self._task.path)
+            return await attended(request, self._services.run(run))
 
     async def _parse(self, request: Request) -> Run:
         now = time.time()
         start_by = orders.start_by(request.headers, now)
+        ttl_s = files_ttl_s(request.headers)
         given = await read_input(request, self._task.input, self._ingress.max_body_bytes)
         return Run(
             id=request.state.request_id,
@@ -67,55 +106,25 @@ class Endpoint:
             start_by=start_by,
             priority=orders.priority(request.headers),
             base_url=orders.base_url(request, self._ingress.public_url),
+            files_ttl_s=ttl_s,
         )
 
-
-@asynccontextmanager
-async def within(seconds: float) -> AsyncIterator[None]:
-    """Give the `with` block up after `seconds`.
-
-    Raises:
-        RequestTimeout: the time is over.
-    """
-    timeout = asyncio.timeout(seconds)
-    try:
-        async with timeout:
-            yield
-    except TimeoutError:
-        if timeout.expired():
-            raise RequestTimeout from None
-        raise
-
-
-async def attended(request: Request, work: Awaitable[Finished]) -> Finished:
-    """The result of `work`, which is cancelled when the caller hangs up or is given up.
-
-    Raises:
-        ClientDisconnected: the caller hung up.
-    """
-    running = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(hang_up(request), name="hang-up")
-    try:
-        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done():
-            return running.result()
-        leaving.result()
-        raise ClientDisconnected
-    finally:
-        running.cancel()
-        leaving.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
-
-
-async def hang_up(request: Request) -> None:
-    """Wait until the caller hangs up."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    def _note(self, caller: Caller, seconds: float, stages: Stages) -> None:
+        self._drain.observe(seconds)
+        share_s = stages.model_s * stages.batch_share
+        self._meter.answered(caller.key_id, self._task.path, share_s)
+        record(self._services.recorder, self._task.endpoint, seconds, stages)
 
 
 def render(finished: Finished) -> Response:
     """The output as it is, and where the time went."""
     return JSONResponse(finished.output, headers={"Server-Timing": timing(finished.stages)})
+
+
+def render_event(finished: Finished) -> Response:
+    """The output as the only event of a stream."""
+    event = f"data: {compact(finished.output)}\n\n"
+    return Response(event, headers=HEADERS, media_type=EventStream.media_type)
 
 
 def timing(stages: Stages) -> str:

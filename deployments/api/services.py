@@ -3,9 +3,11 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from deployments.api.keys import Keyring
 from deployments.florence.run import Finished, Run
 from deployments.images.storage import FileStore
 from deployments.metrics import PrometheusRecorder
+from deployments.queueing.store import Store
 from deployments.settings import Settings
 
 
@@ -15,10 +17,14 @@ class Services:
 
     `run` raises a ServiceError for what the client should see; anything else is a 500.
     `ready` says whether a run would find every part of the pipeline.
+    `wake` tells a worker that the queue has changed; it returns at once and may be lost.
     """
 
     settings: Settings
     run: Callable[[Run], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
+    wake: Callable[[], None]
     files: FileStore
+    store: Store
+    keyring: Keyring
     recorder: PrometheusRecorder

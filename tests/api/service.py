@@ -1,23 +1,34 @@
-"""A service to call in tests: the real application, a real file store, runs that are functions."""
+"""A service to call in tests: the real application, real stores, runs that are functions."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
+from deployments.api.keys import Keyring
 from deployments.api.services import Services
+from deployments.errors import StoreUnavailable
 from deployments.florence.run import Finished, Run, Stages
-from deployments.images.storage import LocalFileStore
+from deployments.images.storage import FileStore, open_file_store
 from deployments.metrics import PrometheusRecorder
-from deployments.settings import hash_key, parse
+from deployments.queueing.key import ApiKey
+from deployments.queueing.memory import MemoryStore
+from deployments.queueing.request import Claimed, Ending
+from deployments.settings import QueueSettings, hash_key, parse
+
+T = TypeVar("T")
 
 KEY = "kid:ksecret"
 AUTHORIZED = {"Authorization": f"Key {KEY}"}
+KEY_ID = hash_key(KEY)[:12]
+OTHER_KEY = "other:osecret"
 CAPTION = "/fal-ai/florence-2-large/caption"
+QUEUED = "/queue/fal-ai/florence-2-large/requests"
 STAGES = Stages(
     fetch_s=0.1,
     decode_s=0.02,
@@ -39,9 +50,11 @@ class Service:
 
     app: FastAPI
     client: TestClient
-    files: LocalFileStore
+    files: FileStore
     root: Path
     runs: list[Run]
+    store: MemoryStore
+    wakes: list[None] = field(default_factory=list)
 
     def post(self, body: Any, path: str = CAPTION, **headers: str) -> Any:
         """A run of `body` as JSON, with the key."""
@@ -51,9 +64,46 @@ class Service:
         """A run of `body` as it is, with the key."""
         return self.client.post(CAPTION, content=body, headers=AUTHORIZED | named(headers))
 
+    def submit(self, path: str = f"/queue{CAPTION}", **headers: str) -> Any:
+        """The answer to a submit of some image, with the key."""
+        return self.post({"image_url": "u"}, path, **headers)
+
+    def get(self, path: str, key: str = KEY, **headers: str) -> Any:
+        """What is at `path`, with the key."""
+        return self.client.get(path, headers={"Authorization": f"Key {key}"} | named(headers))
+
+    def cancel(self, request_id: str, key: str = KEY) -> Any:
+        """The answer to a cancel."""
+        headers = {"Authorization": f"Key {key}", "Content-Type": "application/json"}
+        return self.client.put(f"{QUEUED}/{request_id}/cancel", headers=headers)
+
+    def claim(self) -> Claimed:
+        """Take the next request, as a worker does."""
+        [claimed] = do(self.store.claim("worker", 1, 60.0))
+        return claimed
+
+    def finish(self, ending: Ending) -> Claimed:
+        """Take the next request, and end it."""
+        claimed = self.claim()
+        assert do(self.store.finish(claimed.lease, ending))
+        return claimed
+
+    def add_key(self, key: str = OTHER_KEY, **more: Any) -> str:
+        """Store a key; its id."""
+        key_id = key.partition(":")[0]
+        do(self.store.add_key(ApiKey(id=key_id, hash=hash_key(key), **more)))
+        return key_id
+
+    def queued(self) -> list[dict[str, Any]]:
+        """All requests in the store, as its rows."""
+        return do(self._rows())
+
     def metrics(self) -> str:
         """What `/metrics` says."""
         return str(self.client.get("/metrics").text)
+
+    async def _rows(self) -> list[dict[str, Any]]:
+        return [row async for row in self.store.read_rows("request")]
 
 
 class Serve(Protocol):
@@ -63,6 +113,7 @@ class Serve(Protocol):
         self,
         run: RunFunction | None = None,
         ready: Callable[[], Awaitable[bool]] | None = None,
+        store: MemoryStore | None = None,
         **sections: Any,
     ) -> Service:
         """A service with these functions and sections of settings."""
@@ -72,10 +123,12 @@ def build(
     root: Path,
     run: RunFunction | None = None,
     ready: Callable[[], Awaitable[bool]] | None = None,
+    store: MemoryStore | None = None,
     **sections: Any,
 ) -> Service:
     """A service whose files are under `root`."""
     runs: list[Run] = []
+    wakes: list[None] = []
 
     async def answer(given: Run) -> Finished:
         runs.append(given)
@@ -86,9 +139,38 @@ def build(
 
     tree = {"keys": {"hashes": [hash_key(KEY)]}, "files": {"root": str(root)}} | sections
     settings = parse(tree)
-    files = LocalFileStore(settings.files)
-    app = create_app(Services(settings, answer, ready or always, files, PrometheusRecorder()))
-    return Service(app, TestClient(app), files, root, runs)
+    store = store or MemoryStore(settings.queue)
+    files = open_file_store(settings.files)
+    services = Services(
+        settings=settings,
+        run=answer,
+        ready=ready or always,
+        wake=lambda: wakes.append(None),
+        files=files,
+        store=store,
+        keyring=Keyring(settings.keys, store),
+        recorder=PrometheusRecorder(),
+    )
+    app = create_app(services)
+    return Service(app, TestClient(app), files, root, runs, store, wakes)
+
+
+class AwayStore(MemoryStore):
+    """A store that cannot be reached as long as `is_away`."""
+
+    def __init__(self) -> None:
+        super().__init__(QueueSettings())
+        self.is_away = True
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "is_away" and self.is_away:
+            raise StoreUnavailable
+        return super().__getattribute__(name)
+
+
+def do(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; a memory store belongs to no event loop."""
+    return asyncio.run(work)
 
 
 def named(headers: dict[str, str]) -> dict[str, str]:

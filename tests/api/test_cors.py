@@ -2,7 +2,7 @@
 
 import pytest
 
-from .service import CAPTION, Serve, Service
+from .service import CAPTION, QUEUED, Serve, Service
 
 ORIGIN = "https://app.example.com"
 
@@ -31,7 +31,8 @@ def test_preflight_lists_what_the_clients_send(service: Service) -> None:
     """Who does not say which headers learns all that fal's clients use."""
     accepted = service.client.options(CAPTION).headers["access-control-allow-headers"]
 
-    assert {"authorization", "content-type", "x-fal-target-url"} <= set(accepted.split(", "))
+    sent = {"authorization", "content-type", "x-fal-target-url", "idempotency-key"}
+    assert sent <= set(accepted.split(", "))
 
 
 @pytest.mark.parametrize(("origin", "allowed"), [(ORIGIN, ORIGIN), ("https://evil.com", None)])
@@ -50,3 +51,15 @@ def test_files_are_for_any_page(serve: Serve) -> None:
     response = service.client.get("/cdn/files/nope", headers={"Origin": "https://other.com"})
 
     assert response.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("what", ["", "/status", "/status/stream", "/response"])
+def test_the_queue_may_be_asked_from_any_page(service: Service, what: str) -> None:
+    """A browser may read what the queue says, its events and its errors alike, and its headers."""
+    request_id = service.submit().json()["request_id"]
+    service.cancel(request_id)
+    for known in (request_id, "nope"):
+        response = service.get(f"{QUEUED}/{known}{what}", Origin=ORIGIN)
+
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert "idempotent-replayed" in response.headers["access-control-expose-headers"]

@@ -1,12 +1,15 @@
 """The proxy door: the target is a label that picks the route."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deployments.api.doors import destination, trim
+from deployments.api.doors import destination, enter, trim
+from deployments.api.keys import Keyring
+from deployments.settings import KeySettings
 
 from .service import ANSWER, AUTHORIZED, CAPTION, Service
 
@@ -43,8 +46,8 @@ def test_runs_through_the_proxy(service: Service, target: str, slash: str) -> No
 @pytest.mark.parametrize(
     "target",
     [
-        f"https://queue.fal.run{CAPTION}",
-        "https://rest.fal.ai/storage/upload/initiate?storage_type=gcs",
+        "https://queue.fal.run/fal-ai/florence-2-large",
+        "https://queue.fal.run/fal-ai/florence-2-large/requests",
         "https://rest.alpha.fal.ai/tokens/",
         "https://fal.run/health",
         "https://fal.run/api/fal/proxy",
@@ -104,6 +107,68 @@ def test_query_of_the_label_replaces_the_query(service: Service) -> None:
     path, query = destination("https://rest.fal.ai/tokens/?a=b%20c&d=1#x")
 
     assert (path, query) == ("/rest/tokens", b"a=b%20c&d=1")
+
+
+A = "/fal-ai/florence-2-large"
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "led"),
+    [
+        ("a.example", f"{A}/caption", "/run"),
+        ("a.example", f"{A}/nope", "/run"),
+        ("a.example", f"{A}/requests/1", "/queue"),
+        ("a.example", f"{A}/requests/1/status/stream", "/queue"),
+        ("a.example", f"{A}/caption/requests/1/cancel", "/queue"),
+        ("a.example", f"{A}/requests", "/run"),
+        ("a.example", f"{A}/x/y/requests/1", "/run"),
+        ("a.queue.example", f"{A}/caption", "/run"),
+        ("queue", f"{A}/caption", "/run"),
+        ("queue.a.example", f"{A}/caption", "/queue"),
+        ("QUEUE.a.example:8443", f"{A}/caption", "/queue"),
+        ("queue.a.example", f"{A}/requests/1", "/queue"),
+        ("queue.a.example", f"/run{A}/caption", ""),
+        ("queue.a.example", f"/queue{A}/caption", ""),
+        ("queue.a.example", "/rest/storage/upload/initiate", ""),
+        ("queue.a.example", "/cdn/files/x", ""),
+        ("queue.a.example", "/health", ""),
+        ("a.example", "/fal-ai/other/caption", ""),
+    ],
+)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_paths_below_the_application_are_led_on(
+    service: Service, host: str, path: str, led: str, slash: str
+) -> None:
+    """A bare path is a run, unless it names a request or came to a host called queue."""
+    scope: dict[str, Any] = {
+        "type": "http",
+        "path": path + slash,
+        "scheme": "http",
+        "headers": [(b"host", host.encode())],
+        "state": {},
+    }
+    asyncio.run(enter(scope, Keyring(KeySettings(), service.store)))
+
+    assert scope["path"] == led + path
+    assert scope["raw_path"] == (led + path).encode()
+
+
+def test_the_queue_has_a_host_of_its_own(service: Service) -> None:
+    """A submit at queue.… needs no prefix, and nothing runs; elsewhere the same path runs."""
+    response = service.submit(CAPTION, Host="queue.a.example")
+
+    assert (response.json()["status"], service.runs) == ("IN_QUEUE", [])
+    assert service.submit(CAPTION, Host="a.example").json() == ANSWER.output
+    assert service.get("/health", Host="queue.a.example").status_code == 200
+
+
+def test_a_submit_through_the_proxy(service: Service) -> None:
+    """A target on queue.fal.run is a submit, with the query of the label."""
+    target = f"https://queue.fal.run{CAPTION}?fal_webhook=https%3A%2F%2Fw.example%2Fh%3Fa%3D1"
+    response = through(service, target)
+
+    assert (response.status_code, response.json()["status"]) == (200, "IN_QUEUE")
+    assert service.queued()[0]["webhook_url"] == "https://w.example/h?a=1"
 
 
 @pytest.mark.parametrize(

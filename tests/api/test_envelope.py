@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from deployments.florence.run import Finished, Run
 
-from .service import AUTHORIZED, CAPTION, Serve, Service
+from .service import AUTHORIZED, CAPTION, QUEUED, Serve, Service
 
 REQUESTS: list[tuple[str, str, dict[str, str], int]] = [
     ("GET", "/health", {}, 200),
@@ -27,6 +27,14 @@ REQUESTS: list[tuple[str, str, dict[str, str], int]] = [
     ("OPTIONS", "/nope", {}, 204),
     ("GET", "/cdn/files/nope", {}, 404),
     ("HEAD", "/health", {}, 200),
+    ("POST", f"/queue{CAPTION}", {}, 401),
+    ("POST", f"/queue{CAPTION}", AUTHORIZED, 422),
+    ("GET", f"/queue{CAPTION}", AUTHORIZED, 405),
+    ("GET", f"{QUEUED}/nope", AUTHORIZED, 404),
+    ("GET", f"{QUEUED}/nope/status", {}, 401),
+    ("GET", f"{QUEUED}/nope/status/stream", AUTHORIZED, 404),
+    ("PUT", f"{QUEUED}/nope/cancel", AUTHORIZED, 404),
+    ("POST", f"{QUEUED}/nope/cancel", AUTHORIZED, 405),
 ]
 
 
@@ -185,6 +193,12 @@ def test_requests_are_counted_by_route(service: Service) -> None:
     """A label is an endpoint or a group of routes, never a path that a client made up."""
     service.post({"image_url": "u"})
     service.post({})
+    request_id = service.submit().json()["request_id"]
+    service.get(f"{QUEUED}/{request_id}/status")
+    service.get(f"{QUEUED}/{request_id}")
+    service.get(f"{QUEUED}/{request_id}/response")
+    service.cancel(request_id)
+    service.get(f"/queue{CAPTION}/requests/{request_id}/status/stream")
     service.client.get("/cdn/files/a")
     service.client.get("/made/up")
     service.client.options("/made/up")
@@ -192,10 +206,15 @@ def test_requests_are_counted_by_route(service: Service) -> None:
     counted = re.findall(r'requests_total\{endpoint="(.+)",status="(\d+)"\} 1.0', service.metrics())
 
     endpoint = CAPTION[1:]
+    assert 'requests_total{endpoint="queue_result",status="400"} 2.0' in service.metrics()
     assert set(counted) == {
         (endpoint, "200"),
         (endpoint, "422"),
         (endpoint, "405"),
+        ("queue_submit", "200"),
+        ("queue_status", "202"),
+        ("queue_cancel", "202"),
+        ("queue_stream", "200"),
         ("files", "404"),
         ("unknown", "404"),
         ("preflight", "204"),

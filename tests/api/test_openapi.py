@@ -31,19 +31,33 @@ def resolve(described: Any, ref: str) -> Any:
     return described
 
 
+def answer_of(operation: Any) -> str:
+    """The schema of a good answer."""
+    return str(operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"])
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
 def test_endpoint_is_described_as_fal_does(service: Service, task: Task) -> None:
-    """A document is OpenAPI 3.0 with fal's metadata, one path, and the task's schemas."""
+    """A document is OpenAPI 3.0 with fal's metadata, the queue's four paths, and all schemas."""
     described = document(service, task.endpoint)
 
     assert described["openapi"].startswith("3.0.")
     assert described["info"]["x-fal-metadata"]["endpointId"] == task.endpoint
-    assert described["servers"] == [{"url": "http://testserver"}]
+    assert described["servers"] == [{"url": "http://testserver/queue"}]
+    request = f"/{task.endpoint}/requests/{{request_id}}"
+    assert {path: list(methods) for path, methods in described["paths"].items()} == {
+        f"/{task.endpoint}": ["post"],
+        request: ["get"],
+        f"{request}/status": ["get"],
+        f"{request}/cancel": ["put"],
+    }
     post = described["paths"][f"/{task.endpoint}"]["post"]
     given = resolve(described, post["requestBody"]["content"]["application/json"]["schema"]["$ref"])
     assert given["required"] == ["image_url"]
     assert given["x-fal-order-properties"] == ["image_url"]
-    answer = post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    assert answer_of(post).endswith("/QueueStatus")
+    assert answer_of(described["paths"][f"{request}/status"]["get"]).endswith("/QueueStatus")
+    answer = answer_of(described["paths"][request]["get"])
     assert list(resolve(described, answer)["properties"]) == list(task.output.model_fields)
 
 
@@ -66,6 +80,20 @@ def test_every_reference_resolves(service: Service, query: str) -> None:
     refs = refs_in(described)
     assert refs
     assert all(resolve(described, ref) for ref in refs)
+
+
+def test_what_the_queue_says_fits_its_schema(service: Service) -> None:
+    """The fields of a status are those described, and those that every client needs are a must."""
+    schema = document(service, "fal-ai/florence-2-large/caption")["components"]["schemas"]
+    status = service.get(service.submit().json()["status_url"]).json()
+
+    assert set(status) <= set(schema["QueueStatus"]["properties"])
+    assert {"status", "request_id", "response_url"} <= set(schema["QueueStatus"]["required"])
+    assert schema["QueueStatus"]["properties"]["status"]["enum"] == [
+        "IN_QUEUE",
+        "IN_PROGRESS",
+        "COMPLETED",
+    ]
 
 
 def test_null_is_said_as_3_0_says_it(service: Service) -> None:
@@ -91,9 +119,17 @@ def test_whole_service_is_described(service: Service) -> None:
     described = service.client.get("/openapi.json").json()
 
     runs = {f"/run/{task.endpoint}" for task in TASKS.values()}
+    submits = {f"/queue/{task.endpoint}" for task in TASKS.values()}
+    request = "/queue/fal-ai/florence-2-large/requests/{request_id}"
+    queue = {request, f"{request}/status", f"{request}/status/stream", f"{request}/cancel"}
     pages = {"/", "/health", "/ready", "/metrics", "/openapi.json", "/cdn/files/{name}"}
-    assert set(described["paths"]) == runs | pages
-    for path in runs:
+    assert runs | submits | queue | pages <= set(described["paths"])
+    for path in described["paths"]:
+        if path.startswith("/queue"):
+            (operation,) = described["paths"][path].values()
+            assert operation["security"] == [{"apiKeyAuth": []}]
+            assert "{request_id}" not in path or operation["parameters"][0]["in"] == "path"
+    for path in runs | submits:
         post = described["paths"][path]["post"]
         assert post["security"] == [{"apiKeyAuth": []}]
         assert post["requestBody"]["required"] is True
@@ -107,4 +143,5 @@ def test_documents_name_the_public_address(serve: Serve) -> None:
 
     for query in ("", "?endpoint_id=fal-ai/florence-2-large/caption"):
         described = service.client.get(f"/openapi.json{query}").json()
-        assert described["servers"] == [{"url": "https://florence.example.com"}]
+        prefix = "/queue" if query else ""
+        assert described["servers"] == [{"url": f"https://florence.example.com{prefix}"}]

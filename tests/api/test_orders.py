@@ -1,6 +1,9 @@
 """The address that callers see."""
 
 import pytest
+from starlette.requests import Request
+
+from deployments.api import orders
 
 from .service import Serve, Service
 
@@ -48,3 +51,11 @@ def test_picture_is_found_at_its_address(service: Service) -> None:
     response = service.client.get(f"{service.runs[0].base_url}/cdn/files/{file.name}")
 
     assert response.content == b"picture"
+
+
+def test_a_request_without_a_host_has_an_address(service: Service) -> None:
+    """HTTP/1.0 knows no Host; the URLs are whole all the same."""
+    scope = {"type": "http", "scheme": "http", "path": "/", "headers": [], "state": {}}
+
+    assert orders.base_url(Request(scope), None) == "http://localhost"
+    assert orders.queue_url(Request(scope), None) == "http://localhost/queue"

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from deployments.api.runs import attended
+from deployments.api.patience import attended
 from deployments.errors import (
     ClientDisconnected,
     FileDownloadError,
@@ -22,8 +22,21 @@ from deployments.errors import (
 )
 from deployments.florence.run import Finished, Run
 from deployments.florence.tasks import TASKS
+from deployments.queueing.key import ApiKey
+from deployments.settings import hash_key
 
-from .service import ANSWER, AUTHORIZED, CAPTION, Serve, Service
+from .service import (
+    ANSWER,
+    AUTHORIZED,
+    CAPTION,
+    KEY,
+    KEY_ID,
+    OTHER_KEY,
+    AwayStore,
+    Serve,
+    Service,
+    do,
+)
 
 INPUT = {"image_url": "https://example.com/car.jpg"}
 
@@ -128,7 +141,7 @@ def test_other_methods_are_refused(service: Service, method: str) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("path", ["nope", "caption/stream", "caption/requests/1", ""])
+@pytest.mark.parametrize("path", ["nope", "caption/streams", "caption/requests", ""])
 def test_unknown_tasks_are_not_found(service: Service, path: str) -> None:
     """What is no task is a 404 in JSON."""
     response = service.post(INPUT, f"/fal-ai/florence-2-large/{path}")
@@ -214,11 +227,191 @@ def test_no_more_runs_than_places(serve: Serve) -> None:
         release.set()
         statuses = [status_of(await task) for task in first]
         headers = dict(refused[0]["headers"])
-        assert headers[b"retry-after"] == b"1"
+        assert headers[b"retry-after"] == b"1"  # nothing has ended yet to judge by
         assert headers[b"x-fal-error-type"] == b"concurrent_requests_limit"
         return [status_of(refused), *statuses, status_of(await call(service))]
 
     assert asyncio.run(scenario()) == [429, 200, 200, 200]
+
+
+def test_a_key_has_no_more_runs_than_it_may(serve: Serve) -> None:
+    """The run beyond the key's concurrency gets 429, as long as the others run or are queued."""
+
+    async def scenario() -> list[int]:
+        full, release = asyncio.Event(), asyncio.Event()
+
+        async def run(given: Run) -> Finished:
+            full.set()
+            await release.wait()
+            return ANSWER
+
+        service = serve(run)
+        await service.store.add_key(api_key(concurrency=1))
+        first = asyncio.create_task(call(service, key=OTHER_KEY))
+        await full.wait()
+        refused = await call(service, key=OTHER_KEY)
+        another = asyncio.create_task(call(service))
+        release.set()
+        statuses = [status_of(await task) for task in (first, another)]
+        headers = dict(refused[0]["headers"])
+        assert headers[b"retry-after"] == b"1"
+        assert headers[b"x-fal-error-type"] == b"concurrent_requests_limit"
+        return [status_of(refused), *statuses, status_of(await call(service, key=OTHER_KEY))]
+
+    assert asyncio.run(scenario()) == [429, 200, 200, 200]
+
+
+def test_queued_and_synchronous_runs_share_the_places_of_a_key(service: Service) -> None:
+    """A queued request that is worked on takes the place of a run."""
+    key = {"Authorization": f"Key {OTHER_KEY}"}
+    service.add_key(concurrency=1)
+    assert service.client.post(f"/queue{CAPTION}", json=INPUT, headers=key).status_code == 200
+    service.claim()
+
+    response = service.client.post(CAPTION, json=INPUT, headers=key)
+
+    assert (response.status_code, service.runs) == (429, [])
+
+
+@pytest.mark.parametrize("is_hung_up", [True, False])
+def test_the_place_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> None:
+    """Whether the caller hangs up or the run fails, the key may run again."""
+
+    async def scenario() -> int:
+        async def run(given: Run) -> Finished:
+            if len(service.runs) > 1:
+                return ANSWER
+            if is_hung_up:
+                await asyncio.Event().wait()
+            raise GenerationError
+
+        service = serve(run)
+        await service.store.add_key(api_key(concurrency=1))
+        await call(service, key=OTHER_KEY, hang_up=is_hung_up)
+        return status_of(await call(service, key=OTHER_KEY))
+
+    assert asyncio.run(scenario()) == 200
+
+
+def test_a_task_that_is_cancelled_gives_the_place_back(serve: Serve) -> None:
+    """The server may end a request from outside, too."""
+
+    async def scenario() -> bool:
+        began = asyncio.Event()
+
+        async def run(given: Run) -> Finished:
+            began.set()
+            await asyncio.Event().wait()
+            return ANSWER
+
+        service = serve(run)
+        await service.store.add_key(api_key(concurrency=1))
+        running = asyncio.create_task(call(service, key=OTHER_KEY))
+        await began.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return await service.store.enter("other", "next", 1.0)
+
+    assert asyncio.run(scenario())
+
+
+def test_a_result_is_not_lost_when_the_place_cannot_be_given_back(serve: Serve) -> None:
+    """The store may go away within a run; the place frees itself after the deadline."""
+    store = AwayStore()
+
+    async def run(given: Run) -> Finished:
+        store.is_away = True
+        return ANSWER
+
+    store.is_away = False
+    service = serve(run, store=store)
+    service.add_key(concurrency=1)
+    key = {"Authorization": f"Key {OTHER_KEY}"}
+
+    assert service.client.post(CAPTION, json=INPUT, headers=key).status_code == 200
+
+
+def test_a_key_begins_no_faster_than_it_may(serve: Serve) -> None:
+    """Beyond its burst a key gets 429 with the time to wait, for runs and submits alike."""
+    service = serve(keys={"hashes": [], "rate_burst": 2})
+    service.add_key(rate=0.1)
+    key = {"Authorization": f"Key {OTHER_KEY}"}
+
+    first = service.client.post(CAPTION, json=INPUT, headers=key)
+    second = service.client.post(f"/queue{CAPTION}", json=INPUT, headers=key)
+    refused = [
+        service.client.post(path, json=INPUT, headers=key) for path in (CAPTION, f"/queue{CAPTION}")
+    ]
+
+    assert [first.status_code, second.status_code] == [200, 200]
+    assert [response.status_code for response in refused] == [429, 429]
+    assert refused[0].json()["error_type"] == "rate_limit_exceeded"
+    assert 9 <= int(refused[0].headers["retry-after"]) <= 10
+    assert (len(service.runs), len(service.queued())) == (1, 1)
+
+
+def test_a_key_without_limits_needs_no_store(serve: Serve) -> None:
+    """A key of the settings runs as long as the pipeline does, whatever the store does."""
+    assert serve(store=AwayStore()).post(INPUT).status_code == 200
+
+
+def test_a_key_with_limits_needs_the_store(serve: Serve) -> None:
+    """What cannot be counted is not begun: 503, to be tried again."""
+    store = AwayStore()
+    store.is_away = False
+    service = serve(store=store)
+    service.add_key(rate=1.0)
+    key = {"Authorization": f"Key {OTHER_KEY}"}
+    assert service.client.post(CAPTION, json=INPUT, headers=key).status_code == 200
+    store.is_away = True
+
+    response = service.client.post(CAPTION, json=INPUT, headers=key)
+
+    assert (response.status_code, response.json()["error_type"]) == (503, "store_unavailable")
+    assert response.headers["x-fal-needs-retry"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("preference", "expected"),
+    [(None, None), ('{"expiration_duration_seconds": 60}', 60.0), ("{}", None)],
+)
+def test_files_are_kept_as_long_as_the_caller_wants(
+    service: Service, preference: str | None, expected: float | None
+) -> None:
+    """The lifecycle header says how long the picture of a run is wanted."""
+    headers = {"X_Fal_Object_Lifecycle_Preference": preference} if preference else {}
+
+    assert service.post(INPUT, **headers).status_code == 200
+    assert service.runs[0].files_ttl_s == expected
+
+
+def test_a_lifecycle_that_is_not_understood_is_refused(service: Service) -> None:
+    """A picture that is kept too long, or not long enough, would be found out too late."""
+    response = service.post(INPUT, X_Fal_Object_Lifecycle_Preference="soon")
+
+    assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")
+
+
+def test_what_a_key_uses_is_counted(serve: Serve) -> None:
+    """Each run that begins counts, an image for each result, and its share of the model's time."""
+
+    async def run(given: Run) -> Finished:
+        if given.image_url == "broken":
+            raise FileDownloadError
+        return ANSWER
+
+    service = serve(run)
+    with service.client:
+        service.post(INPUT)
+        service.post({"image_url": "broken"})
+        service.post({})
+
+    [used] = do(service.store.usage())
+    assert (used.key_id, used.path) == (KEY_ID, "caption")
+    assert (used.requests, used.images, used.model_s) == (2, 1, 0.0625)
+    text = service.metrics()
+    assert f'florence_ingress_key_requests_total{{key="{KEY_ID}"}} 2.0' in text
+    assert f'florence_ingress_key_model_seconds_total{{key="{KEY_ID}"}} 0.0625' in text
 
 
 def test_run_is_cancelled_when_the_caller_hangs_up(serve: Serve) -> None:
@@ -292,6 +485,7 @@ async def call(
     body: list[bytes] | None = None,
     more: bool = False,
     hang_up: bool = False,
+    key: str = KEY,
 ) -> list[Message]:
     """The messages that answer a run whose body comes in pieces, and may stay incomplete."""
     pieces = body or [json.dumps(INPUT).encode()]
@@ -311,11 +505,16 @@ async def call(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await service.app(post_scope(), receive, send)
+    await service.app(post_scope(key), receive, send)
     return sent
 
 
-def post_scope() -> dict[str, Any]:
+def api_key(**limits: Any) -> ApiKey:
+    """A stored key."""
+    return ApiKey(id="other", hash=hash_key(OTHER_KEY), **limits)
+
+
+def post_scope(key: str = KEY) -> dict[str, Any]:
     """The ASGI scope of a run."""
     return {
         "type": "http",
@@ -323,7 +522,7 @@ def post_scope() -> dict[str, Any]:
         "path": CAPTION,
         "scheme": "http",
         "query_string": b"",
-        "headers": [(b"authorization", AUTHORIZED["Authorization"].encode())],
+        "headers": [(b"authorization", f"Key {key}".encode())],
     }
 
 

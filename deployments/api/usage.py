@@ -1,0 +1,112 @@
+"""What keys use here: counted in this process, added to the store every second.
+
+A process that is killed loses the second that it had not handed over;
+one whose store fails within the handing over may count that second twice.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from deployments.errors import StoreUnavailable
+from deployments.metrics import Recorder
+from deployments.queueing.endings import day_of
+from deployments.queueing.key import Usage
+from deployments.queueing.store import KeyStore
+
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+
+FLUSH_S = 1.0
+LAST_FLUSH_S = 5.0  # how long a shutdown waits for the store
+
+
+class Meter:
+    """Counts requests, images and the model's seconds of each key.
+
+    Queued requests are counted here when they are submitted, for the metrics alone:
+    the store knows what they use when they end.
+    """
+
+    def __init__(
+        self, store: KeyStore, recorder: Recorder, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._clock = clock
+        self._used: dict[tuple[str, str, str], Usage] = {}
+
+    def submitted(self, key_id: str) -> None:
+        """A request was queued."""
+        self._recorder.record("florence_ingress_key_requests_total", key=key_id)
+
+    def began(self, key_id: str, path: str) -> None:
+        """A run of the task `path` begins."""
+        self._recorder.record("florence_ingress_key_requests_total", key=key_id)
+        self._add(self._usage(key_id, path, requests=1))
+
+    def answered(self, key_id: str, path: str, model_s: float) -> None:
+        """It has a result, which took `model_s` of the model's time."""
+        self._recorder.record("florence_ingress_key_model_seconds_total", model_s, key=key_id)
+        self._add(self._usage(key_id, path, images=1, model_s=model_s))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Hand over each second for the time of the `with` block, and once more at its end."""
+        stop = asyncio.Event()
+        flushing = asyncio.create_task(self._flush_until(stop), name="usage")
+        try:
+            yield
+        finally:
+            stop.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(flushing, LAST_FLUSH_S)
+
+    async def flush(self) -> None:
+        """Add what was counted to the store; what it does not take is kept for the next time."""
+        used, self._used = self._used, {}
+        if not used:
+            return
+        try:
+            await self._store.use(list(used.values()))
+        except StoreUnavailable:
+            self._keep(used.values())
+        except Exception as error:
+            logger.error("usage could not be stored", exc_info=error)
+            self._keep(used.values())
+
+    async def _flush_until(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            await self.flush()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), FLUSH_S)
+        await self.flush()
+
+    def _usage(
+        self, key_id: str, path: str, requests: int = 0, images: int = 0, model_s: float = 0.0
+    ) -> Usage:
+        day = day_of(self._clock())
+        return Usage(
+            key_id=key_id, day=day, path=path, requests=requests, images=images, model_s=model_s
+        )
+
+    def _keep(self, usages: Iterable[Usage]) -> None:
+        for usage in usages:
+            self._add(usage)
+
+    def _add(self, usage: Usage) -> None:
+        row = usage.key_id, usage.day, usage.path
+        self._used[row] = total(self._used[row], usage) if row in self._used else usage
+
+
+def total(one: Usage, other: Usage) -> Usage:
+    """Both together, which are of the same key, day and endpoint."""
+    return Usage(
+        key_id=one.key_id,
+        day=one.day,
+        path=one.path,
+        requests=one.requests + other.requests,
+        images=one.images + other.images,
+        model_s=one.model_s + other.model_s,
+    )

@@ -1,0 +1,76 @@
+"""A request whose answer is looked at while it is sent, from within its event loop."""
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any, Self
+
+from starlette.types import ASGIApp, Message
+
+from .service import AUTHORIZED
+
+PATIENCE_S = 5.0
+
+
+class Exchange:
+    """A GET that begins with the `async with` block; at its end the caller hangs up."""
+
+    def __init__(self, app: ASGIApp, path: str, query: str = "", **headers: str) -> None:
+        named = AUTHORIZED | headers
+        self._app = app
+        self._scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "scheme": "http",
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
+        }
+        self._sent: asyncio.Queue[Message] = asyncio.Queue()
+        self._left = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self.task = asyncio.create_task(self._call())
+        return self
+
+    async def __aexit__(
+        self,
+        type_: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.hang_up()
+        async with asyncio.timeout(PATIENCE_S):
+            await self.task
+
+    def hang_up(self) -> None:
+        """Leave."""
+        self._left.set()
+
+    async def start(self) -> tuple[int, dict[str, str]]:
+        """The status and the headers."""
+        message = await self._next()
+        headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        return message["status"], headers
+
+    async def piece(self) -> str:
+        """The next piece of the body; empty at its end."""
+        return str((await self._next()).get("body", b"").decode())
+
+    async def event(self) -> Any:
+        """The JSON of the next event."""
+        piece = await self.piece()
+        assert piece.startswith("data: "), piece
+        assert piece.endswith("\n\n")
+        return json.loads(piece.removeprefix("data: "))
+
+    async def _call(self) -> None:
+        await self._app(self._scope, self._receive, self._sent.put)
+
+    async def _next(self) -> Message:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._sent.get()
+
+    async def _receive(self) -> Message:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
