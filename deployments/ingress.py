@@ -1,22 +1,32 @@
 """The Ingress box: fal's HTTP protocol in front of the pipeline. Runs no model, opens no image."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.api.app import create_app
+from deployments.api.keys import Keyring
 from deployments.api.services import Services
-from deployments.images.storage import LocalFileStore
+from deployments.errors import ServiceError
+from deployments.images.storage import open_file_store
 from deployments.metrics import PrometheusRecorder
-from deployments.pipeline import Box, Pipeline
+from deployments.pipeline import Pipeline, box_of
+from deployments.queueing.owner import store_of
+from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
+
+READY_TIMEOUT_S = 4.0
 
 
 @serve.ingress()
 class Ingress:
-    """One replica: an ASGI application around the three handles of the pipeline."""
+    """One replica: an ASGI application around the handles of the other boxes and the store."""
 
     def __init__(
         self,
@@ -24,13 +34,17 @@ class Ingress:
         preprocess: DeploymentHandle[Any],
         inference: DeploymentHandle[Any],
         postprocess: DeploymentHandle[Any],
+        dispatcher: DeploymentHandle[Any],
     ) -> None:
         self._settings = settings
         self._recorder = PrometheusRecorder()
+        self._store = store_of(settings.store, settings.queue)
+        self._dispatcher = dispatcher
+        self._wakeup = Wakeup(dispatcher.wake.remote)
         self._pipeline = Pipeline(
-            box(preprocess),
-            box(inference),
-            box(postprocess),
+            box_of(preprocess),
+            box_of(inference),
+            box_of(postprocess),
             self._recorder,
             settings.ingress.max_attempts,
         )
@@ -41,13 +55,19 @@ class Ingress:
             Services(
                 settings=self._settings,
                 run=self._pipeline.run,
-                ready=self._pipeline.ready,
-                files=LocalFileStore(self._settings.files),
+                ready=self._ready,
+                wake=self._wakeup,
+                files=open_file_store(self._settings.files),
+                store=self._store,
+                keyring=Keyring(self._settings.keys, self._store),
                 recorder=self._recorder,
             )
         )
 
-
-def box(handle: DeploymentHandle[Any]) -> Box:
-    """A neighbour behind a handle."""
-    return Box(run=handle.run.remote, ready=handle.ready.remote)
+    async def _ready(self) -> bool:
+        """Whether the pipeline and the queue answer now."""
+        with suppress(TimeoutError, RayError, RayServeException, ServiceError):
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                queue = await self._dispatcher.ready.remote()
+                return bool(queue) and await self._pipeline.ready()
+        return False

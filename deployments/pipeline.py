@@ -18,6 +18,7 @@ from ray.serve.exceptions import (
     RayServeException,
     ReplicaUnavailableError,
 )
+from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import (
     NotReady,
@@ -42,6 +43,13 @@ class Box:
 
     run: Callable[..., Awaitable[Any]]
     ready: Callable[[], Awaitable[bool]]
+
+
+def box_of(neighbour: "Box | DeploymentHandle[Any]") -> Box:
+    """A neighbour as the pipeline calls it, whichever way it was given."""
+    if isinstance(neighbour, Box):
+        return neighbour
+    return Box(run=neighbour.run.remote, ready=neighbour.ready.remote)
 
 
 class Pipeline:

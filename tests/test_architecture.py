@@ -12,6 +12,7 @@ from ray import cloudpickle
 
 import deployments
 from deployments.cli.profile import LAPTOP, serve_config
+from deployments.dispatcher import Dispatcher
 from deployments.inference import Inference
 from deployments.ingress import Ingress
 from deployments.postprocess import Postprocess
@@ -19,7 +20,7 @@ from deployments.preprocess import Preprocess
 
 PACKAGE = Path(deployments.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-BOXES = (Ingress, Preprocess, Inference, Postprocess)
+BOXES = (Ingress, Preprocess, Inference, Postprocess, Dispatcher)
 
 # A part may import those of lower rank, and itself; parts of one rank never each other,
 # but for the ground floor.
@@ -149,7 +150,7 @@ def test_every_module_says_what_it_is() -> None:
     [
         (
             "deployments.app, deployments.ingress, deployments.preprocess, "
-            "deployments.inference, deployments.postprocess",
+            "deployments.inference, deployments.postprocess, deployments.dispatcher",
             ("torch", "transformers"),
         ),
         ("deployments.preprocess, deployments.postprocess", ("fastapi",)),

@@ -14,6 +14,7 @@ from deployments.cli.service import free_port, running
 from deployments.cli.state import State, write_private
 from deployments.cli.tls import certificates
 from deployments.florence.tasks import APP
+from deployments.settings import store_from_environment
 
 ENDPOINT = f"{APP}/region-proposal"
 
@@ -25,6 +26,8 @@ def serve_forever(
     state_folder: Path,
     tls: bool,
     device: str | None,
+    store: str | None,
+    files: str | None,
     sets: list[str],
 ) -> None:
     """Start, say how to call, wait for Ctrl-C or SIGTERM, and stop.
@@ -34,7 +37,7 @@ def serve_forever(
     """
     console = Console()
     state = State(state_folder)
-    chosen = laid_over(options(model, device), tree_of(sets))
+    chosen = laid_over(options(model, device, store, files), tree_of(sets))
     profile = local_profile(state, host, port, chosen, tls)
     with console.status("Starting Ray and loading the model …") as status, running(profile):
         status.stop()
@@ -45,10 +48,17 @@ def serve_forever(
         console.print("Stopping …")
 
 
-def options(model: str | None, device: str | None) -> Tree:
+def options(model: str | None, device: str | None, store: str | None, files: str | None) -> Tree:
     """The settings behind the flags."""
-    named = {"path": model, "device": device}
-    return {"model": {key: value for key, value in named.items() if value is not None}}
+    named = {
+        "model": {"path": model, "device": device},
+        "store": {"url": store},
+        "files": {"root": files},
+    }
+    return {
+        section: {key: value for key, value in given.items() if value is not None}
+        for section, given in named.items()
+    }
 
 
 def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> Profile:
@@ -57,10 +67,15 @@ def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> 
     Raises:
         SetupError: a setting is wrong.
     """
-    own = {"keys": {"hashes": state.key_hashes()}, "files": {"root": str(state.files)}}
+    own = {
+        "keys": {"hashes": state.key_hashes()},
+        "store": {"url": store_from_environment() or state.store},
+        "webhooks": {"keys": str(state.webhooks)},
+        "files": {"root": str(state.files)},
+    }
     http: Tree = {"host": host, "port": port or free_port(host)}
     if tls:
-        found = certificates(state.tls)
+        found = certificates(state.tls, host)
         http |= {"ssl_certfile": str(found.server), "ssl_keyfile": str(found.server_key)}
     profile = compose(laid_over(own, args), http)
     if profile.settings.model.device == "cuda":

@@ -33,6 +33,16 @@ class State:
         return self.folder / "files"
 
     @property
+    def store(self) -> str:
+        """The URL of the queue's database."""
+        return f"sqlite:///{self.folder / 'queue.db'}"
+
+    @property
+    def webhooks(self) -> Path:
+        """Where the keys that sign webhooks are kept."""
+        return self.folder / "webhooks"
+
+    @property
     def tls(self) -> Path:
         """Where certificates are kept."""
         return self.folder / "tls"

@@ -1,6 +1,7 @@
 """A private certificate authority for one machine, so that clients that insist on https work."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,9 @@ AUTHORITY_LIFE = timedelta(days=3650)
 SERVER_LIFE = timedelta(days=397)  # the longest that browsers accept
 RENEW_BEFORE = timedelta(days=30)
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Names = Sequence[x509.GeneralName]
+
 
 @dataclass(frozen=True)
 class Certificates:
@@ -28,25 +32,32 @@ class Certificates:
     server_key: Path
 
 
-def certificates(folder: Path) -> Certificates:
-    """The certificates in `folder`, made or renewed when needed."""
+def certificates(folder: Path, host: str = "localhost") -> Certificates:
+    """The certificates in `folder`, made or renewed when needed, good for `host` too."""
     found = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     authority_key = folder / "ca.key"
     if not (fresh(found.authority) and authority_key.is_file()):
         make_authority(found.authority, authority_key)
         found.server.unlink(missing_ok=True)
-    if not (fresh(found.server) and found.server_key.is_file()):
-        make_server(found, authority_key)
+    names = alternatives(host)
+    if not (fresh(found.server, names) and found.server_key.is_file()):
+        make_server(found, authority_key, names)
     return found
 
 
-def fresh(file: Path) -> bool:
-    """Whether a certificate is there and good for a while."""
+def fresh(file: Path, names: Names = ()) -> bool:
+    """Whether a certificate for `names` is there and good for a while."""
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
-    except (FileNotFoundError, ValueError):
+        missing = set(names) - set(named_in(certificate) if names else ())
+    except (FileNotFoundError, ValueError, x509.ExtensionNotFound):
         return False
-    return certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
+    return not missing and certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
+
+
+def named_in(certificate: x509.Certificate) -> Names:
+    """The names that a server's certificate is good for."""
+    return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
 def make_authority(file: Path, key_file: Path) -> None:
@@ -63,8 +74,8 @@ def make_authority(file: Path, key_file: Path) -> None:
     write_private(file, pem_of(certificate))
 
 
-def make_server(certificates: Certificates, authority_key: Path) -> None:
-    """Write a new server certificate, signed by the authority."""
+def make_server(certificates: Certificates, authority_key: Path, names: Names) -> None:
+    """Write a new server certificate for `names`, signed by the authority."""
     authority = x509.load_pem_x509_certificate(certificates.authority.read_bytes())
     signer = serialization.load_pem_private_key(authority_key.read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
@@ -74,7 +85,7 @@ def make_server(certificates: Certificates, authority_key: Path) -> None:
     certificate = (
         begun(named("localhost"), authority.subject, key.public_key(), SERVER_LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(alternatives()), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(usage, critical=False)
         .add_extension(issuer, critical=False)
         .sign(signer, hashes.SHA256())
@@ -115,10 +126,27 @@ def signing_only() -> x509.KeyUsage:
     )
 
 
-def alternatives() -> list[x509.GeneralName]:
-    """The names and addresses that the server answers for."""
-    addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
-    return [*(x509.DNSName(name) for name in NAMES), *addresses]
+def alternatives(host: str) -> Names:
+    """The names and addresses that the server answers for: this machine's own, and `host`.
+
+    Older clients of fal send what is for the queue to the host of that name before the host's.
+    """
+    own = [address_of(text) for text in ADDRESSES]
+    address = address_of(host)
+    names = NAMES if address else (*NAMES, host.lower(), f"queue.{host.lower()}")
+    addresses = [*own, address] if address and not address.is_unspecified else own
+    return [
+        *(x509.DNSName(name) for name in dict.fromkeys(names)),
+        *(x509.IPAddress(each) for each in dict.fromkeys(addresses) if each),
+    ]
+
+
+def address_of(host: str) -> Address | None:
+    """`host` as an address; None when it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def named(name: str) -> x509.Name:

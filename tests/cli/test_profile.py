@@ -42,7 +42,7 @@ def test_a_laptop_gets_the_laptops_values() -> None:
 def test_a_laptop_has_one_replica_of_each_box() -> None:
     """No autoscaling, no claim on CPUs or GPUs; the other options are production's."""
     options = composed().options
-    assert set(options) == {"Ingress", "Preprocess", "Inference", "Postprocess"}
+    assert set(options) == {"Ingress", "Preprocess", "Inference", "Postprocess", "Dispatcher"}
     for box in options.values():
         assert box["num_replicas"] == 1
         assert "autoscaling_config" not in box

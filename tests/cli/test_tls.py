@@ -95,6 +95,42 @@ def test_the_names_are_in_the_certificate(made: Certificates) -> None:
     assert names.get_values_for_type(x509.IPAddress) == addresses
 
 
+@pytest.mark.parametrize(
+    ("host", "more"),
+    [
+        ("florence.example", ["florence.example", "queue.florence.example"]),
+        ("Florence.Example", ["florence.example", "queue.florence.example"]),
+        ("192.0.2.7", ["192.0.2.7"]),
+        ("0.0.0.0", []),
+        ("::", []),
+        ("localhost", []),
+        ("127.0.0.1", []),
+    ],
+)
+def test_the_host_that_is_served_at_is_named_too(
+    tmp_path: Path, host: str, more: list[str]
+) -> None:
+    """Its queue as well, where older clients of fal look for it; an address has none."""
+    served = certificates(tmp_path, host)
+    named = certificate(served.server).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    names = [str(each.value) for each in named.value]
+    own = ["localhost", "queue.localhost", "127.0.0.1", "::1"]
+    assert sorted(names) == sorted([*own, *more])
+    assert {handshake(served, name) for name in more} <= {"hello"}
+
+
+def test_another_host_needs_another_certificate(tmp_path: Path) -> None:
+    """The authority stays, so that clients notice nothing; a host that is named needs none."""
+    first = contents(certificates(tmp_path))
+    other = contents(certificates(tmp_path, "florence.example"))
+    again = contents(certificates(tmp_path))
+    assert first[0] == other[0]
+    assert first[1] != other[1]
+    assert other == again
+
+
 def test_the_server_lives_as_long_as_browsers_accept(made: Certificates) -> None:
     """At most 398 days, and valid already for a clock that is behind."""
     server = certificate(made.server)

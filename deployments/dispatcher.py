@@ -1,0 +1,177 @@
+"""The Dispatcher box: takes requests from the queue through the pipeline, and tells of their end.
+
+Its loops claim, keep leases, rescue, forget and deliver webhooks. One that dies takes the box
+with it: Serve then starts another, and the leases of this one run out.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+from uuid import uuid4
+
+from deployments.errors import InternalError, SetupError, StoreUnavailable
+from deployments.florence.run import Finished, Run, Stages
+from deployments.images.storage import open_file_store
+from deployments.metrics import RayRecorder, Recorder
+from deployments.outgoing.post import Poster
+from deployments.pipeline import Pipeline, box_of
+from deployments.queueing.delivery import Deliverer
+from deployments.queueing.keeper import Keeper
+from deployments.queueing.owner import store_of
+from deployments.queueing.request import Claimed, Ending, LogLine
+from deployments.queueing.signing import KeyFolder
+from deployments.queueing.store import Store
+from deployments.queueing.worker import Worker
+from deployments.settings import Settings
+
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+
+DELIVER_EVERY_S = 0.5
+SETUP_DELAY_S = 30.0
+
+
+class Dispatcher:
+    """One replica. Several share the queue."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        preprocess: Any,
+        inference: Any,
+        postprocess: Any,
+        store: Store | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._settings = settings
+        self._store = store or store_of(settings.store, settings.queue)
+        self._files = open_file_store(settings.files)
+        recorder = recorder or RayRecorder()
+        # One attempt here is one attempt in the store: a death counts where all workers see it.
+        self._pipeline = Pipeline(
+            box_of(preprocess), box_of(inference), box_of(postprocess), recorder, max_attempts=1
+        )
+        self._worker = Worker(
+            self._store, self._execute, settings.queue, recorder, name=f"dispatcher-{uuid4()}"
+        )
+        self._keeper = Keeper(self._store, self._remove, recorder)
+        self._signer = KeyFolder(settings.webhooks, self._store)
+        post = Poster(settings.webhooks).post
+        self._deliverer = Deliverer(self._store, self._signer, post, settings.webhooks, recorder)
+        self._claiming = loop("claim", self._worker.claim_forever())
+        self._loops = [
+            self._claiming,
+            loop("beat", self._worker.beat_forever()),
+            loop("rescue", self._keeper.rescue_forever()),
+            loop("prune", self._keeper.prune_forever()),
+            loop("deliver", self._deliver_forever()),
+        ]
+
+    async def wake(self) -> None:
+        """The queue has changed."""
+        self._worker.wake()
+
+    async def ready(self) -> bool:
+        """Whether this box can work."""
+        await self._store.now()
+        return True
+
+    def check_health(self) -> None:
+        """Serve asks this.
+
+        Raises:
+            InternalError: a loop has died.
+        """
+        for task in self._loops:
+            if task.done() and not task.cancelled():
+                logger.error("the loop %s died", task.get_name(), exc_info=task.exception())
+                raise InternalError(f"The loop {task.get_name()} died.")
+
+    async def stop(self) -> None:
+        """Claim no more, let what runs end for a while, hand the rest back to the queue."""
+        self._claiming.cancel()
+        await self._worker.drain(self._settings.queue.drain_s)
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Serve calls this when it stops a replica, and awaits what it gets."""
+        return None if self._claiming.done() else self.stop()
+
+    async def _execute(self, claimed: Claimed) -> Ending:
+        finished = await self._pipeline.run(self._run_of(claimed))
+        return ending_of(finished)
+
+    def _run_of(self, claimed: Claimed) -> Run:
+        return Run(
+            id=claimed.lease.id,
+            task=claimed.path,
+            image_url=json.loads(claimed.input)["image_url"],
+            deadline=time.time() + self._settings.ingress.deadline_s,
+            priority=claimed.priority,
+            base_url=claimed.base_url,
+            files_ttl_s=claimed.files_ttl_s,
+        )
+
+    async def _remove(self, files: Sequence[str]) -> None:
+        for name in files:
+            await asyncio.to_thread(self._files.remove, name)
+
+    async def _deliver_forever(self) -> None:
+        while True:
+            try:
+                await self._signer.ensure()
+                await self._deliverer.round()
+            except StoreUnavailable:
+                pass  # there is a next time
+            except SetupError as error:  # webhooks wait for the operator, requests do not
+                logger.error("no webhook is delivered: %s", error)
+                await asyncio.sleep(SETUP_DELAY_S)
+            await asyncio.sleep(DELIVER_EVERY_S)
+
+
+def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """A task that is to run as long as the box."""
+    return asyncio.create_task(work, name=name)
+
+
+def ending_of(finished: Finished) -> Ending:
+    """How a request with this answer ends."""
+    return Ending.done(
+        finished.output,
+        inference_s=round(finished.stages.model_s, 6),
+        model_s=finished.stages.model_s * finished.stages.batch_share,
+        files=finished.files,
+        logs=journal(finished.stages),
+    )
+
+
+def journal(stages: Stages) -> tuple[LogLine, ...]:
+    """The run in words for the one who waits for it; the ages follow from the stages' lengths."""
+    told = (
+        (stages.fetch_s, f"Fetched {stages.source_bytes} bytes in {ms(stages.fetch_s)}"),
+        (
+            stages.decode_s,
+            f"Decoded {stages.width} x {stages.height} pixels in {ms(stages.decode_s)}",
+        ),
+        (
+            stages.queue_wait_s,
+            f"Batched with {stages.batch_size - 1} others after {ms(stages.queue_wait_s)}",
+        ),
+        (stages.model_s, f"Generated {stages.num_tokens} tokens in {ms(stages.model_s)}"),
+        (stages.postprocess_s, f"Stored the answer in {ms(stages.postprocess_s)}"),
+    )
+    later = sum(seconds for seconds, _ in told)
+    lines = []
+    for seconds, message in told:
+        later -= seconds
+        lines.append(LogLine(message, age_s=max(0.0, later)))
+    return tuple(lines)
+
+
+def ms(seconds: float) -> str:
+    """Seconds as a person reads them here."""
+    return f"{seconds * 1000:.0f} ms"

@@ -1,0 +1,204 @@
+"""The Dispatcher with a real store and functions for boxes: from the queue to result and webhook."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.dispatcher import Dispatcher, journal
+from deployments.errors import InternalError
+from deployments.florence.run import Finished, Run, Stages
+from deployments.images.local import LocalFileStore
+from deployments.metrics import PrometheusRecorder
+from deployments.pipeline import Box
+from deployments.queueing.memory import MemoryStore
+from deployments.queueing.request import Cancellation, Ending, Result, Submission
+from deployments.settings import Settings, parse
+
+pytestmark = pytest.mark.anyio
+
+STAGES = Stages(
+    fetch_s=0.5,
+    decode_s=0.25,
+    queue_wait_s=0.125,
+    model_s=2.0,
+    postprocess_s=1.0,
+    batch_size=4,
+    num_tokens=12,
+    source_bytes=34567,
+    width=320,
+    height=240,
+)
+FINISHED = Finished({"results": "a red circle"}, STAGES, files=("picture.jpg",))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Bench:
+    """A Dispatcher whose boxes are functions; `runs` are those that reached the first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.now = 1000.0
+        self.store = MemoryStore(settings.queue, lambda: self.now)
+        self.runs: list[Run] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def preprocess(self, run: Run) -> str:
+        self.runs.append(run)
+        await self.gate.wait()
+        return "prepared"
+
+    async def inference(self, prepared: Any, run: Run) -> str:
+        return f"generated from {await prepared}"
+
+    async def postprocess(self, prepared: Any, generated: Any, run: Run) -> Finished:
+        assert await generated == "generated from prepared"
+        return FINISHED
+
+    @asynccontextmanager
+    async def dispatching(self) -> AsyncIterator[Dispatcher]:
+        """The box lives inside the block."""
+        dispatcher = Dispatcher(
+            self.settings,
+            box(self.preprocess),
+            box(self.inference),
+            box(self.postprocess),
+            self.store,
+            PrometheusRecorder(),
+        )
+        try:
+            yield dispatcher
+        finally:
+            await dispatcher.stop()
+
+    async def submit(self, **more: Any) -> None:
+        """A request called `a`."""
+        await self.store.submit(
+            Submission(
+                id="a",
+                key_id="key",
+                path="caption",
+                input='{"image_url": "data:,x"}',
+                base_url="https://florence.example",
+                **more,
+            )
+        )
+
+    async def result(self) -> Result:
+        """Its result, once it has one."""
+        async with asyncio.timeout(5):
+            while True:  # noqa: ASYNC110, it is looked at from outside
+                result = await self.store.result("key", "a")
+                assert result
+                if result.state.is_terminal:
+                    return result
+                await asyncio.sleep(0.005)
+
+
+def box(run: Callable[..., Any]) -> Box:
+    """A neighbour that is a function; what it begins can be awaited by several, as in Ray."""
+
+    async def ready() -> bool:
+        return True
+
+    return Box(run=lambda *args: asyncio.ensure_future(run(*args)), ready=ready)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A Dispatcher with folders of its own."""
+    return Bench(
+        parse(
+            {
+                "files": {"root": str(tmp_path / "files")},
+                "webhooks": {"keys": str(tmp_path / "webhooks")},
+                "queue": {"beat_s": 0.01, "poll_s": 0.01, "drain_s": 0.05},
+            }
+        )
+    )
+
+
+async def test_a_queued_request_is_run(bench: Bench) -> None:
+    """What was submitted goes through the pipeline, and its answer is there to be fetched."""
+    await bench.submit(priority=1, files_ttl_s=60.0)
+    async with bench.dispatching():
+        result = await bench.result()
+
+    [run] = bench.runs
+    assert (run.id, run.task, run.image_url) == ("a", "caption", "data:,x")
+    assert (run.base_url, run.priority, run.files_ttl_s) == ("https://florence.example", 1, 60.0)
+    assert (result.status, result.body) == (200, '{"results":"a red circle"}')
+
+
+async def test_the_log_tells_the_story(bench: Bench) -> None:
+    """Every stage with its numbers, in order, and the time that the model took."""
+    await bench.submit()
+    async with bench.dispatching():
+        await bench.result()
+    status = await bench.store.status("key", "a")
+
+    assert status
+    assert status.inference_s == 2.0
+    assert [entry.message for entry in status.logs][-6:-1] == [
+        "Fetched 34567 bytes in 500 ms",
+        "Decoded 320 x 240 pixels in 250 ms",
+        "Batched with 3 others after 125 ms",
+        "Generated 12 tokens in 2000 ms",
+        "Stored the answer in 1000 ms",
+    ]
+
+
+def test_lines_are_as_old_as_what_they_tell() -> None:
+    """Each stage is told at its own end."""
+    assert [line.age_s for line in journal(STAGES)] == [3.375, 3.125, 3.0, 1.0, 0.0]
+
+
+async def test_a_cancel_reaches_the_pipeline(bench: Bench) -> None:
+    """Running work is stopped."""
+    bench.gate.clear()
+    await bench.submit()
+    async with bench.dispatching():
+        async with asyncio.timeout(5):
+            while not bench.runs:  # noqa: ASYNC110, it is looked at from outside
+                await asyncio.sleep(0.005)
+        assert await bench.store.cancel("key", "a") is Cancellation.REQUESTED
+        result = await bench.result()
+
+    assert result.status == 499
+
+
+async def test_old_pictures_are_removed(bench: Bench) -> None:
+    """A request's files go with it."""
+    files = LocalFileStore(bench.settings.files)
+    stored = files.put(b"picture", "image/jpeg")
+    await bench.submit()
+    [claimed] = await bench.store.claim("other", 1, 10)
+    await bench.store.finish(claimed.lease, Ending.done({}, files=(stored.name, "gone.jpg")))
+    bench.now += 4000
+    async with bench.dispatching(), asyncio.timeout(5):
+        while files.find(stored.name):  # noqa: ASYNC110, it is looked at from outside
+            await asyncio.sleep(0.005)
+
+
+async def test_a_dead_loop_is_bad_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve replaces a box that no longer does its work."""
+
+    async def broken(*args: Any) -> None:
+        raise ZeroDivisionError
+
+    async with bench.dispatching() as dispatcher:
+        dispatcher.check_health()
+        monkeypatch.setattr(bench.store, "rescue", broken)
+        with pytest.raises(InternalError, match="rescue"):
+            async with asyncio.timeout(5):
+                while True:  # noqa: ASYNC110, it is looked at from outside
+                    dispatcher.check_health()
+                    await asyncio.sleep(0.01)
