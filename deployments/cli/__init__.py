@@ -8,7 +8,12 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from deployments.cli import keys as key_commands
+from deployments.cli import store as store_commands
+from deployments.cli import webhooks as webhook_commands
+from deployments.cli.options import State
 from deployments.cli.signals import raise_interrupts
+from deployments.cli.usage import usage
 from deployments.errors import SetupError
 from deployments.settings import state_home
 
@@ -18,15 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Florence-2 behind fal's HTTP protocol, on your own machines.",
 )
-
-State = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder for keys, certificates and files.  [default: XDG state directory]",
-        show_default=False,
-        file_okay=False,
-    ),
-]
 
 
 @app.command()
@@ -42,6 +38,23 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="Where the model runs: cpu or cuda.", show_default="cpu")
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="The queue: postgresql://… or sqlite:///FILE.",
+            show_default="SQLite in the state folder",
+        ),
+    ] = None,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Keep the queue in memory alone.")
+    ] = False,
+    files: Annotated[
+        str | None,
+        typer.Option(
+            help="Uploads and pictures: a folder, s3://, gs:// or az://.",
+            show_default="in the state folder",
+        ),
+    ] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Any setting; may be repeated."),
@@ -50,7 +63,11 @@ def serve(
     """Serve until Ctrl-C; prints the address, the key and how to call when it is ready."""
     from deployments.cli.serve import serve_forever
 
-    serve_forever(host, port, model, state or state_home(), tls, device, sets or [])
+    if ephemeral and store:
+        raise typer.BadParameter("--ephemeral and --store exclude each other.")
+    url = "memory:" if ephemeral else store
+    folder = state or state_home()
+    serve_forever(host, port, model, folder, tls, device, url, files, sets or [])
 
 
 @app.command()
@@ -89,6 +106,12 @@ def demo(
     from deployments.cli.demo import show
 
     raise typer.Exit(show(seed, out))
+
+
+app.add_typer(key_commands.app, name="keys")
+app.command()(usage)
+app.add_typer(store_commands.app, name="store")
+app.add_typer(webhook_commands.app, name="webhooks")
 
 
 def main() -> None:

@@ -1,0 +1,169 @@
+"""`florence keys`: who may call the service, and how much."""
+
+import json
+import re
+import secrets
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deployments.cli.moments import iso, minute, moment_after
+from deployments.cli.options import Json, State, StoreUrl
+from deployments.cli.state import KEY_PREFIX
+from deployments.cli.stores import run_with_store, store_url
+from deployments.errors import SetupError
+from deployments.queueing.key import ApiKey
+from deployments.queueing.store import Store
+from deployments.settings import hash_key, state_home
+
+RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smh]))?")
+PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+KeyId = Annotated[
+    str, typer.Argument(metavar="ID", help="The key's id, as in `florence keys list`.")
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests that run at a time.", show_default="unbounded"),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(help="Requests that begin: 5/s, 300/m, 1000/h.", show_default="unbounded"),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends: 30d, 12h or a date.", show_default="never")
+    ] = None,
+    as_json: Json = False,
+    store: StoreUrl = None,
+    state: State = None,
+) -> None:
+    """Make a key, and print it: it is not shown again."""
+    limit = None if rate is None else per_second(rate)
+    id_ = secrets.token_hex(4)
+    secret = fresh_secret(id_)
+    key = ApiKey(id=id_, hash=hash_key(secret), name=name, concurrency=concurrency, rate=limit)
+    url = store_url(store, state or state_home())
+    made = run_with_store(url, lambda opened: add(opened, key, expires))
+    show_secret(secret, described(made, "valid"), as_json)
+
+
+@app.command("list")
+def list_(as_json: Json = False, store: StoreUrl = None, state: State = None) -> None:
+    """Show all keys, but not their secrets, which nobody knows."""
+
+    async def read(opened: Store) -> tuple[list[ApiKey], float]:
+        return await opened.keys(), await opened.now()
+
+    keys, now = run_with_store(store_url(store, state or state_home()), read)
+    if as_json:
+        typer.echo(json.dumps([described(key, state_of(key, now)) for key in keys], indent=2))
+        return
+    Console().print(table(keys, now) if keys else "No keys: make one with `florence keys create`.")
+
+
+@app.command()
+def revoke(id_: KeyId, store: StoreUrl = None, state: State = None) -> None:
+    """Let a key open nothing any more, from a few seconds on."""
+    url = store_url(store, state or state_home())
+    if not run_with_store(url, lambda opened: opened.revoke_key(id_)):
+        raise missing(id_)
+    typer.echo(f"{id_} is revoked; it is refused everywhere within 5 s.")
+
+
+@app.command()
+def rotate(id_: KeyId, as_json: Json = False, store: StoreUrl = None, state: State = None) -> None:
+    """Give a key another secret, and print it; the old one is refused from a few seconds on."""
+    secret = fresh_secret(id_)
+    url = store_url(store, state or state_home())
+    if not run_with_store(url, lambda opened: opened.replace_key_hash(id_, hash_key(secret))):
+        raise missing(id_)
+    show_secret(secret, {"id": id_}, as_json)
+
+
+async def add(store: Store, key: ApiKey, expires: str | None) -> ApiKey:
+    """The key as it was stored, with its times on the store's clock."""
+    now = await store.now()
+    expires_at = None if expires is None else moment_after(now, expires)
+    dated = replace(key, created_at=now, expires_at=expires_at)
+    await store.add_key(dated)
+    return dated
+
+
+def fresh_secret(id_: str) -> str:
+    """A new key in full, in fal's form of two parts."""
+    return f"{KEY_PREFIX}{id_}:{secrets.token_hex(16)}"
+
+
+def per_second(text: str) -> float:
+    """The rate in `300/m`, in requests per second; without a unit it is that already.
+
+    Raises:
+        SetupError: it is none.
+    """
+    found = RATE.fullmatch(text.strip())
+    if not found or float(found[1]) == 0:
+        raise SetupError(f"{text} is no rate: write --rate 5/s, 300/m or 1000/h")
+    return float(found[1]) / PER_S[found[2] or "s"]
+
+
+def missing(id_: str) -> SetupError:
+    """The error for a key that is not there, or not any more."""
+    return SetupError(f"no valid key {id_}: see `florence keys list`")
+
+
+def state_of(key: ApiKey, now: float) -> str:
+    """Whether a key opens the door, in a word."""
+    if key.revoked_at is not None:
+        return "revoked"
+    return "valid" if key.is_valid(now) else "expired"
+
+
+def described(key: ApiKey, state: str) -> dict[str, Any]:
+    """A key for a program."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "concurrency": key.concurrency,
+        "rate": key.rate,
+        "created_at": iso(key.created_at),
+        "expires_at": iso(key.expires_at),
+        "revoked_at": iso(key.revoked_at),
+        "state": state,
+    }
+
+
+def show_secret(secret: str, about: dict[str, Any], as_json: bool) -> None:
+    """Print a key in full, the only time; what is said about it goes to standard error."""
+    if as_json:
+        typer.echo(json.dumps({"key": secret} | about, indent=2))
+        return
+    typer.echo(secret)
+    typer.echo("Keep it: it is not shown again, and only its hash is stored.", err=True)
+
+
+def table(keys: list[ApiKey], now: float) -> Table:
+    """A row for each key."""
+    shown = Table("id", "name", "limits", "created", "expires", "state")
+    for key in keys:
+        times = minute(key.created_at), minute(key.expires_at)
+        shown.add_row(key.id, escape(key.name), limits_of(key), *times, state_of(key, now))
+    return shown
+
+
+def limits_of(key: ApiKey) -> str:
+    """What a key may do at most."""
+    bounds = [
+        f"{key.concurrency} at a time" if key.concurrency is not None else "",
+        f"{key.rate:g}/s" if key.rate is not None else "",
+    ]
+    return ", ".join(filter(None, bounds)) or "–"

@@ -1,0 +1,42 @@
+"""The command in this process, with a home of its own."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deployments import cli
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Florence = Callable[..., Outcome]
+
+
+@pytest.fixture
+def florence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Florence:
+    """Runs `florence` with some words on a wide terminal; its state is in the test's folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("FLORENCE_API_KEY", raising=False)
+    monkeypatch.delenv("FLORENCE_STORE", raising=False)
+
+    def call(*words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["florence", *words])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        printed = capsys.readouterr()
+        return Outcome(int(left.value.code or 0), printed.out, printed.err)
+
+    return call
