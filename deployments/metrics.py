@@ -37,6 +37,12 @@ METRICS: dict[str, Metric] = {
     "florence_ingress_run_seconds": Metric(
         "histogram", "A run from end to end.", ("endpoint",), SECONDS
     ),
+    "florence_ingress_key_requests_total": Metric(
+        "counter", "Runs and submits that began, by the id of their key.", ("key",)
+    ),
+    "florence_ingress_key_model_seconds_total": Metric(
+        "counter", "The model's time that runs have used, by the id of their key.", ("key",)
+    ),
     "florence_preprocess_fetch_seconds": Metric(
         "histogram", "Fetching or unpacking the file of one image.", (), SECONDS
     ),
@@ -56,6 +62,19 @@ METRICS: dict[str, Metric] = {
     "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
     "florence_postprocess_seconds": Metric(
         "histogram", "Reading one answer, drawing and storing its picture.", (), SECONDS
+    ),
+    "florence_dispatcher_running": Metric("gauge", "Queued requests that are worked on now."),
+    "florence_dispatcher_requests_total": Metric(
+        "counter", "Attempts at queued requests, by what became of them.", ("outcome",)
+    ),
+    "florence_dispatcher_rescued_total": Metric(
+        "counter", "Requests of dead workers or not begun in time, by outcome.", ("outcome",)
+    ),
+    "florence_dispatcher_webhooks_total": Metric(
+        "counter", "Webhook deliveries tried, by outcome: delivered, retried, dead.", ("outcome",)
+    ),
+    "florence_dispatcher_webhook_seconds": Metric(
+        "histogram", "One webhook delivery, until its receiver answered.", (), SECONDS
     ),
 }
 

@@ -123,6 +123,9 @@ class QueueSettings(Section):
     poll_s: float = Field(
         0.25, gt=0, description="How long a request may wait when its wake-up call was lost."
     )
+    drain_s: float = Field(
+        20.0, ge=0, description="How long a Dispatcher that is stopped lets its requests go on."
+    )
     result_ttl_s: float = Field(3600.0, gt=0, description="How long a result can be fetched.")
     large_result_ttl_s: float = Field(
         360.0, gt=0, description="The same for a large result, or with X-Fal-Store-IO: 0."
@@ -271,6 +274,11 @@ def explain(error: ValidationError) -> str:
 def api_key_from_environment() -> str | None:
     """The key in the clear that the operator gave in FLORENCE_API_KEY, if any."""
     return os.environ.get("FLORENCE_API_KEY", "").strip() or None
+
+
+def store_from_environment() -> str | None:
+    """The URL of the store that commands work on, which the operator gave in FLORENCE_STORE."""
+    return os.environ.get("FLORENCE_STORE", "").strip() or None
 
 
 def state_home() -> Path:

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.metrics import METRICS, SECONDS, Metric, PrometheusRecorder, RayRecorder
 
-NAME = re.compile(r"florence_(ingress|preprocess|inference|postprocess)(_[a-z]+)+")
+NAME = re.compile(r"florence_(ingress|preprocess|inference|postprocess|dispatcher)(_[a-z]+)+")
 each_metric = pytest.mark.parametrize(("name", "metric"), METRICS.items(), ids=METRICS)
 
 
@@ -67,7 +67,7 @@ def test_every_metric_is_explained(name: str, metric: Metric) -> None:
 @each_metric
 def test_labels_are_few(name: str, metric: Metric) -> None:
     """No label can take a value that a client invents, such as a path or an id."""
-    assert set(metric.labels) <= {"endpoint", "status"}
+    assert set(metric.labels) <= {"endpoint", "status", "outcome", "key"}
 
 
 def test_an_undeclared_metric_is_a_bug() -> None:

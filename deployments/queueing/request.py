@@ -134,7 +134,8 @@ class Ending:
     """How a request ends: the response to replay, and what is kept beside it.
 
     `body` is JSON; `files` are the names of files that live as long as the request;
-    `inference_s` is the model's share of the time, in seconds.
+    `inference_s` is how long the model worked on it, in seconds; `model_s` is its own share of
+    that, which counts as its key's usage: a batch is worked on together.
     """
 
     state: State
@@ -144,6 +145,7 @@ class Ending:
     error: str | None = None
     error_type: str | None = None
     inference_s: float | None = None
+    model_s: float = 0.0
     files: tuple[str, ...] = ()
     logs: tuple[LogLine, ...] = ()
 

@@ -1,0 +1,41 @@
+"""What clients ask of their requests."""
+
+import json
+
+from deployments.queueing import logs
+from deployments.queueing.postgres.part import Part
+from deployments.queueing.request import Result, State, Status
+from deployments.queueing.store import POSITION_CAP
+
+
+class Reading(Part):
+    """Questions; each is one statement."""
+
+    async def status(self, key_id: str, request_id: str) -> Status | None:
+        """How a request stands."""
+        row = await self._database.row("status", request_id, key_id, POSITION_CAP)
+        if row is None:
+            return None
+        return Status(
+            id=request_id,
+            path=row["path"],
+            state=State(row["state"]),
+            position=row["position"],
+            logs=logs.decode(row["logs"]),
+            error=row["error"],
+            error_type=row["error_type"],
+            inference_s=row["inference_s"],
+        )
+
+    async def result(self, key_id: str, request_id: str) -> Result | None:
+        """The response of a request."""
+        row = await self._database.row("result", request_id, key_id)
+        if row is None:
+            return None
+        headers = json.loads(row["headers"])
+        return Result(State(row["state"]), row["status"], row["body"], headers)
+
+    async def position(self, request_id: str) -> int | None:
+        """How many are ahead."""
+        ahead: int | None = await self._database.value("position", request_id, POSITION_CAP)
+        return ahead
