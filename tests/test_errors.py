@@ -52,7 +52,8 @@ def parent_of(cls: type[Exception]) -> str:
     return bases[0]
 
 
-CONCRETE = [cls for cls in family() if issubclass(cls, ServiceError) and not cls.__subclasses__()]
+GATHERING = {ServiceError, ModelError, InputError, RequestError}
+CONCRETE = [cls for cls in family() if issubclass(cls, ServiceError) and cls not in GATHERING]
 each_error = pytest.mark.parametrize("cls", CONCRETE, ids=lambda cls: cls.__name__)
 
 

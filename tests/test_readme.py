@@ -8,9 +8,10 @@ from pydantic import BaseModel
 
 from deployments import errors as errors_module
 from deployments.api.openapi import VERSION
-from deployments.errors import ServiceError
+from deployments.errors import InputError, ModelError, RequestError, ServiceError
 from deployments.settings import Settings
 
+GATHERING = {ServiceError, ModelError, InputError, RequestError}
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -48,11 +49,10 @@ def shown(default: object) -> str:
 
 
 def errors() -> list[type[ServiceError]]:
-    """Every error that a client can see, most general classes left out."""
+    """Every error that a client can see; those that only gather others are never raised."""
     named = vars(errors_module).values()
     family = {e for e in named if isinstance(e, type) and issubclass(e, ServiceError)}
-    seen = [error for error in family if not family & set(error.__subclasses__())]
-    return sorted(seen, key=lambda error: (error.status, error.type, error.__name__))
+    return sorted(family - GATHERING, key=lambda error: (error.status, error.type, error.__name__))
 
 
 def error_rows() -> list[str]:

@@ -63,11 +63,11 @@ class Keys(Part):
 
         async def work(transaction: Transaction) -> bool:
             bound = await transaction.value("bound", key_id)
-            await transaction.rows("leave", run_id)  # a run that asks again keeps one place
             if bound is not None:
                 await transaction.value("lock", CLAIMS)
-                if await transaction.value("busy", key_id) >= bound:
-                    return False
+            await transaction.rows("leave", run_id)  # a run that asks again keeps one place
+            if bound is not None and await transaction.value("busy", key_id) >= bound:
+                return False
             await transaction.rows("enter", run_id, key_id, ttl_s)
             return True
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from asyncpg import Record
@@ -21,6 +22,20 @@ Given = Mapping[int, Submission]  # by their places in the group
 Answers = dict[int, Submitted | Exception]
 
 SOME_TIME = 1.5  # where the log's first line is parted, for the database to put in its own time
+PLAIN = attrgetter(
+    "id",
+    "key_id",
+    "path",
+    "input",
+    "base_url",
+    "priority",
+    "start_timeout_s",
+    "max_attempts",
+    "webhook_url",
+    "idempotency_key",
+    "files_ttl_s",
+)
+NAMES = attrgetter("id", "key_id", "idempotency_key")
 BEFORE, AFTER = logs.encode([logs.RECEIVED], SOME_TIME).split(str(SOME_TIME))
 
 
@@ -105,10 +120,8 @@ async def repeated(database: Database | Transaction, given: Given) -> Answers:
     """Answers for those that are there already, queued or long ended."""
     if not given:
         return {}
-    ids, keys = fields(given, "id"), fields(given, "key_id")
-    rows = await database.rows(
-        "repeated", ids, keys, fields(given, "idempotency_key"), POSITION_CAP
-    )
+    names = zip(*map(NAMES, given.values()), strict=True)
+    rows = await database.rows("repeated", *names, POSITION_CAP)
     places = list(given)
     found = {places[row["nth"] - 1]: row for row in rows}
     return {nth: answer_for(given[nth], row) for nth, row in found.items()}
@@ -148,31 +161,10 @@ def befores(priorities: Iterable[int]) -> list[int]:
     return found
 
 
-def columns(given: Given) -> list[list[Any]]:
+def columns(given: Given) -> list[Sequence[Any]]:
     """A list for each column of `submit`."""
-    names = (
-        "id",
-        "key_id",
-        "path",
-        "input",
-        "base_url",
-        "priority",
-        "start_timeout_s",
-        "max_attempts",
-        "webhook_url",
-        "idempotency_key",
-    )
-    return [
-        *(fields(given, name) for name in names),
-        [fingerprint_of(submission) for submission in given.values()],
-        [int(submission.keeps_input) for submission in given.values()],
-        fields(given, "files_ttl_s"),
-    ]
-
-
-def fields(given: Given, name: str) -> list[Any]:
-    """One field of each."""
-    return [getattr(submission, name) for submission in given.values()]
+    rows = ((*PLAIN(one), int(one.keeps_input), fingerprint_of(one)) for one in given.values())
+    return list(zip(*rows, strict=True))
 
 
 def fingerprint_of(submission: Submission) -> str | None:

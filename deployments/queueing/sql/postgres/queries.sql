@@ -33,18 +33,18 @@ ahead AS MATERIALIZED (
 added AS (
     INSERT INTO request (
         id, key_id, path, input, base_url, priority, start_by, max_attempts, webhook_url,
-        idempotency_key, fingerprint, keeps_input, files_ttl_s, created_at, logs
+        idempotency_key, files_ttl_s, keeps_input, fingerprint, created_at, logs
     )
     SELECT
         id, key_id, path, input, base_url, priority, now + start_timeout_s, max_attempts,
-        webhook_url, idempotency_key, fingerprint, keeps_input, files_ttl_s, now,
+        webhook_url, idempotency_key, files_ttl_s, keeps_input, fingerprint, now,
         $14 || now || $15
     FROM clock, unnest(
         $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::float8[],
-        $8::integer[], $9::text[], $10::text[], $11::text[], $12::integer[], $13::float8[]
+        $8::integer[], $9::text[], $10::text[], $11::float8[], $12::integer[], $13::text[]
     ) WITH ORDINALITY AS given (
         id, key_id, path, input, base_url, priority, start_timeout_s, max_attempts, webhook_url,
-        idempotency_key, fingerprint, keeps_input, files_ttl_s, nth
+        idempotency_key, files_ttl_s, keeps_input, fingerprint, nth
     )
     ORDER BY nth
     ON CONFLICT DO NOTHING
