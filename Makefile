@@ -4,7 +4,7 @@ SHELL := /bin/sh
 FLORENCE := .venv/bin/florence
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install ## find the shapes in three random scenes, and show how well
 	@$(FLORENCE) demo
@@ -24,6 +24,12 @@ test-fast: install-test ## the tests that need no Ray, in under a minute
 bench: install-test ## requests/s, latencies and memory of the running service against a plain loop
 	@.venv/bin/python -m loadtest.bench
 
+bench-store: install-test ## the queue's stores alone: submits, claims, reads against a plain commit
+	@.venv/bin/python -m loadtest.store
+
+bench-queue: install-test ## the queue over HTTP: submits under polling, status, memory at depth
+	@.venv/bin/python -m loadtest.queue
+
 install:
 	@scripts/install
 
@@ -33,4 +39,4 @@ install-test:
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench install install-test clean
+.PHONY: help demo serve test test-fast bench bench-store bench-queue install install-test clean

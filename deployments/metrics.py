@@ -67,6 +67,9 @@ METRICS: dict[str, Metric] = {
     "florence_dispatcher_requests_total": Metric(
         "counter", "Attempts at queued requests, by what became of them.", ("outcome",)
     ),
+    "florence_dispatcher_key_model_seconds_total": Metric(
+        "counter", "The model's time for queued requests, by the id of the key.", ("key",)
+    ),
     "florence_dispatcher_rescued_total": Metric(
         "counter", "Requests of dead workers or not begun in time, by outcome.", ("outcome",)
     ),

@@ -202,7 +202,12 @@ class Worker:
                 return await self._finish(job, Ending.failed(InternalError()))
 
     async def _finish(self, job: Job, ending: Ending) -> str:
-        return str(ending.state) if await self._store.finish(job.claimed.lease, ending) else "lost"
+        if not await self._store.finish(job.claimed.lease, ending):
+            return "lost"
+        self._recorder.record(
+            "florence_dispatcher_key_model_seconds_total", ending.model_s, key=job.claimed.key_id
+        )
+        return str(ending.state)
 
     def _delay(self, job: Job) -> float:
         return float(self._settings.retry_delay_s * 2 ** (job.claimed.attempt - 1))

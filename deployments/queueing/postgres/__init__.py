@@ -1,6 +1,12 @@
 """The store in PostgreSQL, which any number of processes use at the same time.
 
-Each part of the store has a module of its own; the SQL is in `sql/postgres`.
+store ──▶ submitting  claiming  closing  reading  deliveries  keys  copying   what it can do
+              │           │        │
+              │           │     outcomes    ends, and returns to the queue, as they are written
+              ▼           │        │
+          gathering ◀─────┼────────┘        group commit
+                          ▼
+                      database ──▶ schema   connections; the SQL is in `sql/postgres`
 """
 
 from deployments.queueing.postgres.store import PostgresStore

@@ -14,13 +14,7 @@ from deployments.queueing.postgres.database import Database, Transaction
 from deployments.queueing.postgres.gathering import Gatherer
 from deployments.queueing.postgres.outcomes import Again, End, write
 from deployments.queueing.postgres.part import Part
-from deployments.queueing.request import (
-    Cancellation,
-    Ending,
-    Lease,
-    Rescued,
-    State,
-)
+from deployments.queueing.request import Cancellation, Ending, Lease, Rescued, State
 from deployments.settings import QueueSettings
 
 Finish = tuple[Lease, Ending]

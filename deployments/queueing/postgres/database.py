@@ -142,7 +142,7 @@ class Database:
     async def together(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """The result of `work`, all of whose statements take effect together, or none.
 
-        It may be run more than once, so it must change nothing but the database.
+        It is run again when PostgreSQL ends it for the sake of another transaction.
         """
 
         async def run(connection: Connection) -> T:

@@ -139,7 +139,9 @@ def distinct(given: Given) -> Given:
     seen: set[object] = set()
     kept = {}
     for nth, one in given.items():
-        names = {one.id} | ({(one.key_id, one.idempotency_key)} if one.idempotency_key else set())
+        names: set[object] = {one.id}
+        if one.idempotency_key is not None:
+            names.add((one.key_id, one.idempotency_key))
         if seen.isdisjoint(names):
             kept[nth] = one
         seen |= names

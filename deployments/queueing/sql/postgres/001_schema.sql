@@ -76,6 +76,7 @@ CREATE TABLE webhook (
     last_error text
 );
 CREATE INDEX webhook_pending ON webhook (next_at) WHERE state = 'pending';
+CREATE INDEX webhook_by_state ON webhook (state, seq);
 CREATE INDEX webhook_settled ON webhook (created_at) WHERE state <> 'pending';
 
 CREATE TABLE api_key (

@@ -1,0 +1,89 @@
+"""What the pages under docs/ say is what the code does."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from deployments.cli import app
+from deployments.queueing.request import State
+from deployments.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+FILES = {"queue.db", "keys.json"}  # files in the state folder, which look like settings
+TEXTS = [ROOT / "README.md", *PAGES]
+each_text = pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
+
+COMMAND = re.compile(
+    r"(?<![\w/-])florence ((?:serve|predict|demo|keys|usage|webhooks|store)\b[^#`\n]*)"
+)
+
+
+def settings() -> set[str]:
+    """The paths of all settings."""
+    sections: dict[str, Any] = {n: f.annotation for n, f in Settings.model_fields.items()}
+    return {f"{name}.{key}" for name, part in sections.items() for key in part.model_fields}
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command line of ours in `text`, as words."""
+    return [shlex.split(line.replace("…", "x")) for line in COMMAND.findall(text)]
+
+
+def options_of(words: list[str]) -> set[str]:
+    """The options of the command that `words` begin with.
+
+    Raises:
+        KeyError: there is no such command.
+    """
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands[word]
+    return {name for option in command.params for name in option.opts}
+
+
+@each_text
+def test_every_command_exists(file: Path) -> None:
+    """With all its options."""
+    for words in commands(file.read_text()):
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given - options_of(words) == set(), words
+
+
+def test_commands_are_found() -> None:
+    """The pages do hold commands; else the test above would say nothing."""
+    assert sum(len(commands(file.read_text())) for file in TEXTS) > 15
+
+
+@each_text
+def test_every_setting_exists(file: Path) -> None:
+    """What looks like a setting of one of our sections is one."""
+    sections = "|".join(Settings.model_fields)
+    named = set(re.findall(rf"`((?:{sections})\.[a-z_]+)", file.read_text()))
+    assert named - settings() - FILES == set()
+
+
+@each_text
+def test_every_link_leads_somewhere(file: Path) -> None:
+    """Links within the repository."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text())
+    assert [target for target in targets if not (file.parent / target).exists()] == []
+
+
+def test_every_page_is_linked() -> None:
+    """From the README, directly."""
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in PAGES if f"docs/{page.name}" not in readme] == []
+
+
+def test_the_state_diagram_has_every_state() -> None:
+    """And no other."""
+    diagram = (ROOT / "docs" / "queue.md").read_text().split("```")[1]
+    named = set(re.findall(r"(\w+) -->|--> (\w+)", diagram))
+    assert {name for pair in named for name in pair if name} == set(State)
