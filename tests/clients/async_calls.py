@@ -1,0 +1,119 @@
+"""One call of fal's asynchronous Python client, named on the command line."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import fal_client
+from fal_client import client
+from fal_client.client import FalClientHTTPError
+
+from tests.clients import loopback  # noqa: F401 (imported for what it does)
+from tests.clients.telling import failed, shown, tell
+
+ENDPOINT = "fal-ai/florence-2-large/region-proposal"
+GOOD = {"image_url": os.environ["IMAGE_URL"]}
+LATE = {"image_url": os.environ["LATE_URL"]}
+HANGING = {"image_url": os.environ["HANGING_URL"]}
+NO_IMAGE = {"image_url": fal_client.encode("Hello, World!", "image/png")}
+FILE = Path(os.environ["IMAGE_FILE"])
+BYTES = FILE.read_bytes()
+BASE_URL = os.environ["BASE_URL"]
+
+
+async def run() -> None:
+    """The synchronous run."""
+    tell(await fal_client.run_async(ENDPOINT, arguments=GOOD))
+
+
+async def subscribe() -> None:
+    """fal's published example."""
+
+    def on_queue_update(update: client.Status) -> None:
+        tell(shown(update))
+        if isinstance(update, fal_client.InProgress):
+            for log in update.logs or ():
+                tell(log["message"])
+
+    result = await fal_client.subscribe_async(
+        ENDPOINT, arguments=LATE, with_logs=True, on_queue_update=on_queue_update
+    )
+    tell(result)
+
+
+async def submit() -> None:
+    """A handle, and the webhook."""
+    webhook_url = os.environ["WEBHOOK_URL"]
+    handle = await fal_client.submit_async(ENDPOINT, arguments=GOOD, webhook_url=webhook_url)
+    tell(handle.request_id)
+    tell(await handle.get())
+
+
+async def iter_events() -> None:
+    """All that is heard until the end."""
+    handle = await fal_client.submit_async(ENDPOINT, arguments=GOOD)
+    async for event in handle.iter_events(with_logs=True):
+        tell(shown(event))
+
+
+async def by_id() -> None:
+    """Another process knows no more than the id."""
+    request_id = (await fal_client.submit_async(ENDPOINT, arguments=GOOD)).request_id
+    tell(await fal_client.result_async(ENDPOINT, request_id))
+    tell(shown(await fal_client.status_async(ENDPOINT, request_id, with_logs=True)))
+
+
+async def cancel() -> None:
+    """A request that would hang, and one that has ended."""
+    handle = await fal_client.submit_async(ENDPOINT, arguments=HANGING)
+    await fal_client.cancel_async(ENDPOINT, handle.request_id)
+    tell(shown([event async for event in handle.iter_events()][-1]))
+    tell(await error_of(handle.get()))
+    tell(await error_of(handle.cancel()))
+
+
+async def stream() -> None:
+    """Every event."""
+    async for event in fal_client.stream_async(ENDPOINT, arguments=GOOD):
+        tell(event)
+
+
+async def encode_file() -> None:
+    """A file in the request itself."""
+    encoded = fal_client.encode_file(FILE)
+    tell(await fal_client.run_async(ENDPOINT, arguments={"image_url": encoded}))
+
+
+async def upload() -> None:
+    """A file by its URL: the client does not let its address be configured."""
+    client.REST_URL = f"{BASE_URL}/rest"
+    client.CDN_URL = f"{BASE_URL}/cdn"
+    url = await fal_client.upload_async(BYTES, "image/png")
+    tell(url)
+    tell(await fal_client.run_async(ENDPOINT, arguments={"image_url": url}))
+
+
+async def errors() -> None:
+    """What can go wrong."""
+    unknown = "00000000-0000-4000-8000-000000000000"
+    stranger = fal_client.AsyncClient(key="wrong")
+    tell(await error_of(fal_client.run_async(ENDPOINT, arguments=NO_IMAGE)))
+    tell(await error_of(fal_client.subscribe_async(ENDPOINT, arguments=NO_IMAGE)))
+    tell(await error_of(fal_client.status_async(ENDPOINT, unknown)))
+    tell(await error_of(fal_client.cancel_async(ENDPOINT, unknown)))
+    tell(await error_of(stranger.run(ENDPOINT, arguments=GOOD)))
+
+
+async def error_of(call: Awaitable[Any]) -> dict[str, Any]:
+    """The error that `call` ends with."""
+    try:
+        return {"answer": await call}
+    except FalClientHTTPError as error:
+        return failed(error)
+
+
+if __name__ == "__main__":
+    asyncio.run(globals()[sys.argv[1]]())

@@ -1,0 +1,115 @@
+"""One call of fal's Python client, named on the command line."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import fal_client
+from fal_client import client
+from fal_client.client import FalClientHTTPError
+
+from tests.clients import loopback  # noqa: F401 (imported for what it does)
+from tests.clients.telling import failed, shown, tell
+
+ENDPOINT = "fal-ai/florence-2-large/region-proposal"
+GOOD = {"image_url": os.environ["IMAGE_URL"]}
+LATE = {"image_url": os.environ["LATE_URL"]}
+HANGING = {"image_url": os.environ["HANGING_URL"]}
+NO_IMAGE = {"image_url": fal_client.encode("Hello, World!", "image/png")}
+FILE = Path(os.environ["IMAGE_FILE"])
+BYTES = FILE.read_bytes()
+BASE_URL = os.environ["BASE_URL"]
+
+
+def run() -> None:
+    """The synchronous run."""
+    tell(fal_client.run(ENDPOINT, arguments=GOOD))
+
+
+def subscribe() -> None:
+    """fal's published example."""
+
+    def on_queue_update(update: client.Status) -> None:
+        tell(shown(update))
+        if isinstance(update, fal_client.InProgress):
+            for log in update.logs or ():
+                tell(log["message"])
+
+    result = fal_client.subscribe(
+        ENDPOINT, arguments=LATE, with_logs=True, on_queue_update=on_queue_update
+    )
+    tell(result)
+
+
+def submit() -> None:
+    """A handle, and the webhook."""
+    handle = fal_client.submit(ENDPOINT, arguments=GOOD, webhook_url=os.environ["WEBHOOK_URL"])
+    tell(handle.request_id)
+    tell(handle.get())
+
+
+def iter_events() -> None:
+    """All that is heard until the end."""
+    handle = fal_client.submit(ENDPOINT, arguments=GOOD)
+    for event in handle.iter_events(with_logs=True):
+        tell(shown(event))
+
+
+def by_id() -> None:
+    """Another process knows no more than the id."""
+    request_id = fal_client.submit(ENDPOINT, arguments=GOOD).request_id
+    tell(fal_client.result(ENDPOINT, request_id))
+    tell(shown(fal_client.status(ENDPOINT, request_id, with_logs=True)))
+
+
+def cancel() -> None:
+    """A request that would hang, and one that has ended."""
+    handle = fal_client.submit(ENDPOINT, arguments=HANGING)
+    fal_client.cancel(ENDPOINT, handle.request_id)
+    tell(shown(list(handle.iter_events())[-1]))
+    tell(error_of(handle.get))
+    tell(error_of(handle.cancel))
+
+
+def stream() -> None:
+    """Every event."""
+    for event in fal_client.stream(ENDPOINT, arguments=GOOD):
+        tell(event)
+
+
+def encode_file() -> None:
+    """A file in the request itself."""
+    tell(fal_client.run(ENDPOINT, arguments={"image_url": fal_client.encode_file(FILE)}))
+
+
+def upload() -> None:
+    """A file by its URL: the client does not let its address be configured."""
+    client.REST_URL = f"{BASE_URL}/rest"
+    client.CDN_URL = f"{BASE_URL}/cdn"
+    url = fal_client.upload(BYTES, "image/png")
+    tell(url)
+    tell(fal_client.run(ENDPOINT, arguments={"image_url": url}))
+
+
+def errors() -> None:
+    """What can go wrong."""
+    unknown = "00000000-0000-4000-8000-000000000000"
+    stranger = fal_client.SyncClient(key="wrong")
+    tell(error_of(lambda: fal_client.run(ENDPOINT, arguments=NO_IMAGE)))
+    tell(error_of(lambda: fal_client.subscribe(ENDPOINT, arguments=NO_IMAGE)))
+    tell(error_of(lambda: fal_client.status(ENDPOINT, unknown)))
+    tell(error_of(lambda: fal_client.cancel(ENDPOINT, unknown)))
+    tell(error_of(lambda: stranger.run(ENDPOINT, arguments=GOOD)))
+
+
+def error_of(call: Any) -> dict[str, Any]:
+    """The error that `call` ends with."""
+    try:
+        return {"answer": call()}
+    except FalClientHTTPError as error:
+        return failed(error)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
