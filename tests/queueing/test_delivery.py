@@ -31,9 +31,11 @@ from deployments.queueing.delivery import LEASE_SLACK_S, Deliverer, Post, gap_s
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.request import Ending, Submission
 from deployments.queueing.signing import KeyFolder, jwks
+from deployments.queueing.store import RequestStore
 from deployments.queueing.webhook import Webhook, WebhookState
 from deployments.settings import QueueSettings, WebhookSettings
 from tests.outgoing.receiver import Answer, Posted, Receiver, moved, receiving, status
+from tests.queueing.bench import Bench as StoreBench
 
 pytestmark = pytest.mark.anyio
 
@@ -43,11 +45,6 @@ USER = "kid"
 HERE = "127.0.0.1"
 URL = "http://hooks.example/"
 OUTPUT = {"results": {"bboxes": []}, "text": "Zoë"}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 class Store(MemoryStore):
@@ -94,12 +91,7 @@ class Bench:
 
     async def end(self, url: str, request_id: str = "r1") -> None:
         """A request that wants a webhook, and is done."""
-        submission = Submission(
-            id=request_id, key_id=USER, path="caption", input="{}", webhook_url=url
-        )
-        await self.store.submit(submission)
-        [claimed] = await self.store.claim("worker", 1, 60.0)
-        assert await self.store.finish(claimed.lease, Ending.done(OUTPUT))
+        await end(self.store, url, request_id)
 
     async def webhook(self) -> Webhook:
         """The only one."""
@@ -127,6 +119,14 @@ class Bench:
             for each in found.samples
             if each.name.endswith("_total") and each.labels["outcome"] == outcome
         )
+
+
+async def end(store: RequestStore, url: str, request_id: str) -> None:
+    """A request that wants a webhook, and is done."""
+    wanted = Submission(id=request_id, key_id=USER, path="caption", input="{}", webhook_url=url)
+    await store.submit(wanted)
+    [claimed] = await store.claim("worker", 1, 60.0)
+    assert await store.finish(claimed.lease, Ending.done(OUTPUT))
 
 
 class Poses:
@@ -592,6 +592,24 @@ async def test_two_deliverers_share(tmp_path: Path) -> None:
 
     assert sum(await asyncio.gather(*rounds)) == 100
     assert len(poses.times) == 100
+
+
+async def test_from_every_store(bench: StoreBench, tmp_path: Path) -> None:
+    """A failure, a success and a rotation, wherever webhooks and keys are kept."""
+    settings, poses = WebhookSettings(keys=str(tmp_path / "keys")), Poses(500, 200)
+    folder = KeyFolder(settings, bench.store)
+    deliverer = Deliverer(bench.store, folder, poses.post, settings, PrometheusRecorder())
+    await end(bench.store, URL, "r1")
+    rounds = [await deliverer.round(), await deliverer.round()]
+    await bench.advance(24 * 3600)
+    rounds += [await deliverer.round(), await deliverer.round()]
+    rotation = await folder.rotate()
+    [webhook] = await bench.store.webhooks()
+
+    assert rounds == [1, 0, 1, 0]
+    assert (webhook.state, webhook.attempts, webhook.last_status) == ("delivered", 2, 200)
+    assert (await KeyFolder(settings, bench.store).key()).kid == rotation.active
+    assert [key.state for key in await folder.published()] == ["active", "next", "retired"]
 
 
 # ---- what is missing

@@ -35,11 +35,6 @@ SIGNATURE = (
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Bench:
     """A folder and a store whose clocks stand still until they are moved."""
 

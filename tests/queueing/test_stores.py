@@ -278,6 +278,14 @@ async def test_claims_in_order_among_keys(bench: Bench) -> None:
     assert await claim_ids(bench.store) == ids[5:]
 
 
+async def test_a_priority_goes_before_other_keys(bench: Bench) -> None:
+    """Among the requests of all keys, too, the priority comes first."""
+    (low,) = await submit(bench.store, key_id="a", priority=1)
+    (high,) = await submit(bench.store, key_id="b", priority=0)
+    assert await claim_ids(bench.store, 1) == [high]
+    assert await claim_ids(bench.store, 1) == [low]
+
+
 async def test_claims_nothing_for_nothing(bench: Bench) -> None:
     """A limit of 0 takes nothing."""
     await submit(bench.store)
@@ -293,6 +301,25 @@ async def test_waits_out_a_delay(bench: Bench) -> None:
     await bench.advance(61.0)
     (claimed,) = await claim(bench.store)
     assert (claimed.lease, claimed.attempt) == (Lease(lease.id, 2), 2)
+
+
+async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
+    """Those before and behind a request that waits out a delay are taken."""
+    before, delayed, behind = await submit(bench.store, 3)
+    leases = {claimed.lease.id: claimed.lease for claimed in await claim(bench.store)}
+    await bench.store.release(leases[before])
+    await bench.store.fail(leases[delayed], FAILED, delay_s=60.0)
+    await bench.store.release(leases[behind])
+    assert await claim_ids(bench.store) == [before, behind]
+
+
+async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
+    """Those before and behind a request that may not begin any more are taken."""
+    (before,) = await submit(bench.store)
+    await submit(bench.store, start_timeout_s=60.0)
+    (behind,) = await submit(bench.store)
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == [before, behind]
 
 
 async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
