@@ -61,7 +61,7 @@ class Dispatcher:
         post = Poster(settings.webhooks).post
         self._deliverer = Deliverer(self._store, self._signer, post, settings.webhooks, recorder)
         self._claiming = loop("claim", self._worker.claim_forever())
-        self._loops = [
+        self.loops = [
             self._claiming,
             loop("beat", self._worker.beat_forever()),
             loop("rescue", self._keeper.rescue_forever()),
@@ -84,7 +84,7 @@ class Dispatcher:
         Raises:
             InternalError: a loop has died.
         """
-        for task in self._loops:
+        for task in self.loops:
             if task.done() and not task.cancelled():
                 logger.error("the loop %s died", task.get_name(), exc_info=task.exception())
                 raise InternalError(f"The loop {task.get_name()} died.")
@@ -93,9 +93,9 @@ class Dispatcher:
         """Claim no more, let what runs end for a while, hand the rest back to the queue."""
         self._claiming.cancel()
         await self._worker.drain(self._settings.queue.drain_s)
-        for task in self._loops:
+        for task in self.loops:
             task.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*self.loops, return_exceptions=True)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it stops a replica, and awaits what it gets."""
