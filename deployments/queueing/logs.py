@@ -5,15 +5,15 @@ from collections.abc import Iterable
 
 from deployments.queueing.request import Ending, LogEntry, LogLine, State, compact
 
-RECEIVED = LogLine("received")
-CANCEL_ASKED = LogLine("cancellation requested")
-QUEUED_AGAIN = LogLine("queued again")
-COMPLETED = LogLine("completed")
+RECEIVED = LogLine("Received")
+CANCEL_ASKED = LogLine("Cancellation requested")
+QUEUED_AGAIN = LogLine("Queued again")
+COMPLETED = LogLine("Completed")
 
 
 def started(attempt: int) -> LogLine:
     """What is told when a worker takes a request for the `attempt`th time, from 1."""
-    return LogLine(f"started, attempt {attempt}")
+    return LogLine(f"Started, attempt {attempt}")
 
 
 def ended(ending: Ending) -> tuple[LogLine, ...]:

@@ -113,7 +113,7 @@ class Life:
             return
         status = await self._store.status(KEY, id_)
         assert status
-        begun = any(line.message.startswith("started") for line in status.logs)
+        begun = any(line.message.startswith("Started") for line in status.logs)
         if status.state is State.CANCELLED and not begun:
             self._journal.write("cancelled", id_)
 

@@ -83,7 +83,7 @@ class Lives:
 
 def started(status: Status) -> bool:
     """Whether a worker has ever begun the request."""
-    return any(line.message.startswith("started") for line in status.logs)
+    return any(line.message.startswith("Started") for line in status.logs)
 
 
 def answer(id_: str) -> str:
@@ -123,7 +123,7 @@ def test_every_result_is_the_requests_own(found: Found) -> None:
 
 def test_a_request_ends_once(found: Found) -> None:
     """One terminal line in its log, one webhook, one count in its key's usage."""
-    ends = ("completed", "The request was cancelled by its caller.")
+    ends = ("Completed", "The request was cancelled by its caller.")
     for status in found.statuses.values():
         assert [line.message for line in status.logs if line.message in ends] == [
             status.logs[-1].message

@@ -898,15 +898,15 @@ async def test_logs_tell_the_story(bench: Bench) -> None:
     status = await bench.store.status(KEY, request_id)
     assert status
     assert [(entry.message, entry.level) for entry in status.logs] == [
-        ("received", "INFO"),
-        ("started, attempt 1", "INFO"),
+        ("Received", "INFO"),
+        ("Started, attempt 1", "INFO"),
         ("tried", "INFO"),
         (GenerationError().message, "ERROR"),
-        ("queued again", "INFO"),
-        ("started, attempt 2", "INFO"),
+        ("Queued again", "INFO"),
+        ("Started, attempt 2", "INFO"),
         ("slow", "WARN"),
         ("é\u2028\n", "INFO"),
-        ("completed", "INFO"),
+        ("Completed", "INFO"),
     ]
     ages = [entry.timestamp - before for entry in status.logs]
     expected = [0, LONG, 2 * LONG - 4, *[2 * LONG] * 3, 2 * LONG - 1, *[2 * LONG] * 2]
@@ -923,11 +923,11 @@ async def test_logs_tell_of_what_the_store_did(bench: Bench) -> None:
     await bench.store.cancel(KEY, lease.id)
     await bench.store.release(claimed.lease)
     assert await messages(bench.store, lease.id) == [
-        "received",
-        "started, attempt 1",
-        "queued again",
-        "started, attempt 2",
-        "cancellation requested",
+        "Received",
+        "Started, attempt 1",
+        "Queued again",
+        "Started, attempt 2",
+        "Cancellation requested",
         ClientCancelled().message,
     ]
 

@@ -1,0 +1,134 @@
+"""`florence serve` as a process that can be killed, whole or in parts, and started again."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+import psutil
+
+from deployments.cli.service import free_port
+from deployments.errors import SetupError
+
+ROOT = Path(__file__).parents[2]
+KEY = "florence-crash"
+START_S = 120.0
+STOP_S = 60.0
+DEATH_S = 10.0
+
+
+class Supervisor:
+    """One service on the state in `folder`, at one port; `flags` are those of `florence serve`."""
+
+    def __init__(self, folder: Path, flags: Sequence[str]) -> None:
+        port = quiet_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "serve.log"
+        command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
+        self._command = [*command, "--state", str(folder), *flags]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        environment = os.environ | {"FLORENCE_API_KEY": KEY}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Ask until every box answers."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self._process, "it was not started"
+            assert self._process.poll() is None, self._log.read_text()
+            with suppress(httpx2.HTTPError):
+                if httpx2.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"it is not ready: {self._log.read_text()}")
+
+    def kill(self, part: str) -> None:
+        """Kill every process whose title ends in `part`, such as `Inference` or `StoreOwner`."""
+        found = [member for member in self._members() if is_called(member, part)]
+        assert found, f"no process is called {part}"
+        for member in found:
+            member.kill()
+        wait_for_death(found)
+
+    def kill_everything(self) -> None:
+        """Kill all processes at once."""
+        for member in self._members():
+            with suppress(psutil.NoSuchProcess):
+                member.suspend()  # so that none starts another, or sees one die
+        members = self._members()
+        for member in members:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        wait_for_death(members)
+        self._reap()
+
+    def stop(self) -> None:
+        """Stop it as Ctrl-C does, and end what is left of it."""
+        if self._process is None:
+            return
+        members = self._members()
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP_S)
+        for member in members:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        self._reap()
+
+    def _members(self) -> list[psutil.Process]:
+        assert self._process, "it was not started"
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
+
+    def _reap(self) -> None:
+        assert self._process
+        self._process.wait(DEATH_S)
+        self._process = None
+
+
+def quiet_port() -> int:
+    """A free port that the kernel gives to no outgoing connection.
+
+    Else a client that tries again while the service is down could take its port, or even be
+    connected to itself.
+    """
+    for port in random.sample(range(20_000, 30_000), 100):
+        with suppress(SetupError):
+            return free_port("127.0.0.1", port)
+    raise AssertionError("no port is free")
+
+
+def is_called(process: psutil.Process, part: str) -> bool:
+    """Whether `part` is the last word of Ray's title for the process."""
+    with suppress(psutil.NoSuchProcess):
+        title = " ".join(process.cmdline()).split(" ")[0]
+        return title.startswith("ray::") and title.split(".")[0].endswith(f":{part}")
+    return False
+
+
+def wait_for_death(processes: Iterable[psutil.Process]) -> None:
+    """Wait until the kernel has taken them down; one that nobody has reaped yet is dead."""
+    deadline = time.monotonic() + DEATH_S
+    for process in processes:
+        while is_alive(process):
+            assert time.monotonic() < deadline, f"{process} lives on"
+            time.sleep(0.01)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it can still do anything."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
