@@ -48,6 +48,10 @@ class Family:
         sizes = [(title(member), member.memory_info().rss / MB) for member in self._members()]
         return dict(sorted(sizes, key=lambda row: -row[1]))
 
+    def seconds_by_process(self) -> dict[str, float]:
+        """Processor time of each member until now."""
+        return {title(member): seconds(member) for member in self._members()}
+
     def _members(self) -> list[psutil.Process]:
         return [self._first, *self._first.children(recursive=True)]
 
@@ -65,4 +69,6 @@ def seconds(process: psutil.Process) -> float:
 def title(process: psutil.Process) -> str:
     """A short name: Ray's title for its workers, the program's name for others."""
     first = " ".join(process.cmdline()[:1]) or process.name()
-    return first.split()[0] if first.startswith("ray::") else f"{process.name()}-{process.pid}"
+    if not first.startswith("ray::"):
+        return f"{process.name()}-{process.pid}"
+    return first.split()[0].split(".")[0]  # behind the dot stands what it does at the moment

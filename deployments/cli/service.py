@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_task_events_report_interval_ms": "0",  # Ray would keep 100,000 calls for its dashboard
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -156,6 +156,8 @@ def assert_never_begun(crowd: Crowd, statuses: dict[str, Any]) -> None:
         crowd.unbegun, 0
     )
     assert {statuses[id_]["error_type"] for id_ in crowd.unbegun} == {"client_cancelled"}
+    done = [status for status in statuses.values() if "error" not in status]
+    assert all(map(num_started, done))
 
 
 def assert_right(

@@ -20,6 +20,7 @@ from tests.queueing.life import KEY, RECEIVER, Journal, open_in
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
+NUM = 150
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,20 @@ class Lives:
         given = [str(folder), str(num), str(max_attempts), *([poison] if poison else [])]
         self._command = [sys.executable, "-m", "tests.queueing.life", *given]
 
-    def kill_one(self, num_lines: int, delay_s: float) -> None:
-        """A life that is killed `delay_s` after it has added `num_lines` to the journal."""
+    def kill_one(self, num_lines: int, delay_s: float) -> bool:
+        """A life that is killed `delay_s` after it has added `num_lines` to the journal.
+
+        False when it was quicker and left by itself, which a busy machine lets happen.
+        """
         goal = len(self.journal.lines()) + num_lines
         deadline = time.monotonic() + PATIENCE_S
         with subprocess.Popen(self._command, cwd=ROOT) as life:
-            while len(self.journal.lines()) < goal:
-                assert life.poll() is None, "it left by itself"
+            while len(self.journal.lines()) < goal and life.poll() is None:
                 assert time.monotonic() < deadline, "nothing happens"
                 time.sleep(0.001)
             time.sleep(delay_s)
             life.kill()
-        assert life.returncode == -signal.SIGKILL
+        return life.returncode == -signal.SIGKILL
 
     def finish(self) -> int:
         """Lives until one comes to its end; how many died before that."""
@@ -93,11 +96,11 @@ def answer(id_: str) -> str:
 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
-    """A hundred requests that have lived through four kills at random moments."""
+    """Requests that have lived through four kills at random moments."""
     rng = random.Random(4)
-    lives = Lives(tmp_path_factory.mktemp("lives"), num=100, max_attempts=10)
-    for _ in range(4):
-        lives.kill_one(rng.randint(10, 50), rng.uniform(0, 0.01))
+    lives = Lives(tmp_path_factory.mktemp("lives"), num=NUM, max_attempts=10)
+    killed = [lives.kill_one(rng.randint(10, 50), rng.uniform(0, 0.01)) for _ in range(4)]
+    assert killed.count(True) >= 2
     assert lives.finish() == 0
     return lives
 
@@ -110,8 +113,8 @@ def found(lives: Lives) -> Found:
 
 def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
     """None is lost, none stays behind, none fails for a death that another attempt made good."""
-    assert set(lives.journal.ids("submitted")) == set(map(str, range(100)))
-    assert set(found.statuses) == set(map(str, range(100)))
+    assert set(lives.journal.ids("submitted")) == set(map(str, range(NUM)))
+    assert set(found.statuses) == set(map(str, range(NUM)))
     assert {status.state for status in found.statuses.values()} == {State.DONE, State.CANCELLED}
 
 
@@ -146,6 +149,7 @@ def test_what_was_cancelled_before_it_began_never_runs(lives: Lives, found: Foun
     assert cancelled & set(lives.journal.ids("run")) == set()
     assert {found.statuses[id_].state for id_ in cancelled} == {State.CANCELLED}
     assert not any(started(found.statuses[id_]) for id_ in cancelled)
+    assert all(started(found.statuses[id_]) for id_ in set(lives.journal.ids("run")))
 
 
 def test_poison_ends_after_three_workers_and_takes_nobody_along(tmp_path: Path) -> None:

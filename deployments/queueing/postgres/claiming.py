@@ -14,7 +14,7 @@ from deployments.queueing.postgres.database import Database, Transaction
 from deployments.queueing.postgres.part import CLAIMS, Part
 from deployments.queueing.request import Backlog, Beat, Claimed, Lease
 
-WINDOW = 4  # how many times as many as are wanted are looked at, for some may have no room
+WINDOW = 4  # a claim looks at so many times as many as it wants, for some may have no room
 
 
 class Claiming(Part):
@@ -36,7 +36,7 @@ class Claiming(Part):
     async def backlog(self, cap: int = 1000) -> Backlog:
         """What a claim of `cap` would take."""
         now = float(await self._database.value("now"))
-        found, is_all = await front(self._database, now, cap)
+        found, is_all = await front(self._database, now, cap, window=cap)
         if is_all:
             return Backlog(len(found), max((now - row["created_at"] for row in found), default=0.0))
         row = await self._database.row("backlog_by_key", now, cap)
@@ -59,15 +59,14 @@ async def take(owner: str, limit: int, lease_s: float, transaction: Transaction)
 
 async def choose(transaction: Transaction, now: float, limit: int) -> Sequence[Record]:
     """The first `limit` requests that may run, in order."""
-    found, is_all = await front(transaction, now, limit)
+    found, is_all = await front(transaction, now, limit, window=WINDOW * limit)
     return found if is_all else await transaction.rows("front_by_key", now, limit)
 
 
 async def front(
-    database: Database | Transaction, now: float, limit: int
+    database: Database | Transaction, now: float, limit: int, window: int
 ) -> tuple[list[Record], bool]:
-    """Those of the front of the queue that may run, and whether no others need be looked for."""
-    window = WINDOW * limit
+    """Those of the first `window` that may run, and whether no others need be looked for."""
     rows = await database.rows("front", now, window)
     fitting = with_room(rows)[:limit]
     return fitting, len(fitting) == limit or len(rows) < window

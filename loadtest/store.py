@@ -1,0 +1,216 @@
+"""`python -m loadtest.store`: what the SQLite and the PostgreSQL store can take.
+
+    python -m loadtest.store [--seconds 2] [--rows 100000] [--postgres URL]
+
+Producers and workers are tasks of this one process, so its core is shared with what it measures.
+Group commit is compared with a commit for each request, the two in turns.
+Without a URL a server is started for the run, with fsync on, as PostgreSQL comes.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.queueing.request import Claimed, Ending
+from deployments.queueing.store import Store
+from loadtest import figures
+from loadtest.places import Place, Postgres, Sqlite
+from loadtest.producers import Pace, pace, produce, repeat, submission
+
+PRODUCERS = (1, 8, 64)
+ROUNDS = 3
+KEYS = (1, 100, 1000)
+BATCH = 32
+LEASE_S = 600.0
+ASKED = 500  # times that a question is asked
+CLAIMS = 50
+FILL = 500  # submits at a time
+ENDING = Ending.done(
+    {"results": {"bboxes": [{"x": 1.5, "y": 2.5, "w": 30.5, "h": 40.5, "label": "car"}] * 3}},
+    inference_s=0.05,
+)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(help="How long each load lasts.")] = 2.0,
+    rows: Annotated[
+        int, typer.Option(help="Requests in the queue that is claimed from.")
+    ] = 100_000,
+    postgres: Annotated[str | None, typer.Option(help="URL of a PostgreSQL server.")] = None,
+) -> None:
+    """Measure, print the table, write out/bench/store.json."""
+    console = Console()
+    with server(postgres) as url:
+        stores = [
+            asyncio.run(measure(place, seconds, rows, console))
+            for place in (Sqlite(), Postgres(url))
+        ]
+    result = {"seconds": seconds, "rows": rows, "batch_size": BATCH, "stores": stores}
+    console.print(table(stores), f"Figures: {figures.write('store', result)}")
+
+
+@contextmanager
+def server(url: str | None) -> Iterator[str]:
+    """The server at `url`, or one that is gone after the block."""
+    if url:
+        yield url
+        return
+    from tests.queueing import postgres
+
+    with postgres.server() as started:
+        yield started
+
+
+async def measure(place: Place, seconds: float, rows: int, console: Console) -> dict[str, Any]:
+    """All figures of one store."""
+    with console.status(f"{place.name}: submit …") as status:
+        submits = [await submit(place, num, seconds) for num in PRODUCERS]
+        status.update(f"{place.name}: claim and finish …")
+        worked = await work(place, seconds, rows)
+        status.update(f"{place.name}: questions …")
+        asked = await ask(place, rows // 2)
+        claims = []
+        for num in KEYS:
+            status.update(f"{place.name}: claim from {num} keys …")
+            claims += await claim(place, num, rows)
+    return {
+        "store": place.name,
+        "submit": submits,
+        "claim_and_finish_per_s": worked,
+        "asked": asked,
+        "claim": claims,
+    }
+
+
+async def submit(place: Place, num: int, seconds: float) -> dict[str, Any]:
+    """Submits with and without group commit, in turns; the middle one of each counts."""
+    plains, groupeds = [], []
+    for _ in range(ROUNDS):
+        async with place.plain() as each:
+            plains.append(await produce(each, num, seconds))
+        async with place.store() as store:
+            groupeds.append(await produce(store.submit, num, seconds))
+    plain, grouped = middle(plains), middle(groupeds)
+    ratio = grouped.per_s / plain.per_s
+    return {"producers": num, "grouped": asdict(grouped), "plain": asdict(plain), "ratio": ratio}
+
+
+async def work(place: Place, seconds: float, rows: int) -> float:
+    """Requests that one worker claims and finishes a second, BATCH at a time."""
+    async with place.store() as store:
+        await fill(store, rows)
+        num, start = 0, time.perf_counter()
+        while time.perf_counter() < start + seconds:
+            claimed = await store.claim("worker", BATCH, LEASE_S)
+            await finish(store, claimed)
+            num += len(claimed)
+        return num / (time.perf_counter() - start)
+
+
+async def ask(place: Place, rows: int) -> dict[str, Any]:
+    """What clients and the autoscaler ask, with so many requests in the queue."""
+    async with place.store() as store:
+        await fill(store, rows)
+        last = await store.submit(submission())
+        return {
+            "status": asdict(await repeat(lambda: store.status("key", last.id), ASKED)),
+            "position": asdict(await repeat(lambda: store.position(last.id), ASKED)),
+            "backlog": asdict(await repeat(store.backlog, ASKED)),
+        }
+
+
+async def claim(place: Place, num_keys: int, rows: int) -> list[dict[str, Any]]:
+    """Claims from a queue of so many keys: without limits, with some room, and with none."""
+    keys = [f"key-{nth:04}" for nth in range(num_keys)]
+    async with place.store() as store:
+        await fill(store, rows, keys)
+        free = await claims(store)
+        await store.write_rows("api_key", [capped(key, max(1, 100 // num_keys)) for key in keys])
+        limited = await claims(store)
+        while await store.claim("worker", BATCH, LEASE_S):
+            pass
+        full = await repeat(lambda: store.claim("worker", BATCH, LEASE_S), CLAIMS)
+    return [
+        {"keys": num_keys, "limits": name, **asdict(found)}
+        for name, found in (("none", free), ("free", limited), ("reached", full))
+    ]
+
+
+async def claims(store: Store) -> Pace:
+    """Claims of BATCH, each of which is finished before the next."""
+    latencies = []
+    for _ in range(CLAIMS):
+        before = time.perf_counter()
+        claimed = await store.claim("worker", BATCH, LEASE_S)
+        latencies.append(time.perf_counter() - before)
+        await finish(store, claimed)
+    return pace(latencies, sum(latencies))
+
+
+async def fill(store: Store, rows: int, keys: Sequence[str] = ("key",)) -> None:
+    """Queue so many requests, of all keys in turn."""
+    for start in range(0, rows, FILL):
+        given = [submission(keys[nth % len(keys)]) for nth in range(start, min(start + FILL, rows))]
+        await asyncio.gather(*map(store.submit, given))
+
+
+async def finish(store: Store, claimed: Sequence[Claimed]) -> None:
+    """End them all with a result."""
+    await asyncio.gather(*(store.finish(one.lease, ENDING) for one in claimed))
+
+
+def middle(rounds: Sequence[Pace]) -> Pace:
+    """The one whose rate is the median."""
+    return sorted(rounds, key=lambda pace: pace.per_s)[len(rounds) // 2]
+
+
+def capped(key_id: str, concurrency: int) -> dict[str, Any]:
+    """The row of an API key with a limit."""
+    return {
+        "id": key_id,
+        "hash": key_id,
+        "name": "",
+        "concurrency": concurrency,
+        "rate": None,
+        "created_at": 0.0,
+        "expires_at": None,
+        "revoked_at": None,
+    }
+
+
+def table(stores: Sequence[dict[str, Any]]) -> Table:
+    """The figures for a person, a column for each store."""
+    shown = Table("")
+    for store in stores:
+        shown.add_column(store["store"], justify="right")
+    for lines in zip(*(list(lines_of(store)) for store in stores), strict=True):
+        shown.add_row(lines[0][0], *(figure for _, figure in lines))
+    return shown
+
+
+def lines_of(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is measured, and the figure."""
+    for row in store["submit"]:
+        grouped, plain = row["grouped"], row["plain"]
+        name = f"submit, {row['producers']} producers"
+        yield f"{name}, requests/s", f"{grouped['per_s']:.0f}"
+        yield f"{name}, p50 / p99, ms", f"{grouped['p50_ms']:.2f} / {grouped['p99_ms']:.2f}"
+        yield f"{name}, ungrouped, requests/s", f"{plain['per_s']:.0f}"
+        yield f"{name}, ungrouped, p99, ms", f"{plain['p99_ms']:.2f}"
+        yield f"{name}, ratio", f"{row['ratio']:.1f}"
+    yield "claim and finish, requests/s", f"{store['claim_and_finish_per_s']:.0f}"
+    for name, found in store["asked"].items():
+        yield f"{name}, p50, ms", f"{found['p50_ms']:.2f}"
+    for row in store["claim"]:
+        yield f"claim, {row['keys']} keys, limits {row['limits']}, p50, ms", f"{row['p50_ms']:.1f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
