@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import ray
@@ -15,7 +16,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from deployments.errors import ServiceError, SetupError, StoreUnavailable
 from deployments.queueing.late import opened_late
-from deployments.queueing.opening import open_store
+from deployments.queueing.opening import SQLITE, open_store
+from deployments.queueing.sqlite.beside import LOOKS, Beside
 from deployments.queueing.store import Store
 from deployments.settings import QueueSettings, StoreSettings
 
@@ -111,12 +113,15 @@ def settle(call: Call, answer: Answer) -> None:
 class OwnedStore:
     """Every method of Store but the copying ones, done by the owner.
 
+    A file is read beside it: those who poll are many, and the owner is one process.
     An owner that dies is started again by Ray, and what was under way is sent once more:
-    submits and cancels mean the same twice; a lease that a lost answer gave runs out.
+    a submit means the same twice, a cancel may then hear that it has happened already,
+    and a lease that a lost answer gave runs out.
     """
 
     def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
         self._actor = owner(settings, queue)
+        self._beside = beside(settings, queue)
         self._reads = Lane(self._send)
         self._writes = Lane(self._send)
 
@@ -125,8 +130,12 @@ class OwnedStore:
             raise AttributeError(method)
         lane = self._reads if method in READS else self._writes
 
-        def call(*args: Any, **options: Any) -> Awaitable[Any]:
-            return lane.call((method, args, options))
+        async def call(*args: Any, **options: Any) -> Any:
+            if self._beside and method in LOOKS:
+                could_be_read, answer = self._beside.read(method, *args, **options)
+                if could_be_read:
+                    return answer
+            return await lane.call((method, args, options))
 
         return call
 
@@ -163,6 +172,13 @@ def refuse_many_nodes(settings: StoreSettings) -> None:
 def is_embedded(settings: StoreSettings) -> bool:
     """Whether the store lives in a process of ours."""
     return not settings.url.startswith("postgres")
+
+
+def beside(settings: StoreSettings, queue: QueueSettings) -> Beside | None:
+    """Reads the owner's file; None for a store that has none."""
+    if not settings.url.startswith(SQLITE):
+        return None
+    return Beside(Path(settings.url.removeprefix(SQLITE)).absolute(), queue)
 
 
 def owner(settings: StoreSettings, queue: QueueSettings) -> Any:

@@ -7,6 +7,8 @@ store ──▶ writer   one thread, which commits for all that wait
           tables   what is done on a connection; the SQL is in `sql/sqlite`
             │
            file    how the file is locked, opened and brought up to date
+
+beside ─▶ tables   how other processes of the same machine look at a request
 """
 
 from deployments.queueing.sqlite.store import SqliteStore
