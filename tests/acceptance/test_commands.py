@@ -222,15 +222,18 @@ def test_serve_can_be_stopped_while_it_starts(
 def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
     """Ray's own `serve run` takes the YAML; here with the laptop's values, as there is no GPU."""
     port = free_port("127.0.0.1")
+    args = {
+        "files": {"root": str(tmp_path / "files")},
+        "store": {"url": f"sqlite:///{tmp_path / 'queue.db'}"},
+        "webhooks": {"keys": str(tmp_path / "webhooks")},
+    }
     own = {
         "http_options": {"port": port},
-        "applications": [
-            {"name": "florence", "args": {"files": {"root": str(tmp_path / "files")}}}
-        ],
+        "applications": [{"name": "florence", "args": args}],
     }
     config = laid_over(laid_over(read(serve_config()), read(LAPTOP)), own)
     for deployment in config["applications"][0]["deployments"]:
-        del deployment["autoscaling_config"]
+        deployment.pop("autoscaling_config", None)
     file = tmp_path / "serve_config.yaml"
     file.write_text(yaml.safe_dump(config))
     with (tmp_path / "log").open("w") as log:
