@@ -658,6 +658,7 @@ async def test_an_answer_that_could_not_be_noted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The receiver is told again, as nobody knows that it was."""
+    caplog.set_level(logging.WARNING, "ray.serve.florence")
     bench, poses = Bench(tmp_path), Poses(200)
     await bench.end(URL)
     bench.store.away = {"settle"}
