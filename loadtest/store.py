@@ -2,7 +2,8 @@
 
     python -m loadtest.store [--seconds 2] [--rows 100000] [--postgres URL]
 
-Producers and workers are tasks of this one process, so its core is shared with what it measures.
+Producers and workers are tasks of this one process, so its core is shared with what it measures;
+its event loop is uvloop, as in Ray's processes.
 Group commit is compared with a commit for each request, the two in turns.
 Without a URL a server is started for the run, with fsync on, as PostgreSQL comes.
 """
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +51,7 @@ def main(
     console = Console()
     with server(postgres) as url:
         stores = [
-            asyncio.run(measure(place, seconds, rows, console))
+            uvloop.run(measure(place, seconds, rows, console))
             for place in (Sqlite(), Postgres(url))
         ]
     result = {"seconds": seconds, "rows": rows, "batch_size": BATCH, "stores": stores}
