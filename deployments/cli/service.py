@@ -1,5 +1,6 @@
 """Starts the application on this machine with a Ray of its own, and stops what it started."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -17,6 +18,9 @@ from deployments.cli.signals import held_off, kept
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
+from deployments.images.storage import open_file_store
+from deployments.queueing.opening import open_store
+from deployments.settings import Settings
 
 APPLICATION = "florence"
 READY_TIMEOUT_S = 120.0
@@ -84,12 +88,25 @@ def check(profile: Profile) -> None:
     """Find what is missing before anything is started.
 
     Raises:
-        SetupError: the port is in use, or there is no such model or device.
+        SetupError: the port is in use, there is no such model or device, or what is to be kept
+            cannot be.
     """
     free_port(profile.http["host"], profile.http["port"])
     open_checkpoint(profile.settings.model, ALL_FILES)
     if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
         raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
+    open_file_store(profile.settings.files)
+    asyncio.run(check_store(profile.settings))
+
+
+async def check_store(settings: Settings) -> None:
+    """Find out whether the queue can be opened, and is not another service's.
+
+    Raises:
+        SetupError: it cannot.
+    """
+    store = await open_store(settings.store, settings.queue, is_owner=True)
+    await store.close()
 
 
 def free_port(host: str, port: int = 0) -> int:

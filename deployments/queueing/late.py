@@ -1,16 +1,24 @@
 """A store that is opened at its first use, for owners that cannot wait when they are made."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+from deployments.errors import SetupError, StoreUnavailable
 from deployments.queueing.store import Store
+
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 Open = Callable[[], Awaitable[Store]]
 
 
 class LateStore:
-    """Every method of Store, of the store that `open_` gives; a failed opening is tried again."""
+    """Every method of Store, of the store that `open_` gives.
+
+    One that cannot be opened is unavailable, and tried again at the next call: a database may
+    start later than those who use it.
+    """
 
     def __init__(self, open_: Open) -> None:
         self._open = open_
@@ -29,8 +37,15 @@ class LateStore:
     async def _opened(self) -> Store:
         if self._store is None:
             async with self._opening:
-                self._store = self._store or await self._open()
+                self._store = self._store or await self._attempt()
         return self._store
+
+    async def _attempt(self) -> Store:
+        try:
+            return await self._open()
+        except SetupError as error:
+            logger.error("%s", error)
+            raise StoreUnavailable from error
 
 
 def opened_late(open_: Open) -> Store:

@@ -1,5 +1,6 @@
 """The command `florence` as a user types it."""
 
+import asyncio
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from PIL import Image
 from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
 from deployments.cli.service import free_port
 from deployments.cli.state import State
+from deployments.queueing.sqlite import SqliteStore
+from deployments.settings import QueueSettings
 from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
 
 FLORENCE = [sys.executable, "-m", "deployments.cli"]
@@ -129,6 +132,11 @@ WRONG = {
     "no GPU": (["--device", "cuda"], "CUDA"),
     "unwritable state": (["--state", "/proc/florence"], "--state"),
     "port out of range": (["--port", "99999"], "--port"),
+    "no database": (["--store", "postgresql://127.0.0.1:1/florence"], "postgresql"),
+    "unknown store": (["--store", "mysql://127.0.0.1/florence"], "store.url"),
+    "unwritable queue": (["--store", "sqlite:////proc/queue.db"], "/proc/queue.db"),
+    "two queues": (["--store", "sqlite:///queue.db", "--ephemeral"], "--ephemeral"),
+    "no such bucket scheme": (["--files", "ftp://bucket"], "files.root"),
     "not our address": (["--host", "192.0.2.1"], "--host"),
 }
 
@@ -144,6 +152,19 @@ def test_a_wrong_setup_is_one_line(name: str, tmp_path: Path) -> None:
 
     assert (done.returncode, len(lines)) == (2, 1), done.stderr
     assert words in lines[0]
+
+
+def test_a_queue_in_use_is_one_line(tmp_path: Path) -> None:
+    """Two services on one file would be two owners."""
+    (tmp_path / "state").mkdir()
+    file = tmp_path / "state" / "queue.db"
+    store = SqliteStore.open(file, QueueSettings(), is_owner=True)
+    done = florence("serve", "--port", "0", "--state", str(tmp_path / "state"))
+    asyncio.run(store.close())
+
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "another service has it open" in done.stderr
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from deployments.errors import StoreUnavailable
+from deployments.errors import SetupError, StoreUnavailable
 from deployments.queueing.late import opened_late
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.store import Store
@@ -49,6 +49,20 @@ async def test_a_failed_opening_is_tried_again() -> None:
         await store.now()
 
     assert await store.now() > 0
+
+
+async def test_a_store_that_cannot_be_opened_is_unavailable(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clients hear of a 503, the operator what to change."""
+
+    async def open_() -> Store:
+        raise SetupError("store postgresql://nowhere: cannot be reached")
+
+    with pytest.raises(StoreUnavailable):
+        await opened_late(open_).now()
+
+    assert "cannot be reached" in caplog.text
 
 
 def test_it_has_only_what_a_store_has() -> None:
