@@ -19,7 +19,7 @@ test: install-test ## lint, types and every test
 	@.venv/bin/python -m pytest
 
 test-fast: install-test ## the tests that need no Ray, in under a minute
-	@.venv/bin/python -m pytest -q -m "not slow"
+	@.venv/bin/python -m pytest -q -n 2 -m "not slow"
 
 bench: install-test ## requests/s, latencies and memory of the running service against a plain loop
 	@.venv/bin/python -m loadtest.bench

@@ -29,7 +29,7 @@ from deployments.settings import Settings
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
-DELIVER_EVERY_S = 0.5
+DELIVER_EVERY_S = 1.0
 SETUP_DELAY_S = 30.0
 
 
@@ -123,7 +123,6 @@ class Dispatcher:
     async def _deliver_forever(self) -> None:
         while True:
             try:
-                await self._signer.ensure()
                 await self._deliverer.round()
             except StoreUnavailable:
                 pass  # there is a next time

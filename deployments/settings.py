@@ -121,7 +121,7 @@ class QueueSettings(Section):
         1.0, gt=0, description="Time between heartbeats, which also bring cancellations."
     )
     poll_s: float = Field(
-        0.25, gt=0, description="How long a request may wait when its wake-up call was lost."
+        1.0, gt=0, description="How long a request may wait when its wake-up call was lost."
     )
     drain_s: float = Field(
         20.0, ge=0, description="How long a Dispatcher that is stopped lets its requests go on."

@@ -8,9 +8,9 @@ from deployments.errors import StoreUnavailable
 from deployments.metrics import Recorder
 from deployments.queueing.store import RequestStore
 
-RESCUE_EVERY_S = 1.0
-PRUNE_EVERY_S = 1.0
-PRUNE_LIMIT = 500
+RESCUE_EVERY_S = 2.0
+PRUNE_EVERY_S = 2.0
+PRUNE_LIMIT = 1000
 
 
 class Keeper:

@@ -10,7 +10,7 @@ from deployments.images.own import own_name, read_own
 from deployments.images.storage import StoredFile, new_name
 from deployments.settings import FileSettings
 
-NAME = new_name("image/png", 60.0)
+NAME = "0123456789abcdef0123456789abcdef-00ffffffff.png"
 BASES = ("https://Florence.example", "http://10.0.0.1:8000/florence/", "")
 
 
