@@ -438,7 +438,7 @@ async def rows_of(store: Store, table: str) -> list[Row]:
     ("kind", "num_lives", "num_steps"),
     [
         ("memory", 25, 50),
-        ("sqlite", 20, 50),
+        pytest.param("sqlite", 20, 50, marks=pytest.mark.slow),
         pytest.param("postgres", 20, 50, marks=pytest.mark.slow),
     ],
 )
