@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import IdempotencyConflict, QueueFull, SetupError, StoreUnavailable
+from deployments.metrics import PrometheusRecorder
 from deployments.queueing.key import ApiKey
 from deployments.queueing.postgres import PostgresStore
 from deployments.queueing.postgres.database import Database, Transaction
@@ -17,6 +18,7 @@ from deployments.queueing.postgres.depth import Depth
 from deployments.queueing.postgres.gathering import Gatherer
 from deployments.queueing.request import Claimed, Ending, Lease, Submission, Submitted
 from deployments.queueing.statements import migrations
+from deployments.queueing.worker import Worker
 from deployments.settings import QueueSettings
 from tests.queueing.postgres import RULES, Bench, bench, schema_of
 
@@ -406,3 +408,32 @@ async def test_a_database_that_is_not_there_is_named(postgres: str) -> None:
     url = postgres.replace("/postgres?", "/no_such_database?")
     with pytest.raises(SetupError, match='database "no_such_database" does not exist'):
         await PostgresStore.open(url, RULES, 1)
+
+
+async def test_dispatchers_share_the_work(bench: Bench) -> None:
+    """Two workers with stores of their own run each request once, and both have their part."""
+    names = await fill(bench.store, "free", 60)
+    begun: list[tuple[str, str]] = []
+
+    def worker(store: PostgresStore, name: str) -> Worker:
+        async def execute(claimed: Claimed) -> Ending:
+            begun.append((name, claimed.lease.id))
+            await asyncio.sleep(0.005)
+            return Ending.done({})
+
+        rules = QueueSettings(max_running=4, poll_s=0.01)
+        return Worker(store, execute, rules, PrometheusRecorder(), name)
+
+    workers = [worker(bench.store, "one"), worker(await bench.another(), "two")]
+    loops = [asyncio.create_task(each.claim_forever()) for each in workers]
+    async with asyncio.timeout(20):
+        while len(begun) < len(names):  # noqa: ASYNC110, it is looked at from outside
+            await asyncio.sleep(0.01)
+    for claiming in loops:
+        claiming.cancel()
+    await asyncio.gather(*(each.drain(5) for each in workers))
+    results = [await bench.store.result("free", name) for name in names]
+
+    assert sorted(id_ for _, id_ in begun) == sorted(names)
+    assert {name for name, _ in begun} == {"one", "two"}
+    assert [result and result.status for result in results] == [200] * len(names)
