@@ -211,3 +211,13 @@ def test_a_wrong_key(script: Script) -> None:
     for error in script("unauthorized.mjs", KEY="wrong"):
         assert (error["isApiError"], error["status"]) == (True, 401)
         assert error["body"]["error_type"] == "unauthorized"
+
+
+def test_the_guard_of_the_page_lets_nothing_out(tmp_path: Path) -> None:
+    """Forgotten configuration is an error before a key leaves; with it, all goes to us."""
+    node = Node(tmp_path / "client", installed(NEWEST))
+
+    assert node.run("guard.mjs", {}) == [
+        "not our service: https://queue.fal.run/fal-ai/florence-2-large/caption",
+        "allowed: http://127.0.0.1:9/api/fal/proxy",
+    ]
