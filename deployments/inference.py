@@ -1,11 +1,18 @@
 """The Inference box: pixels and a task → token ids, batched around one model."""
 
 import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
 
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batched, Batcher
+from deployments.florence.cache import Cache
 from deployments.florence.cores import take_every_core
-from deployments.florence.run import Generated, Prepared, Query, Run, Stages, Tokens
+from deployments.florence.forecast import Forecast
+from deployments.florence.progress import progress
+from deployments.florence.run import Generated, Partial, Prepared, Query, Run, Stages, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.metrics import RayRecorder, Recorder
 from deployments.settings import Settings
@@ -17,19 +24,25 @@ class Inference:
     """One replica: a loaded, warm model behind a bounded queue."""
 
     def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
-        from deployments.florence.model import Model  # torch is loaded in this box's replicas alone
+        from deployments.florence.backends import open_backend  # torch is in this box alone
+        from deployments.florence.model import Model
 
         self._settings = settings.inference
-        self._model = Model(settings.model, settings.inference)
+        model = Model(settings.model)
         self._prompts = {
-            path: self._model.checkpoint.prompt(task.sentence) for path, task in TASKS.items()
+            path: model.checkpoint.prompt(task.sentence) for path, task in TASKS.items()
         }
-        self._model.warm_up(self._settings.max_batch_size, max(self._prompts.values(), key=len))
+        self._forecast = Forecast()
+        self._cache: Cache[Any] | None = None
+        if self._settings.image_cache_mb:
+            self._cache = Cache(self._settings.image_cache_mb * 1_000_000)
+        self._num_beams = settings.inference.num_beams or model.num_beams
         self._batcher: Batcher[Query, Tokens] = Batcher(
-            self._model.generate,
-            max_batch_size=self._settings.max_batch_size,
+            open_backend(model, self._settings, list(self._prompts.values()), self._cache),
             max_wait_s=self._settings.max_wait_ms / 1000,
             max_queue=self._settings.max_queue,
+            max_cost=self._settings.max_queue_tokens,
+            turn_steps=self._settings.turn_tokens,
             prepare=take_every_core if settings.model.own_cores else None,
         )
         self._recorder = recorder or RayRecorder()
@@ -38,18 +51,40 @@ class Inference:
         """The model's answer to `run` about the image in `prepared`.
 
         Raises:
-            Overloaded: too many wait already.
+            Overloaded: too much waits already.
             StartTimeout, RequestTimeout: its time was over before the model was free, or done.
             GenerationError: the model failed on this image.
         """
-        query = Query(prepared.pixels, self._prompts[run.task])
+        return await self._answer(prepared, run)
+
+    async def stream(
+        self, prepared: Prepared, run: Run
+    ) -> AsyncGenerator[Partial | Generated, None]:
+        """What the model has said so far, each time it is more, then what `run` returns.
+
+        Who stops listening has cancelled the run.
+        """
+        length = 0
+        async with aclosing(progress(partial(self._answer, prepared, run))) as saying:
+            async for said in saying:
+                if isinstance(said, Generated):
+                    yield said
+                elif len(said) > length:
+                    length = len(said)
+                    yield Partial(said, prepared.size)
+
+    async def _answer(
+        self, prepared: Prepared, run: Run, report: Callable[[Tokens], None] | None = None
+    ) -> Generated:
+        query = self._query(prepared, run)
         try:
-            batched = await self._batcher.submit(query, run)
+            batched = await self._batcher.submit(query, run, self._cost(query, run), report)
         except ServiceError:
             raise
         except Exception as error:
             logger.exception("the model failed on request %s", run.id)
             raise GenerationError() from error
+        self._forecast.note(run.task, len(batched.result))
         stages = measured(batched)
         self._record(stages)
         return Generated(batched.result, stages)
@@ -66,6 +101,22 @@ class Inference:
         """Whether this box can work: a replica is made only when its model is warm."""
         return True
 
+    def _query(self, prepared: Prepared, run: Run) -> Query:
+        # A queued run may have been submitted when there were more.
+        num_beams = run.num_beams and min(run.num_beams, self._num_beams)
+        return Query(
+            prepared.pixels,
+            self._prompts[run.task],
+            num_beams,
+            grammar=TASKS[run.task].grammar,
+            image_key=f"{run.key_id} {prepared.digest}" if prepared.digest else None,
+        )
+
+    def _cost(self, query: Query, run: Run) -> float:
+        """Tokens that it reads, and those that its beams will write."""
+        num_beams = query.num_beams or self._num_beams
+        return len(query.prompt) + num_beams * self._forecast.num_tokens(run.task)
+
     def _record(self, stages: Stages) -> None:
         record = self._recorder.record
         record("florence_inference_queue_wait_seconds", stages.queue_wait_s)
@@ -73,6 +124,9 @@ class Inference:
         record("florence_inference_batch_size", stages.batch_size)
         record("florence_inference_batches_total", stages.batch_share)
         record("florence_inference_tokens", stages.num_tokens)
+        if self._cache is not None:
+            record("florence_inference_image_hits_total", self._cache.take_hits())
+            record("florence_inference_image_cache_bytes", self._cache.num_bytes)
 
 
 def measured(batched: Batched[Tokens]) -> Stages:
@@ -80,7 +134,7 @@ def measured(batched: Batched[Tokens]) -> Stages:
     return Stages(
         queue_wait_s=batched.waited_s,
         model_s=batched.ran_s,
-        batch_size=batched.batch_size,
-        batch_share=1 / batched.batch_size,
+        batch_size=round(1 / batched.share) if batched.share else 1,
+        batch_share=batched.share,
         num_tokens=len(batched.result),
     )

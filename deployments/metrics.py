@@ -53,15 +53,29 @@ METRICS: dict[str, Metric] = {
         "histogram", "One request's wait for the model.", (), SECONDS
     ),
     "florence_inference_model_seconds": Metric(
-        "histogram", "One pass of the model, as each request in it saw it.", (), SECONDS
+        "histogram", "From a request's beginning in the model to its last token.", (), SECONDS
     ),
     "florence_inference_batch_size": Metric(
-        "histogram", "Size of the batch, as each request in it saw it.", (), SIZES
+        "histogram", "Requests in the model beside a request, itself included.", (), SIZES
     ),
-    "florence_inference_batches_total": Metric("counter", "Passes of the model."),
+    "florence_inference_batches_total": Metric(
+        "counter", "Requests by their share of the model: a half for one that ran beside another."
+    ),
+    "florence_inference_image_hits_total": Metric(
+        "counter", "Requests about an image that the encoder had seen (inference.image_cache_mb)."
+    ),
+    "florence_inference_image_cache_bytes": Metric(
+        "gauge", "Memory that the images seen before take in one replica."
+    ),
     "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
     "florence_postprocess_seconds": Metric(
-        "histogram", "Reading one answer, drawing and storing its picture.", (), SECONDS
+        "histogram", "Reading one answer; drawing its picture where that comes first.", (), SECONDS
+    ),
+    "florence_postprocess_picture_seconds": Metric(
+        "histogram", "Drawing and storing one picture.", (), SECONDS
+    ),
+    "florence_postprocess_pictures_lost_total": Metric(
+        "counter", "Pictures that could not be drawn or stored."
     ),
     "florence_dispatcher_running": Metric("gauge", "Queued requests that are worked on now."),
     "florence_dispatcher_requests_total": Metric(

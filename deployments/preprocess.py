@@ -5,6 +5,7 @@ What lies in our own file store is read from there.
 """
 
 import asyncio
+import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from deployments.errors import InternalError
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.run import Prepared, Run, Stages, Stopwatch
+from deployments.florence.run import Pixels, Prepared, Run, Stages, Stopwatch
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
@@ -34,6 +35,7 @@ class Preprocess:
         files: FileStore | None = None,
     ) -> None:
         self._settings = settings.preprocess
+        self._remembers = settings.inference.image_cache_mb > 0
         self._public_url = settings.ingress.public_url or ""
         self._files = files or open_file_store(settings.files)
         self._checkpoint = open_checkpoint(settings.model)
@@ -81,7 +83,7 @@ class Preprocess:
             )
         name = own_name(url, (run.base_url, self._public_url))
         if name is not None:
-            return await asyncio.to_thread(read_own, self._files, name, max_bytes)
+            return await read_own(self._files, name, max_bytes)
         return await self._fetcher.fetch(url)
 
     def _prepare(self, source: bytes, fetch_s: float) -> Prepared:
@@ -100,4 +102,10 @@ class Preprocess:
             width=image.width,
             height=image.height,
         )
-        return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages)
+        digest = digest_of(pixels) if self._remembers else ""
+        return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
+
+
+def digest_of(pixels: Pixels) -> str:
+    """A name that equal pixels share, and no others that anyone could find."""
+    return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()

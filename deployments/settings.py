@@ -185,14 +185,34 @@ class PreprocessSettings(Section):
 class InferenceSettings(Section):
     """The batcher and the generation."""
 
+    backend: Literal["engine", "generate"] = Field(
+        "engine",
+        description="Either `engine`, which batches in flight, or transformers' slower `generate`.",
+    )
     max_batch_size: int = Field(
-        8, ge=1, le=1024, description="Most images of one pass through the model."
+        8, ge=1, le=1024, description="Most answers written at a time; fewer where memory is short."
+    )
+    prefill_batch_size: int = Field(
+        4, ge=1, le=64, description="Most images that go through the encoder together."
     )
     max_wait_ms: float = Field(
-        2.0, ge=0, le=1000, description="How long an idle model waits for a batch to fill."
+        2.0, ge=0, le=1000, description="How long a request waits for others to begin with it."
+    )
+    turn_tokens: int = Field(
+        128,
+        ge=1,
+        description="Tokens after which an answer pauses while others wait for their first.",
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of the GPU's memory that one replica may take."
     )
     max_queue: int = Field(
         64, ge=1, description="Requests that wait in one replica; those beyond it get 429."
+    )
+    max_queue_tokens: int = Field(
+        1_000_000,
+        ge=1,
+        description="Most tokens, read and expected to be written, that wait in one replica.",
     )
     num_beams: int | None = Field(
         None, ge=1, le=16, description="Beams; the checkpoint's own when not given, 1 is fastest."
@@ -200,6 +220,14 @@ class InferenceSettings(Section):
     max_new_tokens: int = Field(1024, ge=1, description="Longest answer in tokens.")
     min_new_tokens: int = Field(
         0, ge=0, description="Shortest answer in tokens; for benchmarks of equal length."
+    )
+    constrained: bool = Field(
+        False, description="Hold tasks that find boxes to complete boxes with ordered corners."
+    )
+    image_cache_mb: int = Field(
+        0,
+        ge=0,
+        description="Memory for images seen before, per replica and apart for each key; 0: none.",
     )
     stall_timeout_s: float = Field(
         300.0, gt=0, description="A pass through the model that takes longer is a dead engine."

@@ -34,14 +34,15 @@ RANKS = {
     "queueing": 1,
     "api": 2,
     "pipeline": 2,
-    "ingress": 3,
-    "preprocess": 3,
-    "inference": 3,
-    "postprocess": 3,
-    "dispatcher": 3,
-    "app": 4,
-    "demo": 4,
-    "cli": 5,
+    "streaming": 3,
+    "ingress": 4,
+    "preprocess": 4,
+    "inference": 4,
+    "postprocess": 4,
+    "dispatcher": 4,
+    "app": 5,
+    "demo": 5,
+    "cli": 6,
 }
 HOMES = {
     "ray": {
@@ -54,11 +55,29 @@ HOMES = {
     },
     "fastapi": {"api/"},
     "starlette": {"api/", "ingress.py"},
-    "torch": {"florence/model.py", "demo/"},
-    "transformers": {"florence/model.py", "demo/"},
+    "torch": {
+        "florence/engine/",
+        "florence/model.py",
+        "florence/generate.py",
+        "florence/backends.py",
+        "demo/",
+    },
+    "transformers": {"florence/model.py", "florence/generate.py", "demo/"},
     "typer": {"cli/", "demo/recipe.py"},
 }
-LAZY = {("metrics.py", "ray"), ("cli/service.py", "ray"), ("inference.py", "deployments")}
+LAZY = {
+    ("metrics.py", "ray"),
+    ("cli/service.py", "ray"),
+    ("inference.py", "deployments.florence.model"),
+    ("inference.py", "deployments.florence.backends"),
+}
+# What a benchmark runs where neither Ray nor pydantic is installed, and what else it may import.
+ENGINE = [
+    *(PACKAGE / "florence" / "engine").rglob("*.py"),
+    PACKAGE / "errors.py",
+    *(PACKAGE / "florence" / name for name in ("backend.py", "cache.py", "run.py")),
+]
+ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names
 
 
 def name_of(file: Path) -> str:
@@ -127,8 +146,16 @@ def test_libraries_stay_where_they_belong(library: str) -> None:
 @pytest.mark.parametrize(("name", "library"), sorted(LAZY))
 def test_some_libraries_wait_until_they_are_needed(name: str, library: str) -> None:
     """Ray is not loaded by the metrics or the command line, nor torch by a box's class."""
-    loaded = [m for m in imported_at_once(tree(PACKAGE / name)) if m.split(".")[0] == library]
-    assert [m for m in loaded if library == "ray" or m == "deployments.florence.model"] == []
+    loaded = imported_at_once(tree(PACKAGE / name))
+    assert [module for module in loaded if f"{module}.".startswith(f"{library}.")] == []
+
+
+@pytest.mark.parametrize("file", ENGINE, ids=name_of)
+def test_the_engine_needs_little(file: Path) -> None:
+    """All that it imports, near or far, is itself, a few plain modules, torch and numpy."""
+    modules = {f"deployments.{name_of(each)[:-3].replace('/', '.')}" for each in ENGINE}
+    others = set(imports(tree(file))) - modules
+    assert {module for module in others if module.split(".")[0] not in ENGINE_LIBRARIES} == set()
 
 
 @pytest.mark.parametrize(

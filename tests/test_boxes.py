@@ -5,7 +5,6 @@ import io
 import random
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +18,14 @@ from deployments.errors import (
     GenerationError,
     ImageLoadError,
     InternalError,
+    SetupError,
     StoreUnavailable,
 )
-from deployments.florence.batcher import IsWanted
-from deployments.florence.run import Finished, Generated, Prepared, Query, Run, Tokens
+from deployments.florence.generate import Generate
+from deployments.florence.run import Finished, Generated, Prepared, Run
+from deployments.images.draw import LARGEST_SIDE
 from deployments.images.local import LocalFileStore
+from deployments.images.promised import is_promised
 from deployments.images.storage import StoredFile, expiry_of, new_name
 from deployments.inference import Inference
 from deployments.metrics import PrometheusRecorder
@@ -114,7 +116,7 @@ def test_the_boxes_find_what_is_there(settings: Settings, inference: Inference) 
 
 
 def test_requests_at_the_same_time_share_a_batch(settings: Settings, inference: Inference) -> None:
-    """Eight requests together take fewer passes than eight, and each gets its own answer."""
+    """Eight requests together share the model's steps, and each gets its own answer."""
     images = [uri(draw_scene_of(seed)) for seed in range(8)]
 
     async def all_at_once() -> list[Finished]:
@@ -124,6 +126,7 @@ def test_requests_at_the_same_time_share_a_batch(settings: Settings, inference: 
     alone = [asyncio.run(through(settings, inference, run(image))) for image in images]
 
     assert max(finished.stages.batch_size for finished in together) > 1
+    assert sum(finished.stages.batch_share for finished in together) < 8
     assert [f.output["results"] for f in together] == [f.output["results"] for f in alone]
 
 
@@ -134,19 +137,34 @@ def draw_scene_of(seed: int) -> Image.Image:
 
 
 def test_a_model_that_fails_is_fals_generation_error(
-    settings: Settings, inference: Inference, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, inference: Inference
 ) -> None:
-    """What the model raises is not shown to the client."""
-
-    def fail(_batch: Sequence[Query], _is_wanted: IsWanted) -> list[Tokens]:
-        raise RuntimeError("secret tensor shapes")
-
+    """What the model raises is not shown to the client, and the next request is answered."""
     prepared = prepare(settings, uri(scene(0).image))
-    monkeypatch.setattr(inference._batcher, "_work", fail)
+    two_colours = replace(prepared, pixels=prepared.pixels[..., :2])
     with pytest.raises(GenerationError) as caught:
-        asyncio.run(inference.run(prepared, run()))
+        asyncio.run(inference.run(two_colours, run()))
 
-    assert "secret" not in str(caught.value)
+    assert "tensor" in str(caught.value.__cause__)
+    assert "tensor" not in str(caught.value)
+    assert asyncio.run(inference.run(prepared, run())).tokens
+
+
+def test_a_run_costs_what_it_reads_and_what_its_beams_will_write(
+    settings: Settings, inference: Inference
+) -> None:
+    """The queue is bounded by it; how much a task's answers say is learned from them."""
+    prepared, given = prepare(settings, uri(scene(0).image)), run(task="caption")
+    costs = []
+    for beams in (1, 3):
+        asked = replace(given, num_beams=beams)
+        costs.append(inference._cost(inference._query(prepared, asked), asked))
+    length = inference._forecast.num_tokens("caption")
+    generated = asyncio.run(inference.run(prepared, given))
+
+    assert costs == [len(inference._prompts["caption"]) + beams * length for beams in (1, 3)]
+    assert len(generated.tokens) < length
+    assert inference._forecast.num_tokens("caption") < length
 
 
 class Steps:
@@ -156,18 +174,29 @@ class Steps:
         self.taken = 0
         self.reached = threading.Semaphore(0)
         self.allowed = threading.Semaphore(0)
-        box._model._florence.register_forward_pre_hook(self)
+        backend: Any = box._batcher._backend
+        if isinstance(backend, Generate):
+            backend._model.florence.register_forward_pre_hook(self.take)
+        else:
+            self._decoder, backend._decoder = backend._decoder, self
 
-    def __call__(self, *_given: Any) -> None:
+    def take(self, *_given: Any) -> None:
         """One more step."""
         self.taken += 1
         self.reached.release()
         assert self.allowed.acquire(timeout=30)
 
+    def __call__(self, *given: Any) -> Any:
+        """What the engine's decoder does, as one step."""
+        self.take()
+        return self._decoder(*given)
 
-def test_a_run_that_is_cancelled_frees_the_model(settings: Settings) -> None:
+
+@pytest.mark.parametrize("backend", ["engine", "generate"])
+def test_a_run_that_is_cancelled_frees_the_model(settings: Settings, backend: str) -> None:
     """A long generation stops at the step at which its caller leaves; the next run begins then."""
-    update = {"num_beams": 1, "min_new_tokens": 500, "max_wait_ms": 0.0, "max_batch_size": 1}
+    limits = {"min_new_tokens": 500, "max_wait_ms": 0.0, "max_batch_size": 1}
+    update = {"backend": backend, "num_beams": 1} | limits
     long = settings.inference.model_copy(update=update)
     box = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
     prepared = prepare(settings, uri(scene(0).image))
@@ -198,7 +227,7 @@ def test_inference_is_healthy_while_its_engine_lives(inference: Inference) -> No
 class FullStore(LocalFileStore):
     """A store on a full disk."""
 
-    def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
+    def keep(self, name: str, data: bytes) -> StoredFile:
         """Fail."""
         raise StoreUnavailable
 
@@ -221,6 +250,87 @@ def test_a_store_that_is_away_costs_the_picture_alone(
     assert finished.output["image"] is None
     assert finished.files == ()
     assert finished.output["results"]["bboxes"]
+
+
+class SlowStore(LocalFileStore):
+    """A store that takes its time."""
+
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """See FileStore."""
+        time.sleep(0.5)
+        return super().keep(name, data)
+
+
+def test_a_run_with_a_key_is_answered_before_its_picture(
+    settings: Settings, inference: Inference
+) -> None:
+    """The answer has the boxes and a promise; a box that Serve stops keeps it."""
+    given = replace(run(uri(scene(1).image)), picture_key="key")
+    prepared = prepare(settings, given.image_url)
+    generated = asyncio.run(inference.run(prepared, given))
+    files = SlowStore(settings.files)
+
+    async def scenario() -> Finished:
+        box = Postprocess(settings, PrometheusRecorder(), files)
+        finished = await box.run(prepared, generated, given)
+        [name] = finished.files
+        assert files.find(name) is None
+        stopping = box.__del__()
+        assert stopping
+        await stopping
+        assert files.find(name)
+        assert box.__del__() is None
+        return finished
+
+    finished = asyncio.run(scenario())
+    assert is_promised(finished.files[0], "key")
+    assert finished.output["image"] == {
+        "url": f"https://here/cdn/files/{finished.files[0]}",
+        "content_type": "image/jpeg",
+        "file_name": finished.files[0],
+        "file_size": None,
+        "width": 640,
+        "height": 480,
+    }
+    assert finished.stages.postprocess_s < 0.5
+
+
+def test_a_run_without_a_key_is_answered_with_its_picture(
+    settings: Settings, inference: Inference
+) -> None:
+    """What its answer names is stored, and its size is known."""
+    given = run(uri(scene(1).image))
+    prepared = prepare(settings, given.image_url)
+    generated = asyncio.run(inference.run(prepared, given))
+    files = SlowStore(settings.files)
+    finished = asyncio.run(
+        Postprocess(settings, PrometheusRecorder(), files).run(prepared, generated, given)
+    )
+
+    stored = files.find(finished.files[0])
+    assert stored
+    assert finished.output["image"]["file_size"] == stored.size
+    assert finished.stages.postprocess_s > 0.5
+
+
+@pytest.mark.parametrize("key", ["", "key"])
+def test_an_image_too_long_for_a_picture_has_boxes_alone(
+    settings: Settings, inference: Inference, key: str
+) -> None:
+    """What no JPEG can hold is not promised, and is no error."""
+    strip = Image.new("RGB", (LARGEST_SIDE + 1, 2), "white")
+    given = replace(run(uri(strip)), picture_key=key)
+    finished = asyncio.run(through(settings, inference, given))
+
+    assert finished.output["image"] is None
+    assert finished.files == ()
+
+
+def test_a_box_that_could_not_be_made_is_stopped_in_silence(settings: Settings) -> None:
+    """Serve stops those too; the error that it shows is the first one."""
+    files = settings.files.model_copy(update={"root": "ftp://nowhere"})
+    with pytest.raises(SetupError, match=r"files\.root"):
+        Postprocess(settings.model_copy(update={"files": files}), PrometheusRecorder())
 
 
 def test_a_picture_lives_as_long_as_it_is_wanted(settings: Settings, inference: Inference) -> None:
@@ -273,3 +383,59 @@ def test_expired_pictures_are_removed_now_and_then(
     asyncio.run(Postprocess(settings, PrometheusRecorder(), files).run(prepared, generated, given))
 
     assert not files.path(old.name).exists()
+
+
+def test_an_answer_can_be_heard_while_it_is_written(
+    settings: Settings, inference: Inference
+) -> None:
+    """What is said grows, begins the answer, and ends with what a run returns."""
+    given = replace(run(uri(scene(3).image)), num_beams=1)
+    prepared = prepare(settings, given.image_url)
+
+    async def heard() -> list[Any]:
+        return [said async for said in inference.stream(prepared, given)]
+
+    *partial, generated = asyncio.run(heard())
+    lengths = [len(said.tokens) for said in partial]
+    assert generated.tokens == asyncio.run(inference.run(prepared, given)).tokens
+    assert generated.stages.num_tokens == len(generated.tokens)
+    assert len(lengths) > 1
+    assert lengths == sorted(set(lengths))
+    for said in partial:
+        assert said.tokens == generated.tokens[: len(said.tokens)]
+        assert said.size == (640, 480)
+
+
+def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> None:
+    """Who stops listening has freed the model."""
+    long = settings.inference.model_copy(update={"num_beams": 1, "min_new_tokens": 500})
+    box = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
+    given = run(uri(scene(0).image))
+    prepared = prepare(settings, given.image_url)
+
+    async def hear_the_first() -> Any:
+        stream = box.stream(prepared, given)
+        await anext(stream)
+        [entry] = box._batcher._running.values()
+        await stream.aclose()
+        return entry
+
+    entry = asyncio.run(hear_the_first())
+    deadline = time.monotonic() + 30
+    while box._batcher._running:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert entry.num_steps < 250
+
+
+@pytest.mark.parametrize("num_beams", [3, 99])
+def test_a_run_has_no_more_beams_than_the_box(
+    settings: Settings, inference: Inference, num_beams: int
+) -> None:
+    """A request may have been queued when there were more."""
+    given = run(uri(scene(1).image))
+    prepared = prepare(settings, given.image_url)
+    asked = replace(given, num_beams=num_beams)
+
+    tokens = [asyncio.run(inference.run(prepared, each)).tokens for each in (given, asked)]
+    assert tokens[0] == tokens[1]

@@ -63,7 +63,7 @@ def train(plan: Plan, observe: Observer) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         meeting_place = f"file://{folder}/meeting-place"
-        helpers = start_processes(  # type: ignore[no-untyped-call]
+        helpers = start_processes(
             _help, (plan, meeting_place), nprocs=plan.num_processes - 1, join=False
         )
         _join_and_train(plan, 0, meeting_place, observe)
@@ -96,7 +96,7 @@ def _train_one(plan: Plan, rank: int, observe: Observer) -> None:
         batch = draw_batch(rng, tokenizer, plan.batch_size)
         losses = _losses(model, heads, batch, locations, plan.sigma_at(step))
         optimizer.zero_grad()
-        torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([*losses.values()]).sum().backward()
         _average_gradients(parameters, plan.num_processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:

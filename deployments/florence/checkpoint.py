@@ -1,4 +1,4 @@
-"""Where a checkpoint lies and what its files say about images and lengths. Knows no torch."""
+"""Where a checkpoint lies, and what its files say about images, lengths and search; no torch."""
 
 import json
 from dataclasses import dataclass
@@ -53,6 +53,13 @@ class Checkpoint:
         return int(self._config["image_token_id"])
 
     @cached_property
+    def num_beams(self) -> int:
+        """Answers that its generation config follows side by side; without one, one."""
+        file = self.folder / "generation_config.json"
+        config = read(self.folder, file.name) if file.is_file() else {}
+        return int(config.get("num_beams") or 1)
+
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """The tokenizer."""
         return Vocabulary(self.folder)
@@ -98,7 +105,7 @@ class Checkpoint:
             SetupError: a file is missing or is not Florence-2's.
         """
         try:
-            _ = self.image_token_id, self.max_positions, self.num_image_tokens
+            _ = self.image_token_id, self.max_positions, self.num_image_tokens, self.num_beams
             _ = self.image_size, self.resample, self.normalisation, self.vocabulary.frame
         except KeyError as error:
             raise SetupError(

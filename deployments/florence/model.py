@@ -1,107 +1,108 @@
-"""Florence-2 in torch: a batch of images and prompts → token ids, through transformers' generate.
+"""A loaded checkpoint: weights where they compute, and what its files say about their use."""
 
-Knows nothing of queues, tasks or text.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    Florence2ForConditionalGeneration,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import Florence2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
-from deployments.florence.run import Pixels, Query, Tokens
-from deployments.settings import InferenceSettings, ModelSettings
+from deployments.florence.engine.search import Rules
+from deployments.florence.run import Pixels
+from deployments.settings import ModelSettings
+
+# What else a generation config may ask for, with the value that asks for nothing.
+FOREIGN = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "diversity_penalty": 0.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": None,
+    "min_length": 0,
+    "num_return_sequences": 1,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
+    "repetition_penalty": 1.0,
+    "sequence_bias": None,
+    "suppress_tokens": None,
+    "watermarking_config": None,
+}
 
 
 class Model:
-    """A loaded checkpoint.
+    """Transformers' Florence-2 and its checkpoint.
 
     Raises:
         SetupError: the checkpoint or the device is not there.
     """
 
-    def __init__(self, model: ModelSettings, inference: InferenceSettings) -> None:
-        torch.set_num_threads(model.torch_threads)
-        self.checkpoint = open_checkpoint(model, ALL_FILES)
-        self._device = device(model.device)
-        self._dtype = dtype(model.dtype, self._device)
-        self._florence = load(self.checkpoint, self._device, self._dtype)
-        self._options = options(self.checkpoint, inference)
-        self._mean, self._std = (
-            torch.tensor(values, device=self._device).view(1, 3, 1, 1)
-            for values in self.checkpoint.normalisation
+    def __init__(self, settings: ModelSettings) -> None:
+        torch.set_num_threads(settings.torch_threads)
+        self.checkpoint = open_checkpoint(settings, ALL_FILES)
+        self.device = device(settings.device)
+        self.dtype = dtype(settings.dtype, self.device)
+        self.florence = load(self.checkpoint, self.device, self.dtype)
+        self.mean, self.std = (
+            torch.tensor(values, device=self.device) for values in self.checkpoint.normalisation
         )
-        self._pad_id: int = self.checkpoint.vocabulary.id("<pad>")
 
-    def warm_up(self, batch_size: int, prompt: Sequence[int]) -> None:
-        """Run one black image alone and `batch_size` together, so that no client waits for it."""
-        width, height = self.checkpoint.image_size
-        query = Query(np.zeros((height, width, 3), np.uint8), prompt)
-        for size in {1, batch_size}:
-            self._generate(
-                [query] * size, self._options | {"max_new_tokens": 4, "min_new_tokens": 0}
-            )
+    @property
+    def pad(self) -> int:
+        """The id that fills up a batch."""
+        return self.checkpoint.vocabulary.id("<pad>")
 
-    def generate(
-        self, batch: Sequence[Query], is_wanted: Callable[[int], bool] = lambda _: True
-    ) -> list[Tokens]:
-        """The token ids of each answer, from its start token on, padding left out.
+    @property
+    def num_beams(self) -> int:
+        """The checkpoint's own beams."""
+        return int(self.florence.generation_config.num_beams or 1)
 
-        `is_wanted` is asked about each row after each token: one that nobody wants any more is
-        cut short, and the batch ends with the last that is wanted.
+    def rules(self) -> Rules:
+        """What the generation config says, for the engine.
+
+        Raises:
+            SetupError: it asks for what the engine does not know.
         """
-        unwanted = Unwanted(len(batch), is_wanted)
-        options = self._options | {"stopping_criteria": StoppingCriteriaList([unwanted])}
-        return self._generate(batch, options)
-
-    @torch.inference_mode()
-    def _generate(self, batch: Sequence[Query], options: dict[str, Any]) -> list[Tokens]:
-        ids, mask = self._pad([query.prompt for query in batch])
-        answers = self._florence.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            pixel_values=self._normalise([query.pixels for query in batch]),
-            **options,
+        config = self.florence.generation_config
+        foreign = [name for name, none in FOREIGN.items() if asks(config, name, none)]
+        eos = config.eos_token_id
+        if foreign or not isinstance(eos, int):
+            raise SetupError(
+                f"the engine does not know {', '.join(foreign) or 'several eos_token_id'} of "
+                f"{self.checkpoint.folder / 'generation_config.json'}: "
+                "set inference.backend to generate, or take it out"
+            )
+        return Rules(
+            start=config.decoder_start_token_id,
+            pad=self.pad,
+            eos=eos,
+            forced_bos=config.forced_bos_token_id,
+            forced_eos=config.forced_eos_token_id,
+            ngram=config.no_repeat_ngram_size or 0,
+            early_stopping=config.early_stopping or False,
+            length_penalty=1.0 if config.length_penalty is None else config.length_penalty,
         )
-        return [tuple(id_ for id_ in row if id_ != self._pad_id) for row in answers.tolist()]
 
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts padded on the right, and the mask of what is no padding: (batch, length)."""
         rows = [torch.tensor(prompt) for prompt in prompts]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad_id)
-        return ids.to(self._device), (ids != self._pad_id).long().to(self._device)
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        return ids.to(self.device), (ids != self.pad).long().to(self.device)
 
-    def _normalise(self, images: Sequence[Pixels]) -> torch.Tensor:
-        """Images as the vision tower wants them: (batch, 3, height, width) about zero."""
-        pixels = torch.from_numpy(np.stack(images)).to(self._device)
-        scaled = pixels.permute(0, 3, 1, 2).float() / 255.0
-        return ((scaled - self._mean) / self._std).to(self._dtype)
+    def normalised(self, images: Sequence[Pixels]) -> torch.Tensor:
+        """Images as transformers wants them: (batch, 3, height, width) about zero."""
+        pixels = torch.from_numpy(np.stack(images)).to(self.device).float() / 255.0
+        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self.dtype)
 
 
-class Unwanted(StoppingCriteria):
-    """Ends the rows that nobody wants any more; what the others say does not change."""
-
-    def __init__(self, num_rows: int, is_wanted: Callable[[int], bool]) -> None:
-        self._num_rows = num_rows
-        self._is_wanted = is_wanted
-
-    def __call__(self, input_ids: torch.Tensor, _scores: Any, **_more: Any) -> torch.BoolTensor:
-        """Which sequences end here: a flag for each of a row's candidates, row by row."""
-        shape = self._num_rows, len(input_ids) // self._num_rows  # (rows, candidates)
-        ended = torch.zeros(shape, dtype=torch.bool, device=input_ids.device)
-        for number in range(self._num_rows):
-            if not self._is_wanted(number):
-                ended[number] = True
-        return ended.flatten()  # type: ignore[return-value]
+def asks(config: Any, name: str, none: object) -> bool:
+    """Whether the config's `name` has a value that does something."""
+    return getattr(config, name, None) not in (None, none)
 
 
 def device(name: str) -> torch.device:
@@ -140,18 +141,3 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
         first = str(error).strip().splitlines()[0]
         raise SetupError(f"could not load the weights in {checkpoint.folder}: {first}") from error
     return florence.to(device).eval()  # type: ignore[arg-type]
-
-
-def options(checkpoint: Checkpoint, settings: InferenceSettings) -> dict[str, Any]:
-    """What is asked of `generate` beyond the checkpoint's own generation config."""
-    longest = min(settings.max_new_tokens, checkpoint.max_positions - 1)
-    chosen: dict[str, Any] = {
-        "max_new_tokens": longest,
-        "min_new_tokens": min(settings.min_new_tokens, longest),
-        "do_sample": False,
-    }
-    if settings.num_beams is not None:
-        chosen["num_beams"] = settings.num_beams
-    if settings.num_beams == 1:
-        chosen["early_stopping"] = False
-    return chosen

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any, Self
 
 import numpy as np
@@ -30,6 +31,9 @@ class Run:
     priority: int = 0
     base_url: str = ""
     files_ttl_s: float | None = None  # how long its picture is wanted; None for the usual time
+    num_beams: int | None = None  # None for the deployment's
+    key_id: str = ""  # of the key that asks
+    picture_key: str = field(default="", repr=False)  # promises its picture; without, that is first
 
     def without_image(self) -> Self:
         """The same run for boxes that need no address: a data URI can be as long as its file."""
@@ -78,6 +82,7 @@ class Prepared:
 
     `pixels` is RGB at the model's own size, (height, width, 3);
     `source` holds the bytes as they came, to draw on;
+    `digest` is equal for equal pixels, where images may be remembered;
     `size` is the (width, height) of the image as a person sees it.
     """
 
@@ -85,14 +90,39 @@ class Prepared:
     source: Pixels
     size: tuple[int, int]
     stages: Stages = field(default_factory=Stages)
+    digest: str = ""
+
+
+class Grammar(IntEnum):
+    """What an answer may look like, where decoding is constrained."""
+
+    FREE = 0
+    BOXES = 1  # nothing but boxes
+    LABELLED = 2  # texts, each before its boxes
 
 
 @dataclass(frozen=True)
 class Query:
-    """One row of a batch: RGB pixels (height, width, 3) and the prompt's token ids."""
+    """One sequence to write: RGB pixels (height, width, 3), the prompt's token ids, and its bounds.
+
+    Without a number of beams or of new tokens it has the deployment's;
+    `image_key` is equal for equal images of the same caller, where images may be remembered.
+    """
 
     pixels: Pixels
     prompt: Sequence[int]
+    num_beams: int | None = None
+    max_new_tokens: int | None = None
+    grammar: Grammar = Grammar.FREE
+    image_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What the model has said so far about an image of `size` (width, height)."""
+
+    tokens: Tokens
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)

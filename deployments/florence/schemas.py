@@ -6,20 +6,37 @@ Lengths are pixels of the input image as a person sees it, after its EXIF rotati
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 IMAGE_URL = "The URL of the image to be processed: http(s), or a base64 data URI."
+NUM_BEAMS = (
+    "How many answers the search follows side by side: 1 is greedy, the fastest. "
+    "At most, and by default, the service's own number. An extension of fal's schema."
+)
+
+
+def offered(num_beams: int, info: ValidationInfo) -> int:
+    """`num_beams`, when it is no more than the validation's context allows."""
+    most = (info.context or {}).get("num_beams", num_beams)
+    if num_beams > most:
+        raise PydanticCustomError(
+            "less_than_equal",
+            "Input should be less than or equal to {le}, the number of beams of this deployment",
+            {"le": most},
+        )
+    return num_beams
 
 
 class ImageInput(BaseModel):
     """The input of a task that needs nothing but an image; unknown fields are ignored."""
 
-    model_config = ConfigDict(
-        strict=True,
-        json_schema_extra={"x-fal-order-properties": ["image_url"]},
-    )
+    model_config = ConfigDict(strict=True)
 
     image_url: Annotated[str, Field(min_length=1, description=IMAGE_URL)]
+    num_beams: Annotated[int, Field(ge=1), AfterValidator(offered)] | None = Field(
+        None, description=NUM_BEAMS
+    )
 
 
 class BoundingBox(BaseModel):
@@ -36,6 +53,9 @@ class BoundingBoxes(BaseModel):
     """All rectangles that were found, in the model's order."""
 
     bboxes: list[BoundingBox] = Field(description="List of bounding boxes")
+
+    def __len__(self) -> int:
+        return len(self.bboxes)
 
 
 class Image(BaseModel):

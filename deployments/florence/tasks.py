@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from deployments.florence import parsing
 from deployments.florence.answer import Answer
-from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
+from deployments.florence.run import Grammar
+from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput, TextOutput
 
 APP = "fal-ai/florence-2-large"
 
-Results = BaseModel | str
+Results = BoundingBoxes | str  # both have a length, which grows as they are written
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,20 @@ class Task:
     summary: str
 
     @property
+    def grammar(self) -> Grammar:
+        """What its answers look like, where decoding is constrained."""
+        return GRAMMARS.get(self.parse, Grammar.FREE)
+
+    @property
     def endpoint(self) -> str:
         """The endpoint id as fal's clients name it."""
         return f"{APP}/{self.path}"
 
+
+GRAMMARS: dict[Callable[[Answer], Results], Grammar] = {
+    parsing.unlabelled_boxes: Grammar.BOXES,
+    parsing.labelled_boxes: Grammar.LABELLED,
+}
 
 _ROWS = (
     Task(

@@ -49,6 +49,7 @@ def test_sizes_come_from_the_files() -> None:
     assert found.resample == 3
     assert found.num_image_tokens == 65
     assert found.max_positions == 512
+    assert found.num_beams == 3
     assert found.image_token_id == found.vocabulary.id("<image>")
     assert found.normalisation == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -91,6 +92,29 @@ def test_a_missing_image_processor_is_named(folder: Path) -> None:
 def test_a_broken_file_is_refused(folder: Path, name: str, content: bytes) -> None:
     """Cut short, not text, or of another shape: one line, which names the folder."""
     (folder / name).write_bytes(content)
+    assert str(folder) in refusal(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "num_beams"),
+    [(None, 1), ("{}", 1), ('{"num_beams": null}', 1), ('{"num_beams": 5}', 5)],
+)
+def test_beams_are_those_of_the_generation_config(
+    folder: Path, content: str | None, num_beams: int
+) -> None:
+    """Without the file, or without a word in it, the search is greedy, as in transformers."""
+    file = folder / "generation_config.json"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+
+    assert open_checkpoint(ModelSettings(path=str(folder))).num_beams == num_beams
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"num_beams": "many"}'])
+def test_a_broken_generation_config_is_refused(folder: Path, content: str) -> None:
+    """One line, which names the folder."""
+    (folder / "generation_config.json").write_text(content)
     assert str(folder) in refusal(str(folder))
 
 

@@ -1,74 +1,22 @@
-"""The demo checkpoint through the service's own path: exact, obedient, clear when it cannot."""
+"""The demo checkpoint, loaded: what its files say, and one clear line when it cannot be."""
 
-import random
 import shutil
-from collections import Counter
-from collections.abc import Callable
-from functools import cache
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, GenerationConfig
 
-from deployments.demo.scenes import draw_scene
 from deployments.errors import SetupError
-from deployments.florence.model import Model, device, dtype, options
-from deployments.florence.run import Query, Tokens
-from deployments.florence.tasks import TASKS
-from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
+from deployments.florence.engine.search import Rules
+from deployments.florence.model import FOREIGN, Model, device, dtype
+from deployments.settings import DEMO_CHECKPOINT, ModelSettings
+from tests.florence.queries import demo, model, scene
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-
-
-@cache
-def model(**generation: Any) -> Model:
-    """The demo checkpoint in fp32 on the CPU."""
-    return Model(demo(), InferenceSettings(**generation))
-
-
-def demo(**fields: Any) -> ModelSettings:
-    """Settings for the demo checkpoint."""
-    return ModelSettings(**{"path": "demo", "device": "cpu", "dtype": "float32"} | fields)
-
-
-def scene(seed: int) -> Image.Image:
-    """A drawn scene at the model's size."""
-    drawn = draw_scene(random.Random(seed), (320, 240)).image
-    return drawn.resize((128, 128), Image.Resampling.BICUBIC)
-
-
-def query(seed: int, path: str) -> Query:
-    """A task about a scene."""
-    prompt = model().checkpoint.prompt(TASKS[path].sentence)
-    return Query(np.asarray(scene(seed)), prompt)
-
-
-def mixed_batch() -> list[Query]:
-    """Prompts of different lengths about different scenes."""
-    return [query(seed, path) for seed in (1, 2) for path in TASKS]
-
-
-@pytest.mark.parametrize("num_beams", [None, 1])
-def test_a_batch_says_what_each_says_alone(num_beams: int | None) -> None:
-    """In fp32 the tokens of a mixed batch are exactly those of its requests one by one."""
-    batch = mixed_batch()
-    assert len({len(each.prompt) for each in batch}) > 1
-    alone = [model(num_beams=num_beams).generate([each])[0] for each in batch]
-    assert alone == model(num_beams=num_beams).generate(batch)
-
-
-def test_answers_are_the_librarys() -> None:
-    """Image by image, the library's own processor and `generate` say the same."""
-    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)  # type: ignore[no-untyped-call]
-    for path in ("region-proposal", "caption"):
-        inputs = processor(text=TASKS[path].marker, images=scene(3), return_tensors="pt")
-        with torch.inference_mode():
-            rows = model()._florence.generate(**inputs, max_new_tokens=511)
-        assert tuple(rows[0].tolist()) == model().generate([query(3, path)])[0]
 
 
 def test_pixels_are_normalised_as_by_the_library() -> None:
@@ -76,151 +24,103 @@ def test_pixels_are_normalised_as_by_the_library() -> None:
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)  # type: ignore[no-untyped-call]
     images = [scene(seed) for seed in (1, 2)]
     expected = processor(text=["<OD>"] * 2, images=images, return_tensors="pt")["pixel_values"]
-    ours = model()._normalise([np.asarray(image) for image in images])
+    ours = model().normalised([np.asarray(image) for image in images])
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
 
 
 def test_prompts_are_padded_on_the_right_and_masked() -> None:
     """A short prompt in a batch keeps its ids; the mask hides what was added."""
-    ids, mask = model()._pad([[5, 6, 7], [8]])
+    ids, mask = model().padded([[5, 6, 7], [8]])
     assert ids.tolist() == [[5, 6, 7], [8, 1, 1]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-def test_answers_have_no_padding() -> None:
-    """The shorter answers of a batch are not filled up."""
-    answers = model().generate(mixed_batch())
-    assert len({len(answer) for answer in answers}) > 1
-    assert all(model().checkpoint.vocabulary.id("<pad>") not in answer for answer in answers)
+def test_the_generation_config_is_read_for_the_engine() -> None:
+    """Its rules are those of the file, and its beams."""
+    assert model().num_beams == 3
+    assert model().rules() == Rules(
+        start=2,
+        pad=1,
+        eos=2,
+        forced_bos=0,
+        forced_eos=2,
+        ngram=3,
+        early_stopping=True,
+        length_penalty=1.0,
+    )
 
 
-def new_tokens(answer: Tokens) -> int:
-    """Tokens beyond the start token."""
-    return len(answer) - 1
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> GenerationConfig:
+    """The loaded model's generation config, which the test may change."""
+    copy: GenerationConfig = deepcopy(model().florence.generation_config)
+    monkeypatch.setattr(model().florence, "generation_config", copy)
+    return copy
 
 
-def test_the_longest_answer_is_obeyed() -> None:
-    """No answer has more new tokens than the setting."""
-    [answer] = model(max_new_tokens=5).generate([query(1, "object-detection")])
-    assert new_tokens(answer) == 5
+def test_what_a_generation_config_leaves_out_asks_for_nothing(config: GenerationConfig) -> None:
+    """One beam, no forced token, no n-gram, the usual length penalty."""
+    config.num_beams = config.forced_bos_token_id = config.forced_eos_token_id = None
+    config.no_repeat_ngram_size = config.early_stopping = config.length_penalty = None
+    rules = model().rules()
+    assert model().num_beams == 1
+    assert (rules.forced_bos, rules.forced_eos, rules.ngram) == (None, None, 0)
+    assert (rules.early_stopping, rules.length_penalty) == (False, 1.0)
 
 
-def test_the_shortest_answer_is_obeyed() -> None:
-    """For benchmarks of equal length every answer can be made equally long."""
-    answers = model(min_new_tokens=60, max_new_tokens=60, num_beams=1).generate(mixed_batch())
-    assert {new_tokens(answer) for answer in answers} == {60}
+WANTED: dict[str, Any] = {
+    "bad_words_ids": [[5]],
+    "begin_suppress_tokens": [5],
+    "diversity_penalty": 0.5,
+    "encoder_no_repeat_ngram_size": 2,
+    "encoder_repetition_penalty": 1.5,
+    "exponential_decay_length_penalty": [5, 1.5],
+    "guidance_scale": 1.5,
+    "min_length": 5,
+    "num_return_sequences": 2,
+    "remove_invalid_values": True,
+    "renormalize_logits": True,
+    "repetition_penalty": 1.5,
+    "sequence_bias": [[[5], 1.5]],
+    "suppress_tokens": [5],
+    "watermarking_config": {"bias": 1.5},
+}
 
 
-def test_twenty_tokens_are_not_the_end() -> None:
-    """The default length is far beyond the library's own twenty."""
-    [answer] = model().generate([query(9, "dense-region-caption")])
-    assert model()._options["max_new_tokens"] == 511
-    assert answer[-1] == model().checkpoint.vocabulary.id("</s>")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_rule_that_the_engine_does_not_know_is_refused(
+    config: GenerationConfig, name: str
+) -> None:
+    """It is not left out in silence: the line names it, its file and two ways out."""
+    assert hasattr(config, name)
+    setattr(config, name, WANTED[name])
+    with pytest.raises(SetupError) as refused:
+        model().rules()
+    line = str(refused.value)
+    assert f"does not know {name} of {DEMO_CHECKPOINT / 'generation_config.json'}" in line
+    assert "set inference.backend to generate, or take it out" in line
 
 
-class Caller:
-    """Waits for answers and leaves at a given step; counts how often each row is asked about."""
-
-    def __init__(self, leaves_at: dict[int, int]) -> None:
-        self.leaves_at = leaves_at
-        self.steps: Counter[int] = Counter()
-
-    def __call__(self, number: int) -> bool:
-        """Whether it still waits for the row."""
-        self.steps[number] += 1
-        return self.steps[number] < self.leaves_at.get(number, 10_000)
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_rule_that_asks_for_nothing_is_none(config: GenerationConfig, name: str) -> None:
+    """A config may spell out the value that does nothing."""
+    before = model().rules()
+    setattr(config, name, FOREIGN[name])
+    assert model().rules() == before
 
 
-@pytest.mark.parametrize("num_beams", [None, 1])
-def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
-    """A long generation stops at the step at which the last row is not wanted any more."""
-    long = model(num_beams=num_beams, min_new_tokens=500)
-    caller = Caller({0: 3, 1: 7})
-    short = long.generate([query(seed, "dense-region-caption") for seed in (1, 2)], caller)
-    assert caller.steps == {0: 7, 1: 7}
-    assert max(map(new_tokens, short)) <= 7
-
-
-@pytest.mark.parametrize("num_beams", [None, 1])
-@pytest.mark.parametrize("left", [0, 1, 2])
-def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left: int) -> None:
-    """Their tokens are exactly those of a batch in which everybody stays."""
-    batch = [query(seed, "object-detection") for seed in (1, 2, 3)]
-    undisturbed = model(num_beams=num_beams).generate(batch)
-    disturbed = model(num_beams=num_beams).generate(batch, Caller({left: 4}))
-    assert new_tokens(disturbed[left]) < new_tokens(undisturbed[left])
-    del undisturbed[left], disturbed[left]
-    assert undisturbed == disturbed
-
-
-@pytest.mark.parametrize("num_beams", [None, 1])
-def test_nobody_waits_for_a_row_that_is_not_wanted(num_beams: int | None) -> None:
-    """A batch takes no more steps than its longest wanted row."""
-    batch = [query(2, "region-proposal"), query(9, "dense-region-caption")]
-    alone, together, left = Caller({}), Caller({}), Caller({1: 2})
-    model(num_beams=num_beams).generate(batch[:1], alone)
-    model(num_beams=num_beams).generate(batch, together)
-    model(num_beams=num_beams).generate(batch, left)
-    assert alone.steps[0] == left.steps[0] < together.steps[0]
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, {"max_new_tokens": 511, "min_new_tokens": 0, "do_sample": False}),
-        (
-            {"num_beams": 1, "max_new_tokens": 9, "min_new_tokens": 20},
-            {
-                "max_new_tokens": 9,
-                "min_new_tokens": 9,
-                "do_sample": False,
-                "num_beams": 1,
-                "early_stopping": False,
-            },
-        ),
-        (
-            {"num_beams": 5},
-            {"max_new_tokens": 511, "min_new_tokens": 0, "do_sample": False, "num_beams": 5},
-        ),
-    ],
-)
-def test_settings_reach_the_search(settings: dict[str, Any], expected: dict[str, Any]) -> None:
-    """The checkpoint's own search is changed only by what is set, within what it can do."""
-    assert expected == options(model().checkpoint, InferenceSettings(**settings))
-
-
-def test_beams_are_the_checkpoints_own_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`num_beams` reaches `generate` when it is given, and only then."""
-    asked: list[Any] = []
-
-    def spy(loaded: Model) -> Callable[..., Any]:
-        generate = loaded._florence.generate
-
-        def spied(**given: Any) -> Any:
-            asked.append(given.get("num_beams"))
-            return generate(**given)
-
-        return spied
-
-    for loaded in (model(), model(num_beams=1)):
-        with monkeypatch.context() as patch:
-            patch.setattr(loaded._florence, "generate", spy(loaded))
-            loaded.generate([query(1, "caption")])
-    assert asked == [None, 1]
-    assert model()._florence.generation_config.num_beams == 3
-
-
-def test_warm_up_leaves_no_trace() -> None:
-    """Answers after a warm-up are those before it, though it generates a few tokens only."""
-    before = model().generate([query(1, "caption")])
-    model().warm_up(2, model().checkpoint.prompt(TASKS["caption"].sentence))
-    assert before == model().generate([query(1, "caption")])
+@pytest.mark.parametrize("eos", [[2, 5], [2], None])
+def test_there_is_one_last_token(config: GenerationConfig, eos: Any) -> None:
+    """The engine looks for one."""
+    config.eos_token_id = eos
+    with pytest.raises(SetupError, match="eos_token_id"):
+        model().rules()
 
 
 def refusal(settings: ModelSettings) -> str:
     """Why no model is made, in one line."""
     with pytest.raises(SetupError) as refused:
-        Model(settings, InferenceSettings())
+        Model(settings)
     line = str(refused.value)
     assert len(line.splitlines()) == 1
     return line

@@ -1,0 +1,65 @@
+"""The backend that the settings name, over a loaded model."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from deployments.errors import SetupError
+from deployments.florence.backend import Backend
+from deployments.florence.cache import Cache
+from deployments.florence.engine.build import Size, black, build
+from deployments.florence.engine.engine import Engine, Options
+from deployments.florence.engine.inputs import Inputs
+from deployments.florence.generate import Generate
+from deployments.florence.model import Model
+from deployments.florence.run import Query, Tokens
+from deployments.settings import InferenceSettings
+
+
+def open_backend(
+    model: Model,
+    settings: InferenceSettings,
+    prompts: Sequence[Sequence[int]],
+    cache: Cache[Tensor] | None = None,
+) -> Backend[Query, Tokens]:
+    """A warm backend that has read the longest of `prompts`; an engine keeps images in `cache`.
+
+    Raises:
+        SetupError: the settings ask for what it cannot do.
+    """
+    if settings.backend == "generate" and settings.constrained:
+        raise SetupError(
+            "transformers' generate knows no inference.constrained: set inference.backend to engine"
+        )
+    if settings.backend == "generate":
+        backend = Generate(model, settings)
+        backend.warm_up(Query(black(model.checkpoint.image_size), max(prompts, key=len)))
+        return backend
+    return open_engine(model, settings, max(map(len, prompts)), cache)
+
+
+def open_engine(
+    model: Model,
+    settings: InferenceSettings,
+    longest_prompt: int,
+    cache: Cache[Tensor] | None = None,
+) -> Engine:
+    """The engine for prompts of up to `longest_prompt` tokens, their image included."""
+    checkpoint = model.checkpoint
+    longest = min(settings.max_new_tokens, checkpoint.max_positions - 1)
+    num_image_tokens = checkpoint.num_image_tokens
+    inputs = Inputs(model.mean, model.std, num_image_tokens, model.pad, None, model.dtype)
+    options = Options(
+        num_beams=settings.num_beams or model.num_beams,
+        max_new_tokens=longest,
+        min_new_tokens=min(settings.min_new_tokens, longest),
+        micro_batch=min(settings.prefill_batch_size, settings.max_batch_size),
+    )
+    size = Size(
+        num_rows=settings.max_batch_size,
+        num_words=longest_prompt - num_image_tokens,
+        utilization=settings.gpu_memory_utilization,
+    )
+    bins = checkpoint.vocabulary.bins if settings.constrained else None
+    rules, image = model.rules(), checkpoint.image_size
+    return build(model.florence, inputs, rules, options, size, image, cache, bins)

@@ -1,0 +1,104 @@
+"""One decoding step: the last token of each row → the scores of every next token.
+
+Shapes: n rows, k beams of each (its lanes), V words of the vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from deployments.florence.engine.encoder import FIRST_POSITION
+from deployments.florence.engine.linear import Linear, linear
+from deployments.florence.engine.rows import Rows, View
+from deployments.florence.engine.weights import (
+    FeedForward,
+    Norm,
+    feed_forward_of,
+    fuse,
+    linear_of,
+    norm_of,
+)
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """Self-attention to what was said, cross-attention to the image and prompt, feed-forward."""
+
+    qkv: Linear
+    out: Linear
+    norm: Norm
+    cross_query: Linear
+    cross_out: Linear
+    cross_norm: Norm
+    feed_forward: FeedForward
+    last_norm: Norm
+    num_heads: int
+
+    def __call__(self, x: Tensor, memory: Tensor, cross: Tensor, view: View) -> Tensor:
+        """(n, k, d) → (n, k, d).
+
+        Args:
+            x: one position of each lane.
+            memory: this layer's keys and values of all earlier positions, which this one joins.
+            cross: this layer's keys and values of the encoder's output, shared by the lanes.
+            view: which of them the lanes may see.
+        """
+        width = x.shape[-1]
+        qkv = self.qkv(x)
+        view.write(memory, qkv[..., width:])
+        seen = view.read(memory)
+        x = self.norm(x + self.out(self._attend(qkv[..., :width], seen, view.mask)))
+        mixed = self._attend(self.cross_query(x), cross, view.cross_mask)
+        x = self.cross_norm(x + self.cross_out(mixed))
+        return self.last_norm(x + self.feed_forward(x))
+
+    def _attend(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """Queries (n, k, d) over memory (n, positions, 2·d) → (n, k, d)."""
+        heads = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        both = memory.unflatten(-1, (2, self.num_heads, -1)).transpose(1, 3)
+        mixed = functional.scaled_dot_product_attention(
+            heads, both[:, :, 0], both[:, :, 1], attn_mask=mask
+        )
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class Decoder:
+    """The decoder and the language head over the weights of one model."""
+
+    def __init__(self, florence: Any) -> None:
+        decoder = florence.model.language_model.decoder
+        config = decoder.config
+        self.num_words: int = config.vocab_size
+        self._embedding = decoder.embed_tokens.weight.detach()
+        self._scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self._positions = decoder.embed_positions.weight.detach()[FIRST_POSITION:]
+        self._norm = norm_of(decoder.layernorm_embedding)
+        self._layers = [decoder_layer_of(layer) for layer in decoder.layers]
+        self._head = florence.lm_head.weight.detach()
+
+    def __call__(self, rows: Rows, view: View) -> Tensor:
+        """The scores of each lane's next token: (n, k, V)."""
+        words = self._scale * functional.embedding(view.last_tokens, self._embedding)
+        x = self._norm(words + functional.embedding(view.positions, self._positions)[:, None])
+        for layer, memory, cross in zip(self._layers, rows.memory, rows.cross, strict=True):
+            x = layer(x, memory, cross[: view.num_rows], view)
+        return linear(x, self._head)
+
+
+def decoder_layer_of(layer: Any) -> DecoderLayer:
+    """One of transformers' `BartDecoderLayer`s."""
+    own, cross = layer.self_attn, layer.encoder_attn
+    return DecoderLayer(
+        fuse([own.q_proj, own.k_proj, own.v_proj]).packed(),
+        linear_of(own.out_proj).packed(),
+        norm_of(layer.self_attn_layer_norm),
+        linear_of(cross.q_proj).packed(),
+        linear_of(cross.out_proj).packed(),
+        norm_of(layer.encoder_attn_layer_norm),
+        feed_forward_of(layer).packed(),
+        norm_of(layer.final_layer_norm),
+        own.num_heads,
+    )

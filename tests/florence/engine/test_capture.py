@@ -1,0 +1,129 @@
+"""What a GPU records touches nothing of the host's: seen without one, on torch's meta device.
+
+A recording must neither ask the device for a value nor read a tensor of the host, whose address
+it would keep. On the meta device the first raises, and the second is a tensor elsewhere.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import Florence2Config, Florence2ForConditionalGeneration
+
+from deployments.florence.engine.decoder import Decoder
+from deployments.florence.engine.encoder import Encoder
+from deployments.florence.engine.grammar import Boxes
+from deployments.florence.engine.rows import Rows, Shape, View
+from deployments.florence.engine.search import Rules, Search
+from deployments.settings import DEMO_CHECKPOINT
+
+META = torch.device("meta")
+DTYPE = torch.float16
+SHAPE = Shape(num_rows=8, num_lanes=3, num_positions=129, num_encoded=80, num_layers=2, width=128)
+ENDS: tuple[bool | str, ...] = (True, False, "never")
+
+
+class OnDevice(TorchDispatchMode):
+    """Notes the operations that touch a tensor elsewhere than on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_operations = 0
+        self.strays: list[str] = []
+
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = operation(*args, **(kwargs or {}))
+        tensors = (leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor))
+        self.num_operations += 1
+        if any(tensor.device != META for tensor in tensors):
+            self.strays.append(str(operation))
+        return result
+
+
+@contextmanager
+def recording() -> Iterator[OnDevice]:
+    """Watches operations as they reach the device: `no_grad` takes composite ones apart."""
+    with torch.no_grad(), OnDevice() as watch:
+        yield watch
+    assert watch.num_operations > 0
+    assert watch.strays == []
+
+
+@cache
+def florence() -> Any:
+    """The demo's model without weights."""
+    with META:
+        model = Florence2ForConditionalGeneration(Florence2Config.from_pretrained(DEMO_CHECKPOINT))
+    return model.to(DTYPE).eval()  # type: ignore[arg-type]
+
+
+def rules(early_stopping: bool | str = True) -> Rules:
+    """Everything that a generation config may ask of the engine."""
+    return Rules(
+        start=2,
+        pad=1,
+        eos=2,
+        forced_bos=0,
+        forced_eos=2,
+        ngram=3,
+        early_stopping=early_stopping,
+        length_penalty=1.0,
+    )
+
+
+def empty(*size: int, dtype: torch.dtype = DTYPE) -> Tensor:
+    return torch.empty(size, dtype=dtype, device=META)
+
+
+@pytest.mark.parametrize("early_stopping", ENDS)
+@pytest.mark.parametrize("num_lanes", [1, 3])
+@pytest.mark.parametrize("constrained", [False, True])
+def test_a_step(num_lanes: int, early_stopping: bool | str, constrained: bool) -> None:
+    """Decoder, search and grammar."""
+    rows, decoder = Rows(SHAPE, META, DTYPE), Decoder(florence())
+    boxes = Boxes({100 + bin_: bin_ for bin_ in range(1000)}, decoder.num_words, 2, rows)
+    search = Search(rules(early_stopping), rows, boxes if constrained else None)
+    with recording():
+        view = View(rows, SHAPE.num_rows, num_lanes, 64)
+        search(decoder(rows, view), view)
+
+
+def test_the_encoder() -> None:
+    """Both recordings of a pass: the images, then the prompts."""
+    encoder = Encoder(florence())
+    with recording():
+        seen = encoder.look(empty(4, 128, 128, 3))
+        encoder.read(seen, empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15))
+
+
+def test_moving_and_clearing_rows() -> None:
+    """These are not recorded, but a copy from the host would hold up all that runs."""
+    rows = Rows(SHAPE, META, DTYPE)
+    with recording():
+        rows.move(3, 1, 20)
+        rows.copy_in(2, rows.copy_out(1, 20))
+        rows.clear(3)
+
+
+@pytest.mark.parametrize(
+    ("stray", "error"),
+    [
+        (lambda x: x + torch.ones(()), AssertionError),
+        (lambda x: x + torch.ones(3).to(META), AssertionError),
+        (lambda x: x * x.sum().item(), RuntimeError),
+        (lambda x: x[x > 0], NotImplementedError),
+    ],
+    ids=["a host's number", "a copy from the host", "a question", "a size that depends on values"],
+)
+def test_what_it_would_see(stray: Any, error: type[Exception]) -> None:
+    """Each of these would break a recording, or stop the device."""
+    with pytest.raises(error), recording():
+        stray(empty(3))

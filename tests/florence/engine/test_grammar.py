@@ -1,0 +1,132 @@
+"""Constrained decoding: complete boxes with ordered corners, and nothing else changed."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from deployments.demo.scenes import draw_scene
+from deployments.florence.backend import Job
+from deployments.florence.backends import open_engine
+from deployments.florence.engine.engine import Engine
+from deployments.florence.model import Model
+from deployments.florence.run import Grammar, Query, Tokens
+from deployments.florence.tasks import TASKS
+from deployments.images.decode import to_pixels
+from deployments.settings import InferenceSettings, ModelSettings
+from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint
+
+MAX_NEW_TOKENS = 60
+
+
+@pytest.fixture(scope="module")
+def wild(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model that has learned nothing, so that it breaks every rule it can."""
+    folder: Path = tmp_path_factory.mktemp("wild") / "checkpoint"
+    return Model(ModelSettings(path=str(random_checkpoint(UNEVEN, folder)), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def demo() -> Model:
+    """The demo checkpoint, which has learned what a box is."""
+    return Model(ModelSettings(path="demo", device="cpu"))
+
+
+def queries(model: Model, num: int) -> list[Query]:
+    """Queries about scenes, a task each in turn, with the task's grammar."""
+    scenes = [draw_scene(random.Random(seed), (256, 256)).image for seed in range(num)]
+    size, resample = model.checkpoint.image_size, model.checkpoint.resample
+    tasks = list(TASKS.values())
+    return [
+        Query(
+            to_pixels(scene, size, resample),
+            model.checkpoint.prompt(task.sentence),
+            grammar=task.grammar,
+        )
+        for scene, task in zip(scenes, tasks * num, strict=False)
+    ]
+
+
+def answers(model: Model, given: Sequence[Query], *, constrained: bool, beams: int) -> list[Tokens]:
+    """What an engine says to all of them."""
+    settings = InferenceSettings(
+        constrained=constrained, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS
+    )
+    longest = max(len(query.prompt) for query in given)
+    return run(open_engine(model, settings, longest), given)
+
+
+def run(engine: Engine, given: Sequence[Query]) -> list[Tokens]:
+    """Each query's answer, begun as there is room."""
+    jobs = [Job(query) for query in given]
+    waiting, found = list(jobs), dict[Job[Query], Tokens]()
+    while len(found) < len(jobs):
+        room = engine.num_slots - (len(jobs) - len(waiting) - len(found))
+        begun = waiting[: min(room, engine.micro_batch)]
+        if begun:
+            engine.admit(begun)
+            del waiting[: len(begun)]
+        found |= dict(engine.step())
+    return [found[job] for job in jobs]
+
+
+def boxes(model: Model, tokens: Tokens) -> list[list[int]]:
+    """The unbroken runs of locations, as bins."""
+    bins = model.checkpoint.vocabulary.bins
+    runs = groupby(tokens, bins.__contains__)
+    return [[bins[id_] for id_ in ids] for located, ids in runs if located]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_every_box_is_complete_and_its_corners_are_in_order(wild: Model, beams: int) -> None:
+    """Only the last may be cut off, by the longest answer; without the grammar many break."""
+    given = queries(wild, 8)
+    free = answers(wild, given, constrained=False, beams=beams)
+    held = answers(wild, given, constrained=True, beams=beams)
+    asked = [n for n, query in enumerate(given) if query.grammar != Grammar.FREE]
+    assert any(broken(wild, free[n]) for n in asked)
+    assert not any(broken(wild, held[n]) for n in asked)
+
+
+def broken(model: Model, tokens: Tokens) -> bool:
+    """Whether a box is incomplete or upside down."""
+    is_cut = len(tokens) == MAX_NEW_TOKENS + 1
+    runs = boxes(model, tokens)
+    for number, run_ in enumerate(runs):
+        is_last = is_cut and number == len(runs) - 1
+        complete = len(run_) - len(run_) % 4
+        if complete < len(run_) and not is_last:
+            return True
+        corners = [run_[i : i + 4] for i in range(0, complete, 4)]
+        if any((x1 >= x2 and x1 < 999) or (y1 >= y2 and y1 < 999) for x1, y1, x2, y2 in corners):
+            return True
+    return False
+
+
+def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
+    """Between the frame's tokens stand locations alone."""
+    given = [replace(query, grammar=Grammar.BOXES) for query in queries(wild, 8)]
+    for tokens in answers(wild, given, constrained=True, beams=1):
+        inner = wild.checkpoint.vocabulary.trim(tokens)
+        assert all(id_ in wild.checkpoint.vocabulary.bins for id_ in inner)
+
+
+def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
+    """Beside others that are held, it says what it would say anyway."""
+    given = queries(wild, 8)
+    free = answers(wild, given, constrained=False, beams=3)
+    held = answers(wild, given, constrained=True, beams=3)
+    kept = [n for n, query in enumerate(given) if query.grammar == Grammar.FREE]
+    assert kept
+    assert [free[n] for n in kept] == [held[n] for n in kept]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_a_trained_model_says_does_not_change(demo: Model, beams: int) -> None:
+    """The grammar rules out what it would not say."""
+    given = queries(demo, 8)
+    free = answers(demo, given, constrained=False, beams=beams)
+    assert answers(demo, given, constrained=True, beams=beams) == free

@@ -1,0 +1,218 @@
+"""The backend that asks transformers: exact, obedient, and it stops for those who leave."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from deployments.florence.backend import Job
+from deployments.florence.generate import Generate, options
+from deployments.florence.model import Model
+from deployments.florence.run import Query, Tokens
+from deployments.florence.tasks import TASKS
+from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
+from tests.florence.queries import mixed_batch, model, new_tokens, query, scene
+
+
+def backend(**generation: Any) -> Generate:
+    """The demo checkpoint with these settings."""
+    return Generate(model(), InferenceSettings(**generation))
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+def test_a_batch_says_what_each_says_alone(num_beams: int | None) -> None:
+    """In fp32 the tokens of a mixed batch are exactly those of its requests one by one."""
+    batch = mixed_batch()
+    assert len({len(each.prompt) for each in batch}) > 1
+    generate = backend(num_beams=num_beams)
+    alone = [generate.answers([each])[0] for each in batch]
+    assert alone == generate.answers(batch)
+
+
+@pytest.mark.parametrize("chosen", [None, 1, 2])
+def test_queries_with_beams_of_their_own_share_a_step(chosen: int | None) -> None:
+    """Each says what it would say if the settings had its beams, whatever they have."""
+    wanted = [None, 1, 3, 2, 3, None]
+    batch = [query(seed, "object-detection", num_beams=k) for seed, k in enumerate(wanted)]
+    plain = [query(seed, "object-detection") for seed in range(len(wanted))]
+    alone = [
+        backend(num_beams=k or chosen).answers([each])[0]
+        for k, each in zip(wanted, plain, strict=True)
+    ]
+    assert alone == backend(num_beams=chosen).answers(batch)
+
+
+def test_a_query_may_bound_its_answer() -> None:
+    """Its own number of new tokens counts beside others that have the deployment's, up to that."""
+    bounds = (None, 4, 9, 100)
+    batch = [query(1, "object-detection", max_new_tokens=most) for most in bounds]
+    free, *bounded = backend(max_new_tokens=12).answers(batch)
+    assert [new_tokens(answer) for answer in bounded] == [4, 9, new_tokens(free)]
+
+
+def test_answers_are_the_librarys() -> None:
+    """Image by image, the library's own processor and `generate` say the same."""
+    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)  # type: ignore[no-untyped-call]
+    for path in ("region-proposal", "caption"):
+        inputs = processor(text=TASKS[path].marker, images=scene(3), return_tensors="pt")
+        with torch.inference_mode():
+            rows = model().florence.generate(**inputs, max_new_tokens=511)
+        assert tuple(rows[0].tolist()) == backend().answers([query(3, path)])[0]
+
+
+def test_answers_have_no_padding() -> None:
+    """The shorter answers of a batch are not filled up."""
+    found = backend().answers(mixed_batch())
+    assert len({len(answer) for answer in found}) > 1
+    assert all(model().pad not in answer for answer in found)
+
+
+def test_the_longest_answer_is_obeyed() -> None:
+    """No answer has more new tokens than the setting."""
+    [answer] = backend(max_new_tokens=5).answers([query(1, "object-detection")])
+    assert new_tokens(answer) == 5
+
+
+def test_the_shortest_answer_is_obeyed() -> None:
+    """For benchmarks of equal length every answer can be made equally long."""
+    equal = backend(min_new_tokens=60, max_new_tokens=60, num_beams=1)
+    assert {new_tokens(answer) for answer in equal.answers(mixed_batch())} == {60}
+
+
+def test_twenty_tokens_are_not_the_end() -> None:
+    """The default length is far beyond the library's own twenty."""
+    [answer] = backend(min_new_tokens=30).answers([query(9, "dense-region-caption")])
+    assert 30 <= new_tokens(answer) < 511
+    assert answer[-1] == model().checkpoint.vocabulary.id("</s>")
+
+
+class Caller:
+    """Waits for an answer and leaves at a given step; counts how often it is asked."""
+
+    def __init__(self, leaves_at: int = 10_000) -> None:
+        self.leaves_at = leaves_at
+        self.steps = 0
+
+    def __call__(self) -> bool:
+        """Whether it still waits."""
+        self.steps += 1
+        return self.steps < self.leaves_at
+
+
+def said(generate: Generate, batch: Sequence[Query], callers: Sequence[Caller]) -> list[Tokens]:
+    """The answers to these callers."""
+    jobs = [Job(each, caller) for each, caller in zip(batch, callers, strict=True)]
+    generate.admit(jobs)
+    found = dict(generate.step())
+    return [found[job] for job in jobs]
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
+    """A long generation stops at the step at which the last row is not wanted any more."""
+    long = backend(num_beams=num_beams, min_new_tokens=500)
+    callers = [Caller(3), Caller(7)]
+    short = said(long, [query(seed, "dense-region-caption") for seed in (1, 2)], callers)
+    assert [caller.steps for caller in callers] == [7, 7]
+    assert max(map(new_tokens, short)) <= 7
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left: int) -> None:
+    """Their tokens are exactly those of a batch in which everybody stays."""
+    batch = [query(seed, "object-detection") for seed in (1, 2, 3)]
+    undisturbed = backend(num_beams=num_beams).answers(batch)
+    callers = [Caller(4) if number == left else Caller() for number in range(3)]
+    disturbed = said(backend(num_beams=num_beams), batch, callers)
+    assert new_tokens(disturbed[left]) < new_tokens(undisturbed[left])
+    del undisturbed[left], disturbed[left]
+    assert undisturbed == disturbed
+
+
+@pytest.mark.parametrize("num_beams", [None, 1])
+def test_nobody_waits_for_a_row_that_is_not_wanted(num_beams: int | None) -> None:
+    """A batch takes no more steps than its longest wanted row."""
+    batch = [query(2, "region-proposal"), query(9, "dense-region-caption")]
+    alone, together, left = Caller(), Caller(), Caller()
+    generate = backend(num_beams=num_beams)
+    said(generate, batch[:1], [alone])
+    said(generate, batch, [together, Caller()])
+    said(generate, batch, [left, Caller(2)])
+    assert alone.steps == left.steps < together.steps
+
+
+def test_who_is_dropped_before_the_pass_is_not_in_it() -> None:
+    """Nor is anyone after a reset."""
+    generate = backend(max_new_tokens=4)
+    jobs = [Job(query(seed, "caption")) for seed in (1, 2, 3)]
+    generate.admit(jobs)
+    generate.drop(jobs[1])
+    generate.drop(jobs[1])
+    assert [job for job, _ in generate.step()] == [jobs[0], jobs[2]]
+    generate.admit(jobs)
+    generate.reset()
+    assert generate.step() == []
+
+
+def test_a_pass_is_all_or_nothing() -> None:
+    """All slots begin together, none of them can be interrupted, and nothing is told before."""
+    generate = backend(max_batch_size=5)
+    job = Job(query(1, "caption"))
+    generate.admit([job])
+    assert (generate.num_slots, generate.micro_batch) == (5, 5)
+    assert not generate.suspend(job)
+    assert generate.progress(job) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_beams", "expected"),
+    [
+        ({}, None, {"max_new_tokens": 511, "min_new_tokens": 0}),
+        (
+            {"num_beams": 1, "max_new_tokens": 9, "min_new_tokens": 20},
+            None,
+            {"max_new_tokens": 9, "min_new_tokens": 9, "num_beams": 1, "early_stopping": False},
+        ),
+        ({"num_beams": 5}, None, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 5}),
+        ({"num_beams": 1}, 3, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 3}),
+    ],
+)
+def test_settings_reach_the_search(
+    settings: dict[str, Any], num_beams: int | None, expected: dict[str, Any]
+) -> None:
+    """The checkpoint's own search is changed only by what is set, within what it can do."""
+    asked = Query(query(1, "caption").pixels, [], num_beams)
+    found = options(model(), InferenceSettings(**settings), asked)
+    assert expected | {"do_sample": False} == found
+
+
+def test_beams_are_the_checkpoints_own_unless_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`num_beams` reaches `generate` when it is given, and only then."""
+    asked: list[Any] = []
+
+    def spy(loaded: Model) -> Callable[..., Any]:
+        generate = loaded.florence.generate
+
+        def spied(**given: Any) -> Any:
+            asked.append(given.get("num_beams"))
+            return generate(**given)
+
+        return spied
+
+    monkeypatch.setattr(model().florence, "generate", spy(model()))
+    for generate in (backend(), backend(num_beams=1)):
+        generate.answers([query(1, "caption")])
+    assert asked == [None, 1]
+    assert model().florence.generation_config.num_beams == 3
+
+
+def test_warm_up_leaves_no_trace() -> None:
+    """Answers after a warm-up are those before it, though it generates a few tokens only."""
+    generate = backend(max_batch_size=2, min_new_tokens=30)
+    before = generate.answers([query(1, "caption")])
+    generate.warm_up(query(2, "caption"))
+    assert generate.step() == []
+    assert before == generate.answers([query(1, "caption")])
