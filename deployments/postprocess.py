@@ -1,13 +1,14 @@
 """The Postprocess box: token ids → fal's answer, with an annotated picture in the file store.
 
-The picture is drawn at once, not at its first download: that costs a few milliseconds
-and its size is known for the answer.
+A synchronous run is answered as soon as its boxes are known: its picture is drawn while the
+answer travels, and a download waits for it. A queued run is answered when its picture is stored,
+because its result is kept and must not name what a crash may lose.
 A store that is full or away costs the picture, not the boxes.
 """
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,10 +18,10 @@ from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.run import Finished, Generated, Prepared, Run, Stages, Stopwatch
 from deployments.florence.schemas import BoundingBoxes, Image
-from deployments.florence.tasks import TASKS
-from deployments.images.decode import decode
-from deployments.images.draw import annotate, encode
-from deployments.images.storage import FileStore, StoredFile, open_file_store
+from deployments.florence.tasks import TASKS, Results
+from deployments.images.draw import LARGEST_SIDE
+from deployments.images.painter import Drawing, Painter
+from deployments.images.storage import FileStore, content_type_of, open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.settings import Settings
 
@@ -30,7 +31,7 @@ PRUNE_EVERY_S = 60.0
 
 
 class Postprocess:
-    """One replica; draws in threads."""
+    """One replica; reads answers and draws in threads."""
 
     def __init__(
         self,
@@ -38,76 +39,86 @@ class Postprocess:
         recorder: Recorder | None = None,
         files: FileStore | None = None,
     ) -> None:
-        self._settings = settings
+        self._annotate = settings.postprocess.annotate
+        self._files_ttl_s = settings.files.expires_s
         self._vocabulary = open_checkpoint(settings.model).vocabulary
         self._files = files or open_file_store(settings.files)
-        self._threads = ThreadPoolExecutor(settings.postprocess.draw_threads, "postprocess")
         self._recorder = recorder or RayRecorder()
+        self._painter = Painter(settings, self._files, self._recorder)
         self._pruned = Stopwatch()
 
     async def run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
-        """The answer to `run` for the client."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._finish, prepared, generated, run
-        )
+        """The answer to `run` for the client; its picture may still have to be drawn."""
+        watch = Stopwatch()
+        results = await asyncio.to_thread(self._parse, prepared, generated, run)
+        output: dict[str, Any] = {"results": plain(results)}
+        files: tuple[str, ...] = ()
+        if isinstance(results, BoundingBoxes) and self._annotate:
+            output["image"], files = await self._picture(prepared, results, run)
+        seconds = watch.seconds()
+        self._recorder.record("florence_postprocess_seconds", seconds)
+        self._prune()
+        return Finished(output, merged(prepared.stages, generated.stages, seconds), files)
 
     async def ready(self) -> bool:
         """Whether this box can work."""
         return True
 
-    def _finish(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
-        watch = Stopwatch()
-        output, files = self._output(prepared, generated, run)
-        self._prune()
-        seconds = watch.seconds()
-        self._recorder.record("florence_postprocess_seconds", seconds)
-        return Finished(output, merged(prepared.stages, generated.stages, seconds), files)
+    async def stop(self) -> None:
+        """Finish the pictures that answers have named."""
+        await self._painter.drain()
 
-    def _output(
-        self, prepared: Prepared, generated: Generated, run: Run
-    ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The output, and the names of the files in it."""
-        task = TASKS[run.task]
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Serve calls this when it stops a replica, and awaits what it gets."""
+        painter = getattr(self, "_painter", None)  # missing when __init__ has failed
+        return self.stop() if painter and painter.is_busy else None
+
+    def _parse(self, prepared: Prepared, generated: Generated, run: Run) -> Results:
         tokens = self._vocabulary.trim(generated.tokens)
-        results = task.parse(Answer(tokens, self._vocabulary, prepared.size))
-        output: dict[str, Any] = {"results": plain(results)}
-        if not isinstance(results, BoundingBoxes) or not self._settings.postprocess.annotate:
-            return output, ()
-        stored = self._keep(self._draw(prepared, results), run)
-        output["image"] = stored and describe(stored, prepared.size, run)
-        return output, (stored.name,) if stored else ()
+        return TASKS[run.task].parse(Answer(tokens, self._vocabulary, prepared.size))
 
-    def _draw(self, prepared: Prepared, results: BoundingBoxes) -> bytes:
-        image = decode(prepared.source.tobytes(), self._settings.preprocess)
-        return encode(annotate(image, results.bboxes), self._settings.postprocess.jpeg_quality)
-
-    def _keep(self, picture: bytes, run: Run) -> StoredFile | None:
-        try:
-            return self._files.put(picture, "image/jpeg", run.files_ttl_s)
-        except StoreUnavailable:
-            logger.warning("request %s: its picture is not kept", run.id)
-            return None
+    async def _picture(
+        self, prepared: Prepared, results: BoundingBoxes, run: Run
+    ) -> tuple[Any, tuple[str, ...]]:
+        """The picture as JSON values, and the name of its file; None and no name without one."""
+        if max(prepared.size) > LARGEST_SIDE:
+            return None, ()
+        ttl_s = self._files_ttl_s if run.files_ttl_s is None else run.files_ttl_s
+        drawing = Drawing(run.id, prepared.source, results.bboxes, ttl_s)
+        if run.picture_key and (name := self._painter.promise(drawing, run.picture_key)):
+            return describe(name, None, prepared.size, run), (name,)
+        stored = await self._painter.paint(drawing)
+        if stored is None:
+            return None, ()
+        return describe(stored.name, stored.size, prepared.size, run), (stored.name,)
 
     def _prune(self) -> None:
-        """Remove expired files now and then."""
-        if self._pruned.seconds() <= PRUNE_EVERY_S:
-            return
-        self._pruned = Stopwatch()
-        try:
-            self._files.prune()
-        except StoreUnavailable:
-            logger.warning("expired files are not removed")
+        """Remove expired files now and then, while nobody waits."""
+        if self._pruned.seconds() > PRUNE_EVERY_S:
+            self._pruned = Stopwatch()
+            asyncio.get_running_loop().run_in_executor(None, prune, self._files)
 
 
-def describe(picture: StoredFile, size: tuple[int, int], run: Run) -> Any:
-    """The stored picture of this (width, height) as JSON values."""
+def prune(files: FileStore) -> None:
+    """Remove expired files; when the store is away, there is a next time."""
+    try:
+        files.prune()
+    except StoreUnavailable:
+        logger.warning("expired files are not removed")
+
+
+def describe(name: str, file_size: int | None, size: tuple[int, int], run: Run) -> Any:
+    """The picture called `name` of this (width, height) as JSON values.
+
+    `file_size` is in bytes, None while it is drawn.
+    """
     width, height = size
     return plain(
         Image(
-            url=f"{run.base_url}/cdn/files/{picture.name}",
-            content_type=picture.content_type,
-            file_name=picture.name,
-            file_size=picture.size,
+            url=f"{run.base_url}/cdn/files/{name}",
+            content_type=content_type_of(name),
+            file_name=name,
+            file_size=file_size,
             width=width,
             height=height,
         )

@@ -12,17 +12,26 @@ from deployments.demo.scenes import draw_scene
 SIZE = (512, 512)
 
 
-def photograph(seed: int) -> bytes:
-    """A 512×512 JPEG of a scene, about 40 kB."""
-    scene = draw_scene(random.Random(seed), SIZE).image
-    grain = np.random.default_rng(seed).normal(0, 6, (*SIZE, 3))
-    pixels = np.clip(np.asarray(scene) + grain, 0, 255).astype(np.uint8)
+def photograph(seed: int, size: tuple[int, int] = SIZE, brightness: float | None = None) -> bytes:
+    """A JPEG of a scene with this (width, height); about 40 kB at 512×512.
+
+    `brightness` is the mean of its pixels, of 255; None leaves the scene as it is drawn.
+    """
+    scene = np.asarray(draw_scene(random.Random(seed), size).image)
+    light = 1.0 if brightness is None else brightness / scene.mean()
+    grain = np.random.default_rng(seed).normal(0, 6, (*size[::-1], 3))
+    pixels = np.clip(scene * light + grain, 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
 def body(seed: int) -> bytes:
-    """A request with that photograph as a data URI."""
-    uri = base64.b64encode(photograph(seed)).decode()
+    """A request with that photograph."""
+    return body_with(photograph(seed))
+
+
+def body_with(jpeg: bytes) -> bytes:
+    """A request with a JPEG as a data URI."""
+    uri = base64.b64encode(jpeg).decode()
     return b'{"image_url": "data:image/jpeg;base64,' + uri.encode() + b'"}'

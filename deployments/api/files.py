@@ -8,38 +8,56 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from deployments.api.patience import attended
+from deployments.api.promises import Promises
 from deployments.api.reading import add_reading
 from deployments.api.services import Services
 from deployments.errors import Headers, NotFound, RangeNotSatisfiable
-from deployments.images.storage import FileStore, StoredFile
+from deployments.images.promised import find_soon
+from deployments.images.storage import FileStore, StoredFile, is_served
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 MAX_AGE_S = 365 * 24 * 3600  # as much as RFC 9111's readers make sense of
+MAX_WAITING = 64  # downloads in one replica: whoever has the name of a lost picture may ask often
 GONE = "There is no file of this name, or it has expired."
 
 
 def router(services: Services) -> APIRouter:
     """`/cdn/files/{name}`."""
     routes = APIRouter()
-    add_reading(routes, "/cdn/files/{name}", Files(services.files).get, "files")
+    promises = Promises(services.store, services.settings.ingress.deadline_s)
+    add_reading(routes, "/cdn/files/{name}", Files(services.files, promises).get, "files")
     return routes
 
 
 class Files:
     """The file store over HTTP."""
 
-    def __init__(self, store: FileStore) -> None:
+    def __init__(self, store: FileStore, promises: Promises) -> None:
         self._store = store
+        self._promises = promises
+        self._num_waiting = 0
 
     async def get(self, request: Request, name: str) -> Response:
-        """One file, or a single range of it."""
+        """One file, or a single range of it; a picture that is still being drawn is waited for."""
         file = await asyncio.to_thread(self._store.find, name)
+        if file is None and is_served(name) and await self._promises.hold(name):
+            file = await self._wait(request, name)
         if file is None:
             raise NotFound(GONE)
         if request.method == "HEAD":
             return Response(headers=describe(file) | {"Content-Length": str(file.size)})
         return await self._send(file, asked_range(request, file))
+
+    async def _wait(self, request: Request, name: str) -> StoredFile | None:
+        if self._num_waiting >= MAX_WAITING:
+            return None
+        self._num_waiting += 1
+        try:
+            return await attended(request, find_soon(self._store, name))
+        finally:
+            self._num_waiting -= 1
 
     async def _send(self, file: StoredFile, asked: range | None) -> Response:
         span = range(file.size) if asked is None else asked

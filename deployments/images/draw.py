@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = ("#e6194b", "#0b7de3", "#2e9e3f", "#f58231", "#911eb4", "#00a3a3", "#d426c9", "#8a5a12")
 HALO = "white"
+LARGEST_SIDE = 65_500  # of a JPEG, as libjpeg writes it
 
 
 class LabelledBox(Protocol):

@@ -22,7 +22,10 @@ class LocalFileStore:
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
         """See FileStore."""
-        name = new_name(content_type, self._expires_s if ttl_s is None else ttl_s)
+        return self.keep(new_name(content_type, self._expires_s if ttl_s is None else ttl_s), data)
+
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """See FileStore."""
         return self.create(name, [data])
 
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:

@@ -64,7 +64,10 @@ class ObjectFileStore:
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
         """See FileStore."""
-        name = new_name(content_type, self._expires_s if ttl_s is None else ttl_s)
+        return self.keep(new_name(content_type, self._expires_s if ttl_s is None else ttl_s), data)
+
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """See FileStore."""
         return self._write(name, data, "overwrite")  # a retry may find what it has written
 
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:

@@ -1,9 +1,11 @@
 """Images that lie in our own file store are read from there, without a call to ourselves."""
 
+import asyncio
 from collections.abc import Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from deployments.errors import FileDownloadError, FileTooLarge
+from deployments.images.promised import find_soon
 from deployments.images.storage import NAME, FileStore
 
 FILES = "/cdn/files/"
@@ -25,21 +27,24 @@ def own_name(url: str, base_urls: Iterable[str]) -> str | None:
     return name if is_ours else None
 
 
-def read_own(store: FileStore, name: str, max_bytes: int) -> bytes:
+async def read_own(store: FileStore, name: str, max_bytes: int) -> bytes:
     """The bytes of our file called `name`, at most `max_bytes`.
+
+    It may be a picture that is still being drawn. Anybody with a key can make us wait for one
+    that never comes, but no longer than for a slow host.
 
     Raises:
         FileDownloadError: there is none, or it has expired.
         FileTooLarge: it has more; ctx holds `max_size`.
         StoreUnavailable: the store does not answer.
     """
-    file = store.find(name)
+    file = await find_soon(store, name)
     if file is None:
         raise gone()
     if file.size > max_bytes:
         raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", max_size=max_bytes)
     try:
-        return store.read(file, 0, file.size)
+        return await asyncio.to_thread(store.read, file, 0, file.size)
     except FileNotFoundError:
         raise gone() from None
 

@@ -70,6 +70,9 @@ class FileStore(Protocol):
         A content type that is not known is kept as opaque bytes.
         """
 
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """Keep `data` under `name`, which nobody else keeps anything under; as durable as `put`."""
+
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
         """Keep all of `pieces`, joined, under a name that was given before.
 

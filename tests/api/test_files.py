@@ -1,15 +1,21 @@
 """Downloads: types, lengths, ranges, expiry."""
 
+import asyncio
 import math
+import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
 from deployments.api import files
 from deployments.errors import StoreUnavailable
-from deployments.images.storage import StoredFile
+from deployments.images import promised
+from deployments.images.promised import promised_name
+from deployments.images.storage import StoredFile, new_name
 
-from .service import Service
+from .exchange import Exchange
+from .service import Service, build
 
 DATA = bytes(range(256)) * 4
 
@@ -191,3 +197,94 @@ def test_other_methods_are_refused(service: Service, picture: StoredFile) -> Non
     response = service.client.put(f"/cdn/files/{picture.name}", content=b"x")
 
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def promise(service: Service, ttl_s: float = 60.0) -> str:
+    """The name of a picture that is promised as the answer of a run promises it."""
+    service.post({"image_url": "u"})
+    return promised_name(service.runs[-1].picture_key, "image/jpeg", ttl_s)
+
+
+async def download(service: Service, name: str) -> tuple[int, dict[str, str]]:
+    """The status and headers of a download, however long that takes."""
+    async with Exchange(service.app, f"/cdn/files/{name}") as exchange:
+        return await exchange.start()
+
+
+def test_a_promised_picture_is_waited_for(service: Service) -> None:
+    """A download that comes before its picture gets it as soon as it is there."""
+    name = promise(service)
+
+    async def scenario() -> tuple[int, dict[str, str]]:
+        downloading = asyncio.create_task(download(service, name))
+        await asyncio.sleep(0.1)
+        assert not downloading.done()
+        await asyncio.to_thread(service.files.keep, name, DATA)
+        return await downloading
+
+    status, headers = asyncio.run(scenario())
+    assert (status, headers["content-length"]) == (200, "1024")
+
+
+def test_any_replica_waits(service: Service) -> None:
+    """The one that is asked is not the one that promised: they share only their stores."""
+    name = promise(service)
+    other = build(service.root, store=service.store)
+
+    async def scenario() -> tuple[int, dict[str, str]]:
+        downloading = asyncio.create_task(download(other, name))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(service.files.keep, name, DATA)
+        return await downloading
+
+    assert asyncio.run(scenario())[0] == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_picture_that_is_lost_is_not_found(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """After a while the download is refused."""
+    monkeypatch.setattr(promised, "WAIT_S", 0.3)
+    name = promise(service)
+    began = time.monotonic()
+
+    assert service.client.request(method, f"/cdn/files/{name}").status_code == 404
+    assert time.monotonic() - began >= 0.3
+
+
+@pytest.mark.parametrize("kind", ["made up", "promised with another key", "over"])
+def test_what_was_not_promised_is_not_waited_for(service: Service, kind: str) -> None:
+    """A name that is only well formed is told at once that there is nothing."""
+    names = {
+        "made up": new_name("image/jpeg", 60.0),
+        "promised with another key": promised_name("key", "image/jpeg", 60.0),
+        "over": promise(service, ttl_s=-1.0),
+    }
+    began = time.monotonic()
+
+    assert service.client.get(f"/cdn/files/{names[kind]}").status_code == 404
+    assert time.monotonic() - began < promised.WAIT_S / 2
+
+
+def test_only_so_many_downloads_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused at once; who hangs up makes room."""
+    monkeypatch.setattr(files, "MAX_WAITING", 3)
+    name = promise(service)
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as waiting:
+            for _ in range(3):
+                exchange = Exchange(service.app, f"/cdn/files/{name}")
+                await waiting.enter_async_context(exchange)
+            await asyncio.sleep(0.1)
+            assert (await download(service, name))[0] == 404
+            exchange.hang_up()
+            await exchange.task
+            downloading = asyncio.create_task(download(service, name))
+            await asyncio.sleep(0.1)
+            assert not downloading.done()
+            await asyncio.to_thread(service.files.keep, name, DATA)
+            assert (await downloading)[0] == 200
+
+    asyncio.run(scenario())

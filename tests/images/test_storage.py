@@ -193,6 +193,15 @@ def test_a_name_is_created_once(store: FileStore) -> None:
     assert store.read(file, 0, 9) == b"01234"
 
 
+def test_a_file_is_kept_under_a_name_of_its_own(store: FileStore) -> None:
+    """A name that was made before takes a whole file."""
+    name = new_name("image/jpeg", 60.0)
+    file = store.keep(name, b"01234")
+
+    assert file == store.find(name) == StoredFile(name, 5)
+    assert store.read(file, 0, 9) == b"01234"
+
+
 def test_one_of_many_creators_wins(store: FileStore) -> None:
     """However many create one name at once, exactly one does, and the file is its."""
     name = new_name("image/png", 60.0)

@@ -1,0 +1,107 @@
+"""Draws the annotated pictures and stores them, in threads: before the answer that names them
+is given, or while it travels.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.errors import StoreUnavailable
+from deployments.images.decode import decode
+from deployments.images.draw import LabelledBox, annotate, encode
+from deployments.images.promised import promised_name
+from deployments.images.storage import FileStore, StoredFile, new_name
+from deployments.metrics import Recorder
+from deployments.settings import Settings
+
+logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+
+CONTENT_TYPE = "image/jpeg"
+# A download waits 5 s for its picture; large photographs take a thread half a second each.
+PROMISES_PER_THREAD = 8
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn: `boxes` on the image that is encoded in `source`, for one request.
+
+    `ttl_s` is how long the picture is kept, in seconds.
+    """
+
+    request_id: str
+    source: NDArray[np.uint8]
+    boxes: Iterable[LabelledBox]
+    ttl_s: float
+
+
+class Painter:
+    """Draws a bounded number of pictures at a time, and promises a bounded number of others."""
+
+    def __init__(self, settings: Settings, files: FileStore, recorder: Recorder) -> None:
+        num_threads = settings.postprocess.draw_threads
+        self._limits = settings.preprocess
+        self._quality = settings.postprocess.jpeg_quality
+        self._files = files
+        self._recorder = recorder
+        self._threads = ThreadPoolExecutor(num_threads, "draw")
+        self._max_promised = PROMISES_PER_THREAD * num_threads
+        self._promised: set[Future[StoredFile | None]] = set()
+        self._is_store_away = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a promise is still to be kept."""
+        return bool(self._promised)
+
+    async def paint(self, drawing: Drawing) -> StoredFile | None:
+        """The stored picture; None when it could not be drawn or stored."""
+        name = new_name(CONTENT_TYPE, drawing.ttl_s)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._paint, drawing, name
+        )
+
+    def promise(self, drawing: Drawing, key: str) -> str | None:
+        """The name, made with `key`, under which the picture will be found soon.
+
+        None when it is better painted first: so many are promised that memory would grow,
+        or the store was away for the last one.
+        """
+        if self._is_store_away or len(self._promised) >= self._max_promised:
+            return None
+        name = promised_name(key, CONTENT_TYPE, drawing.ttl_s)
+        future = self._threads.submit(self._paint, drawing, name)
+        self._promised.add(future)
+        future.add_done_callback(self._promised.discard)
+        return name
+
+    async def drain(self) -> None:
+        """Wait until every promise is kept."""
+        await asyncio.gather(*map(asyncio.wrap_future, tuple(self._promised)))
+
+    def _paint(self, drawing: Drawing, name: str) -> StoredFile | None:
+        began = time.perf_counter()
+        try:
+            file = self._files.keep(name, self._draw(drawing))
+        except Exception as error:  # whatever a picture fails of, its answer is right
+            self._lose(drawing, error)
+            return None
+        self._is_store_away = False
+        seconds = time.perf_counter() - began
+        self._recorder.record("florence_postprocess_picture_seconds", seconds)
+        return file
+
+    def _draw(self, drawing: Drawing) -> bytes:
+        image = decode(drawing.source.tobytes(), self._limits)
+        return encode(annotate(image, drawing.boxes), self._quality)
+
+    def _lose(self, drawing: Drawing, error: Exception) -> None:
+        self._is_store_away = isinstance(error, StoreUnavailable)
+        self._recorder.record("florence_postprocess_pictures_lost_total")
+        cause = None if self._is_store_away else error  # the store has told of its own
+        logger.warning("request %s: its picture is lost", drawing.request_id, exc_info=cause)
