@@ -106,14 +106,17 @@ class Dispatcher:
         return ending_of(finished)
 
     def _run_of(self, claimed: Claimed) -> Run:
+        given = json.loads(claimed.input)
         return Run(
             id=claimed.lease.id,
             task=claimed.path,
-            image_url=json.loads(claimed.input)["image_url"],
+            image_url=given["image_url"],
+            key_id=claimed.key_id,
             deadline=time.time() + self._settings.ingress.deadline_s,
             priority=claimed.priority,
             base_url=claimed.base_url,
             files_ttl_s=claimed.files_ttl_s,
+            num_beams=given.get("num_beams"),
         )
 
     async def _remove(self, files: Sequence[str]) -> None:

@@ -14,12 +14,14 @@ from deployments.api.app import create_app
 from deployments.api.keys import Keyring
 from deployments.api.services import Services
 from deployments.errors import ServiceError
+from deployments.florence.checkpoint import open_checkpoint
 from deployments.images.storage import open_file_store
 from deployments.metrics import PrometheusRecorder
-from deployments.pipeline import Pipeline, box_of
+from deployments.pipeline import Box, Pipeline, box_of
 from deployments.queueing.owner import store_of
 from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
+from deployments.streaming import Streaming
 
 READY_TIMEOUT_S = 4.0
 
@@ -48,13 +50,24 @@ class Ingress:
             self._recorder,
             settings.ingress.max_attempts,
         )
+        self._checkpoint = open_checkpoint(settings.model)
+        self._streaming = Streaming(
+            box_of(preprocess),
+            Box(inference.options(stream=True).stream.remote, inference.ready.remote),
+            box_of(postprocess),
+            self._checkpoint.vocabulary,
+            self._recorder,
+            settings.ingress.max_attempts,
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve calls this once in each replica."""
         return create_app(
             Services(
                 settings=self._settings,
+                num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
                 run=self._pipeline.run,
+                stream=self._streaming.run,
                 ready=self._ready,
                 wake=self._wakeup,
                 files=open_file_store(self._settings.files),

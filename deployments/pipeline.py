@@ -111,13 +111,18 @@ class Pipeline:
         try:
             begun.append(self._preprocess.run(run))
             begun.append(self._inference.run(begun[0], light))
-            begun.append(self._postprocess.run(begun[0], begun[1], light))
+            answer = await self._answer(begun[1])
+            begun.append(self._postprocess.run(begun[0], answer, light))
             finished: Finished = await begun[2]
             return finished
         except BaseException as error:
             for awaitable in begun:
                 cancel(awaitable)
             raise meant(error) from error
+
+    async def _answer(self, begun: Any) -> Any:
+        """What Postprocess is given of Inference's work: what has begun, without waiting for it."""
+        return begun
 
 
 def cancel(begun: Awaitable[Any]) -> None:

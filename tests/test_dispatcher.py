@@ -79,14 +79,14 @@ class Bench:
         finally:
             await dispatcher.stop()
 
-    async def submit(self, **more: Any) -> None:
+    async def submit(self, given: str = '{"image_url": "data:,x"}', **more: Any) -> None:
         """A request called `a`."""
         await self.store.submit(
             Submission(
                 id="a",
                 key_id="key",
                 path="caption",
-                input='{"image_url": "data:,x"}',
+                input=given,
                 base_url="https://florence.example",
                 **more,
             )
@@ -135,7 +135,20 @@ async def test_a_queued_request_is_run(bench: Bench) -> None:
     [run] = bench.runs
     assert (run.id, run.task, run.image_url) == ("a", "caption", "data:,x")
     assert (run.base_url, run.priority, run.files_ttl_s) == ("https://florence.example", 1, 60.0)
+    assert run.picture_key == ""  # a result that is kept names only what is stored
     assert (result.status, result.body) == (200, '{"results":"a red circle"}')
+
+
+@pytest.mark.parametrize(("given", "num_beams"), [('"num_beams": 1, ', 1), ("", None)])
+async def test_a_queued_request_has_its_beams(
+    bench: Bench, given: str, num_beams: int | None
+) -> None:
+    """What the input asks for reaches the run."""
+    await bench.submit(f'{{{given}"image_url": "u"}}')
+    async with bench.dispatching():
+        await bench.result()
+
+    assert [run.num_beams for run in bench.runs] == [num_beams]
 
 
 async def test_the_log_tells_the_story(bench: Bench) -> None:

@@ -15,18 +15,20 @@ from deployments.florence.schemas import ImageInput
 THREAD_BYTES = 1024 * 1024  # below this, parsing is quicker than handing it to a thread
 
 
-async def read_input(request: Request, model: type[ImageInput], max_bytes: int) -> ImageInput:
+async def read_input(
+    request: Request, model: type[ImageInput], max_bytes: int, num_beams: int
+) -> ImageInput:
     """The input that `request` carries.
 
     Raises:
         FileTooLarge: the body is larger than `max_bytes`, by its own word or in fact.
-        InvalidInput: the body does not fit `model`.
+        InvalidInput: the body does not fit `model`, or asks for more beams than `num_beams`.
         ClientDisconnected: the caller hung up within the body.
     """
     chunks = await read(request, max_bytes)
     if sum(map(len, chunks)) < THREAD_BYTES:
-        return parse(chunks, model)
-    return await asyncio.to_thread(parse, chunks, model)
+        return parse(chunks, model, num_beams)
+    return await asyncio.to_thread(parse, chunks, model, num_beams)
 
 
 async def read(request: Request, max_bytes: int) -> list[bytes]:
@@ -53,11 +55,11 @@ async def pieces(request: Request) -> AsyncIterator[bytes]:
         raise ClientDisconnected from None
 
 
-def parse(chunks: list[bytes], model: type[ImageInput]) -> ImageInput:
+def parse(chunks: list[bytes], model: type[ImageInput], num_beams: int) -> ImageInput:
     """The input in `chunks`; a body that is empty is an object without fields."""
     body = b"".join(chunks)
     try:
-        return model.model_validate(decode(body) if body else {})
+        return model.model_validate(decode(body) if body else {}, context={"num_beams": num_beams})
     except ValidationError as error:
         raise InvalidInput.of(faults(error)) from None
 

@@ -74,6 +74,16 @@ def run_operation(task: Task) -> dict[str, Any]:
     }
 
 
+def run_stream_operation(task: Task) -> dict[str, Any]:
+    """The synchronous run of one endpoint, as events."""
+    told = "The output so far, each time it has grown; the last event is all of it, or an `error`"
+    return run_operation(task) | {
+        "summary": f"{task.summary}, told while it is written",
+        "operationId": f"stream-{task.path}",
+        "responses": {"200": events(told)} | refusals(*REFUSALS),
+    }
+
+
 def submit_operation(task: Task) -> dict[str, Any]:
     """The submit of one endpoint."""
     return {
@@ -97,8 +107,7 @@ def status_operation() -> dict[str, Any]:
 
 def stream_operation() -> dict[str, Any]:
     """How a request stands, as events."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
-    answers = {"200": {"description": "A QueueStatus for each change", "content": events}}
+    answers = {"200": events("A QueueStatus for each change")}
     return asking("How a request stands, as server-sent events", answers, LOGS)
 
 
@@ -133,6 +142,12 @@ def asking(summary: str, answers: dict[str, Any], *parameters: Any) -> dict[str,
 def refusals(*statuses: int) -> dict[str, Any]:
     """The errors that a route can answer with."""
     return {str(status): response(REFUSALS[status][1], REFUSALS[status][0]) for status in statuses}
+
+
+def events(text: str) -> dict[str, Any]:
+    """Server-sent events."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {"description": text, "content": content}
 
 
 def response(text: str, model: type[BaseModel]) -> dict[str, Any]:

@@ -91,7 +91,9 @@ class Endpoint:
         caller = await self._services.keyring.authorize(request.headers)
         await self._limits.admit(caller)
         async with within(self._settings.ingress.deadline_s):
-            submission = await read_submission(request, self._task, caller.key_id, self._settings)
+            submission = await read_submission(
+                request, self._task, caller.key_id, self._settings, self._services.num_beams
+            )
             found = await self._submit(submission)
         self._services.wake()
         self._meter.submitted(caller.key_id)

@@ -1,9 +1,10 @@
 """The synchronous run: one POST per task, which answers with the model's output.
 
-Below it, at `/stream`, the same answer is an event: fal's clients can ask for either.
+Below it, at `/stream`, the output is told while it is written: fal's clients can ask for either.
 """
 
 import time
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,26 +13,27 @@ from deployments.api import orders
 from deployments.api.admission import Admission
 from deployments.api.body import read_input
 from deployments.api.drain import Drain
+from deployments.api.events import OutputStream
 from deployments.api.keys import Caller
 from deployments.api.lifecycle import files_ttl_s
 from deployments.api.limits import Limits
-from deployments.api.operations import run_operation
+from deployments.api.operations import run_operation, run_stream_operation
 from deployments.api.patience import attended, within
-from deployments.api.services import Services
-from deployments.api.stream import HEADERS, EventStream
+from deployments.api.promises import Promises
+from deployments.api.services import Services, Tell
 from deployments.api.usage import Meter
 from deployments.florence.run import Finished, Run, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.metrics import Recorder
-from deployments.queueing.request import compact
 
 
 def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
     """One route per task; all share the places for runs."""
     admission = Admission(services.settings.ingress.max_running, services.recorder, drain)
+    promises = Promises(services.store, services.settings.ingress.deadline_s)
     routes = APIRouter()
     for task in TASKS.values():
-        endpoint = Endpoint(task, services, admission, limits, meter, drain)
+        endpoint = Endpoint(task, services, promises, admission, limits, meter, drain)
         routes.add_api_route(
             f"/run/{task.endpoint}",
             endpoint.post,
@@ -44,7 +46,9 @@ def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> AP
             endpoint.stream,
             methods=["POST"],
             name=task.endpoint,
-            include_in_schema=False,
+            status_code=200,
+            response_class=OutputStream,
+            openapi_extra=run_stream_operation(task),
         )
     return routes
 
@@ -56,6 +60,7 @@ class Endpoint:
         self,
         task: Task,
         services: Services,
+        promises: Promises,
         admission: Admission,
         limits: Limits,
         meter: Meter,
@@ -64,6 +69,7 @@ class Endpoint:
         self._task = task
         self._services = services
         self._ingress = services.settings.ingress
+        self._promises = promises
         self._admission = admission
         self._limits = limits
         self._meter = meter
@@ -74,39 +80,46 @@ class Endpoint:
         return render(await self._answer(request))
 
     async def stream(self, request: Request) -> Response:
-        """The same as an event stream of one event, since the model tells nothing earlier."""
-        return render_event(await self._answer(request))
+        """The same as events: the output so far each time it has grown, at last all of it."""
+        work = partial(self._answer, request)
+        return await OutputStream.begin(work, request.state.request_id)
 
-    async def _answer(self, request: Request) -> Finished:
+    async def _answer(self, request: Request, tell: Tell | None = None) -> Finished:
         caller = await self._services.keyring.authorize(request.headers)
         await self._limits.admit(caller)
         watch = Stopwatch()
         with self._admission.admit():
             async with within(self._ingress.deadline_s):
-                run = await self._parse(request)
-                finished = await self._run(request, run, caller)
+                run = await self._parse(request, caller)
+                finished = await self._run(request, run, caller, tell)
         self._note(caller, watch.seconds(), finished.stages)
         return finished
 
-    async def _run(self, request: Request, run: Run, caller: Caller) -> Finished:
+    async def _run(self, request: Request, run: Run, caller: Caller, tell: Tell | None) -> Finished:
         async with self._limits.place(caller, run.id):
             self._meter.began(caller.key_id, self._task.path)
-            return await attended(request, self._services.run(run))
+            work = self._services.stream(run, tell) if tell else self._services.run(run)
+            return await attended(request, work)
 
-    async def _parse(self, request: Request) -> Run:
+    async def _parse(self, request: Request, caller: Caller) -> Run:
         now = time.time()
         start_by = orders.start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
-        given = await read_input(request, self._task.input, self._ingress.max_body_bytes)
+        given = await read_input(
+            request, self._task.input, self._ingress.max_body_bytes, self._services.num_beams
+        )
         return Run(
             id=request.state.request_id,
             task=self._task.path,
             image_url=given.image_url,
+            key_id=caller.key_id,
             deadline=now + self._ingress.deadline_s,
             start_by=start_by,
             priority=orders.priority(request.headers),
             base_url=orders.base_url(request, self._ingress.public_url),
             files_ttl_s=ttl_s,
+            num_beams=given.num_beams,
+            picture_key=await self._promises.key(),
         )
 
     def _note(self, caller: Caller, seconds: float, stages: Stages) -> None:
@@ -119,12 +132,6 @@ class Endpoint:
 def render(finished: Finished) -> Response:
     """The output as it is, and where the time went."""
     return JSONResponse(finished.output, headers={"Server-Timing": timing(finished.stages)})
-
-
-def render_event(finished: Finished) -> Response:
-    """The output as the only event of a stream."""
-    event = f"data: {compact(finished.output)}\n\n"
-    return Response(event, headers=HEADERS, media_type=EventStream.media_type)
 
 
 def timing(stages: Stages) -> str:

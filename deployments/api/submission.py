@@ -48,9 +48,9 @@ class RetryConfig(BaseModel):
 
 
 async def read_submission(
-    request: Request, task: Task, key_id: str, settings: Settings
+    request: Request, task: Task, key_id: str, settings: Settings, num_beams: int
 ) -> Submission:
-    """The request that `request` submits for `task`.
+    """The request that `request` submits for `task`; it may ask for `num_beams` at most.
 
     Raises:
         BadRequest: the query or a header cannot be understood.
@@ -72,8 +72,8 @@ async def read_submission(
         keeps_input=headers.get("x-fal-store-io", "").strip() != "0",
         files_ttl_s=files_ttl_s(headers),
     )
-    given = await read_input(request, task.input, settings.ingress.max_body_bytes)
-    return replace(submission, input=given.model_dump_json())
+    given = await read_input(request, task.input, settings.ingress.max_body_bytes, num_beams)
+    return replace(submission, input=given.model_dump_json(exclude_none=True))
 
 
 def max_attempts(headers: Mapping[str, str], most: int) -> int:

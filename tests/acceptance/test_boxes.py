@@ -1,6 +1,7 @@
 """The whole path over real HTTP: real boxes, real pictures."""
 
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -59,9 +60,44 @@ def test_the_annotated_picture_can_be_downloaded(caller: Caller) -> None:
 
     assert response.headers["content-type"] == image["content_type"] == "image/jpeg"
     assert response.headers["x-content-type-options"] == "nosniff"
-    assert len(response.content) == image["file_size"]
+    assert image["file_size"] is None  # it was not drawn yet
+    assert len(response.content) == int(response.headers["content-length"])
     assert picture.size == (image["width"], image["height"]) == shown.image.size
     assert changed.any()
+
+
+def large(seed: int) -> Image.Image:
+    """A scene as large as a camera's picture, which takes long to draw on."""
+    return scene(seed).image.resize((4000, 3000))
+
+
+def test_a_client_that_downloads_at_once_gets_the_picture(caller: Caller) -> None:
+    """However large it is, and however many are drawn at the same time."""
+    images = [uri(encoded(large(seed), "JPEG"), "image/jpeg") for seed in range(6)]
+
+    def pictured(image: str) -> tuple[int, tuple[int, int]]:
+        response = caller.http.get(caller.send(image).json()["image"]["url"])
+        return response.status_code, Image.open(io.BytesIO(response.content)).size
+
+    with ThreadPoolExecutor(len(images)) as threads:
+        assert set(threads.map(pictured, images)) == {(200, (4000, 3000))}
+
+
+def test_a_picture_can_be_the_next_image_at_once(caller: Caller) -> None:
+    """Its URL is an image's like any other, also while it is drawn."""
+    first = caller.send(encoded(large(1), "JPEG")).json()
+    second = caller.send(first["image"]["url"]).json()
+
+    assert (second["image"]["width"], second["image"]["height"]) == (4000, 3000)
+
+
+def test_a_picture_that_never_was_is_not_waited_for(caller: Caller) -> None:
+    """A name that somebody makes up is refused at once."""
+    began = time.monotonic()
+    url = f"{caller.url}/cdn/files/{'0' * 32}-ffffffffff.jpg"
+
+    assert caller.http.get(url).status_code == 404
+    assert time.monotonic() - began < 2.0
 
 
 def test_a_part_of_the_picture_can_be_downloaded(caller: Caller) -> None:

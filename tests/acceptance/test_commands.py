@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from deployments.cli.haproxy import ON, confined
 from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
 from deployments.cli.service import free_port
 from deployments.cli.state import State
 from deployments.queueing.sqlite import SqliteStore
 from deployments.settings import QueueSettings
-from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
+from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 
 FLORENCE = [sys.executable, "-m", "deployments.cli"]
 
@@ -220,6 +222,21 @@ def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
     assert keys[0] not in (tmp_path / "state" / "keys.json").read_text()
 
 
+def test_pictures_that_answers_have_named_are_finished_at_the_end(tmp_path: Path) -> None:
+    """Ctrl-C right after an answer loses no picture of it."""
+    photograph = uri(encoded(scene(1).image.resize((4000, 3000)), "JPEG"), "image/jpeg")
+    state = State(tmp_path / "state")
+    with serving(tmp_path / "log", "--state", str(state.folder)) as printed:
+        url = re.search(r"Base URL  (\S+)", printed)
+        assert url
+        with httpx2.Client(timeout=60) as http, ThreadPoolExecutor(8) as threads:
+            caller = Caller(url[1], state.api_key(), http)
+            answers = list(threads.map(caller.send, [photograph] * 8))
+
+    names = {answer.json()["image"]["file_name"] for answer in answers}
+    assert names == {path.name for path in (state.folder / "files").rglob("*.jpg")}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after_s", [1, 4, 7])
 def test_serve_can_be_stopped_while_it_starts(
@@ -241,39 +258,51 @@ def test_serve_can_be_stopped_while_it_starts(
 
 
 def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
-    """Ray's own `serve run` takes the YAML; here with the laptop's values, as there is no GPU."""
-    port = free_port("127.0.0.1")
+    """Ray's own `serve run` takes the YAML; here with the laptop's values, as there is no GPU.
+
+    HAProxy stands in front as in production, with ports and files of its own.
+    """
+    url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
+    with confined() as front, (tmp_path / "log").open("w") as log:
+        file = write_config(tmp_path, int(url.rpartition(":")[2]), front)
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("serve")), "run", str(file)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"FLORENCE_API_KEY": "k", "RAY_USAGE_STATS_ENABLED": "0", ON: "0"},
+        )
+        try:
+            wait_until_ready(process, url, tmp_path / "log")
+            body = {"image_url": uri(scene(0).image)}
+            answer = httpx2.post(url + PROPOSAL, json=body, headers={"Authorization": "Key k"})
+            started = psutil.Process(process.pid).children(recursive=True)
+            names = {member.name() for member in started}
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+    assert answer.json()["results"]["bboxes"]
+    assert "haproxy" in names  # what the YAML says reaches every process of Serve
+
+
+def write_config(folder: Path, port: int, front: dict[str, str]) -> Path:
+    """serve_config.yaml with the laptop's values, all that it keeps in `folder`."""
     args = {
-        "files": {"root": str(tmp_path / "files")},
-        "store": {"url": f"sqlite:///{tmp_path / 'queue.db'}"},
-        "webhooks": {"keys": str(tmp_path / "webhooks")},
+        "files": {"root": str(folder / "files")},
+        "store": {"url": f"sqlite:///{folder / 'queue.db'}"},
+        "webhooks": {"keys": str(folder / "webhooks")},
     }
     own = {
         "http_options": {"port": port},
+        "controller_options": {"runtime_env": {"env_vars": front}},
         "applications": [{"name": "florence", "args": args}],
     }
     config = laid_over(laid_over(read(serve_config()), read(LAPTOP)), own)
     for deployment in config["applications"][0]["deployments"]:
         deployment.pop("autoscaling_config", None)
-    file = tmp_path / "serve_config.yaml"
+    file = folder / "serve_config.yaml"
     file.write_text(yaml.safe_dump(config))
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("serve")), "run", str(file)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"FLORENCE_API_KEY": "k", "RAY_USAGE_STATS_ENABLED": "0"},
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until_ready(process, url, tmp_path / "log")
-        body = {"image_url": uri(scene(0).image)}
-        answer = httpx2.post(url + PROPOSAL, json=body, headers={"Authorization": "Key k"})
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-
-    assert answer.json()["results"]["bboxes"]
+    return file
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

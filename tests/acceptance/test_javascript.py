@@ -10,7 +10,7 @@ from deployments.cli.demo import matched
 from deployments.cli.profile import compose
 from deployments.cli.state import State
 from deployments.cli.tls import certificates
-from tests.acceptance.caller import Caller, scene, truth
+from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
 from tests.acceptance.node import NEWEST, OLDEST, Node, installed
 from tests.acceptance.origin import Origin
@@ -45,6 +45,7 @@ def script(
         "BASE_URL": caller.url,
         "KEY": caller.key,
         "IMAGE_URL": f"{origin.url}/scene.png",
+        "SEVERAL_URL": uri(scene(3).image),
         "IMAGE_FILE": str(image_file),
         "HANGING_URL": f"{origin.url}/hangs",
         "WEBHOOK_URL": receiver.url(f"/javascript/{version}/{way}"),
@@ -159,6 +160,26 @@ def test_run_and_stream(script: Script, request: pytest.FixtureRequest) -> None:
     check(stream["done"])
     if version == NEWEST:  # the older one loses an event that comes right before the end
         assert stream["events"] == [stream["done"]]
+
+
+def test_boxes_are_streamed_as_they_are_found(
+    script: Script, request: pytest.FixtureRequest
+) -> None:
+    """Each event has more boxes than the one before; the last has those of a run."""
+    [version, _] = request.node.callspec.params["script"]
+    streamed, refused = script("stream.mjs")
+    counts = [len(event["results"]["bboxes"]) for event in streamed["events"]]
+
+    assert streamed["done"]["results"] == streamed["data"]["results"]
+    assert streamed["done"]["image"]["url"].startswith("http")
+    assert len(streamed["data"]["results"]["bboxes"]) == len(scene(3).objects) == 3
+    if version == NEWEST:  # the older one loses an event that comes right before the end
+        assert streamed["events"][-1] == streamed["done"]
+        assert len(counts) >= 2
+        assert counts[0] < counts[-1] == 3
+    assert counts == sorted(counts)
+    assert refused["status"] == 422
+    assert "3, the number of beams of this deployment" in refused["body"]["detail"][0]["msg"]
 
 
 def test_cancel(script: Script) -> None:

@@ -15,7 +15,7 @@ import pytest
 from deployments.cli.demo import matched
 from deployments.cli.state import State
 from deployments.cli.tls import certificates
-from tests.acceptance.caller import Caller, scene, truth
+from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
@@ -54,6 +54,7 @@ def call(
         "FAL_KEY": caller.key,
         "BASE_URL": f"https://{host}",
         "IMAGE_URL": f"{origin.url}/scene.png",
+        "SEVERAL_URL": uri(scene(3).image),
         "LATE_URL": f"{origin.url}/late.png",
         "HANGING_URL": f"{origin.url}/hangs",
         "WEBHOOK_URL": receiver.url(f"/python/{version}/{request.param}"),
@@ -177,9 +178,18 @@ def test_cancel(call: Call, version: str) -> None:
     assert (again["status"], again["body"]) == (400, {"status": "ALREADY_COMPLETED"})
 
 
-def test_stream(call: Call, check: Check) -> None:
-    """The last event is the whole output."""
-    check(call("stream")[-1])
+def test_stream(call: Call) -> None:
+    """Each event has more boxes than the one before; the last is the whole output of a run."""
+    *events, run, refusal = call("stream")
+    counts = [len(event["results"]["bboxes"]) for event in events]
+
+    assert counts == sorted(set(counts))
+    assert len(counts) >= 2
+    assert counts[-1] == len(scene(3).objects) == 3
+    assert [event["image"] for event in events[:-1]] == [None] * (len(events) - 1)
+    assert events[-1]["results"] == run["results"]
+    assert set(events[-1]["image"]) == set(run["image"])
+    assert "text/event-stream" in refusal  # the client looks no further
 
 
 def test_encode_file(call: Call, check: Check) -> None:

@@ -53,6 +53,8 @@ def test_a_result_is_delivered(caller: Caller, receiver: Receiver, path: str) ->
         "payload": result(caller, submitted).json(),
     }
     assert delivery.told["payload"]["results"]["bboxes"]
+    picture = delivery.told["payload"]["image"]  # of a queued request, so it was stored before
+    assert len(caller.http.get(picture["url"]).content) == picture["file_size"]
     assert delivery.headers["content-type"] == "application/json"
     assert delivery.headers["x-fal-webhook-request-id"] == submitted["request_id"]
     assert verified(caller, delivery)

@@ -5,7 +5,7 @@ import json
 from types import TracebackType
 from typing import Any, Self
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Send
 
 from .service import AUTHORIZED
 
@@ -13,14 +13,20 @@ PATIENCE_S = 5.0
 
 
 class Exchange:
-    """A GET that begins with the `async with` block; at its end the caller hangs up."""
+    """A GET, or a POST of a body, that begins with the `async with` block.
 
-    def __init__(self, app: ASGIApp, path: str, query: str = "", **headers: str) -> None:
+    At the end of the block the caller hangs up.
+    """
+
+    def __init__(
+        self, app: ASGIApp, path: str, query: str = "", body: bytes | None = None, /, **headers: str
+    ) -> None:
         named = AUTHORIZED | headers
         self._app = app
+        self._body = body
         self._scope = {
             "type": "http",
-            "method": "GET",
+            "method": "GET" if body is None else "POST",
             "path": path,
             "scheme": "http",
             "query_string": query.encode(),
@@ -28,6 +34,7 @@ class Exchange:
         }
         self._sent: asyncio.Queue[Message] = asyncio.Queue()
         self._left = asyncio.Event()
+        self.send: Send = self._sent.put
 
     async def __aenter__(self) -> Self:
         self.task = asyncio.create_task(self._call())
@@ -65,12 +72,15 @@ class Exchange:
         return json.loads(piece.removeprefix("data: "))
 
     async def _call(self) -> None:
-        await self._app(self._scope, self._receive, self._sent.put)
+        await self._app(self._scope, self._receive, self.send)
 
     async def _next(self) -> Message:
         async with asyncio.timeout(PATIENCE_S):
             return await self._sent.get()
 
     async def _receive(self) -> Message:
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body}
         await self._left.wait()
         return {"type": "http.disconnect"}

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
 from deployments.api.keys import Keyring
-from deployments.api.services import Services
+from deployments.api.services import Services, Tell
 from deployments.errors import StoreUnavailable
 from deployments.florence.run import Finished, Run, Stages
 from deployments.images.storage import FileStore, open_file_store
@@ -41,7 +41,10 @@ STAGES = Stages(
 )
 ANSWER = Finished({"results": "a red square"}, STAGES)
 
+NUM_BEAMS = 3
+
 RunFunction = Callable[[Run], Awaitable[Finished]]
+StreamFunction = Callable[[Run, Tell], Awaitable[Finished]]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class Serve(Protocol):
     def __call__(
         self,
         run: RunFunction | None = None,
+        stream: StreamFunction | None = None,
         ready: Callable[[], Awaitable[bool]] | None = None,
         store: MemoryStore | None = None,
         **sections: Any,
@@ -122,6 +126,7 @@ class Serve(Protocol):
 def build(
     root: Path,
     run: RunFunction | None = None,
+    stream: StreamFunction | None = None,
     ready: Callable[[], Awaitable[bool]] | None = None,
     store: MemoryStore | None = None,
     **sections: Any,
@@ -134,6 +139,12 @@ def build(
         runs.append(given)
         return await run(given) if run else ANSWER
 
+    async def tell_and_answer(given: Run, tell: Tell) -> Finished:
+        if stream is None:
+            return await answer(given)
+        runs.append(given)
+        return await stream(given, tell)
+
     async def always() -> bool:
         return True
 
@@ -143,7 +154,9 @@ def build(
     files = open_file_store(settings.files)
     services = Services(
         settings=settings,
+        num_beams=NUM_BEAMS,
         run=answer,
+        stream=tell_and_answer,
         ready=ready or always,
         wake=lambda: wakes.append(None),
         files=files,

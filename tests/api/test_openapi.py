@@ -54,7 +54,8 @@ def test_endpoint_is_described_as_fal_does(service: Service, task: Task) -> None
     post = described["paths"][f"/{task.endpoint}"]["post"]
     given = resolve(described, post["requestBody"]["content"]["application/json"]["schema"]["$ref"])
     assert given["required"] == ["image_url"]
-    assert given["x-fal-order-properties"] == ["image_url"]
+    assert given["x-fal-order-properties"] == ["image_url", "num_beams"]
+    assert given["properties"]["num_beams"]["minimum"] == 1
     assert answer_of(post).endswith("/QueueStatus")
     assert answer_of(described["paths"][f"{request}/status"]["get"]).endswith("/QueueStatus")
     answer = answer_of(described["paths"][request]["get"])
@@ -119,21 +120,25 @@ def test_whole_service_is_described(service: Service) -> None:
     described = service.client.get("/openapi.json").json()
 
     runs = {f"/run/{task.endpoint}" for task in TASKS.values()}
+    streams = {f"{path}/stream" for path in runs}
     submits = {f"/queue/{task.endpoint}" for task in TASKS.values()}
     request = "/queue/fal-ai/florence-2-large/requests/{request_id}"
     queue = {request, f"{request}/status", f"{request}/status/stream", f"{request}/cancel"}
     pages = {"/", "/health", "/ready", "/metrics", "/openapi.json", "/cdn/files/{name}"}
-    assert runs | submits | queue | pages <= set(described["paths"])
+    assert runs | streams | submits | queue | pages <= set(described["paths"])
     for path in described["paths"]:
         if path.startswith("/queue"):
             (operation,) = described["paths"][path].values()
             assert operation["security"] == [{"apiKeyAuth": []}]
             assert "{request_id}" not in path or operation["parameters"][0]["in"] == "path"
-    for path in runs | submits:
+    for path in runs | streams | submits:
         post = described["paths"][path]["post"]
         assert post["security"] == [{"apiKeyAuth": []}]
         assert post["requestBody"]["required"] is True
         assert {"200", "400", "401", "422", "429", "500", "503", "504"} == set(post["responses"])
+    for path in streams:
+        answer = described["paths"][path]["post"]["responses"]["200"]
+        assert list(answer["content"]) == ["text/event-stream"]
     assert "apiKeyAuth" in described["components"]["securitySchemes"]
 
 

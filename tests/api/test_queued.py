@@ -21,6 +21,7 @@ from .service import (
     AUTHORIZED,
     CAPTION,
     KEY_ID,
+    NUM_BEAMS,
     OTHER_KEY,
     QUEUED,
     AwayStore,
@@ -100,7 +101,13 @@ def test_the_position_is_the_number_ahead(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "type_"), [({}, "missing"), ({"image_url": 1}, "string_type"), ([], "model_type")]
+    ("body", "type_"),
+    [
+        ({}, "missing"),
+        ({"image_url": 1}, "string_type"),
+        ([], "model_type"),
+        ({"image_url": "u", "num_beams": NUM_BEAMS + 1}, "less_than_equal"),
+    ],
 )
 def test_a_wrong_input_is_refused_at_once(service: Service, body: Any, type_: str) -> None:
     """What could never run is a 422 now, not a failure later."""
@@ -108,6 +115,15 @@ def test_a_wrong_input_is_refused_at_once(service: Service, body: Any, type_: st
 
     assert (response.status_code, response.json()["detail"][0]["type"]) == (422, type_)
     assert (service.queued(), service.wakes) == ([], [])
+
+
+def test_the_queue_keeps_the_beams(service: Service) -> None:
+    """The input is kept as it was given, without what was not."""
+    service.post({"image_url": "u", "num_beams": 1}, SUBMIT)
+    service.post({"image_url": "u", "num_beams": None}, SUBMIT)
+
+    inputs = [json.loads(service.claim().input) for _ in range(2)]
+    assert inputs == [{"image_url": "u", "num_beams": 1}, {"image_url": "u"}]
 
 
 def test_a_body_can_be_too_large(serve: Serve) -> None:

@@ -31,6 +31,7 @@ from .service import (
     CAPTION,
     KEY,
     KEY_ID,
+    NUM_BEAMS,
     OTHER_KEY,
     AwayStore,
     Serve,
@@ -114,6 +115,47 @@ def test_priority_header(service: Service, header: str, priority: int) -> None:
     service.post(INPUT, X_Fal_Queue_Priority=header)
 
     assert service.runs[0].priority == priority
+
+
+@pytest.mark.parametrize("num_beams", [None, 1, NUM_BEAMS])
+def test_beams_up_to_the_deployments(service: Service, num_beams: int | None) -> None:
+    """A run may ask for fewer than there are, or say nothing."""
+    response = service.post(INPUT | {"num_beams": num_beams})
+
+    assert (response.status_code, service.runs[0].num_beams) == (200, num_beams)
+
+
+@pytest.mark.parametrize("path", [CAPTION, f"{CAPTION}/stream"])
+def test_beams_beyond_the_deployments(service: Service, path: str) -> None:
+    """More than the deployment has is a 422 that says how many there are."""
+    response = service.post(INPUT | {"num_beams": NUM_BEAMS + 1}, path)
+
+    assert (response.status_code, service.runs) == (422, [])
+    assert response.json() == {
+        "detail": [
+            {
+                "loc": ["body", "num_beams"],
+                "msg": "Input should be less than or equal to 3, the number of beams of this "
+                "deployment",
+                "type": "less_than_equal",
+                "url": "https://docs.fal.ai/errors/#less_than_equal",
+                "ctx": {"le": 3},
+            }
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("num_beams", "type_"),
+    [(0, "greater_than_equal"), (-1, "greater_than_equal"), (10**30, "less_than_equal")]
+    + [(wrong, "int_type") for wrong in ("1", 1.5, 1.0, True, [1])],
+)
+def test_beams_are_a_whole_number(service: Service, num_beams: Any, type_: str) -> None:
+    """All faults of an input are told at once."""
+    response = service.post({"num_beams": num_beams})
+
+    assert response.status_code == 422
+    assert [fault["type"] for fault in response.json()["detail"]] == ["missing", type_]
 
 
 def test_unknown_fal_headers_are_ignored(service: Service) -> None:
@@ -352,7 +394,10 @@ def test_a_key_begins_no_faster_than_it_may(serve: Serve) -> None:
 
 def test_a_key_without_limits_needs_no_store(serve: Serve) -> None:
     """A key of the settings runs as long as the pipeline does, whatever the store does."""
-    assert serve(store=AwayStore()).post(INPUT).status_code == 200
+    service = serve(store=AwayStore())
+
+    assert service.post(INPUT).status_code == 200
+    assert service.runs[0].picture_key == ""  # its picture is stored before it is answered
 
 
 def test_a_key_with_limits_needs_the_store(serve: Serve) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 import fal_client
 from fal_client import client
 from fal_client.client import FalClientHTTPError
+from httpx_sse import SSEError
 
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
 from tests.clients.telling import failed, shown, tell
 
 ENDPOINT = "fal-ai/florence-2-large/region-proposal"
 GOOD = {"image_url": os.environ["IMAGE_URL"]}
+SEVERAL = {"image_url": os.environ["SEVERAL_URL"], "num_beams": 1}
+TOO_MANY = SEVERAL | {"num_beams": 99}
 LATE = {"image_url": os.environ["LATE_URL"]}
 HANGING = {"image_url": os.environ["HANGING_URL"]}
 NO_IMAGE = {"image_url": fal_client.encode("Hello, World!", "image/png")}
@@ -76,9 +79,14 @@ async def cancel() -> None:
 
 
 async def stream() -> None:
-    """Every event."""
-    async for event in fal_client.stream_async(ENDPOINT, arguments=GOOD):
+    """Every event, and the run that it comes to."""
+    async for event in fal_client.stream_async(ENDPOINT, arguments=SEVERAL):
         tell(event)
+    tell(await fal_client.run_async(ENDPOINT, arguments=SEVERAL))
+    try:
+        [event async for event in fal_client.stream_async(ENDPOINT, arguments=TOO_MANY)]
+    except SSEError as error:
+        tell(str(error))
 
 
 async def encode_file() -> None:

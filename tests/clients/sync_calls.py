@@ -8,12 +8,15 @@ from typing import Any
 import fal_client
 from fal_client import client
 from fal_client.client import FalClientHTTPError
+from httpx_sse import SSEError
 
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
 from tests.clients.telling import failed, shown, tell
 
 ENDPOINT = "fal-ai/florence-2-large/region-proposal"
 GOOD = {"image_url": os.environ["IMAGE_URL"]}
+SEVERAL = {"image_url": os.environ["SEVERAL_URL"], "num_beams": 1}
+TOO_MANY = SEVERAL | {"num_beams": 99}
 LATE = {"image_url": os.environ["LATE_URL"]}
 HANGING = {"image_url": os.environ["HANGING_URL"]}
 NO_IMAGE = {"image_url": fal_client.encode("Hello, World!", "image/png")}
@@ -73,9 +76,14 @@ def cancel() -> None:
 
 
 def stream() -> None:
-    """Every event."""
-    for event in fal_client.stream(ENDPOINT, arguments=GOOD):
+    """Every event, and the run that it comes to."""
+    for event in fal_client.stream(ENDPOINT, arguments=SEVERAL):
         tell(event)
+    tell(fal_client.run(ENDPOINT, arguments=SEVERAL))
+    try:
+        list(fal_client.stream(ENDPOINT, arguments=TOO_MANY))
+    except SSEError as error:
+        tell(str(error))
 
 
 def encode_file() -> None:
