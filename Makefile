@@ -30,6 +30,9 @@ bench-store: install-test ## the queue's stores alone: submits, claims, reads ag
 bench-queue: install-test ## the queue over HTTP: submits under polling, status, memory at depth
 	@.venv/bin/python -m loadtest.queue
 
+bench-peers: install-test ## the service against LitServe and BentoML; ARGS="--mixed" for many lengths
+	@.venv/bin/python -m loadtest.peers $(ARGS)
+
 install:
 	@scripts/install
 
@@ -39,4 +42,4 @@ install-test:
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench bench-store bench-queue install install-test clean
+.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-peers install install-test clean

@@ -1,6 +1,6 @@
 """`make bench`: the running service under a closed loop, against a plain loop of its model.
 
-    python -m loadtest.bench [--requests 320] [--tokens 40] [--set PATH=VALUE]...
+    python -m loadtest.bench [--requests 320] [--tokens 40] [--no-haproxy] [--set PATH=VALUE]...
 
 512×512 JPEGs as data URIs, the checkpoint's own three beams, answers of one length, one torch
 thread.
@@ -49,6 +49,7 @@ class Service:
 def main(
     requests: Annotated[int, typer.Option(help="Requests at concurrency 16.")] = 320,
     tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 40,
+    haproxy: Annotated[bool, typer.Option(help="HAProxy in front, as on a cluster.")] = True,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="A setting of the service."),
@@ -61,7 +62,7 @@ def main(
     with console.status("Measuring the offline limit …") as status:
         before = offline(checkpoint, tokens)
         status.update("Starting the service …")
-        with service(checkpoint, tokens, sets or []) as started:
+        with service(checkpoint, tokens, haproxy, sets or []) as started:
             status.update("Driving the service …")
             rows = [measure(started, bodies, c, requests) for c in CONCURRENCIES]
             memory = resident(started)
@@ -74,6 +75,7 @@ def main(
         "offline_images_per_s": {"before": before, "after": after, "mean": limit},
         "num_tokens": tokens,
         "batch_size": BATCH,
+        "haproxy": haproxy,
         "settings": sets or [],
         "service": rows,
         "memory": memory,
@@ -95,14 +97,14 @@ def offline(checkpoint: Path, tokens: int) -> float:
 
 
 @contextmanager
-def service(checkpoint: Path, tokens: int, sets: list[str]) -> Iterator[Service]:
+def service(checkpoint: Path, tokens: int, haproxy: bool, sets: list[str]) -> Iterator[Service]:
     """`florence serve` with that checkpoint, for as long as the block runs."""
     port = free_port("127.0.0.1")
     length = [f"inference.{bound}_new_tokens={tokens}" for bound in ("min", "max")]
     flags = [f"--set={text}" for text in [*length, *sets]]
     with tempfile.TemporaryDirectory() as state:
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
-        command += ["--model", str(checkpoint), "--state", state, *flags]
+        command += ["--model", str(checkpoint), "--state", state, *front(haproxy), *flags]
         environment = os.environ | {"FLORENCE_API_KEY": KEY}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
@@ -111,6 +113,11 @@ def service(checkpoint: Path, tokens: int, sets: list[str]) -> Iterator[Service]
         finally:
             process.terminate()
             process.wait(60)
+
+
+def front(haproxy: bool) -> list[str]:
+    """The flag that puts HAProxy in front of the service."""
+    return ["--haproxy"] if haproxy else []
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", url: str) -> None:

@@ -1,4 +1,4 @@
-"""A Florence-2 with random weights: as slow as wanted, without meaning, made in seconds."""
+"""Checkpoints with random weights: as slow as wanted, without meaning, made in seconds."""
 
 import json
 import shutil
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
+from deployments.florence.checkpoint import Checkpoint
 from deployments.settings import DEMO_CHECKPOINT
+from loadtest.clockwork import wind
 
 SEED = 0
 WIDTH = 256
@@ -20,17 +22,50 @@ def bench_checkpoint(folder: Path) -> Path:
     """A checkpoint of about 10 M parameters in `folder`, made if it is not there.
 
     Four encoder and four decoder layers of width 256, images of 224×224 in 50 tokens,
-    the demo's tokenizer.
+    the demo's tokenizer. Its answers never end by themselves.
     """
-    if not (folder / "model.safetensors").is_file():
-        torch.manual_seed(SEED)
-        model = Florence2ForConditionalGeneration(config())
-        model.generation_config = GenerationConfig.from_pretrained(DEMO_CHECKPOINT)
+    if not is_made(folder):
+        model = untrained()
+        describe(folder)
         model.save_pretrained(folder)
-        for name in COPIED:
-            shutil.copy(DEMO_CHECKPOINT / name, folder / name)
-        (folder / "processor_config.json").write_text(json.dumps(processor(), indent=2))
     return folder
+
+
+def mixed_checkpoint(folder: Path) -> Path:
+    """The same, but greedy, and an answer ends: from 8 tokens for a dark image to 480 (clockwork).
+
+    Its images come from `mixture`.
+    """
+    if not is_made(folder):
+        model = untrained()
+        describe(folder)
+        wind(model, Checkpoint(folder))
+        model.generation_config.num_beams = 1
+        model.generation_config.early_stopping = False  # means nothing without beams, and warns
+        model.save_pretrained(folder)
+    return folder
+
+
+def is_made(folder: Path) -> bool:
+    """Whether the weights, which are written last, are there."""
+    return (folder / "model.safetensors").is_file()
+
+
+def untrained() -> Any:
+    """A model with random weights, always the same, and the demo's way to generate."""
+    torch.manual_seed(SEED)
+    model: Any = Florence2ForConditionalGeneration(config())
+    model.generation_config = GenerationConfig.from_pretrained(DEMO_CHECKPOINT)
+    return model.eval()
+
+
+def describe(folder: Path) -> None:
+    """The files that say how to read images and text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        shutil.copy(DEMO_CHECKPOINT / name, folder / name)
+    (folder / "processor_config.json").write_text(json.dumps(processor(), indent=2))
+    config().save_pretrained(folder)
 
 
 def config() -> Florence2Config:

@@ -18,12 +18,11 @@ from pathlib import Path
 import httpx2
 
 from deployments.cli.service import free_port
-from loadtest.bench import KEY, wait_until_ready
+from loadtest.bench import KEY, front, wait_until_ready
 from loadtest.processes import Family
 
 ENDPOINT = "fal-ai/florence-2-large/caption"
 FOREVER_S = 86400
-HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,9 @@ def held(max_queued: int, store: str | None, haproxy: bool, sets: list[str]) -> 
     with tempfile.TemporaryDirectory() as state, silent_host() as host:
         url = store or f"sqlite:///{Path(state) / 'queue.db'}"
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
-        command += ["--state", state, "--store", url, *flags(host, max_queued), *settings(sets)]
-        environment = os.environ | {"FLORENCE_API_KEY": KEY} | ({HAPROXY: "1"} if haproxy else {})
+        command += ["--state", state, "--store", url, *front(haproxy)]
+        command += [*flags(host, max_queued), *settings(sets)]
+        environment = os.environ | {"FLORENCE_API_KEY": KEY}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}")

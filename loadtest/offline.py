@@ -1,4 +1,4 @@
-"""The offline limit: a plain loop of the same model at batch 8, no service around it.
+"""The offline limit: a plain loop of transformers' `generate`, no service around it.
 
 python -m loadtest.offline CHECKPOINT TOKENS BATCH SECONDS     prints images a second
 """
@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from deployments.demo.scenes import draw_scene
+from deployments.florence.generate import Generate
 from deployments.florence.model import Model
 from deployments.florence.run import Query
 from deployments.florence.tasks import TASKS
@@ -19,16 +20,19 @@ from deployments.settings import InferenceSettings, ModelSettings
 
 def main(path: str, num_tokens: int, batch_size: int, seconds: float) -> float:
     """Images a second of a loop that runs for about `seconds`, with images ready in memory."""
-    inference = InferenceSettings(max_new_tokens=num_tokens, min_new_tokens=num_tokens)
-    model = Model(ModelSettings(path=path, device="cpu", torch_threads=1), inference)
+    inference = InferenceSettings(
+        max_batch_size=batch_size, max_new_tokens=num_tokens, min_new_tokens=num_tokens
+    )
+    model = Model(ModelSettings(path=path, device="cpu", torch_threads=1))
+    backend = Generate(model, inference)
     prompt = model.checkpoint.prompt(TASKS["region-proposal"].sentence)
     scene = draw_scene(random.Random(0), (512, 512)).image
     pixels = to_pixels(scene, model.checkpoint.image_size, model.checkpoint.resample)
     batch = [Query(np.ascontiguousarray(pixels), prompt)] * batch_size
-    model.generate(batch)
+    backend.answers(batch)
     began, num = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:
-        model.generate(batch)
+        backend.answers(batch)
         num += batch_size
     return num / (time.perf_counter() - began)
 

@@ -35,6 +35,9 @@ def serve(
     ] = None,
     state: State = None,
     tls: Annotated[bool, typer.Option("--tls", help="Serve https with a private CA.")] = False,
+    haproxy: Annotated[
+        bool, typer.Option("--haproxy", help="HAProxy in front, as on a cluster; http only.")
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="Where the model runs: cpu or cuda.", show_default="cpu")
     ] = None,
@@ -67,7 +70,7 @@ def serve(
         raise typer.BadParameter("--ephemeral and --store exclude each other.")
     url = "memory:" if ephemeral else store
     folder = state or state_home()
-    serve_forever(host, port, model, folder, tls, device, url, files, sets or [])
+    serve_forever(host, port, model, folder, tls, haproxy, device, url, files, sets or [])
 
 
 @app.command()

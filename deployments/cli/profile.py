@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from deployments.cli import haproxy
 from deployments.errors import SetupError
 from deployments.settings import Settings, parse
 
@@ -23,6 +24,7 @@ class Profile:
     options: Mapping[str, Tree]  # Serve's options, by the name of the box
     http: Tree
     logging: Tree
+    environment: dict[str, str]  # Serve's own, by the name of the variable
 
     @property
     def base_url(self) -> str:
@@ -31,6 +33,11 @@ class Profile:
         host = self.http["host"]
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         return f"{scheme}://{shown}:{self.http['port']}"
+
+    @property
+    def haproxy(self) -> bool:
+        """Whether HAProxy stands in front, and not Serve's own proxy."""
+        return self.environment[haproxy.ON] == "1"
 
 
 def serve_config() -> Path:
@@ -55,6 +62,7 @@ def compose(args: Tree, http: Tree) -> Profile:
         },
         http=laid_over(config["http_options"], http),
         logging=config["logging_config"],
+        environment=config["controller_options"]["runtime_env"]["env_vars"],
     )
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from deployments.cli.client import data_uri_of
+from deployments.cli.haproxy import ON
 from deployments.cli.profile import Profile, Tree, compose, laid_over, tree_of
 from deployments.cli.service import free_port, running
 from deployments.cli.state import State, write_private
 from deployments.cli.tls import certificates
+from deployments.errors import SetupError
 from deployments.florence.tasks import APP
 from deployments.settings import store_from_environment
 
@@ -25,6 +27,7 @@ def serve_forever(
     model: str | None,
     state_folder: Path,
     tls: bool,
+    haproxy: bool,
     device: str | None,
     store: str | None,
     files: str | None,
@@ -35,10 +38,12 @@ def serve_forever(
     Raises:
         SetupError: something is wrong; nothing is left running.
     """
+    if haproxy and tls:
+        raise SetupError("HAProxy serves plain http here: leave --tls or --haproxy out")
     console = Console()
     state = State(state_folder)
     chosen = laid_over(options(model, device, store, files), tree_of(sets))
-    profile = local_profile(state, host, port, chosen, tls)
+    profile = local_profile(state, host, port, chosen, tls, haproxy)
     with console.status("Starting Ray and loading the model …") as status, running(profile):
         status.stop()
         text = welcome(profile, state, tls)
@@ -61,8 +66,10 @@ def options(model: str | None, device: str | None, store: str | None, files: str
     }
 
 
-def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> Profile:
-    """The laptop's profile with this state, address and settings.
+def local_profile(
+    state: State, host: str, port: int, args: Tree, tls: bool, haproxy: bool = False
+) -> Profile:
+    """The laptop's profile with this state, address, settings and front.
 
     Raises:
         SetupError: a setting is wrong.
@@ -80,6 +87,8 @@ def local_profile(state: State, host: str, port: int, args: Tree, tls: bool) -> 
     profile = compose(laid_over(own, args), http)
     if profile.settings.model.device == "cuda":
         profile.options["Inference"]["ray_actor_options"]["num_gpus"] = 1
+    if haproxy:
+        profile.environment[ON] = "1"
     return profile
 
 

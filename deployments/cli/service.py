@@ -7,13 +7,14 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx2
 import psutil
 
-from deployments.cli.profile import Profile
+from deployments.cli.haproxy import confined
+from deployments.cli.profile import Profile, Tree
 from deployments.cli.signals import held_off, kept
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
@@ -45,14 +46,16 @@ def running(profile: Profile) -> Iterator[None]:
         SetupError: something that it needs is missing; it names the remedy.
     """
     check(profile)
-    os.environ.update(ENVIRONMENT)
-    before = descendants()
-    try:
-        start(profile)
-        yield
-    finally:
-        with held_off():
-            stop(before)
+    front: AbstractContextManager[Tree] = confined() if profile.haproxy else nullcontext({})
+    with front as of_front:
+        os.environ.update(ENVIRONMENT | profile.environment | of_front)
+        before = descendants()
+        try:
+            start(profile)
+            yield
+        finally:
+            with held_off():
+                stop(before)
 
 
 def descendants() -> set[psutil.Process]:

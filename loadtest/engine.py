@@ -1,0 +1,241 @@
+"""`make bench-engine`: the engine alone against transformers' `generate`, on one thread of a CPU.
+
+    python -m loadtest.engine [--requests 96] [--width 8] [--beams 1] [--rounds 2]
+                              [--micro-batch 4] [--patience-ms 2]
+
+A Florence-2 with random weights: width 256, four encoder and four decoder layers, 224×224 images.
+Three ways take turns on the same requests, images in memory, encoder included: the engine with
+`width` slots, `generate` in batches of that width, and `generate` one by one, for every eighth
+request by length. Lengths are imposed, and all three must say the same.
+"""
+
+import math
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from transformers import Florence2ForConditionalGeneration, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from deployments.florence.backends import open_engine
+from deployments.florence.model import Model
+from deployments.florence.run import Query, Tokens
+from deployments.florence.tasks import TASKS
+from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
+from loadtest import figures
+from loadtest.checkpoint import SEED, config, describe
+from loadtest.driver import Driver
+from loadtest.imposed import generate
+
+LENGTHS = NormalDist(math.log(110), 0.9)  # of the logarithm
+LIMITS = (20, 600)
+FIXED = 40
+MAX_POSITIONS = 1024
+EVERY = 8  # of so many requests one is answered alone
+ENGINE, STATIC, ALONE = "engine", "static batch", "one by one"
+WANTED = {
+    ("mixed", STATIC): 2.0,
+    ("fixed", STATIC): 1.25,
+    ("mixed", ALONE): 4.0,
+    ("fixed", ALONE): 4.0,
+}
+
+Way = Callable[[Sequence[Query]], list[Tokens]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be measured."""
+
+    requests: int
+    width: int
+    beams: int
+    rounds: int
+    micro_batch: int
+    patience_ms: float
+
+    def inference(self) -> InferenceSettings:
+        """The same for the engine, in which no answer ends before its own limit."""
+        return InferenceSettings(
+            max_batch_size=self.width,
+            prefill_batch_size=self.micro_batch,
+            num_beams=self.beams,
+            max_new_tokens=LIMITS[1],
+            min_new_tokens=LIMITS[1],
+        )
+
+
+@dataclass
+class Spent:
+    """Milliseconds that an image and its answer take, and the answers under way in a mean step."""
+
+    cpu_ms: float = 0.0
+    wall_ms: float = 0.0
+    mean_rows: float = 1.0
+
+
+def main(
+    requests: Annotated[int, typer.Option(help="Requests of each load.")] = 96,
+    width: Annotated[int, typer.Option(help="Slots, and the width of a static batch.")] = 8,
+    beams: Annotated[int, typer.Option(help="Beams of every answer.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 2,
+    micro_batch: Annotated[int, typer.Option(help="Images that are read together.")] = 4,
+    patience_ms: Annotated[float, typer.Option(help="Wait of a slot for more images.")] = 2.0,
+) -> None:
+    """Measure, print the table, write out/bench/engine.json."""
+    asked = Asked(requests, width, beams, rounds, micro_batch, patience_ms)
+    wanted = {"mixed": mixed(requests), "fixed": [FIXED] * requests}
+    with tempfile.TemporaryDirectory() as folder:
+        rivals = Rivals(write_checkpoint(Path(folder)), asked)
+        spent = {load: rivals.compare(lengths) for load, lengths in wanted.items()}
+    ratios = {
+        f"{load} lengths against {way}": spent[load][way].cpu_ms / spent[load][ENGINE].cpu_ms
+        for load, way in WANTED
+    }
+    result = {
+        "asked": asdict(asked),
+        "per_image": {
+            load: {w: asdict(s) for w, s in ways.items()} for load, ways in spent.items()
+        },
+        "ratios": ratios,
+    }
+    console = Console()
+    console.print(table(spent))
+    for (told, ratio), least in zip(ratios.items(), WANTED.values(), strict=True):
+        console.print(f"{told}: ×{ratio:.2f}, wanted ×{least}")
+    console.print(f"Figures: {figures.write('engine', result)}")
+
+
+def mixed(num: int) -> list[int]:
+    """Even quantiles of the mixed lengths, shuffled."""
+    drawn = [round(math.exp(LENGTHS.inv_cdf((i + 0.5) / num))) for i in range(num)]
+    chosen = [min(max(length, LIMITS[0]), LIMITS[1]) for length in drawn]
+    random.Random(SEED).shuffle(chosen)
+    return chosen
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """The benchmarks' model with random weights, for longer answers."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.manual_seed(SEED)
+    longer: Any = config()
+    longer.text_config.max_position_embeddings = MAX_POSITIONS
+    florence: Any = Florence2ForConditionalGeneration(longer)
+    florence.generation_config = GenerationConfig.from_pretrained(DEMO_CHECKPOINT)
+    describe(folder)
+    florence.save_pretrained(folder)
+    return folder
+
+
+class Rivals:
+    """The engine and `generate` over one model."""
+
+    def __init__(self, folder: Path, asked: Asked) -> None:
+        self._asked = asked
+        self._model = Model(ModelSettings(path=str(folder), device="cpu", dtype="float32"))
+        self._prompts = [self._model.checkpoint.prompt(task.sentence) for task in TASKS.values()]
+        longest = max(map(len, self._prompts))
+        self._engine = open_engine(self._model, asked.inference(), longest)
+        self._mean_rows = 0.0
+
+    def compare(self, lengths: Sequence[int]) -> dict[str, Spent]:
+        """What each way takes for answers of these lengths.
+
+        Raises:
+            SystemExit: they do not say the same.
+        """
+        queries, few, width = self._queries(lengths), middles(lengths), self._asked.width
+        alone = [queries[number] for number in few]
+        ways: dict[str, Way] = {
+            ENGINE: self._in_flight,
+            STATIC: partial(self._static, width=width),
+            ALONE: partial(self._static, width=1),
+        }
+        spent = {way: Spent() for way in ways}
+        answers: dict[str, list[Tokens]] = {}
+        for _ in range(self._asked.rounds):
+            for name, way in ways.items():
+                mine = alone if name == ALONE else queries
+                answers[name] = timed(way, mine, spent[name], self._asked.rounds)
+        spent[ENGINE].mean_rows = self._mean_rows
+        spent[STATIC].mean_rows = sum(lengths) / sum(map(max, batches(lengths, width)))
+        if (
+            answers[ENGINE] != answers[STATIC]
+            or [answers[ENGINE][i] for i in few] != answers[ALONE]
+        ):
+            raise SystemExit("the answers differ, so the ways did not do the same work")
+        return spent
+
+    def _queries(self, lengths: Sequence[int]) -> list[Query]:
+        """An image of noise and one of the prompts for each length."""
+        width, height = self._model.checkpoint.image_size
+        noise = np.random.default_rng(SEED)
+        return [
+            Query(
+                noise.integers(0, 256, (height, width, 3), np.uint8),
+                self._prompts[number % len(self._prompts)],
+                max_new_tokens=length,
+            )
+            for number, length in enumerate(lengths)
+        ]
+
+    def _in_flight(self, queries: Sequence[Query]) -> list[Tokens]:
+        patience_s = self._asked.patience_ms / 1000
+        driver = Driver(self._engine, queries, self._asked.width, patience_s)
+        answers = dict(driver.answers())
+        self._mean_rows = driver.mean_rows
+        return [answers[number] for number in range(len(queries))]
+
+    def _static(self, queries: Sequence[Query], width: int) -> list[Tokens]:
+        beams = self._asked.beams
+        passes = (generate(self._model, batch, beams) for batch in batches(queries, width))
+        return [answer for answers in passes for answer in answers]
+
+
+def middles(lengths: Sequence[int]) -> list[int]:
+    """The places of the middle one of every eight, by length, so that the mean stays the same."""
+    places = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    return places[EVERY // 2 :: EVERY]
+
+
+def batches(items: Sequence[T], width: int) -> list[Sequence[T]]:
+    """The items in groups of `width`."""
+    return [items[i : i + width] for i in range(0, len(items), width)]
+
+
+def timed(way: Way, queries: Sequence[Query], spent: Spent, rounds: int) -> list[Tokens]:
+    """The answers of one round, whose time is added to the mean."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    answers = way(queries)
+    share = 1000 / len(queries) / rounds
+    spent.cpu_ms += share * (time.process_time() - cpu)
+    spent.wall_ms += share * (time.perf_counter() - wall)
+    return answers
+
+
+def table(spent: dict[str, dict[str, Spent]]) -> Table:
+    """The figures for a person."""
+    shown = Table("lengths", "way", title="An image and its answer", title_justify="left")
+    for name in ("CPU, ms", "wall, ms", "images/s of CPU", "answers in a step"):
+        shown.add_column(name, justify="right")
+    for load, ways in spent.items():
+        for way, s in ways.items():
+            values = (s.cpu_ms, s.wall_ms, 1000 / s.cpu_ms, s.mean_rows)
+            shown.add_row(load, way, *(f"{value:.1f}" for value in values))
+    return shown
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The service against LitServe and BentoML, each serving the same checkpoint with transformers."""

@@ -1,0 +1,126 @@
+"""What a server built with LitServe or BentoML does with a request, apart from the serving.
+
+The same work as ours by the same functions, so that only the serving differs:
+the data URI is unpacked and decoded, the boxes are parsed, the annotated picture is drawn and kept.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel
+
+from deployments.florence.answer import Answer
+from deployments.florence.checkpoint import Checkpoint
+from deployments.florence.parsing import unlabelled_boxes
+from deployments.florence.run import Pixels, Tokens
+from deployments.florence.schemas import BoundingBoxes
+from deployments.florence.vocabulary import Vocabulary
+from deployments.images.data_uri import read_data_uri
+from deployments.images.decode import decode, to_pixels
+from deployments.images.draw import annotate, encode
+from deployments.images.local import LocalFileStore
+from deployments.images.storage import new_name
+from deployments.settings import FileSettings, PreprocessSettings
+from loadtest.reference import BATCH, Reference
+
+VARIABLE = "FLORENCE_PEER"
+JPEG_QUALITY = 90
+KEPT_S = 3600.0
+SETTINGS = PreprocessSettings()
+
+
+class Job(BaseModel):
+    """What to serve and how; a peer's process finds it in its environment."""
+
+    checkpoint: Path
+    num_beams: int | None
+    num_tokens: int | None
+    folder: Path = Path()  # for pictures, and for what is told of the passes
+    workers: int = 1
+
+    @classmethod
+    def read(cls) -> Self:
+        """The job of this process."""
+        return cls.model_validate_json(os.environ[VARIABLE])
+
+    def environment(self) -> dict[str, str]:
+        """How a process is told."""
+        return {VARIABLE: self.model_dump_json()}
+
+    def note(self, done: "Pass") -> None:
+        """Write down a pass; the processes of a server share one file."""
+        with (self.folder / "passes").open("a") as file:
+            file.write(done.model_dump_json() + "\n")
+
+    def passes(self) -> "list[Pass]":
+        """All passes so far."""
+        lines = (self.folder / "passes").read_text().splitlines()
+        return [Pass.model_validate_json(line) for line in lines]
+
+
+class Pass(BaseModel):
+    """One pass through the model: how many requests, and how many processor seconds."""
+
+    num_requests: int
+    cpu_s: float
+
+
+class Decoded(NamedTuple):
+    """An image as a person sees it, and its pixels at the model's size."""
+
+    image: Image.Image
+    pixels: Pixels
+
+
+class Pictures:
+    """Before and after the model."""
+
+    def __init__(self, job: Job) -> None:
+        self._checkpoint = Checkpoint(job.checkpoint)
+        self._files = LocalFileStore(FileSettings(root=str(job.folder)))
+        self._painters = ThreadPoolExecutor(1)
+
+    def decode(self, image_url: str) -> Decoded:
+        """The image in a data URI."""
+        image = decode(read_data_uri(image_url, SETTINGS.max_bytes), SETTINGS)
+        return Decoded(
+            image, to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
+        )
+
+    def answer(self, tokens: Tokens, image: Image.Image) -> dict[str, Any]:
+        """The boxes, and the name of the picture, which is drawn while the answer travels."""
+        boxes = boxes_of(tokens, self._checkpoint.vocabulary, image.size)
+        name = new_name("image/jpeg", KEPT_S)
+        self._painters.submit(self._paint, name, image, boxes)
+        return {"results": boxes.model_dump(), "image": {"file_name": name}}
+
+    def _paint(self, name: str, image: Image.Image, boxes: BoundingBoxes) -> None:
+        self._files.create(name, [encode(annotate(image, boxes.bboxes), JPEG_QUALITY)])
+
+
+def boxes_of(tokens: Tokens, vocabulary: Vocabulary, size: tuple[int, int]) -> BoundingBoxes:
+    """The boxes of an answer about an image of this (width, height)."""
+    return unlabelled_boxes(Answer(vocabulary.trim(tokens), vocabulary, size))
+
+
+class Model:
+    """The model; it writes down what its passes cost."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._reference = Reference(job.checkpoint, job.num_beams, job.num_tokens)
+        width, height = self._reference.checkpoint.image_size
+        self.generate([np.zeros((height, width, 3), np.uint8)] * BATCH)
+
+    def generate(self, images: Sequence[Pixels]) -> list[Tokens]:
+        """The token ids of each answer."""
+        began = time.thread_time()
+        answers = self._reference.generate(images)
+        self._job.note(Pass(num_requests=len(images), cpu_s=time.thread_time() - began))
+        return answers

@@ -1,0 +1,59 @@
+"""The loop that every figure about a server comes from."""
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from loadtest import closed_loop
+
+WAIT_S = 0.1
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the body asks."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        wish = self.rfile.read(int(self.headers["Content-Length"]))
+        if wish == b"hang up":
+            self.close_connection = True
+            return
+        if wish == b"slow":
+            time.sleep(WAIT_S)
+        self.send_response(500 if wish == b"fail" else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_latencies_stand_in_the_order_of_the_bodies(url: str) -> None:
+    load = closed_loop.run(url, {}, [b"quick", b"slow"], concurrency=3, num=8)
+    assert load.num_failed == 0
+    assert all(latency >= WAIT_S for latency in load.latencies_s[1::2])
+    assert min(load.latencies_s[::2]) < WAIT_S
+
+
+def test_failures_and_broken_connections_are_counted(url: str) -> None:
+    load = closed_loop.run(url, {}, [b"quick", b"fail", b"hang up"], concurrency=2, num=9)
+    assert load.num_failed == 6
+    assert load.rate == pytest.approx(3 / load.wall_s)
+
+
+def test_all_clients_ask_at_once(url: str) -> None:
+    load = closed_loop.run(url, {}, [b"slow"], concurrency=4, num=8)
+    assert load.wall_s < 6 * WAIT_S
