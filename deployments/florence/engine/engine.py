@@ -135,6 +135,7 @@ class Engine:
         """Send `jobs` to the encoder; they join the decoder's batch when it has read them.
 
         Raises:
+            ValueError: one asks for more beams than there are.
             MemoryError: the device has not enough for so many at a time.
         """
         self._join(must=True)
@@ -146,7 +147,7 @@ class Engine:
                 self._resume(self._parked.pop(job))
 
     def _encode(self, jobs: Sequence[Job[Query]]) -> Arrival:
-        rows = [Live(job, job.item.num_beams or self._options.num_beams) for job in jobs]
+        rows = [Live(job, self._num_beams(job.item)) for job in jobs]
         try:
             encoded = self._prefill([job.item for job in jobs])
         except torch.OutOfMemoryError as error:
@@ -242,10 +243,17 @@ class Engine:
         self._rows.copy_in(len(self._live), parked.parts)
         self._live.append(parked.live)
 
+    def _num_beams(self, query: Query) -> int:
+        most = self._options.num_beams
+        if query.num_beams is not None and query.num_beams > most:
+            raise ValueError(f"{query.num_beams} beams are asked for, there are {most}")
+        return query.num_beams or most
+
     def _limits(self, live: Live) -> Limits:
         query, options = live.job.item, self._options
         most = min(query.max_new_tokens or options.max_new_tokens, options.max_new_tokens)
-        return Limits(live.num_beams, most + 1, options.min_new_tokens + 1, query.grammar)
+        least = min(options.min_new_tokens, most)
+        return Limits(live.num_beams, most + 1, least + 1, query.grammar)
 
     def _decode(self) -> None:
         """One step of all rows."""

@@ -1,9 +1,9 @@
-"""Small checkpoints with random weights, whose answers end anywhere from the first to the last token.
+"""Small checkpoints with random weights, whose answers end anywhere.
 
-With weights as transformers draws them the image hardly matters and no answer ever ends. So these
-are drawn larger, and one direction of the decoder is left to the end: each position adds a little
-more of it, only the embedding of `</s>` listens to it, and what else an image and its prompt
-bring along decides when that wins.
+With weights as transformers draws them the image hardly matters and no answer ends. So these are
+drawn larger, and one channel of the decoder's embeddings is left to the end: each position says it
+a little louder, of all tokens only `</s>` listens, and what the layers make of an image and a
+prompt decides when it wins.
 """
 
 import json
@@ -20,11 +20,10 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Gen
 from deployments.settings import DEMO_CHECKPOINT
 
 END = 2
-SEED = 0
-RAMP_TOKENS = 8  # over which the wish to end grows by one unit
-RAMP = 1.0
-OFFSET = -1.0
 FIRST_POSITION = 2  # BART's learned positions begin at 2
+LOUDNESS = 8.0  # of `</s>`, in the size of other tokens
+HASTE = 0.125  # by which the end comes nearer with each position
+GAIN = 1.5  # of what a decoder's layers add
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Kind:
     text: Mapping[str, Any]
     image_size: tuple[int, int]
     num_image_tokens: int
-    loudness: float  # of the end
+    seed: int
 
 
 SLIM_BASE = Kind(  # the depths and ratios of Florence-2-base at an eighth of its width
@@ -62,7 +61,7 @@ SLIM_BASE = Kind(  # the depths and ratios of Florence-2-base at an eighth of it
     },
     image_size=(96, 96),
     num_image_tokens=10,
-    loudness=3.0,
+    seed=8,
 )
 UNEVEN = Kind(  # nothing is square, equal or divisible
     vision={
@@ -92,7 +91,7 @@ UNEVEN = Kind(  # nothing is square, equal or divisible
     },
     image_size=(112, 80),
     num_image_tokens=36,
-    loudness=5.0,
+    seed=6,
 )
 
 
@@ -126,35 +125,42 @@ def configuration(kind: Kind) -> Florence2Config:
 
 def untrained(kind: Kind) -> Any:
     """The model itself."""
-    florence: Any = Florence2ForConditionalGeneration(configuration(kind)).eval()
+    florence: Any = Florence2ForConditionalGeneration(configuration(kind))
     florence.generation_config = GenerationConfig.from_pretrained(DEMO_CHECKPOINT)
-    draw(florence, torch.Generator().manual_seed(SEED))
-    let_it_end(florence, kind.loudness)
+    draw(florence, torch.Generator().manual_seed(kind.seed))
+    let_it_end(florence)
     return florence
 
 
 @torch.no_grad()
 def draw(florence: Any, generator: torch.Generator) -> None:
-    """Weights that keep the variance of what they multiply, and embeddings of variance 1."""
+    """Weights that keep the variance of what they multiply, and embeddings of variance 1.
+
+    A decoder adds up as much in many layers as in few.
+    """
     for parameter in florence.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+    layers = florence.model.language_model.decoder.layers
+    for layer in layers:
+        for last in (layer.self_attn.out_proj, layer.encoder_attn.out_proj, layer.fc2):
+            last.weight *= GAIN * len(layers) ** -0.5
     for embedding in embeddings(florence):
         embedding.normal_(generator=generator)
 
 
 @torch.no_grad()
-def let_it_end(florence: Any, loudness: float) -> None:
-    """Give the decoder its direction of the end; the start token, which is the same, is undone."""
+def let_it_end(florence: Any) -> None:
+    """Give the decoder its direction of the end; what `</s>` adds as the first token is undone."""
     tokens, _, positions = embeddings(florence)
     end = torch.zeros_like(tokens[0])
     end[0] = len(end) ** 0.5
     for embedding in (tokens, positions):
         embedding[:, 0] = 0
     steps = torch.arange(len(positions) - FIRST_POSITION)[:, None]
-    positions[FIRST_POSITION:] += (OFFSET + RAMP * steps / RAMP_TOKENS) * end
-    positions[FIRST_POSITION] -= loudness * end
-    tokens[END] = loudness * end
+    positions[FIRST_POSITION:] += HASTE * steps * end
+    positions[FIRST_POSITION] -= LOUDNESS * end
+    tokens[END] = LOUDNESS * end
     if florence.config.text_config.scale_embedding:
         tokens /= len(end) ** 0.5
 

@@ -1,16 +1,16 @@
-"""Queries, and what transformers' `generate` says to each when it runs it alone: the engine's measure.
+"""Queries, and what transformers' `generate` says to each when it runs it alone.
 
 An answer is worked out once. Whether a batch gives the same tokens must not hang on the last bits
 of a sum, so each answer comes with its margin: by how much a score could have been different before
 a decision on the way would have gone another way.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,34 +18,35 @@ from PIL import Image
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from deployments.florence.backends import open_engine
-from deployments.florence.engine.engine import Engine
+from deployments.demo.scenes import draw_scene
+from deployments.florence.engine.build import Size, build
+from deployments.florence.engine.engine import Engine, Options
+from deployments.florence.engine.inputs import Inputs
 from deployments.florence.model import Model
 from deployments.florence.run import Pixels, Query, Tokens
 from deployments.florence.tasks import TASKS
-from deployments.settings import InferenceSettings, ModelSettings
+from deployments.settings import ModelSettings
 
 BOS, EOS = 0, 2
-MAX_NEW_TOKENS = 16
-SHORTER = 7
+Paint = Callable[[int, tuple[int, int]], Pixels]
 EXISTS = -1e8  # transformers starts beams that do not exist yet at -1e9
 SENTENCES = (*(task.sentence for task in TASKS.values()), "Where?", "What is the " * 9 + "end?")
 
 
 @dataclass(frozen=True)
 class Way:
-    """How answers are searched for: what a generation config says."""
+    """How answers are searched for: what a generation config says, and the lengths asked for."""
 
     ngram: int = 3
     forced: bool = True
     early_stopping: bool | str = True
     length_penalty: float = 1.0
+    max_new_tokens: int = 16
     min_new_tokens: int = 0
-    max_new_tokens: int = MAX_NEW_TOKENS
 
-    def config(self, original: GenerationConfig, num_beams: int) -> GenerationConfig:
-        """A checkpoint's own, changed to this."""
-        config = deepcopy(original)
+    def config(self, own: GenerationConfig, num_beams: int) -> GenerationConfig:
+        """A checkpoint's own config, changed to this."""
+        config = deepcopy(own)
         config.num_beams = num_beams
         config.no_repeat_ngram_size = self.ngram
         config.forced_bos_token_id = BOS if self.forced else None
@@ -64,21 +65,21 @@ class Answer:
 
 
 class Pool:
-    """A checkpoint in fp32 on the CPU, and queries to it.
+    """Queries to a checkpoint in fp32 on the CPU.
 
     Args:
-        folder: the checkpoint.
-        images: one for each query; the prompts take turns.
+        seeds: one for each query; says which image and which of the prompts.
+        paint: an image of a seed and a size, (width, height).
     """
 
-    def __init__(self, folder: Path, images: Sequence[Pixels]) -> None:
+    def __init__(self, folder: Path, seeds: Iterable[int], paint: Paint) -> None:
         self.model = loaded(folder)
-        self._oracle = loaded(folder)  # its own weights: the engine lays out the other's anew
-        self._original = deepcopy(self.model.florence.generation_config)
-        prompts = [self.model.checkpoint.prompt(sentence) for sentence in SENTENCES]
-        self.prompts = prompts
+        self._alone = loaded(folder)  # its own weights: the engine lays out the other's anew
+        self._config = deepcopy(self.model.florence.generation_config)
+        self._prompts = [self.model.checkpoint.prompt(sentence) for sentence in SENTENCES]
+        size = self.model.checkpoint.image_size
         self.queries = [
-            Query(image, prompts[number % len(prompts)]) for number, image in enumerate(images)
+            Query(paint(seed, size), self._prompts[seed % len(SENTENCES)]) for seed in seeds
         ]
         self._known: dict[tuple[int, Way, int], Answer] = {}
 
@@ -86,28 +87,31 @@ class Pool:
         """What `generate` says to a query alone."""
         key = number, way, num_beams
         if key not in self._known:
-            self._known[key] = self._asked(self.queries[number], way, num_beams)
+            self._known[key] = self._ask(self.queries[number], way, num_beams)
         return self._known[key]
 
-    def engine(self, way: Way, num_beams: int, num_slots: int, micro_batch: int) -> Engine:
-        """An engine that searches this way, with up to `num_beams`."""
-        self.model.florence.generation_config = way.config(self._original, num_beams)
-        settings = InferenceSettings(
-            max_batch_size=num_slots,
-            prefill_batch_size=micro_batch,
-            num_beams=num_beams,
-            max_new_tokens=way.max_new_tokens,
-            min_new_tokens=way.min_new_tokens,
+    def engine(
+        self, way: Way, num_beams: int, num_slots: int, micro_batch: int, ahead: bool = False
+    ) -> Engine:
+        """An engine that searches this way, with so many beams unless a query asks for fewer."""
+        model = self.model
+        model.florence.generation_config = way.config(self._config, num_beams)
+        num_image_tokens = model.checkpoint.num_image_tokens
+        return build(
+            model.florence,
+            Inputs(model.mean, model.std, num_image_tokens, model.pad, None, model.dtype),
+            model.rules(),
+            Options(num_beams, way.max_new_tokens, way.min_new_tokens, micro_batch, ahead),
+            Size(num_slots, max(map(len, self._prompts)) - num_image_tokens),
+            model.checkpoint.image_size,
         )
-        return open_engine(self.model, settings, max(map(len, self.prompts)))
 
     @torch.inference_mode()
-    def _asked(self, query: Query, way: Way, num_beams: int) -> Answer:
-        florence, model = self._oracle.florence, self._oracle
-        florence.generation_config = way.config(self._original, num_beams)
-        margin = Margin(num_beams, way)
+    def _ask(self, query: Query, way: Way, num_beams: int) -> Answer:
+        model, margin = self._alone, Margin(num_beams, way)
+        model.florence.generation_config = way.config(self._config, num_beams)
         ids, mask = model.padded([query.prompt])
-        rows = florence.generate(
+        rows = model.florence.generate(
             input_ids=ids,
             attention_mask=mask,
             pixel_values=model.normalised([query.pixels]),
@@ -119,63 +123,66 @@ class Pool:
         return Answer(tuple(rows[0].tolist()), margin.smallest())
 
 
-class Margin(LogitsProcessor):  # type: ignore[misc]
-    """Looks on at the end of all processors, and notes how close each decision is.
+class Margin(LogitsProcessor):
+    """Looks on as the last of the processors, and notes how near to each other scores come.
 
-    Beams are told apart by their tokens: a score is the sum of what was added on the way to them.
+    A beam is known by its tokens; its score is the sum of all that was added on the way.
     """
 
     def __init__(self, num_beams: int, way: Way) -> None:
         self._num_beams = num_beams
         self._way = way
-        self._totals: dict[Tokens, float] = {}
-        self._gaps = [float("inf")]
-        self._compared: list[float] = []
+        self._scores: dict[Tokens, float] = {}
+        self._gaps: list[float] = []
+        self._rivals: list[float] = []  # scores by length, of beams that have ended or lead
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores as they are: (beams, words)."""
-        before = self._before([tuple(row) for row in input_ids.tolist()])
-        totals = scores + torch.tensor(before)[:, None]
-        count = 2 * self._num_beams + 1 if self._num_beams > 1 else 2
-        best, index = totals.flatten().topk(count)
+        beams: list[Tokens] = [tuple(row) for row in input_ids.tolist()]
+        before = torch.tensor([self._before(beams[:n], beam) for n, beam in enumerate(beams)])
+        count = 2 if self._num_beams == 1 else 2 * self._num_beams + 1
+        best, places = (scores + before[:, None]).flatten().topk(count)
         self._gaps += [a - b for a, b in pairwise(best.tolist()) if b > EXISTS]
-        self._remember(input_ids, best.tolist(), index.tolist(), scores.shape[1])
+        chosen = [divmod(place, scores.shape[1]) for place in places.tolist()]
+        self._note(
+            {(*beams[n], word): s for (n, word), s in zip(chosen, best.tolist(), strict=True)}
+        )
         return scores
 
     def smallest(self) -> float:
-        """The closest that any two scores came that were compared."""
-        ranked = sorted(set(self._compared))
-        return min(self._gaps + [b - a for a, b in pairwise(ranked)])
+        """The least distance between two scores of which one was chosen."""
+        return min(self._gaps + [b - a for a, b in pairwise(sorted(self._rivals))])
 
-    def _before(self, sequences: list[Tokens]) -> list[float]:
-        """The scores of the beams so far; one that says the same as an earlier one is none."""
-        seen: set[Tokens] = set()
-        found = []
-        for sequence in sequences:
-            found.append(10 * EXISTS if sequence in seen else self._totals.get(sequence, 0.0))
-            seen.add(sequence)
-        return found
+    def _before(self, others: Sequence[Tokens], beam: Tokens) -> float:
+        """The score of a beam so far; at first all say the same, and only one exists."""
+        return 10 * EXISTS if beam in others else self._scores.get(beam, 0.0)
 
-    def _remember(self, ids: Tensor, best: list[float], index: list[int], words: int) -> None:
-        """What comes next; in a beam search ended sequences are compared with running ones."""
-        length = ids.shape[1]
-        self._totals = {}
-        for total, place in zip(best, index, strict=True):
-            beam, word = divmod(place, words)
-            self._totals[(*ids[beam].tolist(), word)] = total if self._num_beams > 1 else 0.0
-            ended = word == EOS or length == self._way.max_new_tokens
-            if self._num_beams > 1 and ended and total > EXISTS:
-                self._compared.append(total / length**self._way.length_penalty)
+    def _note(self, scores: dict[Tokens, float]) -> None:
+        if self._num_beams == 1:
+            return
+        self._scores = scores
+        best = max(scores.values())
+        for tokens, score in scores.items():
+            length = len(tokens) - 1
+            over = tokens[-1] == EOS or length == self._way.max_new_tokens
+            if score > EXISTS and (over or score == best):
+                self._rivals.append(score / length**self._way.length_penalty)
 
 
 def loaded(folder: Path) -> Model:
-    """The checkpoint, with nothing forced but by its generation config."""
+    """The checkpoint, in which nothing but the generation config forces a token."""
     model = Model(ModelSettings(path=str(folder), device="cpu", dtype="float32"))
     model.florence.config.text_config.forced_eos_token_id = None
     return model
 
 
+def scene(seed: int, size: tuple[int, int]) -> Pixels:
+    """One of the demo's scenes."""
+    drawn = draw_scene(random.Random(seed), (320, 240)).image
+    return np.asarray(drawn.resize(size, Image.Resampling.BICUBIC))
+
+
 def colours(seed: int, size: tuple[int, int]) -> Pixels:
-    """Four random colours that run into each other; `size` is (width, height)."""
+    """Four random colours that run into each other."""
     corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(corners).resize(size, Image.Resampling.BICUBIC))

@@ -1,0 +1,148 @@
+"""Whether the engine says what transformers says, on the device that is measured."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import Florence2ForConditionalGeneration
+
+import deployments
+from deployments.florence.engine.engine import Engine, Options
+from deployments.florence.run import Query, Tokens
+from loadtest.driver import Driver
+from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
+
+LENGTHS = (3, 40, 7, 25, 12, 48, 5, 33, 18, 9, 44, 21)  # imposed, so that rows come and go
+SLOTS = 5
+MICRO_BATCH = 3
+DEMO = Path(deployments.__file__).parent / "demo" / "checkpoint"
+SENTENCE = "Locate the region proposals in the image."
+SIDE, NUM_IMAGE_TOKENS, NUM_BINS = 128, 65, 1000  # the demo's
+NUM_SCENES = 8
+COLOURS = ((200, 40, 40), (40, 160, 60), (50, 70, 200), (230, 200, 50))
+
+Box = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of all were equal."""
+
+    equal: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.equal} of {self.total}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all were."""
+        return self.equal == self.total
+
+
+def exact(device: torch.device, num_beams: int) -> Share:
+    """Answers in fp32 that are equal to `generate` one by one, token by token."""
+    torch.backends.cudnn.allow_tf32 = False  # or convolutions keep ten bits
+    small = random_subject(SMALL, device, torch.float32)
+    queries = small.queries(LENGTHS)
+    expected = [alone(small, query, num_beams) for query in queries]
+    engine = small.engine(imposed(num_beams, max(LENGTHS), MICRO_BATCH), SLOTS)
+    return same(answers(engine, queries), expected)
+
+
+def alone(whose: Subject, query: Query, num_beams: int) -> Tokens:
+    """What transformers says to one query."""
+    bounds = {"max_new_tokens": query.max_new_tokens, "min_new_tokens": query.max_new_tokens}
+    [answer] = whose.generate([query], num_beams, **bounds)
+    return answer
+
+
+def answers(engine: Engine, queries: Sequence[Query]) -> list[Tokens]:
+    """What the engine says."""
+    driver = Driver(engine, queries, engine.num_slots, patience_s=0.0)
+    return [answer for _, answer in sorted(driver.answers())]
+
+
+def same(found: Sequence[Any], expected: Sequence[Any]) -> Share:
+    """How many are equal, place by place."""
+    return Share(sum(a == b for a, b in zip(found, expected, strict=True)), len(expected))
+
+
+def halves(large: Subject, num_images: int, num_tokens: int) -> tuple[Share, Share]:
+    """Tokens of the large model that are equal to `generate`'s, and those with and without graphs.
+
+    Sums in half precision depend on the shape of the batch, and after the first other token
+    nothing needs to be equal: the first share says how near, the second must be whole.
+    """
+    queries = large.queries([num_tokens] * num_images)
+    options = imposed(1, num_tokens, num_images)
+    recorded = flat(answers(large.engine(options, num_images), queries))
+    launched = flat(answers(large.engine(replace(options, graphs=False), num_images), queries))
+    expected = flat([alone(large, query, 1) for query in queries])
+    return same(recorded, expected), same(recorded, launched)
+
+
+def flat(rows: Sequence[Tokens]) -> Tokens:
+    """All tokens of all answers."""
+    return tuple(token for row in rows for token in row)
+
+
+def boxes(device: torch.device, dtype: torch.dtype) -> float:
+    """The least overlap (IoU) of the demo's boxes with those of `generate`; 0 where one lacks."""
+    florence: Any = Florence2ForConditionalGeneration.from_pretrained(DEMO, dtype=dtype)
+    demo = subject(florence.to(device).eval(), SIDE, NUM_IMAGE_TOKENS)
+    vocabulary = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
+    queries = list(questions(vocabulary, florence.config.image_token_id))
+    num_words = len(queries[0].prompt) - NUM_IMAGE_TOKENS
+    engine = demo.engine(Options(num_beams=3, max_new_tokens=40), SLOTS, num_words)
+    first = vocabulary.get_vocab()["<loc_0>"]
+    found = [boxes_of(answer, first) for answer in answers(engine, queries)]
+    expected = [demo.generate([query], 3, max_new_tokens=40)[0] for query in queries]
+    pairs = zip(found, (boxes_of(answer, first) for answer in expected), strict=True)
+    return min(overlap for a, b in pairs for overlap in overlaps(a, b))
+
+
+def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Query]:
+    """Squares on a light ground, and where they are."""
+    words = vocabulary.encode(SENTENCE, add_special_tokens=False).ids
+    prompt = [*[image_token] * NUM_IMAGE_TOKENS, BOS, *words, EOS]
+    chance = np.random.default_rng(SEED)
+    for number in range(NUM_SCENES):
+        scene = np.full((SIDE, SIDE, 3), 225, np.uint8)
+        for place in range(1 + number % 3):
+            side, top = chance.integers(20, 36), chance.integers(0, SIDE - 36)
+            left = 42 * place + chance.integers(0, 6)
+            scene[top : top + side, left : left + side] = COLOURS[(number + place) % len(COLOURS)]
+        yield Query(scene, prompt)
+
+
+def boxes_of(answer: Tokens, first: int) -> list[Box]:
+    """The corners of each box, in bins; location tokens follow each other from id `first`."""
+    bins = [float(token - first) for token in answer if first <= token < first + NUM_BINS]
+    return [tuple(bins[i : i + 4]) for i in range(0, len(bins) - 3, 4)]
+
+
+def overlaps(found: Sequence[Box], expected: Sequence[Box]) -> list[float]:
+    """The IoU of each box with the one in its place."""
+    if len(found) != len(expected):
+        return [0.0]
+    return [overlap(a, b) for a, b in zip(found, expected, strict=True)]
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union; 1 for equal boxes, however thin."""
+    if a == b:
+        return 1.0
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, width) * max(0.0, height)
+    return both / max(area(a) + area(b) - both, 1.0)
+
+
+def area(box: Box) -> float:
+    """Its area in square bins."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])

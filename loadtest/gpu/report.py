@@ -1,0 +1,52 @@
+"""What is told to a person as it comes, and the same values for a file."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+GAP = "  "
+
+
+class Report:
+    """The values so far; `is_right` says whether every judgement was."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.is_right = True
+
+    def say(self, line: str) -> None:
+        """Print a line at once."""
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    def keep(self, name: str, value: Any, told: str) -> None:
+        """Keep a value and tell it."""
+        self.values[name] = value
+        self.say(f"{name}: {told}")
+
+    def judge(self, name: str, told: str, is_right: bool) -> None:
+        """The outcome of a check."""
+        self.is_right = self.is_right and is_right
+        self.keep(name, told, told if is_right else f"{told}  WRONG")
+
+    def table(self, name: str, rows: Sequence[Row]) -> None:
+        """Rows of the same columns."""
+        self.values[name] = list(rows)
+        lines = [list(row) for row in rows[:1]]  # the names of the columns
+        lines += [[shown(value) for value in row.values()] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        self.say(f"\n{name}")
+        for line in lines:
+            cells = zip(line, widths, strict=True)
+            self.say(GAP + GAP.join(cell.rjust(width) for cell, width in cells))
+
+
+def shown(value: Any) -> str:
+    """A number with three or four digits, and a dash for none."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return str(value)
