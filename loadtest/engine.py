@@ -87,7 +87,7 @@ class Spent:
 
 
 def main(
-    requests: Annotated[int, typer.Option(help="Requests of each load.")] = 96,
+    requests: Annotated[int, typer.Option(min=8, help="Requests of each load.")] = 96,
     width: Annotated[int, typer.Option(help="Slots, and the width of a static batch.")] = 8,
     beams: Annotated[int, typer.Option(help="Beams of every answer.")] = 1,
     rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 2,

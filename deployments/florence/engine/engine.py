@@ -81,7 +81,6 @@ class Ending:
 
     rows: list[Live]
     done: Transfer
-    num_lanes: int
 
 
 @dataclass
@@ -257,10 +256,10 @@ class Engine:
 
     def _decode(self) -> None:
         """One step of all rows."""
-        num_rows, num_lanes, span = key = self._size()
-        self._graphs.run(key, partial(self._advance, num_rows, num_lanes, span))
+        size = self._size()
+        self._graphs.run(size, partial(self._advance, *size))
         done = Transfer(self._rows.done[: len(self._live)])
-        self._endings.append(Ending(list(self._live), done, num_lanes))
+        self._endings.append(Ending(list(self._live), done))
         for live in self._live:
             live.length = min(live.length + 1, self._options.max_new_tokens + 1)
 
@@ -296,13 +295,11 @@ class Engine:
         """Take the sequences that have ended out of the batch, and fetch their tokens."""
         for live, done in zip(ending.rows, ending.done.read()[0].tolist(), strict=True):
             if done and live in self._live:
-                self._answers.append(Answer(live.job, self._tokens(live, ending.num_lanes)))
+                self._answers.append(Answer(live.job, self._tokens(live)))
                 self._vacate(live)
 
-    def _tokens(self, live: Live, num_lanes: int) -> Transfer:
+    def _tokens(self, live: Live) -> Transfer:
         rows, number = self._rows, self._live.index(live)
-        if num_lanes == 1:
-            return Transfer(rows.tokens[number, 0, : live.length], rows.length[number])
         return Transfer(rows.ended_tokens[number, 0, : live.length], rows.ended_length[number, 0])
 
     def _vacate(self, live: Live) -> None:

@@ -61,6 +61,9 @@ class Search:
         ended = (chosen == self._rules.eos) | (length + 1 >= rows.max_length[:n])
         self._append(chosen, length, done)
         length += ~done
+        now = ended & ~done
+        self._set_tokens(rows.ended_tokens, rows.tokens[:n, :, : view.span + 1], now)
+        self._set(rows.ended_length, length[:, None], now)
         done |= ended
 
     def _append(self, chosen: Tensor, length: Tensor, done: Tensor) -> None:
@@ -170,15 +173,15 @@ class Search:
             return self._rows.max_length[: view.num_rows] - 1
         return self._rows.length[: view.num_rows] - 1
 
-    def _set(self, target: Tensor, values: Tensor, going: Tensor) -> None:
-        """Write `values` (n, k) into the rows that are not done."""
+    def _set(self, target: Tensor, values: Tensor, chosen: Tensor) -> None:
+        """Write `values` (n, k) into the chosen rows (n)."""
         rows = target[: len(values)]
-        rows.copy_(torch.where(going[:, None], values, rows))
+        rows.copy_(torch.where(chosen[:, None], values, rows))
 
-    def _set_tokens(self, target: Tensor, values: Tensor, going: Tensor) -> None:
+    def _set_tokens(self, target: Tensor, values: Tensor, chosen: Tensor) -> None:
         """The same for sequences (n, k, span)."""
         rows = target[: len(values), :, : values.shape[2]]
-        rows.copy_(torch.where(going[:, None, None], values, rows))
+        rows.copy_(torch.where(chosen[:, None, None], values, rows))
 
 
 def force(scores: Tensor, rows: Tensor, token: int) -> None:

@@ -134,7 +134,7 @@ class Margin(LogitsProcessor):
         self._way = way
         self._scores: dict[Tokens, float] = {}
         self._gaps: list[float] = []
-        self._rivals: list[float] = []  # scores by length, of beams that have ended or lead
+        self._rivals: set[tuple[float, float]] = set()  # beams that have ended or lead
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """The scores as they are: (beams, words)."""
@@ -151,7 +151,8 @@ class Margin(LogitsProcessor):
 
     def smallest(self) -> float:
         """The least distance between two scores of which one was chosen."""
-        return min(self._gaps + [b - a for a, b in pairwise(sorted(self._rivals))])
+        ranked = pairwise(sorted(self._rivals))
+        return min(self._gaps + [(b - a) * min(m, n) for (a, m), (b, n) in ranked])
 
     def _before(self, others: Sequence[Tokens], beam: Tokens) -> float:
         """The score of a beam so far; at first all say the same, and only one exists."""
@@ -164,9 +165,10 @@ class Margin(LogitsProcessor):
         best = max(scores.values())
         for tokens, score in scores.items():
             length = len(tokens) - 1
+            penalty = length**self._way.length_penalty
             over = tokens[-1] == EOS or length == self._way.max_new_tokens
             if score > EXISTS and (over or score == best):
-                self._rivals.append(score / length**self._way.length_penalty)
+                self._rivals.add((score / penalty, penalty))
 
 
 def loaded(folder: Path) -> Model:

@@ -1,0 +1,45 @@
+"""The engine's benchmark: its three ways do the same work."""
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from loadtest.engine import (
+    ALONE,
+    ENGINE,
+    LIMITS,
+    STATIC,
+    Asked,
+    Rivals,
+    middles,
+    mixed,
+    write_checkpoint,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_same_answers(folder: Path, beams: int) -> None:
+    """It would refuse to compare others."""
+    asked = Asked(requests=6, width=2, beams=beams, rounds=1, micro_batch=2, patience_ms=0.0)
+    spent = Rivals(folder, asked).compare([20, 26, 9, 31, 4, 12])
+    assert set(spent) == {ENGINE, STATIC, ALONE}
+    assert all(each.cpu_ms > 0 for each in spent.values())
+    assert spent[STATIC].mean_rows == pytest.approx(102 / (26 + 31 + 12))
+    assert 1 < spent[ENGINE].mean_rows <= 2
+
+
+def test_lengths() -> None:
+    """Lognormal about 110 tokens, within limits; those answered alone are like the rest."""
+    lengths = mixed(96)
+    assert (min(lengths), max(lengths)) == LIMITS
+    assert sorted(lengths)[48] == pytest.approx(110, rel=0.05)
+    assert mean(lengths[place] for place in middles(lengths)) == pytest.approx(
+        mean(lengths), rel=0.05
+    )
