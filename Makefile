@@ -2,9 +2,10 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 FLORENCE := .venv/bin/florence
+PYTHON ?= python3
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install ## find the shapes in three random scenes, and show how well
 	@$(FLORENCE) demo
@@ -30,6 +31,12 @@ bench-store: install-test ## the queue's stores alone: submits, claims, reads ag
 bench-queue: install-test ## the queue over HTTP: submits under polling, status, memory at depth
 	@.venv/bin/python -m loadtest.queue
 
+bench-engine: install-test ## the engine alone against transformers on one core; ARGS="--beams 3" for beams
+	@.venv/bin/python -m loadtest.engine $(ARGS)
+
+bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers; ARGS="--dry-run" on a CPU
+	@$(PYTHON) -m loadtest.gpu $(ARGS)
+
 bench-peers: install-test ## the service against LitServe and BentoML; ARGS="--mixed" for many lengths
 	@.venv/bin/python -m loadtest.peers $(ARGS)
 
@@ -42,4 +49,4 @@ install-test:
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-peers install install-test clean
+.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers install install-test clean

@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 import yaml
 from pydantic import BaseModel
+from ray.serve._private import constants
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import (
     DeploymentSchema,
@@ -18,6 +19,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from deployments.cli.haproxy import ON
 from deployments.cli.profile import LAPTOP, laid_over, serve_config
 from deployments.settings import parse
 
@@ -136,6 +138,20 @@ def test_the_settings_are_accepted(file: Path) -> None:
     [whole] = deployable(file)["applications"]
     parse(application["args"])
     parse(whole["args"])
+
+
+@each_file
+def test_serve_reads_every_variable(file: Path) -> None:
+    """Nobody would miss a variable that is misspelt, or that a new version of Serve has dropped."""
+    known = Path(constants.__file__).read_text()
+    environment = read(file)["controller_options"]["runtime_env"]["env_vars"]
+    assert [name for name in environment if f'"{name}"' not in known] == []
+
+
+def test_production_has_haproxy_in_front() -> None:
+    """A laptop has it only when asked, as it serves no https."""
+    environments = [read(f)["controller_options"]["runtime_env"]["env_vars"] for f in FILES]
+    assert [environment[ON] for environment in environments] == ["1", "0"]
 
 
 def test_production_runs_on_gpus() -> None:

@@ -1,6 +1,6 @@
 """`make bench-gpu`: the engine with Florence-2-large's shapes on a GPU, against what it can do.
 
-    python -m loadtest.gpu [--seconds 420]      a CUDA device, torch ≥ 2.11, transformers ≥ 5.17
+    python -m loadtest.gpu [--seconds 420]      Python ≥ 3.11, torch ≥ 2.11, transformers ≥ 5.17
     python -m loadtest.gpu --dry-run            a small model on a CPU, to see that all of it runs
 
 The weights are random, made on the device in half precision. The engine must say what transformers
@@ -9,35 +9,22 @@ says, then both are measured, and what the card itself can do, in one run.
 
 import argparse
 import sys
-from dataclasses import replace
-
-import torch
-import transformers
-from transformers.utils import logging as transformers_logging
-
-from deployments.errors import SetupError
-from loadtest import figures
-from loadtest.gpu.bench import DRY, FULL, Bench
+from importlib.metadata import PackageNotFoundError, version
 
 NEEDED = {"torch": (2, 11), "transformers": (5, 17)}
+PYTHON = (3, 11)
 
 
 def main() -> int:
     """Check, measure, print the tables, write out/bench/gpu.json; the exit status."""
     asked = arguments()
-    try:
-        require(asked.dry_run)
-    except SetupError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.set_num_threads(1)  # all that counts happens on the device
-    plan = replace(DRY if asked.dry_run else FULL, seconds=asked.seconds)
-    bench = Bench(plan, torch.device("cpu" if asked.dry_run else "cuda"))
-    bench.run()
-    file = figures.write("gpu-dry-run" if asked.dry_run else "gpu", bench.report.values)
-    sys.stdout.write(f"Figures: {file}\n")
-    return 0 if bench.report.is_right else 1
+    if missing := lacking():
+        return refuse(missing)
+    from loadtest.gpu import bench  # needs what was found just now
+
+    if not asked.dry_run and not bench.has_gpu():
+        return refuse("no CUDA device is visible: --dry-run shows all of it on a CPU")
+    return bench.run(asked.dry_run, asked.seconds)
 
 
 def arguments() -> argparse.Namespace:
@@ -49,19 +36,29 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def require(dry_run: bool) -> None:
-    """Do nothing where it can run.
+def refuse(reason: str) -> int:
+    """Say why not."""
+    sys.stderr.write(f"{reason}\n")
+    return 2
 
-    Raises:
-        SetupError: a library is too old, or there is no GPU.
-    """
-    for module in (torch, transformers):
-        name, found = module.__name__, module.__version__
-        if tuple(map(int, found.split(".")[:2])) < NEEDED[name]:
-            wanted = ".".join(map(str, NEEDED[name]))
-            raise SetupError(f"{name} is {found}: install {wanted} or newer")
-    if not dry_run and not torch.cuda.is_available():
-        raise SetupError("no CUDA device is visible: --dry-run shows all of it on a CPU")
+
+def lacking() -> str:
+    """What this Python lacks, and what to do; empty when it has all."""
+    if sys.version_info[:2] < PYTHON:
+        return f"this is Python {sys.version.split()[0]}: use {dotted(PYTHON)} or newer"
+    for name, least in NEEDED.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            return f"{sys.executable} has no {name}: pip install torch transformers"
+        if tuple(map(int, found.split(".")[:2])) < least:
+            return f"{name} is {found}: install {dotted(least)} or newer"
+    return ""
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """A version as it is written."""
+    return ".".join(map(str, version))
 
 
 if __name__ == "__main__":

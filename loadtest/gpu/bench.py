@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 import transformers
+from transformers.utils import logging as transformers_logging
 
 from deployments.florence.engine.engine import Engine
+from loadtest import figures
 from loadtest.gpu import floor, parity, speed
 from loadtest.gpu.budget import Budget
 from loadtest.gpu.floor import H200
@@ -21,7 +23,7 @@ SLACK = 3.0  # how much longer than expected a measurement may take
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, the most important first, and in how many seconds at most."""
+    """What is measured, the most important first."""
 
     shape: Shape
     dtype: torch.dtype
@@ -32,7 +34,6 @@ class Plan:
     micro_batches: Sequence[int]
     batches: Sequence[int]  # of `generate`
     few: tuple[int, int]  # images and tokens that are compared in half precision
-    seconds: float = 420.0
 
 
 FULL = Plan(
@@ -59,13 +60,29 @@ DRY = Plan(
 )
 
 
+def has_gpu() -> bool:
+    """Whether there is a device to measure."""
+    return torch.cuda.is_available()
+
+
+def run(is_dry: bool, seconds: float) -> int:
+    """Measure and write the figures; the exit status."""
+    torch.set_num_threads(1)  # all that counts happens on the device
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    device = torch.device("cpu" if is_dry else "cuda")
+    bench = Bench(DRY if is_dry else FULL, device, Budget(seconds))
+    bench.run()
+    file = figures.write("gpu-dry-run" if is_dry else "gpu", bench.report.values)
+    bench.report.say(f"Figures: {file}")
+    return 0 if bench.report.is_right else 1
+
+
 class Bench:
     """One run on one device."""
 
-    def __init__(self, plan: Plan, device: torch.device) -> None:
+    def __init__(self, plan: Plan, device: torch.device, budget: Budget) -> None:
         self.report = Report()
-        self._plan, self._device = plan, device
-        self._budget = Budget(plan.seconds)
+        self._plan, self._device, self._budget = plan, device, budget
         self._work = floor.work(plan.shape, plan.dtype)
         self._cards = {"this card's": floor.measure(device, plan.dtype), "the H200's": H200}
         self._image_s = 0.0  # of the encoder

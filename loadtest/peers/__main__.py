@@ -1,6 +1,6 @@
 """`make bench-peers`: the service against LitServe and BentoML with transformers.
 
-    python -m loadtest.peers [--beams 1] [--requests 320] [--tokens 40] [--haproxy] [--only NAME]
+    python -m loadtest.peers [--beams 1] [--requests 320] [--tokens 40] [--haproxy] [--only NAME]...
     python -m loadtest.peers --mixed        answers of many lengths
 
 The same checkpoint, images, clients and machine for all, one torch thread for each model.
@@ -60,7 +60,9 @@ def main(
     requests: Annotated[int, typer.Option(min=64, help="Requests of 16 clients.")] = 320,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 40,
     mixed: Annotated[bool, typer.Option("--mixed", help="Answers of many lengths.")] = False,
-    only: Annotated[Name | None, typer.Option(help="Measure one server.")] = None,
+    only: Annotated[
+        list[Name] | None, typer.Option(help="Measure this server; can be given again.")
+    ] = None,
     haproxy: Annotated[bool, typer.Option("--haproxy", help="HAProxy in front of ours.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Models of a peer, side by side.")] = 1,
 ) -> None:
@@ -68,7 +70,7 @@ def main(
     if mixed and beams > 1:
         raise typer.BadParameter("--mixed is greedy: leave --beams out.")
     console = Console()
-    names = [only] if only else list(Name)
+    names = only or list(Name)
     with console.status("Making the checkpoint, installing the peers …") as status:
         job, samples = prepared(beams, tokens, mixed, workers)
         install(names)
@@ -95,7 +97,7 @@ def main(
         "servers": servers,
         "ratios": found,
     }
-    console.print(f"Figures: {figures.write(file_name(beams, mixed, only), result)}")
+    console.print(f"Figures: {figures.write(file_name(beams, mixed, workers, only), result)}")
 
 
 def install(names: list[Name]) -> None:
@@ -207,9 +209,10 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
     return found
 
 
-def file_name(beams: int, mixed: bool, only: Name | None) -> str:
+def file_name(beams: int, mixed: bool, workers: int, only: list[Name] | None) -> str:
     """peers, and what makes this run a special one."""
-    special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1) + ([only.value] if only else [])
+    special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
+    special += [f"{workers}-workers"] * (workers > 1) + [name.value for name in only or []]
     return "-".join(["peers", *special])
 
 

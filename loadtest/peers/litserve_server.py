@@ -10,7 +10,7 @@ from PIL import Image
 
 from loadtest.peers.peer import Decoded, Job, Model, Pictures
 
-BATCH_TIMEOUT_S = 0.02
+BATCH_TIMEOUT_S = 0.005
 
 
 class RegionProposal(litserve.LitAPI):  # type: ignore[misc]

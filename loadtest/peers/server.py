@@ -61,7 +61,7 @@ class Server:
 @contextmanager
 def ours(job: Job, haproxy: bool) -> Iterator[Server]:
     """`florence serve`, as `make bench` starts it."""
-    sets = [f"inference.num_beams={job.num_beams}"]
+    sets = [f"inference.num_beams={job.num_beams}", "inference.image_cache_mb=0"]  # images repeat
     if job.num_tokens is None:
         sets += ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
     with bench.service(job.checkpoint, job.num_tokens or 1, haproxy, sets) as started:

@@ -88,6 +88,13 @@ def test_without_a_gpu(bare: Path, tmp_path: Path) -> None:
     assert done.stderr == "no CUDA device is visible: --dry-run shows all of it on a CPU\n"
 
 
+def test_without_the_libraries(tmp_path: Path) -> None:
+    """The same."""
+    done = run(tmp_path, tmp_path, "-m", "loadtest.gpu", "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{sys.executable} has no torch: pip install torch transformers\n"
+
+
 @pytest.mark.parametrize(
     ("num_tokens", "num_slots", "images_per_s"),
     [(50, 32, 372), (200, 1, 40), (200, 32, 226), (200, 64, 245), (600, 8, 61)],

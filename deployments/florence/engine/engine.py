@@ -200,14 +200,18 @@ class Engine:
 
     @torch.inference_mode()
     def progress(self, job: Job[Query]) -> Tokens | None:
-        """The tokens that a job has for certain so far: those that its beams have in common."""
+        """The tokens that a job has for certain so far: those that its beams have in common.
+
+        Beams that have ended count: one of them may win.
+        """
         number = next((n for n, live in enumerate(self._live) if live.job is job), None)
         if number is None:
             return None
-        live = self._live[number]
-        lanes = self._rows.tokens[number, : live.num_beams, : int(self._rows.length[number])]
-        common = (lanes == lanes[0]).all(dim=0).int().cumprod(dim=0).sum()
-        return tuple(lanes[0, : int(common)].tolist())
+        rows, num_beams = self._rows, self._live[number].num_beams
+        ended = rows.ended_tokens[number, :num_beams][rows.ended[number, :num_beams]]
+        beams = torch.cat([rows.tokens[number, :num_beams], ended])[:, : int(rows.length[number])]
+        common = (beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum()
+        return tuple(beams[0, : int(common)].tolist())
 
     @torch.inference_mode()
     def warm_up(self, query: Query) -> None:

@@ -45,7 +45,8 @@ class Linear:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` (…, in) times `weight` (out, in) transposed, plus `bias` (out)."""
-    if _HAS_ONEDNN and x.is_cpu and x.numel() >= FEWEST_ROWS * x.shape[-1]:
+    suits = x.is_cpu and x.dtype == torch.float32  # not every CPU has it for half precision
+    if _HAS_ONEDNN and suits and x.numel() >= FEWEST_ROWS * x.shape[-1]:
         return onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 

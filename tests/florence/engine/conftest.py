@@ -1,4 +1,4 @@
-"""The checkpoints that engines are measured on, each with queries whose answers are no near-ties."""
+"""Checkpoints that engines are measured on, with queries whose answers are no near-ties."""
 
 import pytest
 
@@ -6,9 +6,9 @@ from deployments.settings import DEMO_CHECKPOINT
 from tests.florence.engine.checkpoints import SLIM_BASE, UNEVEN, random_checkpoint
 from tests.florence.engine.pool import Pool, colours, scene
 
-DEMO_SEEDS = (11, 16, 23, 35, 37, 47, 48, 54, 55, 64, 85, 94)
-SLIM_BASE_SEEDS = (5, 16, 19, 21, 60, 61, 65, 81, 84, 88, 90)
-UNEVEN_SEEDS = (7, 9, 11, 16, 21, 23, 25, 27, 32, 34, 37, 39, 43)
+DEMO_SEEDS = (11, 16, 23, 35, 37, 40, 47, 48, 54, 55, 64, 85, 94)
+SLIM_BASE_SEEDS = (3, 19, 27, 60, 61, 65, 81, 84, 88, 90, 232, 256)
+UNEVEN_SEEDS = (3, 9, 11, 16, 19, 23, 25, 27, 32, 35, 38, 39, 42, 43)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +141,22 @@ class Margin(LogitsProcessor):
         """The scores as they are: (beams, words)."""
         beams: list[Tokens] = [tuple(row) for row in input_ids.tolist()]
         before = torch.tensor([self._before(beams[:n], beam) for n, beam in enumerate(beams)])
+        reached: dict[Tokens, float] = {}
         count = 2 if self._num_beams == 1 else 2 * self._num_beams + 1
         best, places = (scores + before[:, None]).flatten().topk(count)
         self._gaps += [a - b for a, b in pairwise(best.tolist()) if b > EXISTS]
-        chosen = [divmod(place, scores.shape[1]) for place in places.tolist()]
-        self._note(
-            {(*beams[n], word): s for (n, word), s in zip(chosen, best.tolist(), strict=True)}
-        )
+        for score, place in zip(best.tolist(), places.tolist(), strict=True):
+            beam, word = divmod(place, scores.shape[1])
+            reached.setdefault((*beams[beam], word), score)
+        self._note(reached)
         return scores
 
     def smallest(self) -> float:
         """The least distance between two scores of which one was chosen."""
         ranked = pairwise(sorted(self._rivals))
-        return min(self._gaps + [(b - a) * min(m, n) for (a, m), (b, n) in ranked])
+        return min(
+            [*self._gaps, *((b - a) * min(m, n) for (a, m), (b, n) in ranked if b > a)], default=inf
+        )
 
     def _before(self, others: Sequence[Tokens], beam: Tokens) -> float:
         """The score of a beam so far; at first all say the same, and only one exists."""

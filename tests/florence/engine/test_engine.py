@@ -48,13 +48,13 @@ def check(pool: Pool, way: Way, num_beams: int, traffic: Traffic) -> None:
             assert answers[number] == expected(pool, way, visit).tokens
 
 
-def everyone(pool: Pool, way: Way, beams: Sequence[int], **traffic: int) -> Traffic:
-    """Each query of the pool once, with the next of `beams`."""
-    visits = (
-        Visit(number, beams[number % len(beams)], way.max_new_tokens)
-        for number in range(len(pool.queries))
-    )
-    return Traffic(tuple(visits), groups=(2, 0, 1), **{"num_slots": 5, "micro_batch": 3} | traffic)
+def everyone(
+    pool: Pool, way: Way, num_beams: int, num_slots: int = 5, micro_batch: int = 3
+) -> Traffic:
+    """Each query of the pool once."""
+    numbers = range(len(pool.queries))
+    visits = tuple(Visit(number, num_beams, way.max_new_tokens) for number in numbers)
+    return Traffic(visits, (2, 0, 1), num_slots, micro_batch)
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_every_way_to_end_a_beam_search(
 def test_lengths(uneven: Pool, most: int, least: int, forced: bool, num_beams: int) -> None:
     """From a single token on, and with an end that is put off."""
     way = Way(forced=forced, max_new_tokens=most, min_new_tokens=least)
-    check(uneven, way, num_beams, everyone(uneven, way, (num_beams,)))
+    check(uneven, way, num_beams, everyone(uneven, way, num_beams))
 
 
 @pytest.mark.slow
@@ -99,13 +99,13 @@ def test_lengths(uneven: Pool, most: int, least: int, forced: bool, num_beams: i
 def test_long_answers(uneven: Pool, num_beams: int) -> None:
     """Longer than the span that the attention reaches at first, beside short ones."""
     way = Way(max_new_tokens=LONGER, min_new_tokens=LONGER)
-    check(uneven, way, num_beams, everyone(uneven, way, (num_beams,)))
+    check(uneven, way, num_beams, everyone(uneven, way, num_beams))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_one_slot(pool: Pool, num_beams: int) -> None:
     """One after the other."""
-    check(pool, Way(), num_beams, everyone(pool, Way(), (num_beams,), num_slots=1, micro_batch=1))
+    check(pool, Way(), num_beams, everyone(pool, Way(), num_beams, num_slots=1, micro_batch=1))
 
 
 def test_one_of_three_beams_at_first(uneven: Pool) -> None:
@@ -250,8 +250,9 @@ def test_every_way_matters(uneven: Pool) -> None:
         Way(),
         Way(ngram=0),
         Way(forced=False),
-        Way(early_stopping=False),
+        Way(length_penalty=0.0),
         Way(length_penalty=2.0),
     ]
-    all_answers = [answers(Way(), 1), *(answers(way, 3) for way in ways)]
-    assert all(a != b for n, a in enumerate(all_answers) for b in all_answers[:n])
+    found = [answers(Way(), 1), *(answers(way, 3) for way in ways)]
+    found.append(answers(Way(early_stopping="never"), 3))
+    assert all(a != b for n, a in enumerate(found) for b in found[:n])

@@ -1,0 +1,81 @@
+"""Half precision: boxes that overlap those of `generate`, and the same tokens with recordings.
+
+On a CPU, and on a GPU where there is one: that is how a GPU runs it.
+"""
+
+from functools import cache
+
+import pytest
+import torch
+
+from deployments.florence.answer import Answer
+from deployments.florence.backends import open_engine
+from deployments.florence.engine.build import Size, build
+from deployments.florence.engine.engine import Options
+from deployments.florence.engine.inputs import Inputs
+from deployments.florence.generate import Generate
+from deployments.florence.model import Model
+from deployments.florence.parsing import unlabelled_boxes
+from deployments.florence.run import Tokens
+from deployments.florence.schemas import BoundingBox
+from deployments.settings import InferenceSettings
+from tests.florence.queries import answers, demo, prompt, query
+
+LEAST_OVERLAP = 0.98
+QUERIES = [
+    query(seed, path) for seed in range(7) for path in ("region-proposal", "object-detection")
+]
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+
+
+@cache
+def model(device: str) -> Model:
+    """The demo checkpoint in fp16."""
+    return Model(demo(device=device, dtype="float16"))
+
+
+def boxes(loaded: Model, tokens: Tokens) -> list[BoundingBox]:
+    """The boxes of an answer."""
+    return unlabelled_boxes(Answer(tokens, loaded.checkpoint.vocabulary, (320, 240))).bboxes
+
+
+def overlap(a: BoundingBox, b: BoundingBox) -> float:
+    """Intersection over union."""
+    width = min(a.x + a.w, b.x + b.w) - max(a.x, b.x)
+    height = min(a.y + a.h, b.y + b.h) - max(a.y, b.y)
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / (a.w * a.h + b.w * b.h - shared)
+
+
+@devices
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_boxes_are_those_of_generate(device: str, num_beams: int) -> None:
+    """In a batch of sixteen, as many as alone and nearly where they are alone."""
+    loaded = model(device)
+    settings = InferenceSettings(num_beams=num_beams, max_batch_size=16, max_new_tokens=64)
+    engine = open_engine(loaded, settings, max(len(each.prompt) for each in QUERIES))
+    alone = Generate(loaded, settings)
+    for each, found in zip(QUERIES, answers(engine, QUERIES), strict=True):
+        [expected] = alone.answers([each])
+        pairs = list(zip(boxes(loaded, found), boxes(loaded, expected), strict=True))
+        assert pairs
+        assert all(overlap(ours, theirs) >= LEAST_OVERLAP for ours, theirs in pairs)
+
+
+@gpu
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_recordings_change_no_token(num_beams: int) -> None:
+    """A step that is replayed is the step that was launched."""
+
+    def said(graphs: bool) -> list[Tokens]:
+        loaded = model("cuda")
+        tokens = loaded.checkpoint.num_image_tokens
+        inputs = Inputs(loaded.mean, loaded.std, tokens, loaded.pad, None, loaded.dtype)
+        options = Options(num_beams, max_new_tokens=64, graphs=graphs)
+        size = Size(num_rows=8, num_words=len(prompt("object-detection")) - tokens)
+        image = loaded.checkpoint.image_size
+        engine = build(loaded.florence, inputs, loaded.rules(), options, size, image)
+        return answers(engine, QUERIES)
+
+    assert said(graphs=True) == said(graphs=False)
