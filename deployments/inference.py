@@ -85,7 +85,7 @@ class Inference:
             logger.exception("the model failed on request %s", run.id)
             raise GenerationError() from error
         self._forecast.note(run.task, len(batched.result))
-        stages = measured(batched)
+        stages = measured(batched, prepared.stages)
         self._record(stages)
         return Generated(batched.result, stages)
 
@@ -129,9 +129,9 @@ class Inference:
             record("florence_inference_image_cache_bytes", self._cache.num_bytes)
 
 
-def measured(batched: Batched[Tokens]) -> Stages:
-    """What the batcher measured about one request."""
-    return Stages(
+def measured(batched: Batched[Tokens], before: Stages) -> Stages:
+    """The stages `before`, and what the batcher measured about the same request."""
+    return before.with_(
         queue_wait_s=batched.waited_s,
         model_s=batched.ran_s,
         batch_size=round(1 / batched.share) if batched.share else 1,

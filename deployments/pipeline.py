@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from grpc.aio import AioRpcError
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
@@ -26,11 +28,13 @@ from deployments.errors import (
     RequestTimeout,
     RunnerDisconnected,
 )
-from deployments.florence.run import Finished, Run
+from deployments.florence.run import Finished, Generated, Prepared, Run
+from deployments.images.data_uri import read_data_uri
 from deployments.metrics import Recorder
 
-DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError)
+DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
 RETRY_DELAY_S = 0.2
+SMALL = 256 * 1024  # characters, unpacked in half a millisecond; larger images go by reference
 READY_TIMEOUT_S = 2.0
 
 
@@ -39,24 +43,27 @@ class Box:
     """A neighbour: methods of a handle in production, functions in a test.
 
     `run` begins the box's work; its arguments may be what another box has begun.
+    `run_small`, where there is one, begins the same if all arguments are here and small.
     """
 
     run: Callable[..., Awaitable[Any]]
     ready: Callable[[], Awaitable[bool]]
+    run_small: Callable[..., Awaitable[Any]] | None = None
 
 
 def box_of(neighbour: "Box | DeploymentHandle[Any]") -> Box:
     """A neighbour as the pipeline calls it, whichever way it was given."""
     if isinstance(neighbour, Box):
         return neighbour
-    return Box(run=neighbour.run.remote, ready=neighbour.ready.remote)
+    by_value = neighbour.options(_by_reference=False)  # over gRPC, not through the object store
+    return Box(neighbour.run.remote, neighbour.ready.remote, by_value.run.remote)
 
 
 class Pipeline:
     """Runs requests through three neighbours.
 
-    What one box has begun is passed on without waiting for it,
-    so an image goes from Preprocess to the others and never through this process.
+    What Preprocess has begun is passed on without waiting for it, so pixels never pass through
+    this process. To draw on, a small image that came with the request goes from here by value.
     """
 
     def __init__(
@@ -111,8 +118,8 @@ class Pipeline:
         try:
             begun.append(self._preprocess.run(run))
             begun.append(self._inference.run(begun[0], light))
-            answer = await self._answer(begun[1])
-            begun.append(self._postprocess.run(begun[0], answer, light))
+            generated = await self._answer(begun[1])
+            begun.append(self._finish(run, begun[0], generated))
             finished: Finished = await begun[2]
             return finished
         except BaseException as error:
@@ -120,9 +127,24 @@ class Pipeline:
                 cancel(awaitable)
             raise meant(error) from error
 
-    async def _answer(self, begun: Any) -> Any:
-        """What Postprocess is given of Inference's work: what has begun, without waiting for it."""
-        return begun
+    async def _answer(self, begun: Any) -> Generated:
+        """Inference's answer, out of what it has begun."""
+        generated: Generated = await begun
+        return generated
+
+    def _finish(self, run: Run, prepared: Any, generated: Generated) -> Awaitable[Any]:
+        """Begin Postprocess's work."""
+        light, small = run.without_image(), self._postprocess.run_small
+        if small and run.image_url[:5].lower() == "data:" and len(run.image_url) <= SMALL:
+            return small(held(run, generated), generated, light)
+        return self._postprocess.run(prepared, generated, light)
+
+
+def held(run: Run, generated: Generated) -> Prepared:
+    """The image in the data URI of `run`, to draw on; it has no pixels for the model."""
+    source = np.frombuffer(read_data_uri(run.image_url, SMALL), np.uint8)
+    stages = generated.stages
+    return Prepared(source[:0], source, (stages.width, stages.height), stages)
 
 
 def cancel(begun: Awaitable[Any]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, mean
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -164,18 +164,15 @@ class Rivals:
             ALONE: partial(self._static, width=1),
         }
         spent = {way: Spent() for way in ways}
-        answers: dict[str, list[Tokens]] = {}
+        said: dict[str, list[Tokens]] = {}
         for _ in range(self._asked.rounds):
             for name, way in ways.items():
                 mine = alone if name == ALONE else queries
-                answers[name] = timed(way, mine, spent[name], self._asked.rounds)
+                said[name] = timed(way, mine, spent[name], mean(lengths) / self._asked.rounds)
+        if said[ENGINE] != said[STATIC] or [said[ENGINE][i] for i in few] != said[ALONE]:
+            raise SystemExit("the answers differ, so the ways did not do the same work")
         spent[ENGINE].mean_rows = self._mean_rows
         spent[STATIC].mean_rows = sum(lengths) / sum(map(max, batches(lengths, width)))
-        if (
-            answers[ENGINE] != answers[STATIC]
-            or [answers[ENGINE][i] for i in few] != answers[ALONE]
-        ):
-            raise SystemExit("the answers differ, so the ways did not do the same work")
         return spent
 
     def _queries(self, lengths: Sequence[int]) -> list[Query]:
@@ -215,11 +212,11 @@ def batches(items: Sequence[T], width: int) -> list[Sequence[T]]:
     return [items[i : i + width] for i in range(0, len(items), width)]
 
 
-def timed(way: Way, queries: Sequence[Query], spent: Spent, rounds: int) -> list[Tokens]:
-    """The answers of one round, whose time is added to the mean."""
+def timed(way: Way, queries: Sequence[Query], spent: Spent, num_tokens: float) -> list[Tokens]:
+    """The answers of one round, with the time of `num_tokens` of their tokens noted."""
     cpu, wall = time.process_time(), time.perf_counter()
     answers = way(queries)
-    share = 1000 / len(queries) / rounds
+    share = 1000 * num_tokens / sum(query.max_new_tokens or 0 for query in queries)
     spent.cpu_ms += share * (time.process_time() - cpu)
     spent.wall_ms += share * (time.perf_counter() - wall)
     return answers

@@ -75,7 +75,7 @@ LAZY = {
 ENGINE = [
     *(PACKAGE / "florence" / "engine").rglob("*.py"),
     PACKAGE / "errors.py",
-    *(PACKAGE / "florence" / name for name in ("backend.py", "cache.py", "run.py")),
+    *(PACKAGE / "florence" / name for name in ("backend.py", "cache.py", "run.py", "schedule.py")),
 ]
 ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names
 

@@ -140,18 +140,32 @@ def test_the_settings_are_accepted(file: Path) -> None:
     parse(whole["args"])
 
 
+def environments(tree: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Those of Serve as a whole and of each box that has one."""
+    yield tree["controller_options"]["runtime_env"]["env_vars"]
+    for deployment in tree["applications"][0]["deployments"]:
+        yield deployment["ray_actor_options"].get("runtime_env", {}).get("env_vars", {})
+
+
 @each_file
 def test_serve_reads_every_variable(file: Path) -> None:
     """Nobody would miss a variable that is misspelt, or that a new version of Serve has dropped."""
     known = Path(constants.__file__).read_text()
-    environment = read(file)["controller_options"]["runtime_env"]["env_vars"]
-    assert [name for name in environment if f'"{name}"' not in known] == []
+    names = [name for environment in environments(read(file)) for name in environment]
+    assert [name for name in names if f'"{name}"' not in known] == []
+
+
+def test_only_the_model_has_a_loop_apart_from_serves() -> None:
+    """Whatever the engine does, Serve's own calls to its replica are answered."""
+    _, *boxes = environments(read(serve_config()))
+    [application] = read(serve_config())["applications"]
+    named = zip(application["deployments"], boxes, strict=True)
+    assert [box["name"] for box, environment in named if not environment] == ["Inference"]
 
 
 def test_production_has_haproxy_in_front() -> None:
     """A laptop has it only when asked, as it serves no https."""
-    environments = [read(f)["controller_options"]["runtime_env"]["env_vars"] for f in FILES]
-    assert [environment[ON] for environment in environments] == ["1", "0"]
+    assert [next(environments(read(file)))[ON] for file in FILES] == ["1", "0"]
 
 
 def test_production_runs_on_gpus() -> None:

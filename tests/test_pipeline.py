@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from deployments.errors import (
     RunnerDisconnected,
     ServiceError,
 )
-from deployments.florence.run import Finished, Run, Stages
+from deployments.florence.run import Finished, Generated, Run, Stages
 from deployments.pipeline import Box, Pipeline
 
 NAMES = ("preprocess", "inference", "postprocess")
@@ -124,30 +125,71 @@ def test_a_run_goes_through_the_boxes_in_order() -> None:
     assert boxes.counted == []
 
 
-def test_what_a_box_has_begun_is_passed_on_unawaited() -> None:
-    """Pixels never pass through here, and the image's address goes to Preprocess alone."""
-    seen: list[tuple[Any, ...]] = []
+class Seen:
+    """Neighbours that remember what they were given, and what they began."""
 
-    def begins(result: Any) -> Callable[..., Awaitable[Any]]:
+    def __init__(self, generated: Generated) -> None:
+        self.given: dict[str, tuple[Any, ...]] = {}
+        self.begun: dict[str, Awaitable[Any]] = {}
+        self._results = {"preprocess": "p", "inference": generated}
+
+    def begins(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """A function that begins the work called `name`."""
+
         def run(*given: Any) -> Awaitable[Any]:
-            seen.append(given)
             made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            made.set_result(result)
-            seen.append((made,))
+            made.set_result(self._results.get(name, FINISHED))
+            self.given[name], self.begun[name] = given, made
             return made
 
         return run
 
-    async def scenario() -> Any:
-        first, second, third = (Box(begins(r), Boxes().ready) for r in ("p", "i", FINISHED))
-        return await Pipeline(first, second, third, Boxes(), 1).run(run)
+    def see(self, run: Run) -> Finished:
+        """One run through them; the last can be asked in two ways."""
 
-    run = a_run()
-    assert asyncio.run(scenario()) == FINISHED
-    (prepared,), (generated,) = seen[1], seen[3]
-    assert seen[0] == (run,)
-    assert seen[2] == (prepared, run.without_image())
-    assert seen[4] == (prepared, generated, run.without_image())
+        async def scenario() -> Finished:
+            *first, last = (Box(self.begins(name), Boxes().ready) for name in NAMES)
+            both = replace(last, run_small=self.begins("postprocess, small"))
+            return await Pipeline(*first, both, Boxes(), 1).run(run)
+
+        return asyncio.run(scenario())
+
+
+GENERATED = Generated((5, 6), Stages(fetch_s=0.5, width=640, height=480))
+
+
+def test_what_preprocess_has_begun_is_passed_on_unawaited() -> None:
+    """Pixels never pass through here, and the image's address goes to Preprocess alone."""
+    seen, run = Seen(GENERATED), a_run()
+    assert seen.see(run) == FINISHED
+    prepared, light = seen.begun["preprocess"], run.without_image()
+    assert seen.given == {
+        "preprocess": (run,),
+        "inference": (prepared, light),
+        "postprocess": (prepared, GENERATED, light),
+    }
+
+
+@pytest.mark.parametrize("scheme", ["data", "Data"])
+def test_a_small_image_of_the_request_itself_goes_by_value(scheme: str) -> None:
+    """With what is known of it, and without the pixels that only the model needs."""
+    seen, run = Seen(GENERATED), replace(a_run(), image_url=f"{scheme}:,bytes")
+    assert seen.see(run) == FINISHED
+    prepared, generated, light = seen.given["postprocess, small"]
+    assert prepared.source.tobytes() == b"bytes"
+    assert (prepared.pixels.size, prepared.size) == (0, (640, 480))
+    assert (prepared.stages, generated, light) == (
+        GENERATED.stages,
+        GENERATED,
+        run.without_image(),
+    )
+
+
+def test_a_large_image_of_the_request_goes_by_reference() -> None:
+    """Even where it is here anyway."""
+    seen, run = Seen(GENERATED), replace(a_run(), image_url="data:," + "x" * pipeline.SMALL)
+    assert seen.see(run) == FINISHED
+    assert seen.given["postprocess"][0] is seen.begun["preprocess"]
 
 
 def upstream_crash() -> RayServeException:

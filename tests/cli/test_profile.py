@@ -48,7 +48,9 @@ def test_a_laptop_has_one_replica_of_each_box() -> None:
         assert "autoscaling_config" not in box
         assert box["ray_actor_options"]["num_cpus"] == 0
     assert options["Inference"]["ray_actor_options"]["num_gpus"] == 0
-    assert options["Inference"]["max_ongoing_requests"] == 48
+    [application] = read(serve_config())["applications"]
+    [production] = [box for box in application["deployments"] if box["name"] == "Inference"]
+    assert options["Inference"]["max_ongoing_requests"] == production["max_ongoing_requests"]
 
 
 def test_a_laptop_listens_on_loopback() -> None:
