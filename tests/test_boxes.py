@@ -29,6 +29,7 @@ from deployments.images.promised import is_promised
 from deployments.images.storage import StoredFile, expiry_of, new_name
 from deployments.inference import Inference
 from deployments.metrics import PrometheusRecorder
+from deployments.pipeline import held
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.settings import Settings, parse
@@ -113,6 +114,27 @@ def test_the_boxes_find_what_is_there(settings: Settings, inference: Inference) 
     assert finished.output["image"]["url"].startswith("https://here/cdn/files/")
     assert finished.stages.batch_size == 1
     assert min(finished.stages.decode_s, finished.stages.model_s, finished.stages.postprocess_s) > 0
+
+
+def test_an_image_in_the_request_is_drawn_on_without_preprocess(
+    settings: Settings, inference: Inference
+) -> None:
+    """The same answer, stages and picture come of what the pipeline knows as of the whole."""
+    given = run(uri(scene(1).image))
+    prepared = prepare(settings, given.image_url)
+    generated = asyncio.run(inference.run(prepared, given))
+    box = Postprocess(settings, PrometheusRecorder())
+    whole, known = (
+        asyncio.run(box.run(each, generated, given.without_image()))
+        for each in (prepared, held(given, generated))
+    )
+
+    assert whole.output["results"] == known.output["results"]
+    assert whole.stages.with_(postprocess_s=0) == known.stages.with_(postprocess_s=0)
+    assert known.stages.fetch_s == prepared.stages.fetch_s > 0
+    files = LocalFileStore(settings.files)
+    pictures = [files.path(name) for [name] in (whole.files, known.files)]
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
 def test_requests_at_the_same_time_share_a_batch(settings: Settings, inference: Inference) -> None:

@@ -60,7 +60,7 @@ class Bench:
         return f"generated from {await prepared}"
 
     async def postprocess(self, prepared: Any, generated: Any, run: Run) -> Finished:
-        assert await generated == "generated from prepared"
+        assert generated == "generated from prepared"
         return FINISHED
 
     @asynccontextmanager

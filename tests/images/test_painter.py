@@ -146,6 +146,7 @@ async def test_a_picture_without_a_place_is_lost(
     studio: Studio, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     """It is counted, and logged with its request."""
+    caplog.set_level(logging.WARNING, "ray.serve.florence")
     studio.store.is_away = True
     if way == "paint":
         assert await studio.painter.paint(drawing()) is None
@@ -176,6 +177,7 @@ async def test_a_broken_image_costs_its_own_picture_alone(
     studio: Studio, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log says what was wrong with it; the next is promised as before."""
+    caplog.set_level(logging.WARNING, "ray.serve.florence")
     assert studio.painter.promise(drawing(b"\x89PNG\r\n\x1a\n broken"), KEY)
     await studio.painter.drain()
 

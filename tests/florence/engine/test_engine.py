@@ -3,6 +3,8 @@
 In fp32 on the CPU; who comes when, beside whom, and who leaves early is drawn by hypothesis.
 """
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -73,14 +75,16 @@ def test_everyone_gets_the_answer_of_being_alone(
 @pytest.mark.slow
 @pytest.mark.parametrize("early_stopping", ENDS)
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
-@exactly
+@settings(exactly, max_examples=3)
 @given(data=st.data())
 def test_every_way_to_end_a_beam_search(
     uneven: Pool, early_stopping: bool | str, length_penalty: float, data: st.DataObject
 ) -> None:
-    """Four beams beside two and one."""
+    """Four beams beside two and one; each query with four at least once."""
     way = Way(early_stopping=early_stopping, length_penalty=length_penalty)
-    check(uneven, way, 4, data.draw(traffics(len(uneven.queries), (4, 2, 1), (16,))))
+    whole = everyone(uneven, way, num_beams=4)
+    drawn = data.draw(traffics(len(uneven.queries), (4, 2, 1), (16,)))
+    check(uneven, way, 4, replace(drawn, visits=whole.visits + drawn.visits))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -198,6 +202,42 @@ def test_dropping_a_stranger_changes_nothing(uneven: Pool) -> None:
     engine.drop(jobs[0])
     engine.drop(jobs[0])
     assert finished(engine, jobs[1:]) == alone(uneven, [1])
+
+
+def are_gone(jobs: list[Job[Query]]) -> bool:
+    """Whether nobody else knows these jobs; the list is empty afterwards."""
+    left = [weakref.ref(job) for job in jobs]
+    jobs.clear()
+    gc.collect()
+    return not any(job() for job in left)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_nothing_is_kept_of_who_has_left(uneven: Pool, ahead: bool) -> None:
+    """With an answer, or dropped from a row, from the encoder or in a pause."""
+    engine = uneven.engine(Way(), 3, 4, 2, ahead)
+    jobs = [Job(query) for query in uneven.queries[:4]]
+    engine.admit(jobs[:2])
+    engine.step()
+    assert engine.suspend(jobs[0])
+    engine.admit(jobs[2:])
+    for number in range(3):
+        engine.drop(jobs[number])
+    finished(engine, jobs[3:])
+    assert are_gone(jobs)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_nothing_is_kept_after_a_reset(uneven: Pool, ahead: bool) -> None:
+    """Of who has a row, who is with the encoder, and who pauses."""
+    engine = uneven.engine(Way(), 3, 4, 2, ahead)
+    jobs = [Job(query) for query in uneven.queries[:3]]
+    engine.admit(jobs[:2])
+    engine.step()
+    assert engine.suspend(jobs[0])
+    engine.admit(jobs[2:])
+    engine.reset()
+    assert are_gone(jobs)
 
 
 @pytest.mark.parametrize("ahead", [False, True])
