@@ -5,12 +5,14 @@ could not share, and keeps its admin socket where any user can write to it. Here
 loopback, at free ports, and the socket is in a folder that only this user can enter.
 """
 
+import random
 import shlex
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +28,7 @@ PLACES = {
 }
 STATS, METRICS = "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"
 PORTS = (STATS, METRICS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
+QUIET = range(20_000, 30_000)
 QUICK_END = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
@@ -87,14 +90,20 @@ def launch(binary: str, stats: int, metrics: int) -> str:
 
 
 def free_ports(num: int) -> list[int]:
-    """Ports on loopback that nobody listens on now."""
-    with ExitStack() as held:
-        return [held.enter_context(listening()) for _ in range(num)]
+    """Ports on loopback that nobody listens on now, and that systems give to nobody unasked.
+
+    Raises:
+        SetupError: there are not so many.
+    """
+    free = filter(is_free, random.sample(QUIET, len(QUIET)))
+    ports = list(islice(free, num))
+    if len(ports) < num:
+        raise SetupError(f"all ports from {QUIET[0]} to {QUIET[-1]} are in use: end what uses them")
+    return ports
 
 
-@contextmanager
-def listening() -> Iterator[int]:
-    """A port that is ours inside the block."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        yield port
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of loopback now."""
+    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False

@@ -156,9 +156,9 @@ def start(profile: Profile) -> None:
     stop_idle_helpers()
     logs = Path("/tmp/ray/session_latest/logs/serve")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
     application = assemble(with_environment(profile.settings), profile.options)
     try:
+        serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
         serve.run(application, name=APPLICATION, logging_config=profile.logging)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]

@@ -1,5 +1,6 @@
 """HAProxy on one machine: who can reach it, and how it is started and ended."""
 
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
+from deployments.cli import haproxy
 from deployments.cli.haproxy import ON, PORTS, binary, confined, free_ports, launch
 from deployments.cli.serve import local_profile
 from deployments.cli.service import ENVIRONMENT
@@ -79,11 +81,11 @@ def sleeping(parent: int) -> psutil.Process:
 def test_its_files_are_its_users_alone_and_gone_afterwards() -> None:
     """Whoever can write to the admin socket can take replicas out of service."""
     with confined() as environment:
-        socket = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
-        folder = socket.parent
+        address = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+        folder = address.parent
         assert folder.stat().st_mode & 0o777 == 0o700
         # Serve puts the node's id between; a socket's address has 108 bytes, HAProxy adds a suffix
-        assert len(str(folder / ("f" * 56) / f"{socket.name}.4194304.tmp")) < 108
+        assert len(str(folder / ("f" * 56) / f"{address.name}.4194304.tmp")) < 108
     assert not folder.exists()
 
 
@@ -92,7 +94,23 @@ def test_each_service_has_ports_of_its_own() -> None:
     with confined() as one, confined() as other:
         assert one[ON] == other[ON] == "1"
         assert not {one[port] for port in PORTS} & {other[port] for port in PORTS}
-    assert len(set(free_ports(5))) == 5
+
+
+def test_a_port_is_one_that_nothing_else_comes_to_by_chance() -> None:
+    """Ray and outgoing connections get theirs from the kernel, and may be quicker."""
+    kernels = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    ports = free_ports(50)
+    assert len(set(ports)) == 50
+    assert max(ports) < min(int(kernels[0]), 30_000)  # from where on Serve has its replicas'
+
+
+def test_ports_in_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when there are too few others, the user hears of it."""
+    [taken, *_] = ports = free_ports(3)
+    monkeypatch.setattr(haproxy, "QUIET", range(taken, taken + 1))
+    with socket.create_server(("127.0.0.1", taken)), pytest.raises(SetupError, match="in use"):
+        free_ports(1)
+    assert free_ports(1) == ports[:1]
 
 
 def test_without_haproxy_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,7 @@ class Engine:
     def drop(self, job: Job[Query]) -> None:
         """Forget a job, wherever it is."""
         self._parked.pop(job, None)
+        self._answers = deque(answer for answer in self._answers if answer.job is not job)
         for arrival in self._arrivals:
             self._withdraw(arrival, job)
         for live in self._live:
