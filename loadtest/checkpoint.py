@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 from deployments.florence.checkpoint import Checkpoint
 from deployments.settings import DEMO_CHECKPOINT
@@ -53,6 +54,7 @@ def is_made(folder: Path) -> bool:
 
 def untrained() -> Any:
     """A model with random weights, always the same, and the demo's way to generate."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.manual_seed(SEED)
     model: Any = Florence2ForConditionalGeneration(config())
     model.generation_config = GenerationConfig.from_pretrained(DEMO_CHECKPOINT)
