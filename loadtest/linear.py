@@ -4,8 +4,8 @@ A step's products of a decoder of width 256 with four layers, every weight once,
 so that the weights come from where they lie in a running engine.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import typer
@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from deployments.florence.engine.linear import Linear, onednn
 from loadtest import figures
+from loadtest.stopwatch import cpu_ms
 
 WIDTH, NUM_LAYERS = 256, 4
 LAYER = ((3, 1), (1, 1), (1, 1), (1, 1), (4, 1), (1, 4))  # (out, in) in widths
 ROWS = (1, 4, 8, 24, 240, 480)
-SECONDS = 0.3
 
 
 def main() -> None:
@@ -44,23 +44,17 @@ def measured(layers: list[Linear], num_rows: int) -> dict[str, float]:
         "oneDNN, packed": lambda layer, x: layer(x),
     }
     return {
-        name: timed(way, packed if "packed" in name else layers, inputs)
+        name: cpu_ms(partial(each, way, packed if "packed" in name else layers, inputs))
         for name, way in ways.items()
     }
 
 
-def timed(
+def each(
     way: Callable[[Linear, Tensor], Tensor], layers: list[Linear], inputs: list[Tensor]
-) -> float:
-    """Milliseconds of processor time of one pass over the layers."""
-    num, began = -1, time.process_time()
-    while num < 1 or time.process_time() - began < SECONDS:
-        for layer, x in zip(layers, inputs, strict=True):
-            way(layer, x)
-        num += 1
-        if num == 0:
-            began = time.process_time()
-    return 1000 * (time.process_time() - began) / num
+) -> None:
+    """One pass over the layers."""
+    for layer, x in zip(layers, inputs, strict=True):
+        way(layer, x)
 
 
 def table(rows: list[dict[str, float]]) -> Table:

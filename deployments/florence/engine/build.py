@@ -89,7 +89,8 @@ def shape_of(florence: Any, inputs: Inputs, options: Options, size: Size) -> Sha
         num_positions=options.max_new_tokens + 1,
         num_encoded=aligned(inputs.num_image_tokens + size.num_words),
         num_layers=text.decoder_layers,
-        width=text.d_model,
+        num_heads=text.decoder_attention_heads,
+        head_width=text.d_model // text.decoder_attention_heads,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from deployments.florence.engine.attention import attend
 from deployments.florence.engine.encoder import FIRST_POSITION
 from deployments.florence.engine.linear import Linear, linear
 from deployments.florence.engine.rows import Rows, View
@@ -35,7 +36,6 @@ class DecoderLayer:
     cross_norm: Norm
     feed_forward: FeedForward
     last_norm: Norm
-    num_heads: int
 
     def __call__(self, x: Tensor, memory: Tensor, cross: Tensor, view: View) -> Tensor:
         """(n, k, d) → (n, k, d).
@@ -50,19 +50,10 @@ class DecoderLayer:
         qkv = self.qkv(x)
         view.write(memory, qkv[..., width:])
         seen = view.read(memory)
-        x = self.norm(x + self.out(self._attend(qkv[..., :width], seen, view.mask)))
-        mixed = self._attend(self.cross_query(x), cross, view.cross_mask)
+        x = self.norm(x + self.out(attend(qkv[..., :width], seen, view.mask)))
+        mixed = attend(self.cross_query(x), cross, view.cross_mask)
         x = self.cross_norm(x + self.cross_out(mixed))
         return self.last_norm(x + self.feed_forward(x))
-
-    def _attend(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """Queries (n, k, d) over memory (n, positions, 2·d) → (n, k, d)."""
-        heads = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        both = memory.unflatten(-1, (2, self.num_heads, -1)).transpose(1, 3)
-        mixed = functional.scaled_dot_product_attention(
-            heads, both[:, :, 0], both[:, :, 1], attn_mask=mask
-        )
-        return mixed.transpose(1, 2).flatten(2)
 
 
 class Decoder:
@@ -84,7 +75,7 @@ class Decoder:
         words = self._scale * functional.embedding(view.last_tokens, self._embedding)
         x = self._norm(words + functional.embedding(view.positions, self._positions)[:, None])
         for layer, memory, cross in zip(self._layers, rows.memory, rows.cross, strict=True):
-            x = layer(x, memory, cross[: view.num_rows], view)
+            x = layer(x, memory, cross[:, : view.num_rows], view)
         return linear(x, self._head)
 
 
@@ -100,5 +91,4 @@ def decoder_layer_of(layer: Any) -> DecoderLayer:
         norm_of(layer.encoder_attn_layer_norm),
         feed_forward_of(layer).packed(),
         norm_of(layer.final_layer_norm),
-        own.num_heads,
     )

@@ -3,7 +3,8 @@
 Live rows are 0..n-1, so that a step works on a prefix of every tensor: who joins takes row n,
 and a row that becomes free is filled with the last live one.
 Shapes: N rows, K lanes (the beams of one sequence), T positions of the decoder, S of the encoder,
-L decoder layers of width d.
+L decoder layers of H heads of width w.
+Keys and values lie head by head, so that attention reads each head's in one piece.
 A lane's keys and values are written once and never move; when beams change places,
 only a table of who descends from whom does.
 """
@@ -25,13 +26,15 @@ class Shape:
     num_positions: int
     num_encoded: int
     num_layers: int
-    width: int
+    num_heads: int
+    head_width: int
 
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Memory that one row takes: keys and values of the decoder and the encoder, and tokens."""
         positions = self.num_positions * self.num_lanes + self.num_encoded
         tokens = self.num_positions * self.num_lanes * (2 * 8 + 1)
-        return 2 * self.num_layers * positions * self.width * dtype.itemsize + tokens
+        width = self.num_heads * self.head_width
+        return 2 * self.num_layers * positions * width * dtype.itemsize + tokens
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,19 @@ class Rows:
 
     def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
         n, k, t = shape.num_rows, shape.num_lanes, shape.num_positions
-        width = 2 * shape.width
         self.shape = shape
         self.device = device
 
         def zeros(*size: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(size, device=device, dtype=dtype)
 
-        self._memory = zeros(shape.num_layers, n, t * k, width, dtype=dtype)
-        self._cross = zeros(shape.num_layers, n, shape.num_encoded, width, dtype=dtype)
-        self.memory = self._memory.unbind()  # of each layer: (N, T·K, 2·d), keys before values
-        self.cross = self._cross.unbind()  # of each layer: (N, S, 2·d)
+        def states(num_positions: int) -> Tensor:
+            heads = (n, shape.num_heads, num_positions, shape.head_width)
+            return zeros(shape.num_layers, 2, *heads, dtype=dtype)  # keys before values
+
+        self._memory, self._cross = states(t * k), states(shape.num_encoded)
+        self.memory = self._memory.unbind()  # of each layer: (2, N, H, T·K, w)
+        self.cross = self._cross.unbind()  # of each layer: (2, N, H, S, w)
         self.cross_mask = zeros(n, 1, 1, shape.num_encoded, dtype=dtype)
         self.tokens = zeros(n, k, t, dtype=torch.int64)
         self.ancestors = zeros(n, k, t, dtype=torch.int8)  # the lane that wrote a position
@@ -88,13 +93,13 @@ class Rows:
         """Begin sequences in rows `first`, `first` + 1, …
 
         Args:
-            cross: keys and values of the encoder's output (L, B, S', 2·d), S' ≤ S.
+            cross: keys and values of the encoder's output (L, B, S', 2·H·w), S' ≤ S.
             mask: what is added to the scores of these positions (B, 1, 1, S').
             start: the decoder's first token.
         """
         new = slice(first, first + len(limits))
         encoded = cross.shape[2]
-        self._cross[:, new, :encoded] = cross
+        self._cross[:, :, new, :, :encoded] = by_head(cross, self.shape)
         self.cross_mask[new] = float("-inf")
         self.cross_mask[new, ..., :encoded] = mask
         self.tokens[new, :, 0] = start
@@ -125,22 +130,22 @@ class Rows:
     def move(self, source: int, target: int, num_positions: int) -> None:
         """Let row `target` be what row `source` is, of which `num_positions` are in use."""
         used = num_positions * self.shape.num_lanes
-        self._memory[:, target, :used] = self._memory[:, source, :used]
-        self._cross[:, target] = self._cross[:, source]
+        self._memory[:, :, target, :, :used] = self._memory[:, :, source, :, :used]
+        self._cross[:, :, target] = self._cross[:, :, source]
         for tensor in self._each_row():
             tensor[target] = tensor[source]
 
     def copy_out(self, row: int, num_positions: int) -> tuple[Tensor, ...]:
         """All of a row, of which `num_positions` are in use."""
         used = num_positions * self.shape.num_lanes
-        memory, cross = self._memory[:, row, :used], self._cross[:, row]
+        memory, cross = self._memory[:, :, row, :, :used], self._cross[:, :, row]
         return tuple(part.clone() for part in (memory, cross, *(t[row] for t in self._each_row())))
 
     def copy_in(self, row: int, parts: tuple[Tensor, ...]) -> None:
         """Let a row be what was copied out."""
         memory, cross, *others = parts
-        self._memory[:, row, : memory.shape[1]] = memory
-        self._cross[:, row] = cross
+        self._memory[:, :, row, :, : memory.shape[3]] = memory
+        self._cross[:, :, row] = cross
         for tensor, value in zip(self._each_row(), others, strict=True):
             tensor[row] = value
 
@@ -184,8 +189,8 @@ class View:
         self.cross_mask = rows.cross_mask[:num_rows]
         self._remember_lanes(rows)
         self.mask = self._seen(rows).to(rows.cross_mask.dtype)
-        first = rows.numbers[:num_rows] * rows.shape.num_positions + self.positions
-        self._targets = (first[:, None] * self._all_lanes + self.lanes).flatten()
+        self._numbers = rows.numbers[:num_rows, None]
+        self._targets = self.positions[:, None] * self._all_lanes + self.lanes
 
     def at(self, positions: Tensor) -> Tensor:
         """The token of each lane at its row's position: (n,) → (n, k)."""
@@ -193,15 +198,16 @@ class View:
         return self.tokens.gather(2, index).squeeze(2)
 
     def write(self, memory: Tensor, states: Tensor) -> None:
-        """Keep the keys and values (n, k, 2·d) of each row's present position."""
-        memory.view(-1, memory.shape[-1]).index_copy_(0, self._targets, states.flatten(0, 1))
+        """Keep the keys and values (n, k, 2·H·w) of each row's present position."""
+        places = memory.permute(1, 3, 0, 2, 4)  # (N, T·K, 2, H, w)
+        places[self._numbers, self._targets] = states.unflatten(-1, places.shape[2:])
 
     def read(self, memory: Tensor) -> Tensor:
-        """Keys and values of the span: (n, span·k, 2·d)."""
+        """Keys and values of the span: (2, n, H, span·k, w)."""
         if self.num_lanes == self._all_lanes:
-            return memory[: self.num_rows, : self.span * self.num_lanes]
-        by_lane: Tensor = memory.unflatten(1, (-1, self._all_lanes))
-        return by_lane[: self.num_rows, : self.span, 0]
+            return memory[:, : self.num_rows, :, : self.span * self.num_lanes]
+        by_lane: Tensor = memory.unflatten(3, (-1, self._all_lanes))
+        return by_lane[:, : self.num_rows, :, : self.span, 0]
 
     def _remember_lanes(self, rows: Rows) -> None:
         """Each lane writes its present position itself."""
@@ -218,3 +224,9 @@ class View:
             seen = seen & (self.ancestors[..., None] == self.lanes)
         mask = torch.zeros(seen.shape, device=rows.device).masked_fill_(~seen, float("-inf"))
         return mask.flatten(2)[:, None]
+
+
+def by_head(states: Tensor, shape: Shape) -> Tensor:
+    """Keys and values (L, B, S, 2·H·w) as rows keep them: (L, 2, B, H, S, w)."""
+    parts: Tensor = states.unflatten(-1, (2, shape.num_heads, shape.head_width))
+    return parts.permute(0, 3, 1, 4, 2, 5)

@@ -21,7 +21,13 @@ def test_rows_are_as_wide_as_the_model(uneven: Pool) -> None:
     options = Options(num_beams=4, max_new_tokens=16)
     shape = shape_of(uneven.model.florence, inputs_of(uneven), options, Size(5, num_words=20))
     assert shape == Shape(
-        num_rows=5, num_lanes=4, num_positions=17, num_encoded=64, num_layers=3, width=40
+        num_rows=5,
+        num_lanes=4,
+        num_positions=17,
+        num_encoded=64,
+        num_layers=3,
+        num_heads=5,
+        head_width=8,
     )
 
 
@@ -40,7 +46,7 @@ def test_the_longest_query(uneven: Pool) -> None:
 
 def test_the_log_says_what_was_chosen() -> None:
     """Slots, their memory, beams, lengths and precision."""
-    line = described(Shape(32, 3, 1025, 592, 12, 1024), torch.float16)
+    line = described(Shape(32, 3, 1025, 592, 12, 16, 64), torch.float16)
     assert line == (
         "engine: 32 slots of 180.3 MB, 5.77 GB in all; 3 beams, 1024 tokens, torch.float16"
     )

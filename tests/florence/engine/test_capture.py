@@ -25,7 +25,7 @@ from deployments.settings import DEMO_CHECKPOINT
 
 META = torch.device("meta")
 DTYPE = torch.float16
-SHAPE = Shape(num_rows=8, num_lanes=3, num_positions=129, num_encoded=80, num_layers=2, width=128)
+SHAPE = Shape(8, 3, num_positions=129, num_encoded=80, num_layers=2, num_heads=4, head_width=32)
 ENDS: tuple[bool | str, ...] = (True, False, "never")
 
 

@@ -64,8 +64,10 @@ def shape(num_rows: int = 1, num_lanes: int = 1, num_positions: int = 1) -> Shap
     """Room for the usual prompts."""
     text = large().config.text_config
     num_encoded = NUM_IMAGE_TOKENS + NUM_WORDS
-    layers, width = text.decoder_layers, text.d_model
-    return Shape(num_rows, num_lanes, num_positions, num_encoded, layers, width)
+    layers, heads = text.decoder_layers, text.decoder_attention_heads
+    return Shape(
+        num_rows, num_lanes, num_positions, num_encoded, layers, heads, text.d_model // heads
+    )
 
 
 def test_it_is_the_published_model() -> None:

@@ -7,7 +7,7 @@ from deployments.errors import SetupError
 from deployments.florence.engine.memory import fitting
 from deployments.florence.engine.rows import Rows, Shape
 
-SHAPE = Shape(num_rows=8, num_lanes=3, num_positions=65, num_encoded=80, num_layers=2, width=32)
+SHAPE = Shape(8, 3, num_positions=65, num_encoded=80, num_layers=2, num_heads=2, head_width=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -9,7 +9,16 @@ from deployments.florence.engine.rows import Limits, Rows, Shape, View
 from deployments.florence.engine.search import taken
 
 CPU = torch.device("cpu")
-SHAPE = Shape(num_rows=5, num_lanes=3, num_positions=8, num_encoded=4, num_layers=2, width=6)
+SHAPE = Shape(
+    num_rows=5,
+    num_lanes=3,
+    num_positions=8,
+    num_encoded=4,
+    num_layers=2,
+    num_heads=2,
+    head_width=3,
+)
+WIDTH = 2 * SHAPE.num_heads * SHAPE.head_width  # keys and values of a position
 START = 2
 CONSTANT = {"numbers"}  # the rows' own numbers
 
@@ -24,13 +33,16 @@ def rows_of(*beams: int) -> Rows:
 def begin(rows: Rows, first: int, beams: tuple[int, ...], num_encoded: int = 4) -> None:
     """Put sequences with so many beams and random encodings into rows."""
     limits = [Limits(num_beams, max_length=8, min_length=1) for num_beams in beams]
-    cross = torch.randn(SHAPE.num_layers, len(beams), num_encoded, 2 * SHAPE.width)
+    cross = torch.randn(SHAPE.num_layers, len(beams), num_encoded, WIDTH)
     rows.put(first, cross, torch.zeros(len(beams), 1, 1, num_encoded), limits, START)
 
 
 def each_row(rows: Rows) -> dict[str, Tensor]:
     """All that has a part for each row, with the rows first."""
-    found = {"memory": torch.stack(rows.memory, dim=1), "cross": torch.stack(rows.cross, dim=1)}
+    found = {
+        "memory": torch.stack(rows.memory).movedim(2, 0),
+        "cross": torch.stack(rows.cross).movedim(2, 0),
+    }
     for name, value in vars(rows).items():
         if isinstance(value, Tensor) and len(value) == SHAPE.num_rows and name not in CONSTANT:
             found[name] = value
@@ -79,7 +91,7 @@ def test_who_comes_finds_nothing_of_who_was_there() -> None:
         assert torch.equal(each_row(used)[name][1:3], each_row(new)[name][1:3]), name
     for name in ("hopeful", "ended", "ended_scores", "ancestors", "cross_mask"):
         assert torch.equal(each_row(used)[name][1:3], each_row(new)[name][1:3]), name
-    assert torch.equal(used.cross[0][1:3, :3], new.cross[0][1:3, :3])
+    assert torch.equal(used.cross[0][:, 1:3, :, :3], new.cross[0][:, 1:3, :, :3])
     assert used.cross_mask[1, 0, 0].tolist() == [0, 0, 0, float("-inf")]
     assert used.tokens[1:3, :, 0].eq(START).all()
 
@@ -94,7 +106,7 @@ def test_a_cleared_row_takes_no_part() -> None:
 
 def visible(view: View, memory: Tensor) -> list[list[list[float]]]:
     """The first number of each state that a lane may see, for every row and lane, in order."""
-    states, mask = view.read(memory)[..., 0], view.mask[:, 0]
+    states, mask = view.read(memory)[0, :, 0, :, 0], view.mask[:, 0]
     return [
         [states[row][mask[row, lane] == 0].tolist() for lane in range(view.num_lanes)]
         for row in range(view.num_rows)
@@ -105,7 +117,7 @@ def step(rows: Rows, num_lanes: int, span: int, number: int) -> tuple[View, Tens
     """Write a state of its own for each lane of two rows; the view, and what was written (n, k)."""
     view = View(rows, 2, num_lanes, span)
     states = number * 10.0 + torch.arange(2.0 * num_lanes).view(2, num_lanes)
-    view.write(rows.memory[0], states[..., None].expand(-1, -1, 2 * SHAPE.width))
+    view.write(rows.memory[0], states[..., None].expand(-1, -1, WIDTH))
     return view, states
 
 

@@ -44,7 +44,7 @@ def rules(ngram: int, forced: bool) -> Rules:
 
 def rows_with(said: list[list[int]], min_length: int) -> Rows:
     """Rows whose sequences have said so much."""
-    shape = Shape(len(said), 1, MAX_LENGTH, num_encoded=1, num_layers=1, width=1)
+    shape = Shape(len(said), 1, MAX_LENGTH, num_encoded=1, num_layers=1, num_heads=1, head_width=1)
     rows = Rows(shape, torch.device(CPU), torch.float32)
     limits = [Limits(1, MAX_LENGTH, min_length) for _ in said]
     rows.put(0, torch.zeros(1, len(said), 1, 2), torch.zeros(len(said), 1, 1, 1), limits, EOS)
