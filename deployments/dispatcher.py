@@ -12,12 +12,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 from uuid import uuid4
 
+from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
+from deployments.florence.checkpoint import image_size
 from deployments.florence.run import Finished, Run, Stages
 from deployments.images.storage import open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.outgoing.post import Poster
-from deployments.pipeline import Pipeline, box_of
+from deployments.pipeline import Pipeline
 from deployments.queueing.delivery import Deliverer
 from deployments.queueing.keeper import Keeper
 from deployments.queueing.owner import store_of
@@ -50,8 +52,13 @@ class Dispatcher:
         self._files = open_file_store(settings.files)
         recorder = recorder or RayRecorder()
         # One attempt here is one attempt in the store: a death counts where all workers see it.
+        small = are_small(image_size(settings.model))
         self._pipeline = Pipeline(
-            box_of(preprocess), box_of(inference), box_of(postprocess), recorder, max_attempts=1
+            box_of(preprocess, small),
+            box_of(inference, small),
+            box_of(postprocess),
+            recorder,
+            max_attempts=1,
         )
         self._worker = Worker(
             self._store, self._execute, settings.queue, recorder, name=f"dispatcher-{uuid4()}"
@@ -99,7 +106,8 @@ class Dispatcher:
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it stops a replica, and awaits what it gets."""
-        return None if self._claiming.done() else self.stop()
+        claiming = getattr(self, "_claiming", None)  # missing when __init__ has failed
+        return self.stop() if claiming and not claiming.done() else None
 
     async def _execute(self, claimed: Claimed) -> Ending:
         finished = await self._pipeline.run(self._run_of(claimed))

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp
 from deployments.api.app import create_app
 from deployments.api.keys import Keyring
 from deployments.api.services import Services
+from deployments.box import Box, are_small, box_of
 from deployments.errors import ServiceError
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.images.storage import open_file_store
 from deployments.metrics import PrometheusRecorder
-from deployments.pipeline import Box, Pipeline, box_of
+from deployments.pipeline import Pipeline
 from deployments.queueing.owner import store_of
 from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
@@ -43,14 +44,15 @@ class Ingress:
         self._store = store_of(settings.store, settings.queue)
         self._dispatcher = dispatcher
         self._wakeup = Wakeup(dispatcher.wake.remote)
+        self._checkpoint = open_checkpoint(settings.model)
+        small = are_small(self._checkpoint.image_size)
         self._pipeline = Pipeline(
-            box_of(preprocess),
-            box_of(inference),
+            box_of(preprocess, small),
+            box_of(inference, small),
             box_of(postprocess),
             self._recorder,
             settings.ingress.max_attempts,
         )
-        self._checkpoint = open_checkpoint(settings.model)
         self._streaming = Streaming(
             box_of(preprocess),
             Box(inference.options(stream=True).stream.remote, inference.ready.remote),

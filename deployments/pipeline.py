@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from ray.serve.exceptions import (
     RayServeException,
     ReplicaUnavailableError,
 )
-from ray.serve.handle import DeploymentHandle
 
+from deployments.box import Box
 from deployments.errors import (
     NotReady,
     Overloaded,
@@ -34,36 +33,17 @@ from deployments.metrics import Recorder
 
 DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
 RETRY_DELAY_S = 0.2
-SMALL = 256 * 1024  # characters, unpacked in half a millisecond; larger images go by reference
+SMALL = 256 * 1024  # characters, unpacked in half a millisecond
 READY_TIMEOUT_S = 2.0
 
-
-@dataclass(frozen=True)
-class Box:
-    """A neighbour: methods of a handle in production, functions in a test.
-
-    `run` begins the box's work; its arguments may be what another box has begun.
-    `run_small`, where there is one, begins the same if all arguments are here and small.
-    """
-
-    run: Callable[..., Awaitable[Any]]
-    ready: Callable[[], Awaitable[bool]]
-    run_small: Callable[..., Awaitable[Any]] | None = None
-
-
-def box_of(neighbour: "Box | DeploymentHandle[Any]") -> Box:
-    """A neighbour as the pipeline calls it, whichever way it was given."""
-    if isinstance(neighbour, Box):
-        return neighbour
-    by_value = neighbour.options(_by_reference=False)  # over gRPC, not through the object store
-    return Box(neighbour.run.remote, neighbour.ready.remote, by_value.run.remote)
+Begin = Callable[..., Awaitable[Any]]  # calls a box, and remembers what that has begun
 
 
 class Pipeline:
     """Runs requests through three neighbours.
 
-    What Preprocess has begun is passed on without waiting for it, so pixels never pass through
-    this process. To draw on, a small image that came with the request goes from here by value.
+    A small image that came with the request goes from box to box by value. For any other, what
+    Preprocess has begun is passed on without waiting for it, so its pixels never come here.
     """
 
     def __init__(
@@ -114,30 +94,55 @@ class Pipeline:
 
     async def _attempt(self, run: Run) -> Finished:
         begun: list[Awaitable[Any]] = []
-        light = run.without_image()
+
+        def begin(box: Callable[..., Awaitable[Any]], *given: Any) -> Awaitable[Any]:
+            begun.append(box(*given))
+            return begun[-1]
+
+        path = self._by_value if self._is_small(run) else self._by_reference
         try:
-            begun.append(self._preprocess.run(run))
-            begun.append(self._inference.run(begun[0], light))
-            generated = await self._answer(begun[1])
-            begun.append(self._finish(run, begun[0], generated))
-            finished: Finished = await begun[2]
-            return finished
+            return await path(run, begin)
         except BaseException as error:
             for awaitable in begun:
                 cancel(awaitable)
             raise meant(error) from error
+
+    def _is_small(self, run: Run) -> bool:
+        """Whether all that is made of the image on the way is small, as the image is."""
+        return bool(self._preprocess.run_small and self._inference.run_small) and is_small(run)
+
+    async def _by_value(self, run: Run, begin: Begin) -> Finished:
+        """Every box is handed what it needs of what the one before it has made."""
+        light = run.without_image()
+        prepared: Prepared = await begin(self._preprocess.small, run)
+        generated = await self._answer(begin(self._inference.small, prepared.to_read(), light))
+        finished: Finished = await begin(
+            self._postprocess.small, prepared.to_draw(), generated, light
+        )
+        return finished
+
+    async def _by_reference(self, run: Run, begin: Begin) -> Finished:
+        """Inference is handed what Preprocess has begun; Postprocess too, unless it is here."""
+        light = run.without_image()
+        prepared = begin(self._preprocess.run, run)
+        generated = await self._answer(begin(self._inference.run, prepared, light))
+        finished: Finished
+        draw = self._postprocess.run_small
+        if draw and is_small(run):
+            finished = await begin(draw, held(run, generated), generated, light)
+        else:
+            finished = await begin(self._postprocess.run, prepared, generated, light)
+        return finished
 
     async def _answer(self, begun: Any) -> Generated:
         """Inference's answer, out of what it has begun."""
         generated: Generated = await begun
         return generated
 
-    def _finish(self, run: Run, prepared: Any, generated: Generated) -> Awaitable[Any]:
-        """Begin Postprocess's work."""
-        light, small = run.without_image(), self._postprocess.run_small
-        if small and run.image_url[:5].lower() == "data:" and len(run.image_url) <= SMALL:
-            return small(held(run, generated), generated, light)
-        return self._postprocess.run(prepared, generated, light)
+
+def is_small(run: Run) -> bool:
+    """Whether its image came with the request, and is soon unpacked."""
+    return run.image_url[:5].lower() == "data:" and len(run.image_url) <= SMALL
 
 
 def held(run: Run, generated: Generated) -> Prepared:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
+from deployments.box import Box
 from deployments.errors import InternalError
 from deployments.florence.reader import Reader
 from deployments.florence.run import Finished, Generated, Partial, Run
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
 from deployments.metrics import Recorder
-from deployments.pipeline import Box, Pipeline
+from deployments.pipeline import Pipeline
 
 
 class Streaming:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from deployments.box import Box
 from deployments.dispatcher import Dispatcher, journal
 from deployments.errors import InternalError
 from deployments.florence.run import Finished, Run, Stages
 from deployments.images.local import LocalFileStore
 from deployments.metrics import PrometheusRecorder
-from deployments.pipeline import Box
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.request import Cancellation, Ending, Result, Submission
 from deployments.settings import Settings, parse
@@ -118,6 +118,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(
         parse(
             {
+                "model": {"path": "demo"},
                 "files": {"root": str(tmp_path / "files")},
                 "webhooks": {"keys": str(tmp_path / "webhooks")},
                 "queue": {"beat_s": 0.01, "poll_s": 0.01, "drain_s": 0.05},

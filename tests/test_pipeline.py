@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from grpc import StatusCode  # type: ignore[import-untyped]
 from grpc.aio import AioRpcError, Metadata  # type: ignore[import-untyped]
@@ -25,6 +26,7 @@ from ray.serve.exceptions import (
 )
 
 from deployments import pipeline
+from deployments.box import Box
 from deployments.errors import (
     ImageLoadError,
     NotReady,
@@ -33,11 +35,18 @@ from deployments.errors import (
     RunnerDisconnected,
     ServiceError,
 )
-from deployments.florence.run import Finished, Generated, Run, Stages
-from deployments.pipeline import Box, Pipeline
+from deployments.florence.run import Finished, Generated, Prepared, Run, Stages
+from deployments.pipeline import Pipeline
 
 NAMES = ("preprocess", "inference", "postprocess")
 FINISHED = Finished({"results": "a red circle"}, Stages())
+PREPARED = Prepared(
+    np.zeros((2, 2, 3), np.uint8), np.ones(5, np.uint8), (640, 480), Stages(fetch_s=0.5)
+)
+GENERATED = Generated((5, 6), Stages(fetch_s=0.5, width=640, height=480))
+RESULTS = {"preprocess": PREPARED, "inference": GENERATED, "postprocess": FINISHED}
+BY_REFERENCE, BY_VALUE = "https://host/image.png", "data:,bytes"
+both_ways = pytest.mark.parametrize("url", [BY_REFERENCE, BY_VALUE])
 
 
 class Boxes:
@@ -66,7 +75,7 @@ class Boxes:
         def run(*given: Any) -> Awaitable[Any]:
             return asyncio.create_task(self.work(name, given))
 
-        return Box(run=run, ready=self.ready)
+        return Box(run=run, ready=self.ready, run_small=run)
 
     async def ready(self) -> bool:
         """Every box is ready."""
@@ -85,7 +94,7 @@ class Boxes:
             self.log.append(f"{name} cancelled")
             raise
         assert isinstance(before[-1], Run)
-        return FINISHED if name == "postprocess" else f"{name}d"
+        return RESULTS[name]
 
 
 @pytest.fixture(autouse=True)
@@ -95,9 +104,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "READY_TIMEOUT_S", 0.1)
 
 
-def a_run(seconds: float = 60) -> Run:
+def a_run(seconds: float = 60, url: str = BY_REFERENCE) -> Run:
     """A run with some seconds to go."""
-    return Run("r", "caption", "u", deadline=time.time() + seconds)
+    return Run("r", "caption", url, deadline=time.time() + seconds)
 
 
 def outcome(boxes: Boxes, run: Run | None = None, max_attempts: int = 3) -> Any:
@@ -119,10 +128,11 @@ def task_error(cause: BaseException) -> Exception:
     return found
 
 
-def test_a_run_goes_through_the_boxes_in_order() -> None:
+@both_ways
+def test_a_run_goes_through_the_boxes_in_order(url: str) -> None:
     """Each box runs once, on what the ones before it made, and the answer comes back."""
     boxes = Boxes()
-    assert outcome(boxes) == FINISHED
+    assert outcome(boxes, a_run(url=url)) == FINISHED
     assert boxes.log == ["preprocess", "inference", "postprocess"]
     assert boxes.counted == []
 
@@ -130,40 +140,42 @@ def test_a_run_goes_through_the_boxes_in_order() -> None:
 class Seen:
     """Neighbours that remember what they were given, and what they began."""
 
-    def __init__(self, generated: Generated) -> None:
+    def __init__(self) -> None:
         self.given: dict[str, tuple[Any, ...]] = {}
         self.begun: dict[str, Awaitable[Any]] = {}
-        self._results = {"preprocess": "p", "inference": generated}
 
-    def begins(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """A function that begins the work called `name`."""
+    def begins(self, name: str, way: str = "") -> Callable[..., Awaitable[Any]]:
+        """A function that begins a box's work in one of two ways."""
 
         def run(*given: Any) -> Awaitable[Any]:
             made: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            made.set_result(self._results.get(name, FINISHED))
-            self.given[name], self.begun[name] = given, made
+            made.set_result(RESULTS[name])
+            self.given[name + way], self.begun[name + way] = given, made
             return made
 
         return run
 
-    def see(self, run: Run) -> Finished:
-        """One run through them; the last can be asked in two ways."""
+    def see(self, run: Run, small: Sequence[str]) -> Finished:
+        """One run through them; those in `small` can be asked in two ways."""
 
         async def scenario() -> Finished:
-            first, second, third = (Box(self.begins(name), Boxes().ready) for name in NAMES)
-            both = replace(third, run_small=self.begins("postprocess, small"))
-            return await Pipeline(first, second, both, Boxes(), 1).run(run)
+            plain = {name: Box(self.begins(name), Boxes().ready) for name in NAMES}
+            boxes = plain | {
+                name: replace(plain[name], run_small=self.begins(name, ", small")) for name in small
+            }
+            first, second, third = boxes.values()
+            return await Pipeline(first, second, third, Boxes(), 1).run(run)
 
         return asyncio.run(scenario())
 
 
-GENERATED = Generated((5, 6), Stages(fetch_s=0.5, width=640, height=480))
-
-
-def test_what_preprocess_has_begun_is_passed_on_unawaited() -> None:
+@pytest.mark.parametrize(
+    ("url", "small"), [(BY_REFERENCE, NAMES), ("data:," + "x" * pipeline.SMALL, NAMES)]
+)
+def test_what_preprocess_has_begun_is_passed_on_unawaited(url: str, small: Sequence[str]) -> None:
     """Pixels never pass through here, and the image's address goes to Preprocess alone."""
-    seen, run = Seen(GENERATED), a_run()
-    assert seen.see(run) == FINISHED
+    seen, run = Seen(), a_run(url=url)
+    assert seen.see(run, small) == FINISHED
     prepared, light = seen.begun["preprocess"], run.without_image()
     assert seen.given == {
         "preprocess": (run,),
@@ -172,26 +184,29 @@ def test_what_preprocess_has_begun_is_passed_on_unawaited() -> None:
     }
 
 
-@pytest.mark.parametrize("scheme", ["data", "Data"])
-def test_a_small_image_of_the_request_itself_goes_by_value(scheme: str) -> None:
-    """With what is known of it, and without the pixels that only the model needs."""
-    seen, run = Seen(GENERATED), replace(a_run(), image_url=f"{scheme}:,bytes")
-    assert seen.see(run) == FINISHED
-    prepared, generated, light = seen.given["postprocess, small"]
-    assert prepared.source.tobytes() == b"bytes"
-    assert (prepared.pixels.size, prepared.size) == (0, (640, 480))
-    assert (prepared.stages, generated, light) == (
-        GENERATED.stages,
-        GENERATED,
-        run.without_image(),
-    )
+@pytest.mark.parametrize("url", [BY_VALUE, BY_VALUE.replace("data", "Data")])
+def test_a_small_image_of_the_request_itself_goes_by_value(url: str) -> None:
+    """Each box gets what it needs: the model no source, the picture no pixels."""
+    seen, run = Seen(), a_run(url=url)
+    assert seen.see(run, NAMES) == FINISHED
+    assert list(seen.given) == [f"{name}, small" for name in NAMES]
+    assert seen.given["preprocess, small"] == (run,)
+    to_read, light = seen.given["inference, small"]
+    assert (to_read.pixels is PREPARED.pixels, to_read.source.size) == (True, 0)
+    to_draw, generated, light = seen.given["postprocess, small"]
+    assert (to_draw.source is PREPARED.source, to_draw.pixels.size) == (True, 0)
+    assert (generated, light) == (GENERATED, run.without_image())
 
 
-def test_a_large_image_of_the_request_goes_by_reference() -> None:
-    """Even where it is here anyway."""
-    seen, run = Seen(GENERATED), replace(a_run(), image_url="data:," + "x" * pipeline.SMALL)
-    assert seen.see(run) == FINISHED
-    assert seen.given["postprocess"][0] is seen.begun["preprocess"]
+def test_large_pixels_go_by_reference_and_what_is_drawn_by_value() -> None:
+    """Of a small image that the model sees large, Postprocess gets what is here."""
+    seen, run = Seen(), a_run(url=BY_VALUE)
+    assert seen.see(run, ["postprocess"]) == FINISHED
+    assert seen.given["inference"][0] is seen.begun["preprocess"]
+    held, generated, light = seen.given["postprocess, small"]
+    assert held.source.tobytes() == b"bytes"
+    assert (held.pixels.size, held.size, held.stages) == (0, (640, 480), GENERATED.stages)
+    assert (generated, light) == (GENERATED, run.without_image())
 
 
 def upstream_crash() -> RayServeException:
@@ -213,10 +228,11 @@ DEATHS = [
 
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: type(death).__name__)
 @pytest.mark.parametrize("box", NAMES)
-def test_a_run_is_begun_again_when_a_replica_dies(box: str, death: Exception) -> None:
+@both_ways
+def test_a_run_is_begun_again_when_a_replica_dies(url: str, box: str, death: Exception) -> None:
     """A death under the run, in any box, costs an attempt and not the request."""
     boxes = Boxes(**{box: [death, task_error(death)]})
-    assert outcome(boxes) == FINISHED
+    assert outcome(boxes, a_run(url=url)) == FINISHED
     assert boxes.log.count(box) == 3
     assert boxes.counted == ["florence_ingress_retries_total"] * 2
 
@@ -246,12 +262,13 @@ def test_a_run_is_given_up_after_max_attempts(max_attempts: int) -> None:
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 @pytest.mark.parametrize("box", NAMES)
+@both_ways
 def test_a_refusal_arrives_as_it_was_meant(
-    box: str, raised: Exception, expected: type[ServiceError]
+    url: str, box: str, raised: Exception, expected: type[ServiceError]
 ) -> None:
     """A box's own error comes out of Ray's wrapping, at the first attempt."""
     boxes = Boxes(**{box: [raised]})
-    error = outcome(boxes)
+    error = outcome(boxes, a_run(url=url))
     assert type(error) is expected
     assert "traceback" not in error.message
     assert boxes.log.count("preprocess") == 1
@@ -270,11 +287,12 @@ def test_an_unforeseen_error_is_not_dressed_up() -> None:
 
 
 @pytest.mark.parametrize("box", NAMES)
-def test_a_run_ends_at_its_deadline(box: str) -> None:
+@both_ways
+def test_a_run_ends_at_its_deadline(url: str, box: str) -> None:
     """A box that hangs is left, and what was begun is cancelled."""
     boxes = Boxes(**{box: [30.0]})
     began = time.perf_counter()
-    assert type(outcome(boxes, a_run(0.05))) is RequestTimeout
+    assert type(outcome(boxes, a_run(0.05, url))) is RequestTimeout
     assert time.perf_counter() - began < 5
     assert f"{box} cancelled" in boxes.log
 
@@ -293,12 +311,13 @@ def test_a_run_that_is_too_late_costs_nothing() -> None:
     assert "postprocess" not in boxes.log
 
 
-def test_a_caller_who_leaves_cancels_what_was_begun() -> None:
+@both_ways
+def test_a_caller_who_leaves_cancels_what_was_begun(url: str) -> None:
     """Every box is told to stop."""
     boxes = Boxes(inference=[30.0])
 
     async def scenario() -> None:
-        task = asyncio.create_task(boxes.pipeline().run(a_run()))
+        task = asyncio.create_task(boxes.pipeline().run(a_run(url=url)))
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

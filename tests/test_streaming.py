@@ -9,10 +9,10 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import pipeline
+from deployments.box import Box
 from deployments.errors import GenerationError, RequestTimeout, RunnerDisconnected
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.run import Finished, Generated, Partial, Run, Stages
-from deployments.pipeline import Box
 from deployments.settings import ModelSettings
 from deployments.streaming import Streaming
 

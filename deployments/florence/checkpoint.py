@@ -142,6 +142,15 @@ def open_checkpoint(
     return checkpoint
 
 
+def image_size(settings: ModelSettings) -> tuple[int, int]:
+    """(width, height) that the model sees, for who needs no more of its checkpoint.
+
+    Raises:
+        SetupError: it is refused or missing.
+    """
+    return Checkpoint(folder(settings, DESCRIPTION_FILES)).image_size
+
+
 def folder(settings: ModelSettings, files: tuple[str, ...]) -> Path:
     """The local folder of a checkpoint."""
     refuse_remote_code(settings.path)

@@ -92,6 +92,14 @@ class Prepared:
     stages: Stages = field(default_factory=Stages)
     digest: str = ""
 
+    def to_read(self) -> Self:
+        """What the model needs of it."""
+        return replace(self, source=self.source[:0])
+
+    def to_draw(self) -> Self:
+        """What its picture needs of it."""
+        return replace(self, pixels=self.pixels[:0])
+
 
 class Grammar(IntEnum):
     """What an answer may look like, where decoding is constrained."""
