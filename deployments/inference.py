@@ -1,6 +1,7 @@
 """The Inference box: pixels and a task → token ids, batched around one model."""
 
 import logging
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -19,6 +20,10 @@ from deployments.settings import Settings
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
+SWITCH_S = (
+    1e-4  # Python's own 5 ms are two of the engine's steps, which then wait for an event loop
+)
+
 
 class Inference:
     """One replica: a loaded, warm model behind a bounded queue."""
@@ -27,6 +32,7 @@ class Inference:
         from deployments.florence.backends import open_backend  # torch is in this box alone
         from deployments.florence.model import Model
 
+        sys.setswitchinterval(SWITCH_S)
         self._settings = settings.inference
         model = Model(settings.model)
         self._prompts = {
