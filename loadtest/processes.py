@@ -33,30 +33,31 @@ class Family:
 
     def cost(self) -> Cost:
         """Processor time of the living members until now."""
-        return Cost(sum(map(seconds, self._members())), self._inference_threads())
+        return Cost(sum(map(seconds, self.members())), self._inference_threads())
 
     def resident_mb(self) -> float:
         """Sum of the resident sets in MB (10^6 bytes); shared pages count in each."""
-        return float(sum(member.memory_info().rss for member in self._members()) / MB)
+        return float(sum(member.memory_info().rss for member in self.members()) / MB)
 
     def proportional_mb(self) -> float:
         """Memory in MB with each shared page counted once."""
-        return float(sum(member.memory_full_info().pss for member in self._members()) / MB)
+        return float(sum(member.memory_full_info().pss for member in self.members()) / MB)
 
     def by_process(self) -> dict[str, float]:
         """Resident MB of each member, largest first."""
-        sizes = [(title(member), member.memory_info().rss / MB) for member in self._members()]
+        sizes = [(title(member), member.memory_info().rss / MB) for member in self.members()]
         return dict(sorted(sizes, key=lambda row: -row[1]))
 
     def seconds_by_process(self) -> dict[str, float]:
         """Processor time of each member until now."""
-        return {title(member): seconds(member) for member in self._members()}
+        return {title(member): seconds(member) for member in self.members()}
 
-    def _members(self) -> list[psutil.Process]:
+    def members(self) -> list[psutil.Process]:
+        """All of its processes that live."""
         return [self._first, *self._first.children(recursive=True)]
 
     def _inference_threads(self) -> dict[int, float]:
-        replicas = (member for member in self._members() if "Inference" in title(member))
+        replicas = (member for member in self.members() if "Inference" in title(member))
         return {t.id: t.user_time + t.system_time for r in replicas for t in r.threads()}
 
 

@@ -28,6 +28,7 @@ RANKS = {
     "settings": 0,
     "errors": 0,
     "metrics": 0,
+    "box": 0,
     "outgoing": 0,
     "florence": 1,
     "images": 1,
@@ -48,6 +49,7 @@ HOMES = {
     "ray": {
         "app.py",
         "ingress.py",
+        "box.py",
         "pipeline.py",
         "metrics.py",
         "queueing/owner.py",

@@ -13,6 +13,8 @@ import deployments.demo
 from deployments.demo.evaluation import evaluate, shortfalls, unseen_scenes
 from deployments.demo.tasks import SENTENCES, TASKS
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(deployments.demo.__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"
 KEYS = {

@@ -18,6 +18,8 @@ from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.queries import answers, demo, mixed_batch, model, new_tokens, prompt, query
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [prompt(path) for path in TASKS]
 both = pytest.mark.parametrize("name", ["engine", "generate"])
 

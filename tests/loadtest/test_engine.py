@@ -17,6 +17,8 @@ from loadtest.engine import (
     write_checkpoint,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

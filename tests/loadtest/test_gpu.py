@@ -17,6 +17,8 @@ from loadtest.gpu.parity import overlap
 from loadtest.gpu.report import shown
 from loadtest.gpu.subject import LARGE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NEEDED = ("torch", "transformers")
 COMMAND_LINE = "typer"  # transformers' own needs it, and brings pydantic and rich along

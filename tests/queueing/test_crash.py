@@ -18,6 +18,8 @@ from deployments.queueing.request import Result, State, Status
 from deployments.queueing.webhook import Webhook
 from tests.queueing.life import KEY, RECEIVER, Journal, open_in
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 NUM = 150

@@ -99,8 +99,9 @@ def check_ours(file: Path, connection: sqlite3.Connection) -> None:
     Raises:
         SetupError: it has tables, but not our mark.
     """
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    # In this order: another process may be making the tables, and the mark comes with them.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (mark,) = connection.execute("PRAGMA application_id").fetchone()
     if tables and mark != APPLICATION:
         raise SetupError(
             f"store {file}: it is the database of another program; name another file in store.url"

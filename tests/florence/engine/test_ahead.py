@@ -24,6 +24,8 @@ from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LONGEST = 100  # two sizes of a recording
 LENGTHS = (90, 5, 70, 3, 6, 9, 4)
 BEAMS = {"greedy": (1,), "beams": (3,), "mixed": (1, 3, 3, 1, 2)}

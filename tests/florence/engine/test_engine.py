@@ -18,6 +18,8 @@ from deployments.florence.run import Query, Tokens
 from tests.florence.engine.pool import EOS, Answer, Pool, Way
 from tests.florence.engine.traffic import NEVER, Traffic, Visit, drive, traffics
 
+pytestmark = pytest.mark.slow
+
 MARGIN = 1e-4  # sums in another order move a score by 1e-5, and those of deep models by some more
 LENGTHS = (16, 7)  # most new tokens of a query
 LONGER = 70  # than two spans of the attention

@@ -21,6 +21,8 @@ from deployments.florence.schemas import BoundingBox
 from deployments.settings import InferenceSettings
 from tests.florence.queries import answers, demo, prompt, query
 
+pytestmark = pytest.mark.slow
+
 LEAST_OVERLAP = 0.98
 QUERIES = [
     query(seed, path) for seed in range(7) for path in ("region-proposal", "object-detection")

@@ -14,6 +14,8 @@ from deployments.florence.run import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import InferenceSettings, ModelSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> Model:

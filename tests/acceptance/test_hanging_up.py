@@ -1,0 +1,74 @@
+"""Who hangs up no longer costs the model anything: seen in processor time, over HTTP."""
+
+import http.client
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from loadtest import bench
+from loadtest.bench import Service
+from loadtest.checkpoint import mixed_checkpoint
+from loadtest.mixture import mixture
+from loadtest.processes import seconds, title
+from loadtest.scenes import body_with
+
+pytestmark = pytest.mark.slow
+SETTINGS = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
+HEADERS = {"Authorization": f"Key {bench.KEY}", "Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose answers can be long."""
+    return mixed_checkpoint(tmp_path_factory.mktemp("long") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def service(checkpoint: Path) -> Iterator[Service]:
+    """The service on it, behind HAProxy."""
+    with bench.service(checkpoint, 1, haproxy=True, sets=SETTINGS) as started:
+        yield started
+
+
+def test_the_model_stops_when_its_caller_leaves(service: Service, checkpoint: Path) -> None:
+    """A request that is left after a tenth of its time costs less than half of a whole one."""
+    body = body_with(max(mixture(checkpoint), key=lambda sample: len(sample.answer)).jpeg)
+    answered(service, body)
+    before = model_s(service)
+    answered(service, body)
+    whole_s = model_s(service) - before
+
+    before = model_s(service)
+    with pytest.raises(TimeoutError):
+        answered(service, body, timeout_s=whole_s / 10)
+    settled(service)
+    assert model_s(service) - before < whole_s / 2
+
+
+def answered(service: Service, body: bytes, timeout_s: float = 60) -> None:
+    """Ask, and read the answer."""
+    parts = urlsplit(service.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+    try:
+        connection.request("POST", f"/{bench.ENDPOINT}", body, HEADERS)
+        response = connection.getresponse()
+        assert (response.status, bool(response.read())) == (200, True)
+    finally:
+        connection.close()
+
+
+def model_s(service: Service) -> float:
+    """Processor seconds of the Inference box until now."""
+    members = service.family.members()
+    return sum(seconds(member) for member in members if "Inference" in title(member))
+
+
+def settled(service: Service) -> None:
+    """Wait until the model does nothing."""
+    before = -1.0
+    while model_s(service) - before > 0.05:
+        before = model_s(service)
+        time.sleep(1)
