@@ -26,7 +26,7 @@ def attend(query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
 def multiplied(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Attention in two products, (n, H, k, w): a CPU's fused kernel is made for many queries.
 
-    With the keys of a head in one piece they take half to three quarters of the time that it takes
+    With the keys of a head in one piece they take half to four fifths of the time that it takes
     where positions come first (`python -m loadtest.attention`).
     """
     num_rows, num_heads, num_lanes, width = query.shape
