@@ -1015,6 +1015,7 @@ events = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     events=events,

@@ -15,6 +15,8 @@ from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.queries import mixed_batch, model, new_tokens, query, scene
 
+pytestmark = pytest.mark.slow
+
 
 def backend(**generation: Any) -> Generate:
     """The demo checkpoint with these settings."""
