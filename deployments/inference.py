@@ -20,9 +20,7 @@ from deployments.settings import Settings
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
-SWITCH_S = (
-    1e-4  # Python's own 5 ms are two of the engine's steps, which then wait for an event loop
-)
+SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 
 
 class Inference:
