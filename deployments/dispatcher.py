@@ -1,17 +1,19 @@
 """The Dispatcher box: takes requests from the queue through the pipeline, and tells of their end.
 
-Its loops claim, keep leases, rescue, forget and deliver webhooks. One that dies takes the box
-with it: Serve then starts another, and the leases of this one run out.
+Its loops claim, keep leases, rescue, forget, deliver webhooks, and read how much waits. One that
+dies takes the box with it: Serve then starts another, and the leases of this one run out.
 """
 
 import asyncio
 import json
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
 from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
 from deployments.florence.checkpoint import image_size
@@ -21,6 +23,7 @@ from deployments.metrics import RayRecorder, Recorder
 from deployments.outgoing.post import Poster
 from deployments.pipeline import Pipeline
 from deployments.queueing.delivery import Deliverer
+from deployments.queueing.gate import Gate
 from deployments.queueing.keeper import Keeper
 from deployments.queueing.owner import store_of
 from deployments.queueing.request import Claimed, Ending, LogLine
@@ -46,8 +49,10 @@ class Dispatcher:
         postprocess: Any,
         store: Store | None = None,
         recorder: Recorder | None = None,
+        publish: Callable[[Reading], None] = publish,
     ) -> None:
         self._settings = settings
+        self._publish = publish
         self._store = store or store_of(settings.store, settings.queue)
         self._files = open_file_store(settings.files)
         recorder = recorder or RayRecorder()
@@ -60,8 +65,10 @@ class Dispatcher:
             recorder,
             max_attempts=1,
         )
+        self._gate = Gate(self._pipeline.ready)
+        name = f"dispatcher-{uuid4()}"
         self._worker = Worker(
-            self._store, self._execute, settings.queue, recorder, name=f"dispatcher-{uuid4()}"
+            self._store, self._execute, settings.queue, recorder, name, self._gate
         )
         self._keeper = Keeper(self._store, self._remove, recorder)
         self._signer = KeyFolder(settings.webhooks, self._store)
@@ -74,6 +81,7 @@ class Dispatcher:
             loop("rescue", self._keeper.rescue_forever()),
             loop("prune", self._keeper.prune_forever()),
             loop("deliver", self._deliver_forever()),
+            loop("read", self._read_forever()),
         ]
 
     async def wake(self) -> None:
@@ -84,6 +92,10 @@ class Dispatcher:
         """Whether this box can work."""
         await self._store.now()
         return True
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks this, for the policy that counts replicas."""
+        return {ONGOING: self._worker.num_running}
 
     def check_health(self) -> None:
         """Serve asks this.
@@ -111,6 +123,7 @@ class Dispatcher:
 
     async def _execute(self, claimed: Claimed) -> Ending:
         finished = await self._pipeline.run(self._run_of(claimed))
+        self._gate.note()
         return ending_of(finished)
 
     def _run_of(self, claimed: Claimed) -> Run:
@@ -130,6 +143,15 @@ class Dispatcher:
     async def _remove(self, files: Sequence[str]) -> None:
         for name in files:
             await asyncio.to_thread(self._files.remove, name)
+
+    async def _read_forever(self) -> None:
+        """Tell the policies what waits; while the store is away, that they hear nothing tells."""
+        while True:
+            with suppress(StoreUnavailable):
+                backlog = await self._store.backlog(MOST)
+                reading = Reading(backlog.queued, backlog.oldest_s)
+                await asyncio.to_thread(self._publish, reading)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def _deliver_forever(self) -> None:
         while True:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from deployments.autoscaling import ONGOING
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batched, Batcher
 from deployments.florence.cache import Cache
@@ -100,6 +101,10 @@ class Inference:
             InternalError: the engine thread is dead or stuck.
         """
         self._batcher.check(self._settings.stall_timeout_s)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks this, for the policy that counts replicas."""
+        return {ONGOING: self._batcher.num_ongoing}
 
     async def ready(self) -> bool:
         """Whether this box can work: a replica is made only when its model is warm."""

@@ -28,6 +28,7 @@ RANKS = {
     "settings": 0,
     "errors": 0,
     "metrics": 0,
+    "autoscaling": 0,
     "box": 0,
     "outgoing": 0,
     "florence": 1,
@@ -48,6 +49,7 @@ RANKS = {
 HOMES = {
     "ray": {
         "app.py",
+        "autoscaling.py",
         "ingress.py",
         "box.py",
         "pipeline.py",
@@ -68,6 +70,7 @@ HOMES = {
     "typer": {"cli/", "demo/recipe.py"},
 }
 LAZY = {
+    ("autoscaling.py", "ray"),
     ("metrics.py", "ray"),
     ("cli/service.py", "ray"),
     ("inference.py", "deployments.florence.model"),
@@ -107,10 +110,12 @@ def imports(node: ast.AST) -> Iterator[str]:
 
 
 def imported_at_once(node: ast.AST) -> Iterator[str]:
-    """Modules that are imported when the module itself is, not inside a function."""
+    """Modules that are imported when the module itself is, not inside a function or for types."""
     for each in ast.iter_child_nodes(node):
         if isinstance(each, ast.Import | ast.ImportFrom):
             yield from imports(each)
+        elif isinstance(each, ast.If) and ast.unparse(each.test) == "TYPE_CHECKING":
+            continue
         elif not isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from imported_at_once(each)
 

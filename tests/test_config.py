@@ -131,6 +131,26 @@ def test_autoscaling_and_resources_are_accepted(file: Path) -> None:
             AutoscalingConfig.model_validate(deployment["autoscaling_config"])
 
 
+def test_every_policy_can_be_made() -> None:
+    """Serve would find out when the application is deployed, and then fail."""
+    [application] = deployable(serve_config())["applications"]
+    for deployment in application["deployments"]:
+        config = AutoscalingConfig.model_validate(deployment["autoscaling_config"])
+        config.policy.serialize_policy()
+        policy = config.policy.get_policy()
+        if isinstance(policy, type):
+            policy(**config.policy.policy_kwargs)
+
+
+def test_a_dispatcher_is_full_before_there_is_another() -> None:
+    """And another comes before those there have no room left."""
+    [application] = read(serve_config())["applications"]
+    by_name = {deployment["name"]: deployment for deployment in application["deployments"]}
+    target = by_name["Dispatcher"]["autoscaling_config"]["target_ongoing_requests"]
+    room = parse(application["args"]).queue.max_running
+    assert room / 2 < target < room
+
+
 @each_file
 def test_the_settings_are_accepted(file: Path) -> None:
     """`args` hold settings that exist."""

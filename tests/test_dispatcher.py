@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deployments.autoscaling import ONGOING, Reading
 from deployments.box import Box
 from deployments.dispatcher import Dispatcher, journal
 from deployments.errors import InternalError
@@ -48,6 +49,7 @@ class Bench:
         self.now = 1000.0
         self.store = MemoryStore(settings.queue, lambda: self.now)
         self.runs: list[Run] = []
+        self.readings: list[Reading] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -73,6 +75,7 @@ class Bench:
             box(self.postprocess),
             self.store,
             PrometheusRecorder(),
+            self.readings.append,
         )
         try:
             yield dispatcher
@@ -187,6 +190,31 @@ async def test_a_cancel_reaches_the_pipeline(bench: Bench) -> None:
         result = await bench.result()
 
     assert result.status == 499
+
+
+async def test_the_policies_hear_what_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many, and for how long; what is worked on is no longer counted there, but here."""
+    monkeypatch.setattr("deployments.dispatcher.LOOK_EVERY_S", 0.01)
+    bench.gate.clear()
+    async with bench.dispatching() as dispatcher, asyncio.timeout(5):
+        while not bench.readings:  # noqa: ASYNC110, it is looked at from outside
+            await asyncio.sleep(0.005)
+        assert bench.readings[-1] == Reading(0, 0.0)
+        monkeypatch.setattr(bench.store, "claim", nothing)
+        await bench.submit()
+        bench.now += 7
+        while bench.readings[-1] != Reading(1, 7.0):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert dispatcher.record_autoscaling_stats() == {ONGOING: 0}
+        monkeypatch.undo()
+        while dispatcher.record_autoscaling_stats() != {ONGOING: 1}:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        bench.gate.set()
+
+
+async def nothing(*args: Any) -> list[Any]:
+    """A claim that gets nothing."""
+    return []
 
 
 async def test_old_pictures_are_removed(bench: Bench) -> None:

@@ -159,6 +159,12 @@ class Batcher(Generic[T, R]):
             entry.future.cancel()
             self._forget(entry)
 
+    @property
+    def num_ongoing(self) -> int:
+        """Requests that wait or run."""
+        with self._changed:
+            return len(self._schedule) + len(self._running)
+
     def check(self, stall_timeout_s: float) -> None:
         """Do nothing while the engine lives.
 

@@ -18,6 +18,7 @@ from deployments.errors import (
     StoreUnavailable,
 )
 from deployments.metrics import Recorder
+from deployments.queueing.gate import Gate
 from deployments.queueing.request import Claimed, Ending, State
 from deployments.queueing.store import RequestStore
 from deployments.settings import QueueSettings
@@ -59,6 +60,7 @@ class Worker:
     Args:
         execute: works on one request; raises a ServiceError for what its client should see.
         name: tells this worker's leases from others', for people who look at the store.
+        gate: nothing is claimed while it is closed.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Worker:
         settings: QueueSettings,
         recorder: Recorder,
         name: str,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate
         self._store = store
         self._execute = execute
         self._settings = settings
@@ -77,6 +81,11 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._carriers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that it works on now."""
+        return len(self._jobs)
 
     def wake(self) -> None:
         """Look at the queue, and at who has cancelled, without waiting for the next poll."""
@@ -111,6 +120,8 @@ class Worker:
         if room <= 0:
             return False
         try:
+            if not await self._may_begin():
+                return False
             claimed = await self._store.claim(self._name, room, self._settings.lease_s)
         except StoreUnavailable:
             await asyncio.sleep(STORE_DELAY_S)
@@ -118,6 +129,15 @@ class Worker:
         for one in await self._admitted(claimed):
             self._start(one)
         return len(claimed) == room
+
+    async def _may_begin(self) -> bool:
+        """Whether to claim; with something to claim, it waits for the gate to open."""
+        if self._gate is None or self._gate.is_open:
+            return True
+        if (await self._store.backlog(1)).queued == 0:
+            return False  # nobody is called who would do nothing
+        await self._gate.open()
+        return True
 
     async def _admitted(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         """Those to begin now: all that are new, and one suspect at a time.

@@ -1136,3 +1136,19 @@ def test_who_is_unwanted_stays_so(set_forward: Callable[[float], None]) -> None:
     assert not late.job.is_wanted()
     set_forward(0)
     assert not late.job.is_wanted()
+
+
+def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None:
+    """The policy that counts replicas asks; who is answered counts no more."""
+    batcher = make()
+
+    async def scenario() -> None:
+        asked = [asyncio.create_task(batcher.submit(Item(1), a_run())) for _ in range(6)]
+        async with asyncio.timeout(SOON_S):
+            while batcher.num_ongoing < 6:  # noqa: ASYNC110, it is looked at from outside
+                await asyncio.sleep(0.001)
+        engine.open()
+        await asyncio.gather(*asked)
+
+    asyncio.run(scenario())
+    assert batcher.num_ongoing == 0

@@ -14,6 +14,7 @@ from deployments.errors import (
     StoreUnavailable,
 )
 from deployments.metrics import PrometheusRecorder
+from deployments.queueing.gate import Gate
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.request import (
     Beat,
@@ -43,7 +44,9 @@ def anyio_backend() -> str:
 class Bench:
     """A worker at a store; `plans` says what becomes of each attempt at a request."""
 
-    def __init__(self, store: MemoryStore, rules: QueueSettings = RULES) -> None:
+    def __init__(
+        self, store: MemoryStore, rules: QueueSettings = RULES, gate: Gate | None = None
+    ) -> None:
         self.store = store
         self.plans: dict[str, list[ServiceError | Exception | None]] = {}
         self.gates: dict[str, asyncio.Event] = {}
@@ -51,7 +54,7 @@ class Bench:
         self.under_way: set[str] = set()
         self.most_suspects = 0
         self.recorder = PrometheusRecorder()
-        self.worker = Worker(store, self.execute, rules, self.recorder, "worker")
+        self.worker = Worker(store, self.execute, rules, self.recorder, "worker", gate)
 
     async def submit(self, name: str, *plan: ServiceError | Exception | None) -> str:
         """A request that takes the course of `plan`, then succeeds."""
@@ -316,3 +319,34 @@ async def test_two_workers_share_the_work() -> None:
             assert (await first.result(name)).status == 200
 
     assert sorted(first.begun + second.begun) == sorted(names)
+
+
+async def test_what_nobody_could_work_on_stays_in_the_queue() -> None:
+    """It is held there, not tried and failed; and nobody is called who would have nothing to do."""
+    are_there = asyncio.Event()
+    num_asked = 0
+
+    async def ask() -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        await are_there.wait()
+        return True
+
+    bench = Bench(MemoryStore(RULES), gate=Gate(ask))
+    async with bench.working():
+        await asyncio.sleep(0.05)
+        assert num_asked == 0
+        name = await bench.submit("a")
+        await bench.until(lambda: num_asked == 1)
+        assert (await bench.result_now(name)).state is State.QUEUED
+        are_there.set()
+        assert (await bench.result(name)).status == 200
+
+
+async def test_a_worker_knows_how_much_it_has(bench: Bench) -> None:
+    """The policy that counts workers asks."""
+    go = bench.hold(await bench.submit("a"))
+    async with bench.working():
+        await bench.until(lambda: bench.worker.num_running == 1)
+        go.set()
+        await bench.until(lambda: bench.worker.num_running == 0)
