@@ -1,0 +1,97 @@
+"""Deploys the service to a cluster, and says how it stands until its input ends.
+
+usage: deploy.py PROFILE   (a JSON file: settings, options of the boxes, http)
+
+The cluster is RAY_ADDRESS; without it, a head and two nodes are started here, and for each line
+of input one of those is killed.
+Prints a line of JSON each half second: the nodes, and the model's replicas.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.schema import LoggingConfig
+
+from deployments.app import assemble, with_environment
+from deployments.settings import parse
+from tests.scaling.cluster import HEAD, NODE, STORE_BYTES
+
+EVERY_S = 0.5
+ENVIRONMENT = {
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
+}
+
+
+def main(profile: dict[str, Any]) -> None:
+    """Deploy, and obey."""
+    os.environ.update(ENVIRONMENT)
+    if "RAY_ADDRESS" in os.environ:
+        deploy(profile)
+        sys.stdin.read()
+    else:
+        with small_cluster() as cluster:
+            deploy(profile)
+            for _ in sys.stdin:
+                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    os._exit(0)  # the cluster ends anyway; a graceful end would take its time
+
+
+def deploy(profile: dict[str, Any]) -> None:
+    """Run the application, and begin to tell of it."""
+    ray.init(os.environ["RAY_ADDRESS"], runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
+    serve.start(proxy_location="HeadOnly", http_options=profile["http"])
+    application = assemble(with_environment(parse(profile["settings"])), profile["options"])
+    quiet = LoggingConfig(log_level="WARNING")
+    serve.run(application, name="florence", blocking=False, logging_config=quiet)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def small_cluster() -> Iterator[Cluster]:
+    """A head and two nodes of the same size."""
+    memory: dict[str, Any] = {"object_store_memory": STORE_BYTES}
+    head = memory | {"num_cpus": 4, "resources": {HEAD: 1}, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(num_cpus=4, resources={NODE: 1}, **memory)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def watch() -> None:
+    """Print how it stands, again and again."""
+    while True:
+        print(json.dumps(standing()), flush=True)  # noqa: T201, this is its output
+        time.sleep(EVERY_S)
+
+
+def standing() -> dict[str, float]:
+    """How many there are at this moment."""
+    model = serve.status().applications["florence"].deployments["Inference"]
+    replicas = {state.value: number for state, number in model.replica_states.items()}
+    return {
+        "at": time.time(),
+        "nodes": sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]
+        "running": replicas.get("RUNNING", 0),
+        "wanted": sum(number for state, number in replicas.items() if state != "STOPPING"),
+    }
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))

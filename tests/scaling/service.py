@@ -1,0 +1,157 @@
+"""The service on a cluster of several nodes, deployed by a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import httpx2
+import psutil
+from PIL import Image
+
+from deployments.cli.profile import compose, without_empty
+from deployments.settings import hash_key
+from tests.acceptance.caller import APP, PROPOSAL, uri
+from tests.scaling.cluster import ROOT, free_port
+
+KEY = "a key for the cluster"
+PATIENCE_S = 180
+Tree = dict[str, Any]
+
+
+class Observer:
+    """The lines that the deploying process prints, as they come."""
+
+    def __init__(self, lines: IO[str]) -> None:
+        self.seen: list[dict[str, float]] = []
+        self._lines = lines
+        self._is_over = False
+
+    def follow(self) -> None:
+        """Read until the process ends."""
+        for line in self._lines:
+            self.seen.append(json.loads(line))
+        self._is_over = True
+
+    def wait_for(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        """The next standing for which something holds."""
+        begun, deadline = len(self.seen), time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and not self._is_over:
+            for standing in self.seen[begun:]:
+                if holds(standing):
+                    return standing
+            time.sleep(0.1)
+        raise AssertionError(f"it never came to that: {self.seen[-5:]}")
+
+    def most(self, what: str) -> float:
+        """The largest number of something that was ever seen."""
+        return max(standing[what] for standing in self.seen)
+
+
+class Service:
+    """A client of the running service, and of the process that deployed it."""
+
+    def __init__(self, url: str, observer: Observer, commands: IO[str]) -> None:
+        self.observer = observer
+        self._url = url
+        self._commands = commands
+        self._http = httpx2.Client(
+            timeout=PATIENCE_S, trust_env=False, headers={"Authorization": f"Key {KEY}"}
+        )
+
+    def run(self, image: Image.Image) -> httpx2.Response:
+        """The answer to a synchronous run."""
+        return self._http.post(self._url + PROPOSAL, json={"image_url": uri(image)})
+
+    def submit(self, image: Image.Image) -> str:
+        """The id of a new request in the queue."""
+        url = f"{self._url}/queue{PROPOSAL}"
+        answer = self._http.post(url, json={"image_url": uri(image)})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+    def status(self, name: str) -> str:
+        """IN_QUEUE, IN_PROGRESS or COMPLETED."""
+        answer = self._http.get(f"{self._url}/queue{APP}/requests/{name}/status")
+        return str(answer.json()["status"])
+
+    def result(self, name: str) -> httpx2.Response:
+        """The answer to a queued request, waited for."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.status(name) != "COMPLETED":
+            assert time.monotonic() < deadline, f"{name} is not done"
+            time.sleep(0.5)
+        return self._http.get(f"{self._url}/queue{APP}/requests/{name}")
+
+    def lose_a_node(self) -> None:
+        """Kill one, with all that runs on it."""
+        self._commands.write("\n")
+        self._commands.flush()
+
+
+@contextmanager
+def deployed(
+    access: Mapping[str, str], folder: Path, store: str, over: Mapping[str, Tree]
+) -> Iterator[Service]:
+    """The laptop's service with other options of its boxes; `access` is the cluster's."""
+    port = free_port()
+    file = folder / "profile.json"
+    file.write_text(json.dumps(profile(folder, store, port, over)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.scaling.deploy", str(file)],
+        cwd=ROOT,
+        env=os.environ | access | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    observer = Observer(process.stdout)
+    with process, ThreadPoolExecutor(1) as reading:
+        reading.submit(observer.follow)
+        try:
+            observer.wait_for(lambda standing: True)
+            yield Service(f"http://127.0.0.1:{port}", observer, process.stdin)
+        finally:
+            end_family(process.pid)
+
+
+def end_family(pid: int) -> None:
+    """End a process and all below it."""
+    family = [psutil.Process(pid)]
+    family += family[0].children(recursive=True)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def profile(folder: Path, store: str, port: int, over: Mapping[str, Tree]) -> Tree:
+    """What deploy.py reads."""
+    args = {
+        "keys": {"hashes": [hash_key(KEY)]},
+        "store": {"url": store},
+        "webhooks": {"keys": str(folder / "webhooks")},
+        "files": {"root": str(folder / "files")},
+        "model": {"own_cores": False},
+    }
+    composed = compose(args, {"host": "127.0.0.1", "port": port})
+    return {
+        "settings": composed.settings.model_dump(mode="json"),
+        "options": {
+            name: without_empty(box | over[name]) for name, box in composed.options.items()
+        },
+        "http": composed.http,
+    }
+
+
+def placed(resource: str, **more: Any) -> Tree:
+    """Options of a box that runs where there is this resource."""
+    return more | {"ray_actor_options": {"num_cpus": 0, "resources": {resource: 0.01}}}
