@@ -22,6 +22,7 @@ from deployments.api.patience import attended, within
 from deployments.api.promises import Promises
 from deployments.api.services import Services, Tell
 from deployments.api.usage import Meter
+from deployments.api.window import Window
 from deployments.florence.run import Finished, Run, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.metrics import Recorder
@@ -29,7 +30,8 @@ from deployments.metrics import Recorder
 
 def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
     """One route per task; all share the places for runs."""
-    admission = Admission(services.settings.ingress.max_running, services.recorder, drain)
+    window = Window(services.settings.ingress.max_running)
+    admission = Admission(window, services.recorder, drain)
     promises = Promises(services.store, services.settings.ingress.deadline_s)
     routes = APIRouter()
     for task in TASKS.values():
@@ -88,10 +90,13 @@ class Endpoint:
         caller = await self._services.keyring.authorize(request.headers)
         await self._limits.admit(caller)
         watch = Stopwatch()
-        with self._admission.admit():
+        with self._admission.admit(caller.key_id):
             async with within(self._ingress.deadline_s):
                 run = await self._parse(request, caller)
+                in_pipeline = Stopwatch()
                 finished = await self._run(request, run, caller, tell)
+            wait_s = waited_s(in_pipeline.seconds(), finished.stages)
+            self._admission.ended(wait_s, finished.stages.model_s)
         self._note(caller, watch.seconds(), finished.stages)
         return finished
 
@@ -127,6 +132,12 @@ class Endpoint:
         share_s = stages.model_s * stages.batch_share
         self._meter.answered(caller.key_id, self._task.path, share_s)
         record(self._services.recorder, self._task.endpoint, seconds, stages)
+
+
+def waited_s(seconds: float, stages: Stages) -> float:
+    """What of the time in the pipeline no box worked on the run."""
+    worked_s = stages.fetch_s + stages.decode_s + stages.model_s + stages.postprocess_s
+    return max(0.0, seconds - worked_s)
 
 
 def render(finished: Finished) -> Response:

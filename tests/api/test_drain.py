@@ -4,6 +4,7 @@ import pytest
 
 from deployments.api.admission import Admission
 from deployments.api.drain import Drain
+from deployments.api.window import Window
 from deployments.errors import Overloaded
 from deployments.metrics import PrometheusRecorder
 
@@ -38,13 +39,13 @@ def test_a_refused_run_is_told_when_to_come_again() -> None:
     """Retry-After is when a place should be free, in whole seconds."""
     drain = Drain()
     drain.observe(7.0)
-    admission = Admission(2, PrometheusRecorder(), drain)
+    admission = Admission(Window(2), PrometheusRecorder(), drain)
 
     with (
-        admission.admit(),
-        admission.admit(),
+        admission.admit("key"),
+        admission.admit("key"),
         pytest.raises(Overloaded) as refused,
-        admission.admit(),
+        admission.admit("key"),
     ):
         raise AssertionError("admitted")
     assert refused.value.headers()["Retry-After"] == "4"

@@ -1,6 +1,6 @@
 """Deploys the service to a cluster, and says how it stands until its input ends.
 
-usage: deploy.py PROFILE   (a JSON file: settings, options of the boxes, http)
+usage: deploy.py PROFILE   (a JSON file: settings, options of the boxes, http, a folder)
 
 The cluster is RAY_ADDRESS; without it, a head and two nodes are started here, and for each line
 of input one of those is killed.
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import serve
@@ -42,7 +42,7 @@ def main(profile: dict[str, Any]) -> None:
         deploy(profile)
         sys.stdin.read()
     else:
-        with small_cluster() as cluster:
+        with small_cluster(profile["folder"]) as cluster:
             deploy(profile)
             for _ in sys.stdin:
                 cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
@@ -60,10 +60,14 @@ def deploy(profile: dict[str, Any]) -> None:
 
 
 @contextmanager
-def small_cluster() -> Iterator[Cluster]:
-    """A head and two nodes of the same size."""
+def small_cluster(folder: str) -> Iterator[Cluster]:
+    """A head and two nodes of the same size, with their files in `folder`."""
     memory: dict[str, Any] = {"object_store_memory": STORE_BYTES}
-    head = memory | {"num_cpus": 4, "resources": {HEAD: 1}, "include_dashboard": False}
+    head = (
+        memory
+        | {"temp_dir": folder}
+        | {"num_cpus": 4, "resources": {HEAD: 1}, "include_dashboard": False}
+    )
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
         cluster.add_node(num_cpus=4, resources={NODE: 1}, **memory)
@@ -84,7 +88,7 @@ def watch() -> None:
 def standing() -> dict[str, float]:
     """How many there are at this moment."""
     model = serve.status().applications["florence"].deployments["Inference"]
-    replicas = {state.value: number for state, number in model.replica_states.items()}
+    replicas = cast(dict[str, int], model.replica_states)
     return {
         "at": time.time(),
         "nodes": sum(node["Alive"] for node in ray.nodes()),  # type: ignore[no-untyped-call]

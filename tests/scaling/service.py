@@ -149,6 +149,7 @@ def profile(folder: Path, store: str, port: int, over: Mapping[str, Tree]) -> Tr
             name: without_empty(box | over[name]) for name, box in composed.options.items()
         },
         "http": composed.http,
+        "folder": str(folder),
     }
 
 

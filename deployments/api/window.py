@@ -1,0 +1,46 @@
+"""How many runs may be under way, so that none waits for the model longer than it is in it.
+
+What a pipeline of several boxes can hold is not known beforehand: replicas come and go, answers
+are short or long. So it is found out, as TCP does: a run more for each round in which nobody
+waited long, a fifth fewer when they did.
+"""
+
+import time
+from collections.abc import Callable
+
+FLOOR_S = 0.1  # hops and queues take so long without any load
+SHRINK = 0.8
+SMOOTHING = 0.1  # of the wait: about twenty runs count, for one alone may have had bad luck
+FEWEST = 4
+
+
+class Window:
+    """The bound on runs under way, between a few and `most`."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._size = float(most)
+        self._wait_s = 0.0
+        self._quiet_until = 0.0
+
+    @property
+    def size(self) -> int:
+        """Runs that may be under way now."""
+        return int(self._size)
+
+    def note(self, num_running: int, wait_s: float, model_s: float) -> None:
+        """Learn from a run that has ended: how long it waited, and how long the model took."""
+        self._wait_s += SMOOTHING * (wait_s - self._wait_s)
+        if self._wait_s > max(FLOOR_S, model_s):
+            self._shrink(num_running, wait_s + model_s)
+        elif num_running >= self.size - 1:
+            self._size = min(self._most, self._size + 1 / self._size)
+
+    def _shrink(self, num_running: int, round_s: float) -> None:
+        """Let fewer in, at most once in the time that it takes until that shows."""
+        now = self._clock()
+        if now < self._quiet_until:
+            return
+        self._size = max(min(FEWEST, self._most), SHRINK * min(self._size, num_running))
+        self._quiet_until = now + round_s
