@@ -14,10 +14,11 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Answer:
-    """A status and a body."""
+    """A status, a body and the bytes of all headers."""
 
     status: int
     body: bytes
+    head: bytes = b""
 
 
 class Connection:
@@ -39,7 +40,7 @@ class Connection:
         head = await self._reader.readuntil(b"\r\n\r\n")
         found = LENGTH.search(head)
         body = await self._reader.readexactly(int(found[1])) if found else b""
-        return Answer(int(head[9:12]), body)
+        return Answer(int(head[9:12]), body, head)
 
     def close(self) -> None:
         """Hang up."""
