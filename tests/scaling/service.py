@@ -15,7 +15,7 @@ import httpx2
 import psutil
 from PIL import Image
 
-from deployments.cli.profile import compose, without_empty
+from deployments.cli.profile import compose, laid_over, without_empty
 from deployments.settings import hash_key
 from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port
@@ -57,17 +57,18 @@ class Observer:
 class Service:
     """A client of the running service, and of the process that deployed it."""
 
-    def __init__(self, url: str, observer: Observer, commands: IO[str]) -> None:
+    def __init__(
+        self, url: str, http: httpx2.Client, observer: Observer, commands: IO[str]
+    ) -> None:
         self.observer = observer
         self._url = url
+        self._http = http
         self._commands = commands
-        self._http = httpx2.Client(
-            timeout=PATIENCE_S, trust_env=False, headers={"Authorization": f"Key {KEY}"}
-        )
 
-    def run(self, image: Image.Image) -> httpx2.Response:
-        """The answer to a synchronous run."""
-        return self._http.post(self._url + PROPOSAL, json={"image_url": uri(image)})
+    def run(self, image: Image.Image | str) -> httpx2.Response:
+        """The answer to a synchronous run on an image, or on what is at a URL."""
+        image_url = image if isinstance(image, str) else uri(image)
+        return self._http.post(self._url + PROPOSAL, json={"image_url": image_url})
 
     def submit(self, image: Image.Image) -> str:
         """The id of a new request in the queue."""
@@ -97,12 +98,15 @@ class Service:
 
 @contextmanager
 def deployed(
-    access: Mapping[str, str], folder: Path, store: str, over: Mapping[str, Tree]
+    access: Mapping[str, str], folder: Path, options: Mapping[str, Tree], args: Tree
 ) -> Iterator[Service]:
-    """The laptop's service with other options of its boxes; `access` is the cluster's."""
+    """The laptop's service with other options of its boxes, and `args` for settings.
+
+    `access` is the cluster's.
+    """
     port = free_port()
     file = folder / "profile.json"
-    file.write_text(json.dumps(profile(folder, store, port, over)))
+    file.write_text(json.dumps(profile(folder, port, options, args)))
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scaling.deploy", str(file)],
         cwd=ROOT,
@@ -114,11 +118,13 @@ def deployed(
     assert process.stdin
     assert process.stdout
     observer = Observer(process.stdout)
-    with process, ThreadPoolExecutor(1) as reading:
+    authorization = {"Authorization": f"Key {KEY}"}
+    client = httpx2.Client(timeout=PATIENCE_S, trust_env=False, headers=authorization)
+    with process, ThreadPoolExecutor(1) as reading, client:
         reading.submit(observer.follow)
         try:
             observer.wait_for(lambda standing: True)
-            yield Service(f"http://127.0.0.1:{port}", observer, process.stdin)
+            yield Service(f"http://127.0.0.1:{port}", client, observer, process.stdin)
         finally:
             end_family(process.pid)
 
@@ -133,16 +139,15 @@ def end_family(pid: int) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def profile(folder: Path, store: str, port: int, over: Mapping[str, Tree]) -> Tree:
+def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tree:
     """What deploy.py reads."""
-    args = {
+    own = {
         "keys": {"hashes": [hash_key(KEY)]},
-        "store": {"url": store},
         "webhooks": {"keys": str(folder / "webhooks")},
         "files": {"root": str(folder / "files")},
         "model": {"own_cores": False},
     }
-    composed = compose(args, {"host": "127.0.0.1", "port": port})
+    composed = compose(laid_over(own, args), {"host": "127.0.0.1", "port": port})
     return {
         "settings": composed.settings.model_dump(mode="json"),
         "options": {

@@ -72,7 +72,7 @@ def test_a_lost_node_is_no_error_for_a_client(postgres: str) -> None:
     options = dict.fromkeys(BOXES, ON_NODES) | {"Ingress": placed(HEAD)}
     with (
         tempfile.TemporaryDirectory(prefix="fl-") as folder,
-        deployed(access(), Path(folder), postgres, options) as service,
+        deployed(access(), Path(folder), options, {"store": {"url": postgres}}) as service,
     ):
         service.observer.wait_for(lambda now: now["nodes"] == 3 and now["running"] == 2)
         with load(service) as clients:
