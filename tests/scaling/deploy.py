@@ -28,8 +28,6 @@ from tests.scaling.cluster import HEAD, NODE, STORE_BYTES
 
 EVERY_S = 0.5
 ENVIRONMENT = {
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1",
 }
@@ -37,7 +35,6 @@ ENVIRONMENT = {
 
 def main(profile: dict[str, Any]) -> None:
     """Deploy, and obey."""
-    os.environ.update(ENVIRONMENT)
     if "RAY_ADDRESS" in os.environ:
         deploy(profile)
         sys.stdin.read()
@@ -51,8 +48,10 @@ def main(profile: dict[str, Any]) -> None:
 
 def deploy(profile: dict[str, Any]) -> None:
     """Run the application, and begin to tell of it."""
-    ray.init(os.environ["RAY_ADDRESS"], runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False)
-    serve.start(proxy_location="HeadOnly", http_options=profile["http"])
+    ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False)
+    environment = {"runtime_env": {"env_vars": ENVIRONMENT}}
+    http = profile["http"]
+    serve.start(proxy_location="HeadOnly", http_options=http, controller_options=environment)
     application = assemble(with_environment(parse(profile["settings"])), profile["options"])
     quiet = LoggingConfig(log_level="WARNING")
     serve.run(application, name="florence", blocking=False, logging_config=quiet)

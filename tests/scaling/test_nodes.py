@@ -23,7 +23,8 @@ SCALING = {
     "min_replicas": 0,
     "max_replicas": 3,
     "target_ongoing_requests": 8,
-    "look_back_period_s": 11,
+    "metrics_interval_s": 1,
+    "look_back_period_s": 5,
     "upscale_delay_s": 0.5,
     "downscale_delay_s": 5,
     "policy": {
