@@ -22,10 +22,13 @@ from deployments.images.storage import open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.outgoing.post import Poster
 from deployments.pipeline import Pipeline
+from deployments.pulse import Pulse
 from deployments.queueing.delivery import Deliverer
 from deployments.queueing.gate import Gate
 from deployments.queueing.keeper import Keeper
+from deployments.queueing.measured import measured
 from deployments.queueing.owner import store_of
+from deployments.queueing.readings import Readings
 from deployments.queueing.request import Claimed, Ending, LogLine
 from deployments.queueing.signing import KeyFolder
 from deployments.queueing.store import Store
@@ -53,9 +56,9 @@ class Dispatcher:
     ) -> None:
         self._settings = settings
         self._publish = publish
-        self._store = store or store_of(settings.store, settings.queue)
-        self._files = open_file_store(settings.files)
         recorder = recorder or RayRecorder()
+        self._store = measured(store or store_of(settings.store, settings.queue), recorder)
+        self._files = open_file_store(settings.files)
         # One attempt here is one attempt in the store: a death counts where all workers see it.
         small = are_small(image_size(settings.model))
         self._pipeline = Pipeline(
@@ -74,6 +77,8 @@ class Dispatcher:
         self._signer = KeyFolder(settings.webhooks, self._store)
         post = Poster(settings.webhooks).post
         self._deliverer = Deliverer(self._store, self._signer, post, settings.webhooks, recorder)
+        self._pulse = Pulse(recorder, "dispatcher")
+        readings = Readings(self._store, recorder)
         self._claiming = loop("claim", self._worker.claim_forever())
         self.loops = [
             self._claiming,
@@ -82,6 +87,7 @@ class Dispatcher:
             loop("prune", self._keeper.prune_forever()),
             loop("deliver", self._deliver_forever()),
             loop("read", self._read_forever()),
+            loop("measure", readings.read_forever()),
         ]
 
     async def wake(self) -> None:

@@ -15,8 +15,10 @@ from deployments.florence.cores import take_every_core
 from deployments.florence.forecast import Forecast
 from deployments.florence.progress import progress
 from deployments.florence.run import Generated, Partial, Prepared, Query, Run, Stages, Tokens
+from deployments.florence.tally import Tally
 from deployments.florence.tasks import TASKS
 from deployments.metrics import RayRecorder, Recorder
+from deployments.pulse import Pulse
 from deployments.settings import Settings
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
@@ -51,6 +53,8 @@ class Inference:
             prepare=take_every_core if settings.model.own_cores else None,
         )
         self._recorder = recorder or RayRecorder()
+        self._told = Tally()
+        self._pulse = Pulse(self._recorder, "inference", self._tell)
 
     async def run(self, prepared: Prepared, run: Run) -> Generated:
         """The model's answer to `run` about the image in `prepared`.
@@ -133,9 +137,24 @@ class Inference:
         record("florence_inference_batch_size", stages.batch_size)
         record("florence_inference_batches_total", stages.batch_share)
         record("florence_inference_tokens", stages.num_tokens)
+        record("florence_inference_written_tokens_total", stages.num_tokens)
         if self._cache is not None:
             record("florence_inference_image_hits_total", self._cache.take_hits())
             record("florence_inference_image_cache_bytes", self._cache.num_bytes)
+
+    def _tell(self) -> None:
+        """How full the batch is, and what the engine has done since this was told last."""
+        record, batcher = self._recorder.record, self._batcher
+        record("florence_inference_slots", batcher.num_slots)
+        record("florence_inference_slots_taken", batcher.num_running)
+        record("florence_inference_waiting", batcher.num_waiting)
+        tally = batcher.tally
+        done, self._told = tally.since(self._told), tally
+        record("florence_inference_steps_total", done.steps)
+        record("florence_inference_rows_total", done.rows)
+        record("florence_inference_busy_seconds_total", done.busy_s)
+        for reason, number in done.begun.items():
+            record("florence_inference_begun_total", number, reason=reason)
 
 
 def measured(batched: Batched[Tokens], before: Stages) -> Stages:

@@ -17,8 +17,10 @@ from deployments.box import Box, are_small, box_of
 from deployments.errors import ServiceError
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.images.storage import open_file_store
-from deployments.metrics import PrometheusRecorder
+from deployments.metrics import RayRecorder, SharedRecorder
 from deployments.pipeline import Pipeline
+from deployments.pulse import Pulse
+from deployments.queueing.measured import measured
 from deployments.queueing.owner import store_of
 from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
@@ -40,8 +42,9 @@ class Ingress:
         dispatcher: DeploymentHandle[Any],
     ) -> None:
         self._settings = settings
-        self._recorder = PrometheusRecorder()
-        self._store = store_of(settings.store, settings.queue)
+        self._recorder = SharedRecorder(RayRecorder())
+        self._pulse = Pulse(self._recorder, "ingress")
+        self._store = measured(store_of(settings.store, settings.queue), self._recorder)
         self._dispatcher = dispatcher
         self._wakeup = Wakeup(dispatcher.wake.remote)
         self._checkpoint = open_checkpoint(settings.model)

@@ -2,7 +2,11 @@
 
 Each box records what it measures through Ray, whose agent on each node exports it;
 the Ingress also keeps a registry of its own, which `/metrics` prints.
-Names are `florence_<box>_<what>_<unit>`; Ray puts `ray_` before them.
+Names are `florence_<box>_<what>_<unit>`, or `florence_<part>_…` where several boxes tell of one
+part, such as the store; Ray puts `ray_` before them.
+
+Two things to know of Ray's export: it forgets a gauge that is not set again, and a histogram
+crosses it as counts only, so that its sum is a guess. What has to be added up is a counter.
 """
 
 from collections.abc import Mapping
@@ -18,12 +22,16 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class Metric:
-    """One row: kind, help text, labels, and a histogram's bounds."""
+    """One row: kind, help text, labels, and a histogram's bounds.
+
+    One that is the cluster's says the same whoever tells it: take the maximum, not the sum.
+    """
 
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    is_clusters: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -32,7 +40,9 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_ingress_running": Metric("gauge", "Runs that are in the pipeline now."),
     "florence_ingress_retries_total": Metric(
-        "counter", "Runs begun again because a replica died under them."
+        "counter",
+        "Runs begun again because a replica died under them, by its sign.",
+        ("cause",),
     ),
     "florence_ingress_run_seconds": Metric(
         "histogram", "A run from end to end.", ("endpoint",), SECONDS
@@ -42,6 +52,11 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_ingress_key_model_seconds_total": Metric(
         "counter", "The model's time that runs have used, by the id of their key.", ("key",)
+    ),
+    "florence_ingress_key_refused_total": Metric(
+        "counter",
+        "Runs and submits refused with 429 by the limits of their key: rate, concurrency.",
+        ("key", "limit"),
     ),
     "florence_preprocess_fetch_seconds": Metric(
         "histogram", "Fetching or unpacking the file of one image.", (), SECONDS
@@ -60,6 +75,24 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_inference_batches_total": Metric(
         "counter", "Requests by their share of the model: a half for one that ran beside another."
+    ),
+    "florence_inference_slots": Metric("gauge", "Requests that one replica can run at a time."),
+    "florence_inference_slots_taken": Metric("gauge", "Requests that run in one replica now."),
+    "florence_inference_waiting": Metric("gauge", "Requests that wait in one replica now."),
+    "florence_inference_steps_total": Metric("counter", "Steps that the model has made."),
+    "florence_inference_rows_total": Metric(
+        "counter", "Requests in these steps, added up: over steps and slots it is the batch's fill."
+    ),
+    "florence_inference_busy_seconds_total": Metric(
+        "counter", "Time in which the model worked; its rate is the share of time."
+    ),
+    "florence_inference_begun_total": Metric(
+        "counter",
+        "Batches that began, by reason: full, joined others, waited long enough, alone.",
+        ("reason",),
+    ),
+    "florence_inference_written_tokens_total": Metric(
+        "counter", "Tokens of all answers, added up."
     ),
     "florence_inference_image_hits_total": Metric(
         "counter", "Requests about an image that the encoder had seen (inference.image_cache_mb)."
@@ -81,6 +114,12 @@ METRICS: dict[str, Metric] = {
     "florence_dispatcher_requests_total": Metric(
         "counter", "Attempts at queued requests, by what became of them.", ("outcome",)
     ),
+    "florence_dispatcher_wait_seconds": Metric(
+        "histogram", "A request's wait in the queue, until an attempt at it began.", (), SECONDS
+    ),
+    "florence_dispatcher_retries_total": Metric(
+        "counter", "Attempts that came to nothing and will be made again, by cause.", ("cause",)
+    ),
     "florence_dispatcher_key_model_seconds_total": Metric(
         "counter", "The model's time for queued requests, by the id of the key.", ("key",)
     ),
@@ -93,7 +132,50 @@ METRICS: dict[str, Metric] = {
     "florence_dispatcher_webhook_seconds": Metric(
         "histogram", "One webhook delivery, until its receiver answered.", (), SECONDS
     ),
+    "florence_queue_requests": Metric(
+        "gauge",
+        "Requests in the store by state: queued, claimable, running; counted up to 10,000.",
+        ("state",),
+        is_clusters=True,
+    ),
+    "florence_queue_oldest_seconds": Metric(
+        "gauge", "How long the oldest claimable request has waited.", is_clusters=True
+    ),
+    "florence_queue_key_running": Metric(
+        "gauge",
+        "Requests that run, for the 20 keys with most: queued ones, others where a limit counts.",
+        ("key",),
+        is_clusters=True,
+    ),
+    "florence_webhooks": Metric(
+        "gauge",
+        "Webhooks in the store by state: pending, delivered, dead; counted up to 10,000.",
+        ("state",),
+        is_clusters=True,
+    ),
+    "florence_webhooks_overdue_seconds": Metric(
+        "gauge", "How long the first webhook that is due has been due.", is_clusters=True
+    ),
+    "florence_store_up": Metric(
+        "gauge", "Whether the store answers this process: 1, or 0 while it is away."
+    ),
+    "florence_store_bytes": Metric(
+        "gauge", "Size of the queue's file, or of its tables in PostgreSQL.", is_clusters=True
+    ),
+    "florence_store_free_bytes": Metric(
+        "gauge", "Free space on the disk of the queue's file; SQLite only.", is_clusters=True
+    ),
+    "florence_store_call_seconds": Metric(
+        "histogram", "One call of the store, by operation.", ("operation",), SECONDS
+    ),
+    "florence_store_errors_total": Metric(
+        "counter", "Calls that found the store unavailable, by operation.", ("operation",)
+    ),
+    "florence_process_cpu_seconds_total": Metric(
+        "counter", "Processor time of all threads of a replica, by its box.", ("box",)
+    ),
 }
+TOLD = ("florence_preprocess_", "florence_inference_", "florence_postprocess_")
 
 
 class Recorder(Protocol):
@@ -101,6 +183,9 @@ class Recorder(Protocol):
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Record `value` under the metric `name`, which must be declared with these labels."""
+
+    def refresh(self) -> None:
+        """Say once more what gauges stand at, where that is forgotten."""
 
 
 class PrometheusRecorder:
@@ -121,6 +206,9 @@ class PrometheusRecorder:
                 child.set(value)
             case "histogram":
                 child.observe(value)
+
+    def refresh(self) -> None:
+        """See Recorder."""
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -145,6 +233,7 @@ class RayRecorder:
 
         self._ray = metrics
         self._metrics: dict[str, Any] = {}
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See Recorder."""
@@ -156,8 +245,15 @@ class RayRecorder:
                 metric.inc(value, tags=labels)
             case "gauge":
                 metric.set(value, tags=labels)
+                self._gauges[name, tuple(labels.items())] = value
             case "histogram":
                 metric.observe(value, tags=labels)
+
+    def refresh(self) -> None:
+        """See Recorder; what is the cluster's is to be forgotten when nobody reads it any more."""
+        for (name, labels), value in list(self._gauges.items()):
+            if not METRICS[name].is_clusters:
+                self._metrics[name].set(value, tags=dict(labels))
 
     def _declare(self, name: str, metric: Metric) -> Any:
         tags: Any = metric.labels  # typed as a single tag there
@@ -170,3 +266,25 @@ class RayRecorder:
             case "histogram":
                 bounds = list(metric.bounds)
                 return self._ray.Histogram(name, metric.help, bounds, tag_keys=tags)
+
+
+class SharedRecorder(PrometheusRecorder):
+    """Keeps every metric here, and hands on those that were measured here.
+
+    A box that is told what others have measured would count it twice, and the cluster's are read
+    for `/metrics` alone.
+    """
+
+    def __init__(self, other: Recorder) -> None:
+        super().__init__()
+        self._other = other
+
+    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
+        """See Recorder."""
+        super().record(name, value, **labels)
+        if not name.startswith(TOLD) and not METRICS[name].is_clusters:
+            self._other.record(name, value, **labels)
+
+    def refresh(self) -> None:
+        """See Recorder."""
+        self._other.refresh()

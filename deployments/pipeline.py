@@ -88,7 +88,8 @@ class Pipeline:
             except DEATHS as error:
                 if attempt == self._max_attempts:
                     raise RunnerDisconnected() from error
-            self._recorder.record("florence_ingress_retries_total")
+                cause = cause_of(error)
+            self._recorder.record("florence_ingress_retries_total", cause=cause)
             await asyncio.sleep(RETRY_DELAY_S * attempt)
             attempt += 1
 
@@ -138,6 +139,19 @@ class Pipeline:
         """Inference's answer, out of what it has begun."""
         generated: Generated = await begun
         return generated
+
+
+def cause_of(death: BaseException) -> str:
+    """How the death of a replica showed."""
+    match death:
+        case RayActorError():
+            return "replica_died"
+        case ObjectLostError():
+            return "object_lost"
+        case ReplicaUnavailableError():
+            return "replica_unavailable"
+        case _:
+            return "connection_lost"
 
 
 def is_small(run: Run) -> bool:

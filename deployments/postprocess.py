@@ -23,6 +23,7 @@ from deployments.images.draw import LARGEST_SIDE
 from deployments.images.painter import Drawing, Painter
 from deployments.images.storage import FileStore, content_type_of, open_file_store
 from deployments.metrics import RayRecorder, Recorder
+from deployments.pulse import Pulse
 from deployments.settings import Settings
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
@@ -44,6 +45,7 @@ class Postprocess:
         self._vocabulary = open_checkpoint(settings.model).vocabulary
         self._files = files or open_file_store(settings.files)
         self._recorder = recorder or RayRecorder()
+        self._pulse = Pulse(self._recorder, "postprocess")
         self._painter = Painter(settings, self._files, self._recorder)
         self._pruned = Stopwatch()
 

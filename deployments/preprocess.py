@@ -20,6 +20,7 @@ from deployments.images.fetch import Fetcher
 from deployments.images.own import own_name, read_own
 from deployments.images.storage import FileStore, open_file_store
 from deployments.metrics import RayRecorder, Recorder
+from deployments.pulse import Pulse
 from deployments.settings import Settings
 
 LONGEST_DECODE_S = 120.0
@@ -43,6 +44,7 @@ class Preprocess:
         self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "preprocess")
         self._decoding: dict[int, float] = {}
         self._recorder = recorder or RayRecorder()
+        self._pulse = Pulse(self._recorder, "preprocess")
 
     async def run(self, run: Run) -> Prepared:
         """The image of `run`, ready for the model.

@@ -28,6 +28,7 @@ RANKS = {
     "settings": 0,
     "errors": 0,
     "metrics": 0,
+    "pulse": 0,
     "autoscaling": 0,
     "box": 0,
     "outgoing": 0,

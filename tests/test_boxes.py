@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.demo.scenes import draw_scene
 from deployments.errors import (
@@ -461,3 +462,22 @@ def test_a_run_has_no_more_beams_than_the_box(
 
     tokens = [asyncio.run(inference.run(prepared, each)).tokens for each in (given, asked)]
     assert tokens[0] == tokens[1]
+
+
+def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
+    """Slots, steps and their requests, why batches began, and how long the model worked."""
+    recorder = PrometheusRecorder()
+    box = Inference(settings, recorder)
+    asyncio.run(through(settings, box, run(uri(scene(0).image))))
+    box._pulse.beat()
+    box._pulse.beat()
+    text = recorder.exposition().decode()
+    families = text_string_to_metric_families(text)
+    told = {each.name: each.value for family in families for each in family.samples}
+    assert told["florence_inference_slots"] == settings.inference.max_batch_size
+    assert told["florence_inference_slots_taken"] == told["florence_inference_waiting"] == 0
+    assert told["florence_inference_steps_total"] == told["florence_inference_rows_total"] > 1
+    assert told["florence_inference_busy_seconds_total"] > 0
+    assert told["florence_inference_written_tokens_total"] == told["florence_inference_tokens_sum"]
+    assert 'florence_inference_begun_total{reason="waited"} 1.0' in text
+    assert 'florence_inference_begun_total{reason="joined"} 0.0' in text

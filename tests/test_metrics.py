@@ -6,9 +6,18 @@ import pytest
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
-from deployments.metrics import METRICS, SECONDS, Metric, PrometheusRecorder, RayRecorder
+from deployments.metrics import (
+    METRICS,
+    SECONDS,
+    Metric,
+    PrometheusRecorder,
+    RayRecorder,
+    SharedRecorder,
+)
 
-NAME = re.compile(r"florence_(ingress|preprocess|inference|postprocess|dispatcher)(_[a-z]+)+")
+BOXES = "ingress|preprocess|inference|postprocess|dispatcher"
+PARTS = "queue|webhooks|store|process"  # of which several boxes tell
+NAME = re.compile(rf"florence_({BOXES}|{PARTS})(_[a-z]+)*")
 each_metric = pytest.mark.parametrize(("name", "metric"), METRICS.items(), ids=METRICS)
 
 
@@ -53,7 +62,8 @@ def test_names_follow_the_scheme(name: str, metric: Metric) -> None:
     """`florence_<box>_<what>_<unit>`: counters end in _total, times in _seconds, nothing else."""
     assert NAME.fullmatch(name)
     assert (metric.kind == "counter") == name.endswith("_total")
-    assert (metric.bounds == SECONDS) == name.endswith("_seconds")
+    if metric.kind == "histogram":
+        assert (metric.bounds == SECONDS) == name.endswith("_seconds")
     assert not re.search(r"_(ms|milliseconds|mb|kb|minutes)(_|$)", name)
 
 
@@ -67,7 +77,8 @@ def test_every_metric_is_explained(name: str, metric: Metric) -> None:
 @each_metric
 def test_labels_are_few(name: str, metric: Metric) -> None:
     """No label can take a value that a client invents, such as a path or an id."""
-    assert set(metric.labels) <= {"endpoint", "status", "outcome", "key"}
+    known = {"endpoint", "status", "outcome", "key", "limit", "reason", "cause", "state"}
+    assert set(metric.labels) <= known | {"operation", "box"}
 
 
 def test_an_undeclared_metric_is_a_bug() -> None:
@@ -85,13 +96,27 @@ def test_wrong_labels_are_a_bug() -> None:
 def test_two_recorders_do_not_share() -> None:
     """Each has a registry of its own."""
     first, second = PrometheusRecorder(), PrometheusRecorder()
-    first.record("florence_ingress_retries_total")
-    [sample] = [
-        each
-        for each in exposed(second)["florence_ingress_retries"].samples
-        if each.name.endswith("_total")
-    ]
-    assert sample.value == 0
+    first.record("florence_postprocess_pictures_lost_total")
+    assert value(second, "florence_postprocess_pictures_lost_total") == 0
+
+
+def value(recorder: PrometheusRecorder, name: str) -> float:
+    """What a metric without labels stands at."""
+    family = exposed(recorder)[name.removesuffix("_total")]
+    [sample] = [each for each in family.samples if each.name == name]
+    return float(sample.value)
+
+
+def test_a_shared_recorder_hands_on_what_was_measured_here() -> None:
+    """Not what other boxes have told, nor what is the whole cluster's: both come from elsewhere."""
+    other = PrometheusRecorder()
+    shared = SharedRecorder(other)
+    for name in ("florence_ingress_running", "florence_inference_slots", "florence_store_bytes"):
+        shared.record(name, 7.0)
+        assert value(shared, name) == 7.0
+    assert value(other, "florence_ingress_running") == 7.0
+    assert value(other, "florence_inference_slots") == 0.0
+    assert value(other, "florence_store_bytes") == 0.0
 
 
 @each_metric
@@ -100,3 +125,19 @@ def test_ray_takes_every_metric(name: str, metric: Metric) -> None:
     recorder = RayRecorder()
     recorder.record(name, 1.0, **labels_of(metric))
     recorder.record(name, 2.0, **labels_of(metric))
+
+
+def test_ray_is_told_again_what_a_replicas_gauges_stand_at() -> None:
+    """It forgets them; what is the cluster's may be forgotten, when nobody reads it any more."""
+    recorder = RayRecorder()
+    said: list[str] = []
+
+    class Gauge:
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            said.append(f"{value} {tags}")
+
+    recorder._metrics = dict.fromkeys(("florence_inference_slots", "florence_webhooks"), Gauge())
+    recorder.record("florence_inference_slots", 8.0)
+    recorder.record("florence_webhooks", 3.0, state="dead")
+    recorder.refresh()
+    assert said == ["8.0 {}", "3.0 {'state': 'dead'}", "8.0 {}"]

@@ -59,6 +59,7 @@ class Boxes:
         self.plans = {box: list(plan) for box, plan in plans.items()}
         self.log: list[str] = []
         self.counted: list[str] = []
+        self.causes: list[str] = []
 
     def pipeline(self, max_attempts: int = 3) -> Pipeline:
         """A pipeline through these boxes."""
@@ -68,6 +69,10 @@ class Boxes:
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """Count, as a recorder does."""
         self.counted.append(name)
+        self.causes.append(labels["cause"])
+
+    def refresh(self) -> None:
+        """Nothing is forgotten here."""
 
     def box(self, name: str) -> Box:
         """A box that begins its work in a task, as a handle does."""
@@ -226,6 +231,13 @@ DEATHS = [
 ]
 
 
+CAUSES = {
+    ObjectLostError: "object_lost",
+    ReplicaUnavailableError: "replica_unavailable",
+    AioRpcError: "connection_lost",
+}
+
+
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: type(death).__name__)
 @pytest.mark.parametrize("box", NAMES)
 @both_ways
@@ -235,6 +247,7 @@ def test_a_run_is_begun_again_when_a_replica_dies(url: str, box: str, death: Exc
     assert outcome(boxes, a_run(url=url)) == FINISHED
     assert boxes.log.count(box) == 3
     assert boxes.counted == ["florence_ingress_retries_total"] * 2
+    assert boxes.causes == [CAUSES.get(type(death), "replica_died")] * 2
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 4])

@@ -67,6 +67,9 @@ class Boxes:
         """Count, as a recorder does."""
         self.retries += name == "florence_ingress_retries_total"
 
+    def refresh(self) -> None:
+        """Nothing is forgotten here."""
+
     async def run(self, seconds: float = 60, max_attempts: int = 3) -> Finished:
         """A run through them."""
         run = Run("r", "region-proposal", "u", deadline=time.time() + seconds)

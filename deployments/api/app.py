@@ -18,7 +18,7 @@ from deployments.api.usage import Meter
 def create_app(services: Services) -> FastAPI:
     """fal's protocol over `services`."""
     drain = Drain()
-    limits = Limits(services.store, services.settings, drain)
+    limits = Limits(services.store, services.settings, drain, services.recorder)
     meter = Meter(services.store, services.recorder)
 
     @asynccontextmanager

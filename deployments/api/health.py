@@ -10,6 +10,7 @@ from deployments.api.reading import add_reading
 from deployments.api.services import Services
 from deployments.errors import NotReady
 from deployments.florence.tasks import TASKS
+from deployments.queueing.readings import Readings
 
 READY_TIMEOUT_S = 5.0
 
@@ -30,6 +31,7 @@ class Health:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._readings = Readings(services.store, services.recorder)
 
     async def index(self) -> Response:
         """What is served here."""
@@ -60,6 +62,7 @@ class Health:
         return JSONResponse({"status": "ready"})
 
     async def metrics(self) -> Response:
-        """Every metric of this process, in Prometheus' text format."""
+        """Every metric of this process and of the queue, in Prometheus' text format."""
+        await self._readings.refresh()
         body = self._services.recorder.exposition()
         return Response(body, headers={"content-type": CONTENT_TYPE_LATEST})

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from deployments.api.drain import Drain
 from deployments.api.keys import Caller
 from deployments.errors import Overloaded, RateLimited, StoreUnavailable
+from deployments.metrics import Recorder
 from deployments.queueing.store import KeyStore
 from deployments.settings import Settings
 
@@ -17,8 +18,11 @@ from deployments.settings import Settings
 class Limits:
     """Holds callers to the limits of their keys, which count over all replicas."""
 
-    def __init__(self, store: KeyStore, settings: Settings, drain: Drain) -> None:
+    def __init__(
+        self, store: KeyStore, settings: Settings, drain: Drain, recorder: Recorder
+    ) -> None:
         self._store = store
+        self._recorder = recorder
         self._burst = settings.keys.rate_burst
         self._ttl_s = settings.ingress.deadline_s  # a place whose replica died is free after it
         self._drain = drain
@@ -34,6 +38,7 @@ class Limits:
             return
         wait_s = await self._store.admit(caller.key_id, caller.rate, self._burst)
         if wait_s > 0:
+            self._note_refusal(caller, "rate")
             raise RateLimited.after(wait_s)
 
     @asynccontextmanager
@@ -50,11 +55,15 @@ class Limits:
         try:
             inside = await self._store.enter(caller.key_id, run_id, self._ttl_s)
             if not inside:
+                self._note_refusal(caller, "concurrency")
                 raise Overloaded.after(self._drain.wait_s(caller.concurrency))
             yield
         finally:
             if inside:
                 await self._leave(run_id)
+
+    def _note_refusal(self, caller: Caller, limit: str) -> None:
+        self._recorder.record("florence_ingress_key_refused_total", key=caller.key_id, limit=limit)
 
     async def _leave(self, run_id: str) -> None:
         """Give the place back, also for a caller who has left."""

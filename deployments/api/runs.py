@@ -167,4 +167,5 @@ def record(recorder: Recorder, endpoint: str, seconds: float, stages: Stages) ->
     recorder.record("florence_inference_batch_size", stages.batch_size)
     recorder.record("florence_inference_batches_total", stages.batch_share)
     recorder.record("florence_inference_tokens", stages.num_tokens)
+    recorder.record("florence_inference_written_tokens_total", stages.num_tokens)
     recorder.record("florence_postprocess_seconds", stages.postprocess_s)

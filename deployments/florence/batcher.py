@@ -20,6 +20,7 @@ from deployments.errors import InternalError, Overloaded, RequestTimeout, Servic
 from deployments.florence.backend import Backend, Job
 from deployments.florence.run import Run
 from deployments.florence.schedule import Schedule
+from deployments.florence.tally import Tally
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -122,6 +123,7 @@ class Batcher(Generic[T, R]):
         self._suspended: dict[Job[T], Entry[T, R]] = {}
         self._changed = threading.Condition()
         self._numbers = count()
+        self._tally = Tally()
         self._busy_since: float | None = None
         self._seconds_per_cost = 0.0
         self._closed = False
@@ -158,6 +160,27 @@ class Batcher(Generic[T, R]):
             timer.cancel()
             entry.future.cancel()
             self._forget(entry)
+
+    @property
+    def tally(self) -> Tally:
+        """What has been done until now."""
+        return self._tally.copied()
+
+    @property
+    def num_slots(self) -> int:
+        """Most requests that run at a time."""
+        return self._backend.num_slots
+
+    @property
+    def num_running(self) -> int:
+        """Requests in the backend now."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that have not begun, or wait to go on."""
+        with self._changed:
+            return len(self._schedule)
 
     @property
     def num_ongoing(self) -> int:
@@ -232,13 +255,14 @@ class Batcher(Generic[T, R]):
 
     def _turn(self) -> None:
         """One step of the batch, with those who join it and without those who left."""
-        self._busy_since = time.perf_counter()
+        begun = self._busy_since = time.perf_counter()
         try:
             self._drop_unwanted()
             self._make_room()
             self._begin(self._next())
             if self._running:
                 self._step()
+                self._tally.busy_s += time.perf_counter() - begun
         finally:
             self._busy_since = None
 
@@ -278,7 +302,11 @@ class Batcher(Generic[T, R]):
     def _next(self) -> list[Entry[T, R]]:
         with self._changed:
             taken = self._schedule.take(len(self._running), time.perf_counter())
-        return in_time(taken)
+            reason = self._schedule.reason
+        begun = in_time(taken)
+        if begun:
+            self._tally.begin(reason)
+        return begun
 
     def _begin(self, entries: list[Entry[T, R]]) -> None:
         if not entries:
@@ -321,6 +349,7 @@ class Batcher(Generic[T, R]):
 
     def _step(self) -> None:
         entries = list(self._running.values())
+        self._tally.step(len(entries))
         try:
             finished = self._backend.step()
         except Exception as error:  # whatever the model raises belongs to a request

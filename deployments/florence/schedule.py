@@ -54,9 +54,19 @@ class Schedule(Generic[E]):
         self._suspects: deque[E] = deque()
         self._is_alone = False
         self._possible_since: float | None = None
+        self._reason = ""
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._suspects)
+
+    @property
+    def reason(self) -> str:
+        """Why those who were taken last began then.
+
+        `full`: as many as may begin together; `waited`: fewer, whose patience was over;
+        `joined`: fewer, beside others; `alone`: it is tried by itself after a failure.
+        """
+        return self._reason
 
     @property
     def cost(self) -> float:
@@ -94,6 +104,7 @@ class Schedule(Generic[E]):
         if count < self._micro_batch and self._may_wait(num_running, now) > 0:
             return []
         self._possible_since = None
+        self._reason = self._reason_for(count, num_running)
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
 
@@ -143,4 +154,10 @@ class Schedule(Generic[E]):
         if num_running or not self._suspects:
             return []
         self._is_alone = True
+        self._reason = "alone"
         return [self._suspects.popleft()]
+
+    def _reason_for(self, count: int, num_running: int) -> str:
+        if count == self._micro_batch:
+            return "full"
+        return "joined" if num_running else "waited"

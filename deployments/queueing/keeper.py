@@ -56,6 +56,10 @@ class Keeper:
         for outcome, number in found.items():
             if number:
                 self._recorder.record("florence_dispatcher_rescued_total", number, outcome=outcome)
+        if rescued.requeued:
+            self._recorder.record(
+                "florence_dispatcher_retries_total", rescued.requeued, cause="lease_over"
+            )
 
     async def prune(self) -> None:
         """One round."""

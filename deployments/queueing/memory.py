@@ -6,12 +6,14 @@ No method awaits anything, so each is one transaction of its event loop.
 
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count, islice
 
 from deployments.errors import IdempotencyConflict, QueueFull
 from deployments.queueing import endings, logs
+from deployments.queueing.census import CAP, MAX_KEYS, Census
 from deployments.queueing.key import ApiKey, Usage
 from deployments.queueing.pace import pace
 from deployments.queueing.request import (
@@ -550,6 +552,23 @@ class MemoryStore:
     async def now(self) -> float:
         """The store's clock."""
         return self._clock()
+
+    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+        """What there is, in numbers."""
+        now = self._clock()
+        states = Counter(record.state for record in self._requests.values())
+        running = (r.key_id for r in self._requests.values() if r.state is State.RUNNING)
+        busy = Counter(running) + Counter(of for of, until in self._slots.values() if now < until)
+        hooks = Counter(hook.state for hook in self._webhooks.values())
+        due = (h.next_at for h in self._webhooks.values() if h.state is WebhookState.PENDING)
+        most = sorted(busy.items(), key=lambda each: (-each[1], each[0]))[:max_keys]
+        return Census(
+            queued=min(cap, states[State.QUEUED]),
+            running=min(cap, states[State.RUNNING]),
+            keys=dict(most),
+            webhooks={state: min(cap, hooks[state]) for state in WebhookState},
+            overdue_s=max(0.0, now - min(due, default=now)),
+        )
 
     async def secret(self, name: str, fresh: bytes) -> bytes:
         """The secret called `name`."""

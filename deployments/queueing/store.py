@@ -9,6 +9,7 @@ Whoever is given no lease on a request, or an older one than the latest, changes
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from deployments.queueing.census import CAP, MAX_KEYS, Census
 from deployments.queueing.key import ApiKey, Usage
 from deployments.queueing.request import (
     Backlog,
@@ -197,6 +198,9 @@ class Store(RequestStore, WebhookStore, KeyStore, Protocol):
 
     async def now(self) -> float:
         """The store's clock."""
+
+    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+        """What it holds, each number counted up to `cap`, and the `max_keys` busiest keys."""
 
     async def secret(self, name: str, fresh: bytes) -> bytes:
         """The secret called `name`, the same for everybody; `fresh` at the first call."""

@@ -155,6 +155,7 @@ class Worker:
         """Let it come again when those before it should be through."""
         with suppress(StoreUnavailable):  # its lease runs out
             await self._store.release(refused.lease, self._settings.retry_delay_s * place)
+            self._note_retry("suspect")
 
     async def _wait(self, timeout_s: float) -> None:
         try:
@@ -166,6 +167,7 @@ class Worker:
             self._changed.clear()
 
     def _start(self, claimed: Claimed) -> None:
+        self._recorder.record("florence_dispatcher_wait_seconds", claimed.waited_s)
         name = f"request-{claimed.lease.id}"
         job = Job(claimed, asyncio.create_task(self._work(claimed), name=name))
         self._jobs[job.id] = job
@@ -204,6 +206,7 @@ class Worker:
         if job.task.cancelled():
             if not job.cancelled:
                 await self._store.release(lease)
+                self._note_retry("stopped")
                 return "released"
             return await self._finish(job, Ending.failed(ClientCancelled()))
         match job.task.exception():
@@ -211,10 +214,14 @@ class Worker:
                 return await self._finish(job, job.task.result())
             case Overloaded(retry_after_s=delay_s):
                 await self._store.release(lease, delay_s)
+                self._note_retry("overloaded")
                 return "released"
             case ServiceError(status=status) as error if status in RETRIED_STATUSES:
                 state = await self._store.fail(lease, Ending.failed(error), self._delay(job))
-                return "retried" if state is State.QUEUED else str(state or "lost")
+                if state is not State.QUEUED:
+                    return str(state or "lost")
+                self._note_retry(error.type)
+                return "retried"
             case ServiceError() as error:
                 return await self._finish(job, Ending.failed(error))
             case error:
@@ -228,6 +235,9 @@ class Worker:
             "florence_dispatcher_key_model_seconds_total", ending.model_s, key=job.claimed.key_id
         )
         return str(ending.state)
+
+    def _note_retry(self, cause: str) -> None:
+        self._recorder.record("florence_dispatcher_retries_total", cause=cause)
 
     def _delay(self, job: Job) -> float:
         return float(self._settings.retry_delay_s * 2 ** (job.claimed.attempt - 1))

@@ -8,7 +8,7 @@ from deployments.api import health
 from deployments.errors import NotReady
 from deployments.metrics import METRICS
 
-from .service import Serve, Service
+from .service import AwayStore, Serve, Service
 
 
 def test_health_is_about_this_process(serve: Serve) -> None:
@@ -74,3 +74,18 @@ def test_head_is_answered(service: Service, path: str) -> None:
 def test_no_pages_from_the_framework(service: Service, path: str) -> None:
     """FastAPI's pages load scripts from elsewhere, so they are off."""
     assert service.client.get(path).status_code == 404
+
+
+def test_metrics_tell_of_the_queue(service: Service) -> None:
+    """What waits is read from the store when somebody asks."""
+    service.submit()
+    text = service.metrics()
+    assert 'florence_queue_requests{state="queued"} 1.0' in text
+    assert "florence_store_up 1.0" in text
+
+
+def test_metrics_need_no_store(serve: Serve) -> None:
+    """One that is away is a number, not an error."""
+    response = serve(store=AwayStore()).client.get("/metrics")
+    assert response.status_code == 200
+    assert "florence_store_up 0.0" in response.text

@@ -39,6 +39,7 @@ from .service import (
     do,
 )
 
+KEY_REFUSED = "florence_ingress_key_refused_total"
 INPUT = {"image_url": "https://example.com/car.jpg"}
 
 
@@ -313,6 +314,7 @@ def test_queued_and_synchronous_runs_share_the_places_of_a_key(service: Service)
     response = service.client.post(CAPTION, json=INPUT, headers=key)
 
     assert (response.status_code, service.runs) == (429, [])
+    assert f'{KEY_REFUSED}{{key="other",limit="concurrency"}} 1.0' in service.metrics()
 
 
 @pytest.mark.parametrize("is_hung_up", [True, False])
@@ -390,6 +392,7 @@ def test_a_key_begins_no_faster_than_it_may(serve: Serve) -> None:
     assert refused[0].json()["error_type"] == "rate_limit_exceeded"
     assert 9 <= int(refused[0].headers["retry-after"]) <= 10
     assert (len(service.runs), len(service.queued())) == (1, 1)
+    assert f'{KEY_REFUSED}{{key="other",limit="rate"}} 2.0' in service.metrics()
 
 
 def test_a_key_without_limits_needs_no_store(serve: Serve) -> None:

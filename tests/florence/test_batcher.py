@@ -1152,3 +1152,25 @@ def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None
 
     asyncio.run(scenario())
     assert batcher.num_ongoing == 0
+
+
+def test_it_tells_what_the_engine_has_done(engine: Countdown, make: Make) -> None:
+    """Steps, requests in them, why batches began, and the time that was spent in them."""
+    batcher = make()
+    assert (batcher.num_slots, batcher.num_running, batcher.num_waiting) == (4, 0, 0)
+
+    async def scenario() -> None:
+        first = await begin(batcher, Item(1, num_steps=2))
+        await asyncio.to_thread(engine.entered.acquire, timeout=SOON_S)
+        others = [await begin(batcher, Item(number)) for number in (2, 3, 4, 5)]
+        assert (batcher.num_running, batcher.num_waiting) == (1, 4)
+        engine.open()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(scenario())
+    tally = batcher.tally
+    assert tally.steps == len(engine.steps)
+    assert tally.rows == sum(len(step) for step in engine.steps) == 6
+    assert dict(tally.begun) == {"waited": 1, "joined": 1} | dict(tally.begun)
+    assert sum(tally.begun.values()) == len(engine.begun)
+    assert tally.busy_s > 0

@@ -247,3 +247,19 @@ def test_everyone_begins_once_and_in_time(
         assert begun
         ended += taken(begun)
     assert sorted(ended) == list(range(came))
+
+
+def test_the_reason_of_a_batch_is_known() -> None:
+    """A whole micro-batch, patience that is over, the company of others, or suspicion."""
+    policy = schedule(waiting=6)
+    policy.take(0, 0.0)
+    assert policy.reason == "full"
+    policy.take(4, 0.0)  # two wait for more to join with
+    assert taken(policy.take(4, PATIENCE_S)) == [4, 5]
+    assert policy.reason == "joined"
+    policy.add(Asked(0, 6, arrived=10.0))
+    assert taken(policy.take(0, 10.0 + PATIENCE_S)) == [6]
+    assert policy.reason == "waited"
+    policy.isolate([Asked(0, 7)])
+    assert taken(policy.take(0, 20.0)) == [7]
+    assert policy.reason == "alone"

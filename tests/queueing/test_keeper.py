@@ -55,6 +55,9 @@ async def test_requests_of_dead_workers_go_back() -> None:
     status = await bench.store.status("key", "a")
     assert status
     assert status.state is State.QUEUED
+    assert b'florence_dispatcher_retries_total{cause="lease_over"} 1.0' in (
+        bench.recorder.exposition()
+    )
     assert b'florence_dispatcher_rescued_total{outcome="requeued"} 1.0' in (
         bench.recorder.exposition()
     )

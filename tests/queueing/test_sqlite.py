@@ -444,6 +444,7 @@ def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
     assert effort.of(lambda: tables.rescue(100)) < 1_000
     assert effort.of(lambda: tables.prune(100)) < 1_000
     assert effort.of(lambda: tables.backlog(1000)) < 200_000
+    assert effort.of(lambda: tables.census(10_000, 20)) < 1_000
     assert effort.of(lambda: tables.claim("worker", 32, LEASE_S)) < 20_000
 
 

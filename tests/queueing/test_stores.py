@@ -1379,3 +1379,50 @@ def another(table: str, row: Row) -> Row:
     names = {"api_key": ("id", "hash"), "usage": ("path",), "request": ("id", "idempotency_key")}
     changed = names.get(table, COLUMNS[table][:1])
     return row | {name: f"another {name}" for name in changed}
+
+
+# ---------------------------------------------------------------------- census
+
+
+async def test_a_census_counts_what_there_is(bench: Bench) -> None:
+    """All that wait, also for later; all that run; and every webhook by its state."""
+    assert (await bench.store.census()).queued == 0
+    delayed = await begin(bench.store)
+    await bench.store.fail(delayed, FAILED, delay_s=60.0)
+    await submit(bench.store, 3)
+    await claim(bench.store, 1)
+    census = await bench.store.census()
+    assert (census.queued, census.running) == (3, 1)
+    assert census.webhooks == dict.fromkeys(WebhookState, 0)
+    capped = await bench.store.census(cap=2)
+    assert (capped.queued, capped.running) == (2, 1)
+
+
+async def test_a_census_knows_the_busiest_keys(bench: Bench) -> None:
+    """By what they run: queued requests, and places of synchronous ones while they last."""
+    for key_id, number in (("one", 1), ("three", 3), ("two", 2)):
+        await submit(bench.store, number, key_id=key_id)
+    await claim(bench.store)
+    await submit(bench.store, 5, key_id="waits")
+    await limit_key(bench.store, 5, "synchronous")
+    for number in range(4):
+        assert await bench.store.enter("synchronous", f"run {number}", 60.0)
+    busiest = (await bench.store.census(max_keys=3)).keys
+    assert list(busiest.items()) == [("synchronous", 4), ("three", 3), ("two", 2)]
+    await bench.advance(61.0)
+    assert dict((await bench.store.census()).keys) == {"three": 3, "two": 2, "one": 1}
+
+
+async def test_a_census_knows_what_is_to_be_told(bench: Bench) -> None:
+    """Webhooks that are pending, delivered and dead, and since when the first is due."""
+    for _ in range(3):
+        await bench.store.finish(await begin(bench.store, webhook_url=HOOK), DONE)
+    await bench.advance(7.0)
+    census = await bench.store.census()
+    assert census.webhooks[WebhookState.PENDING] == 3
+    assert census.overdue_s == pytest.approx(7.0, abs=2)
+    first, second, _ = await bench.store.claim_webhooks(10, 60.0)
+    assert (await bench.store.census()).overdue_s == 0.0
+    await bench.store.settle_webhook(first.id, first.token, status=200)
+    await bench.store.settle_webhook(second.id, second.token, error="gone")
+    assert (await bench.store.census()).webhooks == dict.fromkeys(WebhookState, 1)

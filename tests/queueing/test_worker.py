@@ -242,6 +242,7 @@ async def test_what_runs_is_handed_back_at_the_end(bench: Bench) -> None:
 
     [claimed] = await bench.store.claim("other", 1, 10)
     assert (claimed.lease.id, claimed.attempt) == ("long", 1)
+    assert b'florence_dispatcher_retries_total{cause="stopped"} 1.0' in bench.recorder.exposition()
 
 
 async def test_a_lost_lease_stops_the_work() -> None:
@@ -350,3 +351,17 @@ async def test_a_worker_knows_how_much_it_has(bench: Bench) -> None:
         await bench.until(lambda: bench.worker.num_running == 1)
         go.set()
         await bench.until(lambda: bench.worker.num_running == 0)
+
+
+async def test_attempts_to_be_made_again_are_counted_by_cause(bench: Bench) -> None:
+    """What the work said, when it was one of those errors that may not come again."""
+    await bench.submit("a", RunnerDisconnected(), Overloaded())
+    await bench.submit("b", FileDownloadError("gone"))
+    async with bench.working():
+        await bench.result("a")
+        await bench.result("b")
+    text = bench.recorder.exposition().decode()
+    assert 'florence_dispatcher_retries_total{cause="runner_disconnected"} 1.0' in text
+    assert 'florence_dispatcher_retries_total{cause="overloaded"} 1.0' in text
+    assert text.count("florence_dispatcher_retries_total{") == 2
+    assert "florence_dispatcher_wait_seconds_count 4.0" in text

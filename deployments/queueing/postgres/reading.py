@@ -1,15 +1,17 @@
-"""What clients ask of their requests."""
+"""What clients ask of their requests, and operators of all."""
 
 import json
 
 from deployments.queueing import logs
+from deployments.queueing.census import CAP, MAX_KEYS, Census
 from deployments.queueing.postgres.part import Part
 from deployments.queueing.request import Result, State, Status
 from deployments.queueing.store import POSITION_CAP
+from deployments.queueing.webhook import WebhookState
 
 
 class Reading(Part):
-    """Questions; each is one statement."""
+    """Questions; each is one statement, but for the census."""
 
     async def status(self, key_id: str, request_id: str) -> Status | None:
         """How a request stands."""
@@ -39,3 +41,17 @@ class Reading(Part):
         """How many are ahead."""
         ahead: int | None = await self._database.value("position", request_id, POSITION_CAP)
         return ahead
+
+    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+        """What there is, in numbers."""
+        counted = await self._database.row("census", cap)
+        assert counted
+        busy = await self._database.rows("busy_keys", max_keys)
+        return Census(
+            queued=counted["queued"],
+            running=counted["running"],
+            keys={row["key_id"]: row["running"] for row in busy},
+            webhooks={state: counted[state] for state in WebhookState},
+            overdue_s=counted["overdue_s"],
+            size_bytes=counted["size_bytes"],
+        )

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, TypeVar
 
+from deployments.queueing.census import CAP, MAX_KEYS, Census
 from deployments.queueing.key import ApiKey, Usage
 from deployments.queueing.request import (
     Backlog,
@@ -208,6 +209,10 @@ class SqliteStore:
     async def now(self) -> float:
         """The store's clock."""
         return self._tables.now()
+
+    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+        """What there is, in numbers."""
+        return await self._readers.run(lambda tables: tables.census(cap, max_keys))
 
     async def secret(self, name: str, fresh: bytes) -> bytes:
         """The secret called `name`."""

@@ -4,13 +4,16 @@ Whoever calls a method that writes sees to it that a transaction is under way.
 """
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from deployments.errors import IdempotencyConflict, QueueFull
 from deployments.queueing import endings, logs
+from deployments.queueing.census import Census
 from deployments.queueing.key import ApiKey, Usage
 from deployments.queueing.pace import pace
 from deployments.queueing.request import (
@@ -426,6 +429,22 @@ class Tables:
     def now(self) -> float:
         """The clock."""
         return self._clock()
+
+    def census(self, cap: int, max_keys: int) -> Census:
+        """What there is, in numbers, and the room on its disk."""
+        now = self._clock()
+        counted = self._row("census", now=now, cap=cap)
+        assert counted
+        busy = self._rows("busy_keys", now=now, limit=max_keys)
+        return Census(
+            queued=counted["queued"],
+            running=counted["running"],
+            keys={row["key_id"]: row["running"] for row in busy},
+            webhooks={state: counted[state] for state in WebhookState},
+            overdue_s=counted["overdue_s"],
+            size_bytes=counted["size_bytes"],
+            free_bytes=shutil.disk_usage(Path(counted["file"]).parent).free,
+        )
 
     def secret(self, name: str) -> bytes | None:
         """The secret called `name`, if there is one."""

@@ -404,3 +404,32 @@ ON CONFLICT (day, key_id, path) DO UPDATE SET
 -- name: usage
 SELECT key_id, day, path, requests, images, model_s FROM usage
 WHERE day >= $1 AND ($2::text IS NULL OR key_id = $2) ORDER BY day, key_id, path;
+
+-- ------------------------------------------------------------------------------- numbers
+
+-- name: census
+-- What is counted is walked along an index, up to the cap.
+SELECT
+    (SELECT count(*) FROM (SELECT 1 FROM request WHERE state = 'queued' LIMIT $1::bigint) AS few)
+        AS queued,
+    (SELECT count(*) FROM (SELECT 1 FROM request WHERE state = 'running' LIMIT $1::bigint) AS few)
+        AS running,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'pending' LIMIT $1::bigint) AS few)
+        AS pending,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'delivered' LIMIT $1::bigint) AS few)
+        AS delivered,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'dead' LIMIT $1::bigint) AS few)
+        AS dead,
+    greatest(0.0, store_now() - (SELECT min(next_at) FROM webhook WHERE state = 'pending'))::float8
+        AS overdue_s,
+    pg_total_relation_size('request') + pg_total_relation_size('webhook')
+        + pg_total_relation_size('usage') AS size_bytes;
+
+-- name: busy_keys
+SELECT key_id, count(*) AS running
+FROM (
+    SELECT key_id FROM request WHERE state = 'running'
+    UNION ALL
+    SELECT key_id FROM slot WHERE until > store_now()
+) AS held
+GROUP BY key_id ORDER BY running DESC, key_id LIMIT $1::bigint;

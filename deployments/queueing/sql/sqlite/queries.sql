@@ -286,3 +286,25 @@ INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NO
 
 -- name: secret
 SELECT value FROM secret WHERE name = :name
+
+-- name: census (what is counted is walked along an index, up to the cap)
+SELECT
+    (SELECT min(coalesce(sum(queued), 0), :cap) FROM depth) AS queued,
+    (SELECT count(*) FROM (SELECT 1 FROM request WHERE state = 'running' LIMIT :cap)) AS running,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'pending' LIMIT :cap)) AS pending,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'delivered' LIMIT :cap))
+        AS delivered,
+    (SELECT count(*) FROM (SELECT 1 FROM webhook WHERE state = 'dead' LIMIT :cap)) AS dead,
+    max(0.0, :now - coalesce((SELECT min(next_at) FROM webhook WHERE state = 'pending'), :now))
+        AS overdue_s,
+    (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size) AS size_bytes,
+    (SELECT file FROM pragma_database_list WHERE name = 'main') AS file
+
+-- name: busy_keys
+SELECT key_id, count(*) AS running
+FROM (
+    SELECT key_id FROM request WHERE state = 'running'
+    UNION ALL
+    SELECT key_id FROM slot WHERE until > :now
+)
+GROUP BY key_id ORDER BY running DESC, key_id LIMIT :limit
