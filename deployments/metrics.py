@@ -9,11 +9,12 @@ Two things to know of Ray's export: it forgets a gauge that is not set again, an
 crosses it as counts only, so that its sum is a guess. What has to be added up is a counter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Metric as Family
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -194,9 +195,11 @@ class PrometheusRecorder:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._metrics = {name: self._declare(name, metric) for name, metric in METRICS.items()}
+        self._recorded: set[str] = set()
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See Recorder."""
+        self._recorded.add(name)
         metric = self._metrics[name]
         child = metric.labels(**labels) if labels else metric
         match METRICS[name].kind:
@@ -212,7 +215,14 @@ class PrometheusRecorder:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self)
+
+    def collect(self) -> Iterator[Family]:
+        """Every metric with its samples; a gauge that was never set has none, rather than zero."""
+        for family in self._registry.collect():
+            if family.type == "gauge" and family.name not in self._recorded:
+                family.samples = []
+            yield family
 
     def _declare(self, name: str, metric: Metric) -> Any:
         common: Mapping[str, Any] = {"labelnames": metric.labels, "registry": self._registry}
@@ -241,7 +251,7 @@ class RayRecorder:
             self._metrics[name] = self._declare(name, METRICS[name])
         metric = self._metrics[name]
         match METRICS[name].kind:
-            case "counter":
+            case "counter" if value > 0:  # Ray refuses to add nothing
                 metric.inc(value, tags=labels)
             case "gauge":
                 metric.set(value, tags=labels)

@@ -111,6 +111,36 @@ def demo(
     raise typer.Exit(show(seed, out))
 
 
+@app.command()
+def top(
+    urls: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Where metrics are, http://HOST:PORT/metrics; may be repeated.",
+            show_default="the service on this machine",
+        ),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(min=0.2, metavar="SECONDS", help="Time between two frames.")
+    ] = 2.0,
+    window: Annotated[
+        float, typer.Option(min=1.0, metavar="SECONDS", help="Time that rates are over.")
+    ] = 30.0,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="One frame over 10 s; as without a terminal."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The numbers of one frame.")] = False,
+    state: State = None,
+) -> None:
+    """Show what the service does now: traffic, queue, model, stages, CPU, store, webhooks, keys."""
+    from deployments.cli.top.live import show
+
+    show(urls or [], every, window, once, as_json, state or state_home())
+
+
 app.add_typer(key_commands.app, name="keys")
 app.command()(usage)
 app.add_typer(store_commands.app, name="store")

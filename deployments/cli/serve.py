@@ -3,7 +3,8 @@
 import json
 import random
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.console import Console
 from deployments.cli.client import data_uri_of
 from deployments.cli.haproxy import ON
 from deployments.cli.profile import Profile, Tree, compose, laid_over, tree_of
-from deployments.cli.service import free_port, running
+from deployments.cli.service import exporters, free_port, running
 from deployments.cli.state import State, write_private
 from deployments.cli.tls import certificates
 from deployments.errors import SetupError
@@ -48,9 +49,20 @@ def serve_forever(
         status.stop()
         text = welcome(profile, state, tls)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-        with suppress(KeyboardInterrupt):
+        with told(state), suppress(KeyboardInterrupt):
             threading.Event().wait()
         console.print("Stopping …")
+
+
+@contextmanager
+def told(state: State) -> Iterator[None]:
+    """Leave the addresses of metrics in the state folder inside the block."""
+    targets = [{"targets": exporters(), "labels": {"job": "florence"}}]
+    write_private(state.targets, json.dumps(targets) + "\n")
+    try:
+        yield
+    finally:
+        state.targets.unlink(missing_ok=True)
 
 
 def options(model: str | None, device: str | None, store: str | None, files: str | None) -> Tree:

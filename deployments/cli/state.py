@@ -43,6 +43,11 @@ class State:
         return self.folder / "webhooks"
 
     @property
+    def targets(self) -> Path:
+        """Where a running service leaves the addresses of its metrics, as Prometheus reads them."""
+        return self.folder / "targets.json"
+
+    @property
     def tls(self) -> Path:
         """Where certificates are kept."""
         return self.folder / "tls"
