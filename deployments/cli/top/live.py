@@ -18,7 +18,7 @@ from deployments.cli.state import State
 from deployments.cli.top.exposition import Scrape
 from deployments.cli.top.overview import Overview, overview
 from deployments.cli.top.screen import Screen
-from deployments.cli.top.sources import Exporters, sources
+from deployments.cli.top.sources import REMEDY, Exporters, sources
 from deployments.cli.top.window import Window
 from deployments.errors import SetupError
 
@@ -85,7 +85,7 @@ def overviews(
             remember(seen, exporters.fetch(), window_s)
             trouble = ""
         except SetupError as error:
-            trouble = str(error).partition(": ")[0]
+            trouble = str(error).partition(f": {REMEDY}")[0]
         yield overview(Window(seen[0], seen[-1])), trouble
         time.sleep(every_s)
 

@@ -1,5 +1,6 @@
 """The numbers that an operator looks at, out of what exporters said."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -131,8 +132,7 @@ def overview(seen: Window) -> Overview:
         engine=engine(seen, images_per_s),
         stages={stage: timing(seen, name) for stage, name in STAGES.items()},
         cpu=cpu(seen, images_per_s),
-        retries_per_s=seen.rates("florence_ingress_retries_total", "cause")
-        | seen.rates("florence_dispatcher_retries_total", "cause"),
+        retries_per_s=retries(seen),
         webhooks=webhooks(seen),
         store=store(seen),
         keys=keys(seen),
@@ -199,6 +199,13 @@ def cpu(seen: Window, images_per_s: float | None) -> dict[str, Cpu]:
 def place(box: str) -> int:
     """Where a box stands on the path."""
     return BOXES.index(box) if box in BOXES else len(BOXES)
+
+
+def retries(seen: Window) -> dict[str, float]:
+    """What is begun again, by cause: synchronous runs and queued ones."""
+    found = Counter(seen.rates("florence_ingress_retries_total", "cause"))
+    found.update(seen.rates("florence_dispatcher_retries_total", "cause"))
+    return dict(found)
 
 
 def webhooks(seen: Window) -> Webhooks:

@@ -13,6 +13,7 @@ NOTHING = "–"
 BAR = 12  # characters
 LATE_S = 30.0
 WIDE = 120  # characters
+WEBHOOKS = ("dead", "pending", "delivered")  # the worst first: the end of a line may be cut
 BUSY = 0.9
 
 
@@ -173,7 +174,7 @@ def store(shown: Overview) -> Iterable[RenderableType]:
 def webhooks(shown: Overview) -> Iterable[RenderableType]:
     """What is to be told to others."""
     seen = shown.webhooks
-    known = {state: number for state, number in seen.webhooks.items() if number}
+    known = {state: seen.webhooks[state] for state in WEBHOOKS if seen.webhooks.get(state)}
     told = Text.assemble(("Webhooks  ", "bold cyan"), no_wrap=True, overflow="ellipsis")
     for state, number in known.items():
         told.append(f"{count(number, 0)} {state}  ", "bold red" if state == "dead" else "")
