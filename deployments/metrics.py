@@ -11,6 +11,7 @@ crosses it as counts only, so that its sum is a guess. What has to be added up i
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -236,12 +237,14 @@ class PrometheusRecorder:
 
 
 class RayRecorder:
-    """Hands every metric to Ray, which exports it beside Serve's own."""
+    """Hands every metric to Ray, which exports it beside Serve's own.
 
-    def __init__(self) -> None:
-        from ray.serve import metrics
+    Args:
+        in_replica: whether Serve should say whose they are; else Serve is not even loaded.
+    """
 
-        self._ray = metrics
+    def __init__(self, *, in_replica: bool = True) -> None:
+        self._ray = import_module("ray.serve.metrics" if in_replica else "ray.util.metrics")
         self._metrics: dict[str, Any] = {}
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import typer.main
 
+from deployments.autoscaling import GAUGES
 from deployments.cli import app
+from deployments.metrics import METRICS, Metric
 from deployments.queueing.request import State
 from deployments.settings import Settings
 
@@ -19,7 +21,7 @@ TEXTS = [ROOT / "README.md", *PAGES]
 each_text = pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
 
 COMMAND = re.compile(
-    r"(?<![\w/-])florence ((?:serve|predict|demo|keys|usage|webhooks|store)\b[^#`\n]*)"
+    r"(?<![\w/-])florence ((?:serve|predict|demo|top|keys|usage|webhooks|store)\b[^#`\n]*)"
 )
 
 
@@ -87,3 +89,44 @@ def test_the_state_diagram_has_every_state() -> None:
     diagram = (ROOT / "docs" / "queue.md").read_text().split("```")[1]
     named = set(re.findall(r"(\w+) -->|--> (\w+)", diagram))
     assert {name for pair in named for name in pair if name} == set(State)
+
+
+TELLERS = {
+    "queue": "Dispatcher, Ingress",
+    "webhooks": "Dispatcher, Ingress",
+    "store": "Dispatcher, Ingress",
+    "process": "every box",
+    "autoscaling": "Serve's controller",
+}
+
+
+def metric_rows() -> list[str]:
+    """The rows of the page of metrics: name, kind, labels, unit, who tells, meaning."""
+    policies = {name: Metric("gauge", help_, ("deployment",)) for name, help_ in GAUGES.items()}
+    return [metric_row(name, metric) for name, metric in {**METRICS, **policies}.items()]
+
+
+def metric_row(name: str, metric: Metric) -> str:
+    """One of them."""
+    part = name.split("_")[1]
+    teller = TELLERS.get(part, part.capitalize())
+    labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
+    units = [unit for unit in ("seconds", "bytes", "tokens") if unit in name.split("_")]
+    cells = (f"`{name}`", metric.kind, labels, "".join(units) or "count", teller, metric.help)
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_of_metrics_is_complete() -> None:
+    """Every metric has its row, as the code declares it, in the same order."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    found = [line for line in text.splitlines() if line.startswith("| `florence_")]
+    assert found == metric_rows()
+
+
+def test_alerts_are_about_metrics_that_exist() -> None:
+    """Every name of ours on the page, in a table or in PromQL, is exported."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    names = set(re.findall(r"ray_(florence_\w+)", text))
+    known = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
+    assert known - METRICS.keys() - GAUGES.keys() == set()
+    assert len(known) > 15

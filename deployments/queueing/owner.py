@@ -15,6 +15,8 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from deployments.errors import ServiceError, SetupError, StoreUnavailable
+from deployments.metrics import RayRecorder
+from deployments.pulse import Pulse
 from deployments.queueing.late import opened_late
 from deployments.queueing.opening import SQLITE, open_store
 from deployments.queueing.sqlite.beside import LOOKS, Beside
@@ -38,6 +40,7 @@ class StoreOwner:
 
     def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
         self._store = opened_late(lambda: open_store(settings, queue, is_owner=True))
+        self._pulse = Pulse(RayRecorder(in_replica=False), "store")
 
     async def call_all(self, calls: list[Arguments]) -> list[Answer]:
         """Each call's answer, in the same order; the calls run side by side."""

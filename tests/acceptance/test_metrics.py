@@ -1,0 +1,181 @@
+"""What the running service exports, and what `florence top` makes of it."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from deployments.cli.serve import told
+from deployments.cli.service import exporters
+from deployments.cli.state import State
+from deployments.cli.top.exposition import samples
+from deployments.metrics import METRICS
+from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
+from tests.acceptance.receiver import Receiver
+from tests.acceptance.test_commands import FLORENCE, florence
+from tests.acceptance.test_failures import kill, load, wait_for
+
+SOON_S = 90.0
+
+# What does not happen here, and the tests in which it does.
+ELSEWHERE = {
+    "florence_inference_image_hits_total": "inference.image_cache_mb is 0; tests/test_boxes.py",
+    "florence_inference_image_cache_bytes": "inference.image_cache_mb is 0; tests/test_boxes.py",
+    "florence_postprocess_pictures_lost_total": "no picture is lost; tests/images/test_painter.py",
+    "florence_dispatcher_rescued_total": "no worker dies; tests/queueing/test_keeper.py",
+    "florence_store_errors_total": "the store is there; tests/queueing/test_measured.py",
+}
+# Gauges that may stand at zero when they are looked at.
+LEVELS = {name for name, metric in METRICS.items() if metric.kind == "gauge"} - {
+    "florence_inference_slots", "florence_store_up", "florence_store_bytes",
+    "florence_store_free_bytes",
+}  # fmt: skip
+
+
+def exported() -> Mapping[str, float]:
+    """Each metric that Ray's exporter has, all its series added up; of a histogram the count."""
+    found: dict[str, float] = defaultdict(float)
+    for target in exporters():
+        text = httpx2.get(f"http://{target}/metrics", trust_env=False, timeout=30).text
+        for (name, _), value in samples(text, target).items():
+            found[name.removeprefix("ray_").removesuffix("_count")] += value
+    return found
+
+
+@pytest.fixture(scope="module")
+def used(caller: Caller, receiver: Receiver, state: State) -> Mapping[str, float]:
+    """The service has run, queued, told, refused and begun again; what it exported before."""
+    before = exported()
+    image_url = uri(scene(0, (256, 256)).image)
+    made = florence(
+        "keys", "create", "--name", "slow", "--rate", "1/h", "--state", str(state.folder), "--json"
+    )
+    slow = Caller(caller.url, json.loads(made.stdout)["key"], caller.http)
+    path = f"/hooks/{uuid4()}"
+    statuses = []
+    while 429 not in statuses:
+        statuses.append(slow.send(image_url).status_code)
+        assert len(statuses) < 30
+    with load(caller, 6) as answers:
+        for _ in range(24):
+            caller.post(
+                {"image_url": image_url},
+                f"/queue{PROPOSAL}",
+                params={"fal_webhook": receiver.url(path)},
+            )
+        wait_for(answers, 4)
+        kill("Inference")
+        wait_for(answers, 12)
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert receiver.deliveries(path, 24)
+    return before
+
+
+@pytest.fixture(scope="module")
+def after(used: Mapping[str, float]) -> Mapping[str, float]:
+    """What is exported when everything has arrived: boxes tell Ray now and then."""
+    deadline = time.monotonic() + SOON_S
+    while missing(used, found := exported()) and time.monotonic() < deadline:
+        time.sleep(1)
+    return found
+
+
+def missing(before: Mapping[str, float], after: Mapping[str, float]) -> set[str]:
+    """The metrics that should have appeared or moved, and have not."""
+    return {
+        name
+        for name in METRICS.keys() - ELSEWHERE.keys()
+        if name not in after or (name not in LEVELS and not has_moved(name, before, after))
+    }
+
+
+def has_moved(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """A counter or histogram has more than before; a gauge that cannot be zero is not."""
+    return after[name] > (before.get(name, 0.0) if METRICS[name].kind != "gauge" else 0.0)
+
+
+def test_every_metric_is_exported_and_moves(
+    used: Mapping[str, float], after: Mapping[str, float]
+) -> None:
+    """All that are declared, but those that are about what does not happen here."""
+    assert missing(used, after) == set()
+    assert not set(ELSEWHERE) - set(METRICS)
+
+
+def test_the_pages_of_the_ingress_tell_of_the_queue(
+    caller: Caller, used: Mapping[str, float]
+) -> None:
+    """`/metrics` alone says what waits, without Ray."""
+    text = caller.http.get(f"{caller.url}/metrics").text
+    assert "florence_store_up 1.0" in text
+    assert 'florence_queue_requests{state="queued"}' in text
+    assert 'florence_webhooks{state="delivered"}' in text
+
+
+@pytest.fixture
+def known(caller: Caller, state: State) -> Iterator[Path]:
+    """The state folder of a service that says where its metrics are, as `florence serve` does."""
+    with told(state):
+        yield state.folder
+
+
+def test_top_finds_the_service_by_itself(caller: Caller, known: Path) -> None:
+    """Its numbers are those of the load; nothing but the state folder is given."""
+    with load(caller, 4) as answers:
+        wait_for(answers, 4)
+        done = florence("top", "--json", "--window", "10", "--state", str(known))
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = json.loads(done.stdout)
+    assert seen["traffic"]["by_status_per_s"]["200"] > 0
+    assert 0 < seen["engine"]["busy"] <= 1
+    assert 0 < seen["engine"]["fill"] <= 1
+    assert seen["engine"]["replicas"] == 1
+    assert seen["stages"]["model"]["p95_s"] > 0
+    assert seen["cpu"]["inference"]["per_image_s"] > 0
+    assert seen["store"]["is_up"]
+
+
+def test_top_draws_on_a_terminal_until_it_is_interrupted(caller: Caller, known: Path) -> None:
+    """A picture every so often; Ctrl-C leaves the terminal as it was, and is no failure."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*FLORENCE, "top", "--every", "0.5", "--state", str(known)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"COLUMNS": "80", "LINES": "24", "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        text = read_until(ours, lambda text: text.count(b"florence top") >= 3)
+    finally:
+        process.send_signal(2)
+        text += read_until(ours, lambda _: process.poll() is not None)
+        os.close(ours)
+    assert process.wait(60) == 0
+    assert b"Traceback" not in text
+    assert b"\x1b[?1049h" in text
+    assert b"\x1b[?1049l" in text
+
+
+def read_until(terminal: int, is_enough: Callable[[bytes], bool]) -> bytes:
+    """What is written to a terminal until it is enough, or the writer has left."""
+    text, deadline = b"", time.monotonic() + SOON_S
+    while not is_enough(text):
+        assert time.monotonic() < deadline, text.decode(errors="replace")
+        if select.select([terminal], [], [], 0.2)[0]:
+            with suppress(OSError):  # the other side has closed it
+                text += os.read(terminal, 65536)
+    return text
