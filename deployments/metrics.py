@@ -41,6 +41,7 @@ METRICS: dict[str, Metric] = {
         "counter", "Requests answered, by endpoint and HTTP status.", ("endpoint", "status")
     ),
     "florence_ingress_running": Metric("gauge", "Runs that are in the pipeline now."),
+    "florence_ingress_places": Metric("gauge", "Runs that one replica lets in at a time now."),
     "florence_ingress_retries_total": Metric(
         "counter",
         "Runs begun again because a replica died under them, by its sign.",
@@ -57,7 +58,7 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_ingress_key_refused_total": Metric(
         "counter",
-        "Runs and submits refused with 429 by the limits of their key: rate, concurrency.",
+        "Requests refused with 429, by their key's limit: rate, concurrency, share of the places.",
         ("key", "limit"),
     ),
     "florence_preprocess_fetch_seconds": Metric(

@@ -49,6 +49,7 @@ class Admission:
             Overloaded: there is none for it.
         """
         if not self._has_place(key):
+            self._recorder.record("florence_ingress_key_refused_total", key=key, limit="share")
             raise Overloaded.after(self._wait_s())
         self._count(key, 1)
         try:
@@ -88,3 +89,4 @@ class Admission:
         if not self._running[key]:
             del self._running[key]
         self._recorder.record("florence_ingress_running", self.num_running)
+        self._recorder.record("florence_ingress_places", self._window.size)

@@ -206,10 +206,14 @@ def test_serve_with_tls_and_a_given_key(tmp_path: Path) -> None:
 
 
 def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
-    """After Ctrl-C no process of the service is left, and the next start knows the same key."""
-    keys = []
+    """After Ctrl-C no process of the service is left, and the next start knows the same key.
+
+    While it runs, `florence top` finds it without being told anything.
+    """
+    keys, home = [], {"XDG_STATE_HOME": str(tmp_path)}
     for _ in range(2):
-        with serving(tmp_path / "log", "--state", str(tmp_path / "state")) as printed:
+        with serving(tmp_path / "log", **home) as printed:
+            assert "florence top" in florence("top", "--window", "1", **home).stdout
             found = re.search(r"API key   (\S+)", printed)
             assert found
             keys.append(found[1])
@@ -219,7 +223,9 @@ def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
             httpx2.get(f"http://127.0.0.1:{port[1]}/health")
 
     assert keys[0] == keys[1]
-    assert keys[0] not in (tmp_path / "state" / "keys.json").read_text()
+    assert keys[0] not in (tmp_path / "florence" / "keys.json").read_text()
+    gone = florence("top", **home)
+    assert (gone.returncode, len(gone.stderr.splitlines())) == (2, 1)
 
 
 def test_pictures_that_answers_have_named_are_finished_at_the_end(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class Door:
         self.drain = Drain()
         self.drain.observe(RUN_S)
         window = Window(PLACES, lambda: self.now)
-        self.admission = Admission(window, PrometheusRecorder(), self.drain, lambda: self.now)
+        self.recorder = PrometheusRecorder()
+        self.admission = Admission(window, self.recorder, self.drain, lambda: self.now)
         self.admitted: Counter[str] = Counter()
         self._inside: list[tuple[float, ExitStack]] = []
 
@@ -64,6 +65,9 @@ def test_a_single_key_has_all_places(door: Door) -> None:
     """And no more."""
     assert [door.come("only") for _ in range(PLACES)] == [0.0] * PLACES
     assert door.come("only") > 0
+    text = door.recorder.exposition().decode()
+    assert f"florence_ingress_places {PLACES}.0" in text
+    assert 'florence_ingress_key_refused_total{key="only",limit="share"} 1.0' in text
 
 
 def test_under_overload_all_keys_get_the_same(door: Door) -> None:

@@ -72,10 +72,10 @@ def right(shown: Overview) -> RenderableType:
 
 def section(name: str, *headers: str) -> Table:
     """An empty table with a title; all columns but the first hold numbers."""
-    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="dim", pad_edge=False)
+    table = Table(box=None, expand=True, padding=(0, 1, 0, 0), header_style="none", pad_edge=False)
     table.add_column(Text(name, "bold cyan"), no_wrap=True, ratio=1)
     for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(Text(header, "dim"), justify="right", no_wrap=True)
     return table
 
 
