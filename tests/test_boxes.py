@@ -481,3 +481,17 @@ def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
     assert told["florence_inference_written_tokens_total"] == told["florence_inference_tokens_sum"]
     assert 'florence_inference_begun_total{reason="waited"} 1.0' in text
     assert 'florence_inference_begun_total{reason="joined"} 0.0' in text
+
+
+def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
+    """The second question about one image is a hit; the first is none, and no error."""
+    remembering = settings.inference.model_copy(update={"image_cache_mb": 10})
+    changed = settings.model_copy(update={"inference": remembering})
+    recorder = PrometheusRecorder()
+    box = Inference(changed, recorder)
+    for _ in range(2):
+        asyncio.run(through(changed, box, run(uri(scene(0).image))))
+    families = text_string_to_metric_families(recorder.exposition().decode())
+    told = {each.name: each.value for family in families for each in family.samples}
+    assert told["florence_inference_image_hits_total"] == 1
+    assert told["florence_inference_image_cache_bytes"] > 0
