@@ -137,7 +137,7 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_queue_requests": Metric(
         "gauge",
-        "Requests in the store by state: queued, claimable, running; counted up to 10,000.",
+        "Requests in the store: queued, running (up to 10,000), claimable (up to 1,000).",
         ("state",),
         is_clusters=True,
     ),

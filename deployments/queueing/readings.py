@@ -12,6 +12,7 @@ from deployments.queueing.request import Backlog
 from deployments.queueing.store import Store
 
 EVERY_S = 2.0
+CLAIMABLE_CAP = 1000  # each of them has to be weighed against what its key may run
 TIMEOUT_S = 3.0  # a scrape waits no longer for a store that is away
 
 
@@ -44,7 +45,7 @@ class Readings:
         is_up = False
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
-                backlog = await self._store.backlog(CAP)
+                backlog = await self._store.backlog(CLAIMABLE_CAP)
                 census = await self._store.census(CAP, MAX_KEYS)
             is_up = True
             self._record(backlog, census)

@@ -13,11 +13,11 @@ from deployments.errors import IdempotencyConflict, QueueFull, SetupError, Store
 from deployments.metrics import PrometheusRecorder
 from deployments.queueing.key import ApiKey
 from deployments.queueing.postgres import PostgresStore
-from deployments.queueing.postgres.database import Database, Transaction
+from deployments.queueing.postgres.database import SESSION, Database, Transaction
 from deployments.queueing.postgres.depth import Depth
 from deployments.queueing.postgres.gathering import Gatherer
 from deployments.queueing.request import Claimed, Ending, Lease, Submission, Submitted
-from deployments.queueing.statements import migrations
+from deployments.queueing.statements import migrations, statements
 from deployments.queueing.worker import Worker
 from deployments.settings import QueueSettings
 from tests.queueing.postgres import RULES, Bench, bench, schema_of
@@ -437,3 +437,19 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
     assert sorted(id_ for _, id_ in begun) == sorted(names)
     assert {name for name, _ in begun} == {"one", "two"}
     assert [result and result.status for result in results] == [200] * len(names)
+
+
+# ------------------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize(("name", "values"), [("census", "10000"), ("busy_keys", "20")])
+async def test_metrics_are_read_along_indexes(bench: Bench, name: str, values: str) -> None:
+    """They are asked for every other second, however long the queue is."""
+    await bench.connection.execute(SESSION)
+    statement = statements("postgres")[name].removesuffix(";").replace("$1", values)
+    plan = await bench.connection.fetch(f"EXPLAIN {statement}")
+    lines = [row[0] for row in plan]
+    assert [
+        line for line in lines if "Seq Scan on request" in line or "Seq Scan on web" in line
+    ] == []
+    assert any("using request_running on request" in line for line in lines)
