@@ -35,6 +35,7 @@ class Admission:
         self._running: Counter[str] = Counter()
         self._asked: dict[str, float] = {}
         self._refused: deque[float] = deque()
+        self._tell()
 
     @property
     def num_running(self) -> int:
@@ -88,5 +89,8 @@ class Admission:
         self._running[key] += change
         if not self._running[key]:
             del self._running[key]
+        self._tell()
+
+    def _tell(self) -> None:
         self._recorder.record("florence_ingress_running", self.num_running)
         self._recorder.record("florence_ingress_places", self._window.size)

@@ -81,6 +81,7 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._carriers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        recorder.record("florence_dispatcher_running", 0.0)
 
     @property
     def num_running(self) -> int:

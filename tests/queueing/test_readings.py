@@ -59,8 +59,8 @@ async def test_they_follow_the_queue(bench: Bench, kind: str) -> None:
     assert told["florence_webhooks pending"] == 1
     assert told["florence_webhooks dead"] == 0
     assert told["florence_webhooks_overdue_seconds"] == pytest.approx(30.0, abs=2)
-    assert (told["florence_store_bytes"] > 0) == (kind != "memory")
-    assert (told["florence_store_free_bytes"] > 0) == (kind == "sqlite")
+    assert ("florence_store_bytes" in told) == (kind != "memory")
+    assert ("florence_store_free_bytes" in told) == (kind == "sqlite")
 
 
 class SlowStore(MemoryStore):
