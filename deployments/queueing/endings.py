@@ -36,10 +36,19 @@ def expires_at(ending: Ending, keeps_input: bool, rules: QueueSettings, now: flo
     return now + (rules.large_result_ttl_s if is_short else rules.result_ttl_s)
 
 
-def webhook_of(request_id: str, key_id: str, url: str, ending: Ending, now: float) -> Webhook:
+def webhook_of(
+    request_id: str, key_id: str, url: str, trace: str, ending: Ending, now: float
+) -> Webhook:
     """The delivery that tells of the end, due at once."""
-    body = webhook_body(request_id, ending)
-    return Webhook(id=request_id, key_id=key_id, url=url, body=body, next_at=now, created_at=now)
+    return Webhook(
+        id=request_id,
+        key_id=key_id,
+        url=url,
+        body=webhook_body(request_id, ending),
+        next_at=now,
+        created_at=now,
+        trace=trace,
+    )
 
 
 def usage_of(key_id: str, path: str, ending: Ending, now: float) -> Usage:

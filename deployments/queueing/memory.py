@@ -76,6 +76,7 @@ class Record:
     inference_s: float | None = None
     files: str = "[]"
     logs: str = ""
+    trace: str = ""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -279,6 +280,7 @@ class MemoryStore:
             fingerprint=None if key is None else endings.fingerprint(given.path, given.input),
             keeps_input=given.keeps_input,
             files_ttl_s=given.files_ttl_s,
+            trace=given.trace,
         )
 
     def _queue(self) -> list[Record]:
@@ -332,6 +334,7 @@ class MemoryStore:
             priority=record.priority,
             files_ttl_s=record.files_ttl_s,
             waited_s=now - record.created_at,
+            trace=record.trace,
         )
 
     def _extend(self, lease: Lease, lease_s: float) -> Beat:
@@ -382,7 +385,8 @@ class MemoryStore:
         self._log(record, logs.ended(ending))
         self._add_usage(endings.usage_of(record.key_id, record.path, ending, now))
         if record.webhook_url:
-            hook = endings.webhook_of(record.id, record.key_id, record.webhook_url, ending, now)
+            url, trace = record.webhook_url, record.trace
+            hook = endings.webhook_of(record.id, record.key_id, url, trace, ending, now)
             self._webhooks.setdefault(hook.id, hook)
 
     def _log(self, record: Record, lines: Iterable[LogLine]) -> None:

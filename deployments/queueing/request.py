@@ -52,7 +52,8 @@ class Submission:
     `max_queue_length` refuses it when as many already wait;
     `keeps_input` is false when the input is to be forgotten as soon as it has ended;
     `files_ttl_s` is how long the files of its result are wanted, None for as long as the result;
-    `max_attempts` is 1 for a request that must not be repeated.
+    `max_attempts` is 1 for a request that must not be repeated;
+    `trace` is the W3C `traceparent` of what it belongs to, empty for none.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Submission:
     idempotency_key: str | None = None
     keeps_input: bool = True
     files_ttl_s: float | None = None
+    trace: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Claimed:
     priority: int
     files_ttl_s: float | None
     waited_s: float
+    trace: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "inference_s",
         "files",  # JSON
         "logs",  # one JSON object a line
+        "trace",  # W3C's traceparent; empty for none
     ),
     "webhook": (
         "id",
@@ -50,6 +51,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "created_at",
         "last_status",
         "last_error",
+        "trace",
     ),
     "api_key": (
         "id",

@@ -33,6 +33,7 @@ class Webhook:
     created_at: float = 0.0
     last_status: int | None = None
     last_error: str | None = None
+    trace: str = ""  # the request's
 
 
 @dataclass(frozen=True, kw_only=True)

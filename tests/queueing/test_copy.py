@@ -65,7 +65,7 @@ async def target(
 
 async def fill(store: Store) -> None:
     """Requests in several states, with what hangs on them."""
-    await store.submit(submission("ended", webhook_url="https://there/hook"))
+    await store.submit(submission("ended", webhook_url="https://there/hook", trace="00-1-2-01"))
     [claimed] = await store.claim("worker", 1, 60)
     await store.finish(claimed.lease, Ending.done({"results": "ä"}, inference_s=0.5, files=("f",)))
     await store.submit(submission("cancelled"))

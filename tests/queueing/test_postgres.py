@@ -367,6 +367,22 @@ async def test_openers_at_once_migrate_once(bench: Bench) -> None:
     assert await stores[3].position("one") == 0
 
 
+async def test_tables_of_the_first_schema_are_brought_up_to_date(bench: Bench) -> None:
+    """What an older release has queued stays, and belongs to no trace."""
+    schema = schema_of(bench.url)
+    await bench.connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}")
+    await bench.connection.execute(migrations("postgres")[0][1])
+    await bench.connection.execute(
+        "CREATE TABLE schema_version (number integer PRIMARY KEY);"
+        "INSERT INTO schema_version VALUES (1);"
+        "INSERT INTO request (id, key_id, path, input, max_attempts, created_at)"
+        " VALUES ('old', 'key', 'caption', '{}', 3, 1)"
+    )
+    store = await bench.another()
+    [claimed] = await store.claim("worker", 9, 60.0)
+    assert (claimed.lease.id, claimed.trace) == ("old", "")
+
+
 async def test_a_newer_schema_is_refused(bench: Bench) -> None:
     """A release that is older than the tables does not touch them."""
     await bench.connection.execute("INSERT INTO schema_version VALUES (99)")

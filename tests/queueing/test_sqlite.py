@@ -17,7 +17,7 @@ from deployments.queueing.key import ApiKey
 from deployments.queueing.request import Ending, State, Submission
 from deployments.queueing.sqlite import SqliteStore
 from deployments.queueing.sqlite import file as sqlite_file
-from deployments.queueing.sqlite.file import connect, lock, open_file
+from deployments.queueing.sqlite.file import apply, connect, lock, open_file
 from deployments.queueing.sqlite.tables import Tables
 from deployments.queueing.sqlite.writer import Writer
 from deployments.queueing.statements import migrations
@@ -200,7 +200,7 @@ def folder(file: Path) -> None:
     ("spoil", "told"),
     [
         (other_program, "it is the database of another program; name another file in store.url"),
-        (newer_release, "a newer release wrote it (schema 999, this one knows 1); install that"),
+        (newer_release, "a newer release wrote it (schema 999, this one knows 2); install that"),
         (no_database, "not a sound SQLite database (file is not a database); move it away"),
         (cut_off, "not a sound SQLite database"),
         (overwritten, "not a sound SQLite database"),
@@ -461,4 +461,24 @@ async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Pa
 
 def test_the_schema_is_known() -> None:
     """The messages above name the number of migrations."""
-    assert len(migrations("sqlite")) == 1
+    assert len(migrations("sqlite")) == 2
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
+    """What an older release has queued stays, belongs to no trace, and can be worked on."""
+    file.parent.mkdir()
+    connection = connect(file)
+    apply(connection, *migrations("sqlite")[0])
+    connection.execute(
+        "INSERT INTO request (id, key_id, path, base_url, priority, max_attempts, webhook_url, "
+        "keeps_input, created_at) VALUES ('old', 'key', 'caption', '', 0, 3, 'http://x', 1, 1.0)"
+    )
+    connection.execute("INSERT INTO input (seq, json) VALUES (1, '{}')")
+    connection.close()
+    connection = open_file(file, is_owner=True)
+    tables = Tables(connection, RULES, time.time)
+    [claimed] = tables.claim("worker", 9, LEASE_S)
+    assert (claimed.lease.id, claimed.trace) == ("old", "")
+    assert tables.finish(claimed.lease, Ending.done({}))
+    assert [hook.trace for hook in tables.webhooks(None, 9)] == [""]
+    connection.close()

@@ -46,6 +46,7 @@ pytestmark = pytest.mark.anyio
 KEY = "key"
 PATH = "object-detection"
 HOOK = "https://receiver.test/hook"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 LEASE_S = 15.0
 LONG = 10.0  # an advance that no jitter of a real clock can undo
 DAY_S = 24 * 3600.0
@@ -243,7 +244,9 @@ async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str)
 
 async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
     """A claim tells all that a worker needs, and how long the request has waited."""
-    given = order(input='{"é":"\\u0000"}', base_url="http://x", priority=1, files_ttl_s=60.0)
+    given = order(
+        input='{"é":"\\u0000"}', base_url="http://x", priority=1, files_ttl_s=60.0, trace=TRACE
+    )
     await bench.store.submit(given)
     await bench.advance(LONG)
     (claimed,) = await claim(bench.store)
@@ -257,6 +260,7 @@ async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
         priority=1,
         files_ttl_s=60.0,
         waited_s=claimed.waited_s,
+        trace=TRACE,
     )
     assert claimed.waited_s == pytest.approx(LONG, abs=2)
     assert await state_of(bench.store, given.id) is State.RUNNING
@@ -989,6 +993,31 @@ async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
     assert errors[late] == "Invalid status code: 504"
 
 
+async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
+    """Whoever claims it, at whichever attempt, and whoever delivers its webhook, is told it."""
+    lease = await begin(bench.store, webhook_url=HOOK, trace=TRACE)
+    await bench.store.fail(lease, FAILED)
+    (again,) = await claim(bench.store)
+    assert (again.attempt, again.trace) == (2, TRACE)
+    await bench.store.finish(again.lease, DONE)
+    await submit(bench.store, start_timeout_s=5.0, webhook_url=HOOK, trace=TRACE)
+    await bench.advance(LONG)
+    await bench.store.rescue()
+    (queued,) = await submit(bench.store, webhook_url=HOOK, trace=TRACE)
+    await bench.store.cancel(KEY, queued)
+    assert [hook.trace for hook in await bench.store.claim_webhooks(9, LEASE_S)] == [TRACE] * 3
+    assert [hook.trace for hook in await bench.store.webhooks()] == [TRACE] * 3
+
+
+async def test_no_trace_is_one_too(bench: Bench) -> None:
+    """A request that was submitted without one has none."""
+    await submit(bench.store, webhook_url=HOOK)
+    (claimed,) = await claim(bench.store)
+    assert claimed.trace == ""
+    await bench.store.finish(claimed.lease, DONE)
+    assert [hook.trace for hook in await bench.store.webhooks()] == [""]
+
+
 async def test_no_webhook_before_the_end(bench: Bench) -> None:
     """Another attempt is no end."""
     lease = await begin(bench.store, webhook_url=HOOK)
@@ -1313,7 +1342,9 @@ async def fill(bench: Bench) -> None:
     await limit_key(store, 2)
     await store.add_key(ApiKey(id="b", hash="h", name="é", rate=0.5, expires_at=2e9))
     await store.revoke_key("b")
-    await ended(store, Ending.done({"é": 1}, files=("a.png",)), webhook_url=HOOK, priority=0)
+    await ended(
+        store, Ending.done({"é": 1}, files=("a.png",)), webhook_url=HOOK, priority=0, trace=TRACE
+    )
     await ended(store, FAILED, keeps_input=False, key_id="free", files_ttl_s=5.0)
     (hook,) = await store.claim_webhooks(1, LEASE_S)
     await store.settle_webhook(hook.id, hook.token, status=500, error="500", retry_s=9.0)

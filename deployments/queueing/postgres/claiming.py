@@ -96,4 +96,5 @@ def claimed(row: Record, now: float) -> Claimed:
         priority=row["priority"],
         files_ttl_s=row["files_ttl_s"],
         waited_s=now - row["created_at"],
+        trace=row["trace"],
     )

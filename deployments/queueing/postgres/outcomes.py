@@ -83,13 +83,14 @@ def ended_columns(end: End, rules: QueueSettings, now: float) -> tuple[Any, ...]
 
 def webhook_columns(hook: Webhook) -> tuple[Any, ...]:
     """The parameters of `announce` for one webhook."""
-    return hook.id, hook.key_id, hook.url, hook.body, hook.next_at, hook.created_at
+    return hook.id, hook.key_id, hook.url, hook.body, hook.next_at, hook.created_at, hook.trace
 
 
 def webhook_of(end: End, now: float) -> Webhook:
     """The delivery that tells of the end."""
     row = end.row
-    return endings.webhook_of(row["id"], row["key_id"], row["webhook_url"], end.ending, now)
+    id_, key_id, url, trace = (row[name] for name in ("id", "key_id", "webhook_url", "trace"))
+    return endings.webhook_of(id_, key_id, url, trace, end.ending, now)
 
 
 def usage_of(end: End, now: float) -> Usage:

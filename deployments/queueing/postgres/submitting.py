@@ -165,7 +165,10 @@ def befores(priorities: Iterable[int]) -> list[int]:
 
 def columns(given: Given) -> list[Sequence[Any]]:
     """A list for each column of `submit`."""
-    rows = ((*PLAIN(one), int(one.keeps_input), fingerprint_of(one)) for one in given.values())
+    rows = (
+        (*PLAIN(one), int(one.keeps_input), fingerprint_of(one), one.trace)
+        for one in given.values()
+    )
     return list(zip(*rows, strict=True))
 
 

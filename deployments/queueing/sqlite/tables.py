@@ -215,6 +215,7 @@ class Tables:
             fingerprint=None if key is None else endings.fingerprint(given.path, given.input),
             keeps_input=given.keeps_input,
             files_ttl_s=given.files_ttl_s,
+            trace=given.trace,
             now=now,
             logs=self._log([logs.RECEIVED]),
         )
@@ -242,6 +243,7 @@ class Tables:
             priority=row["priority"],
             files_ttl_s=row["files_ttl_s"],
             waited_s=now - row["created_at"],
+            trace=row["trace"],
         )
 
     def _extend(self, lease: Lease, until: float) -> Beat:
@@ -300,8 +302,8 @@ class Tables:
             self._run("forget_input", seq=row["seq"])
         self.use([endings.usage_of(row["key_id"], row["path"], ending, now)])
         if row["webhook_url"]:
-            url = row["webhook_url"]
-            hook = endings.webhook_of(row["id"], row["key_id"], url, ending, now)
+            url, trace = row["webhook_url"], row["trace"]
+            hook = endings.webhook_of(row["id"], row["key_id"], url, trace, ending, now)
             self._run("insert_webhook", **asdict(hook))
         return ending.state
 

@@ -25,26 +25,27 @@ ahead AS MATERIALIZED (
     SELECT priority, (
         SELECT count(*) FROM (
             SELECT FROM request WHERE state = 'queued' AND request.priority <= given.priority
-            ORDER BY request.priority, seq LIMIT $17
+            ORDER BY request.priority, seq LIMIT $18
         ) AS capped
     ) AS ahead
-    FROM unnest($16::integer[]) AS given (priority)
+    FROM unnest($17::integer[]) AS given (priority)
 ),
 added AS (
     INSERT INTO request (
         id, key_id, path, input, base_url, priority, start_by, max_attempts, webhook_url,
-        idempotency_key, files_ttl_s, keeps_input, fingerprint, created_at, logs
+        idempotency_key, files_ttl_s, keeps_input, fingerprint, trace, created_at, logs
     )
     SELECT
         id, key_id, path, input, base_url, priority, now + start_timeout_s, max_attempts,
-        webhook_url, idempotency_key, files_ttl_s, keeps_input, fingerprint, now,
-        $14 || now || $15
+        webhook_url, idempotency_key, files_ttl_s, keeps_input, fingerprint, trace, now,
+        $15 || now || $16
     FROM clock, unnest(
         $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::float8[],
-        $8::integer[], $9::text[], $10::text[], $11::float8[], $12::integer[], $13::text[]
+        $8::integer[], $9::text[], $10::text[], $11::float8[], $12::integer[], $13::text[],
+        $14::text[]
     ) WITH ORDINALITY AS given (
         id, key_id, path, input, base_url, priority, start_timeout_s, max_attempts, webhook_url,
-        idempotency_key, files_ttl_s, keeps_input, fingerprint, nth
+        idempotency_key, files_ttl_s, keeps_input, fingerprint, trace, nth
     )
     ORDER BY nth
     ON CONFLICT DO NOTHING
@@ -146,7 +147,8 @@ UPDATE request SET
     lease_until = $4::float8 + $5::float8, logs = logs || line
 FROM free WHERE request.id = free.id
 RETURNING
-    request.id, token, attempts, key_id, path, input, base_url, priority, files_ttl_s, created_at;
+    request.id, token, attempts, key_id, path, input, base_url, priority, files_ttl_s, created_at,
+    trace;
 
 -- name: beat
 WITH held AS MATERIALIZED (
@@ -164,7 +166,7 @@ RETURNING request.id, token, cancel_asked;
 -- name: held
 SELECT
     request.id, key_id, path, state, attempts, max_attempts, request.token, cancel_asked, keeps_input,
-    webhook_url, (SELECT store_now()) AS now
+    webhook_url, trace, (SELECT store_now()) AS now
 FROM unnest($1::text[], $2::bigint[]) AS given (id, token)
 JOIN request ON request.id = given.id
 WHERE state = 'running' AND request.token = given.token
@@ -173,13 +175,13 @@ ORDER BY request.id FOR UPDATE OF request;
 -- name: locked
 SELECT
     id, key_id, path, state, attempts, max_attempts, token, cancel_asked, keeps_input,
-    webhook_url, (SELECT store_now()) AS now
+    webhook_url, trace, (SELECT store_now()) AS now
 FROM request WHERE id = $1 AND key_id = $2 FOR UPDATE;
 
 -- name: lost
 SELECT
     id, key_id, path, state, attempts, max_attempts, token, cancel_asked, keeps_input,
-    webhook_url, (SELECT store_now()) AS now
+    webhook_url, trace, (SELECT store_now()) AS now
 FROM request
 WHERE state = 'running' AND lease_until <= (SELECT store_now())
 ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED;
@@ -187,7 +189,7 @@ ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED;
 -- name: late
 SELECT
     id, key_id, path, state, attempts, max_attempts, token, cancel_asked, keeps_input,
-    webhook_url, (SELECT store_now()) AS now
+    webhook_url, trace, (SELECT store_now()) AS now
 FROM request
 WHERE state = 'queued' AND attempts = 0 AND start_by <= (SELECT store_now())
 ORDER BY start_by LIMIT $1 FOR UPDATE SKIP LOCKED;
@@ -219,8 +221,10 @@ WHERE request.id = given.id;
 UPDATE request SET cancel_asked = 1, logs = logs || $2 WHERE id = $1;
 
 -- name: announce
-INSERT INTO webhook (id, key_id, url, body, next_at, created_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::float8[])
+INSERT INTO webhook (id, key_id, url, body, next_at, created_at, trace)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::float8[], $7::text[]
+)
 ON CONFLICT (id) DO NOTHING;
 
 -- name: forget

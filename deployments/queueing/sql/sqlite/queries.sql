@@ -11,10 +11,10 @@ SELECT coalesce(sum(queued), 0), coalesce(sum(iif(priority <= :priority, queued,
 -- name: insert_request
 INSERT INTO request (
     id, key_id, path, base_url, priority, start_by, max_attempts, webhook_url, idempotency_key,
-    fingerprint, keeps_input, files_ttl_s, created_at, logs
+    fingerprint, keeps_input, files_ttl_s, created_at, logs, trace
 ) VALUES (
     :id, :key_id, :path, :base_url, :priority, :start_by, :max_attempts, :webhook_url,
-    :idempotency_key, :fingerprint, :keeps_input, :files_ttl_s, :now, :logs
+    :idempotency_key, :fingerprint, :keeps_input, :files_ttl_s, :now, :logs, :trace
 )
 
 -- name: insert_input
@@ -86,7 +86,7 @@ UPDATE request
 SET state = 'running', attempts = attempts + 1, token = token + 1, owner = :owner,
     lease_until = :lease_until, logs = logs || :logs
 WHERE seq = :seq
-RETURNING id, token, attempts, key_id, path, base_url, priority, files_ttl_s, created_at,
+RETURNING id, token, attempts, key_id, path, base_url, priority, files_ttl_s, created_at, trace,
     (SELECT json FROM input WHERE input.seq = request.seq) AS input
 
 -- name: extend
@@ -95,7 +95,8 @@ WHERE id = :id AND token = :token AND state = 'running'
 RETURNING cancel_asked
 
 -- name: held (the request on which this is the latest lease)
-SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked
+SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked,
+    trace
 FROM request
 WHERE id = :id AND token = :token AND state = 'running'
 
@@ -116,19 +117,20 @@ WHERE seq = :seq
 UPDATE request SET cancel_asked = 1, logs = logs || :logs WHERE seq = :seq
 
 -- name: of_key
-SELECT seq, id, key_id, path, state, webhook_url, keeps_input, cancel_asked
+SELECT seq, id, key_id, path, state, webhook_url, keeps_input, cancel_asked, trace
 FROM request
 WHERE id = :id AND key_id = :key_id
 
 -- name: lost
-SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked
+SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked,
+    trace
 FROM request
 WHERE state = 'running' AND lease_until <= :now
 ORDER BY lease_until
 LIMIT :limit
 
 -- name: late
-SELECT seq, id, key_id, path, webhook_url, keeps_input
+SELECT seq, id, key_id, path, webhook_url, keeps_input, trace
 FROM request
 WHERE state = 'queued' AND start_by IS NOT NULL AND start_by <= :now AND attempts = 0
 ORDER BY start_by
@@ -185,8 +187,8 @@ FROM request
 WHERE id = :id AND state = 'queued'
 
 -- name: insert_webhook
-INSERT INTO webhook (id, key_id, url, body, state, attempts, token, next_at, created_at)
-VALUES (:id, :key_id, :url, :body, :state, :attempts, :token, :next_at, :created_at)
+INSERT INTO webhook (id, key_id, url, body, state, attempts, token, next_at, created_at, trace)
+VALUES (:id, :key_id, :url, :body, :state, :attempts, :token, :next_at, :created_at, :trace)
 ON CONFLICT (id) DO NOTHING
 
 -- name: due_webhooks
@@ -199,7 +201,7 @@ LIMIT :limit
 UPDATE webhook SET attempts = attempts + 1, token = token + 1, next_at = :lease_until
 WHERE seq = :seq
 RETURNING id, key_id, url, body, state, attempts, token, next_at, created_at, last_status,
-    last_error
+    last_error, trace
 
 -- name: settle_webhook
 UPDATE webhook
@@ -208,7 +210,8 @@ SET state = :state, last_status = :status, last_error = :error,
 WHERE id = :id AND token = :token AND state = 'pending'
 
 -- name: webhooks
-SELECT id, key_id, url, body, state, attempts, token, next_at, created_at, last_status, last_error
+SELECT id, key_id, url, body, state, attempts, token, next_at, created_at, last_status, last_error,
+    trace
 FROM webhook
 WHERE :state IS NULL OR state = :state
 ORDER BY seq DESC
