@@ -25,6 +25,7 @@ from deployments.settings import (
     parse,
     store_from_environment,
 )
+from deployments.tracing.tracer import check_tracing
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -45,6 +46,7 @@ def assemble(settings: Settings, options: Options | None = None) -> Application:
     """
     refuse_remote_code(settings.model.path)
     refuse_many_nodes(settings.store)
+    check_tracing(settings.tracing)
 
     def wrap(box: type) -> serve.Deployment:
         return serve.deployment(**(options or {}).get(box.__name__, {}))(box)

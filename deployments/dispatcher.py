@@ -6,19 +6,21 @@ dies takes the box with it: Serve then starts another, and the leases of this on
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from deployments.account import Account, account
 from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
 from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
 from deployments.florence.checkpoint import image_size
 from deployments.florence.run import Finished, Run, Stages
 from deployments.images.storage import open_file_store
+from deployments.logbook import logger
 from deployments.metrics import RayRecorder, Recorder
 from deployments.outgoing.post import Poster
 from deployments.pipeline import Pipeline
@@ -34,8 +36,7 @@ from deployments.queueing.signing import KeyFolder
 from deployments.queueing.store import Store
 from deployments.queueing.worker import Worker
 from deployments.settings import Settings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.tracing.tracer import Tracer, open_tracer
 
 DELIVER_EVERY_S = 1.0
 SETUP_DELAY_S = 30.0
@@ -53,12 +54,14 @@ class Dispatcher:
         store: Store | None = None,
         recorder: Recorder | None = None,
         publish: Callable[[Reading], None] = publish,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
         self._publish = publish
         recorder = recorder or RayRecorder()
         self._store = measured(store or store_of(settings.store, settings.queue), recorder)
         self._files = open_file_store(settings.files)
+        self._tracer = tracer or open_tracer(settings.tracing, "Dispatcher")
         # One attempt here is one attempt in the store: a death counts where all workers see it.
         small = are_small(image_size(settings.model))
         self._pipeline = Pipeline(
@@ -76,7 +79,9 @@ class Dispatcher:
         self._keeper = Keeper(self._store, self._remove, recorder)
         self._signer = KeyFolder(settings.webhooks, self._store)
         post = Poster(settings.webhooks).post
-        self._deliverer = Deliverer(self._store, self._signer, post, settings.webhooks, recorder)
+        self._deliverer = Deliverer(
+            self._store, self._signer, post, settings.webhooks, recorder, tracer=self._tracer
+        )
         self._pulse = Pulse(recorder, "dispatcher")
         readings = Readings(self._store, recorder)
         self._claiming = loop("claim", self._worker.claim_forever())
@@ -121,6 +126,7 @@ class Dispatcher:
         for task in self.loops:
             task.cancel()
         await asyncio.gather(*self.loops, return_exceptions=True)
+        await asyncio.to_thread(self._tracer.close)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it stops a replica, and awaits what it gets."""
@@ -128,7 +134,11 @@ class Dispatcher:
         return self.stop() if claiming and not claiming.done() else None
 
     async def _execute(self, claimed: Claimed) -> Ending:
-        finished = await self._pipeline.run(self._run_of(claimed))
+        if claimed.attempt == 1:
+            self._tracer.past("queue", claimed.trace, claimed.waited_s)
+        with executing(self._tracer, claimed) as work:
+            finished = await self._pipeline.run(replace(self._run_of(claimed), trace=work.trace))
+            work.note(**finished.stages.measured())
         self._gate.note()
         return ending_of(finished)
 
@@ -174,6 +184,21 @@ class Dispatcher:
 def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     """A task that is to run as long as the box."""
     return asyncio.create_task(work, name=name)
+
+
+def executing(tracer: Tracer, claimed: Claimed) -> AbstractContextManager[Account]:
+    """Keep the account of one attempt at a request, in the trace of its submit."""
+    return account(
+        tracer,
+        "execute",
+        claimed.trace,
+        "consumer",
+        request_id=claimed.lease.id,
+        endpoint=claimed.path,
+        key_id=claimed.key_id,
+        attempt=claimed.attempt,
+        waited_ms=round(claimed.waited_s * 1000, 3),
+    )
 
 
 def ending_of(finished: Finished) -> Ending:

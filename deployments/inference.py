@@ -1,6 +1,5 @@
 """The Inference box: pixels and a task → token ids, batched around one model."""
 
-import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -17,11 +16,11 @@ from deployments.florence.progress import progress
 from deployments.florence.run import Generated, Partial, Prepared, Query, Run, Stages, Tokens
 from deployments.florence.tally import Tally
 from deployments.florence.tasks import TASKS
+from deployments.logbook import about, logger
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.tracing.tracer import Span, Tracer, open_tracer
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 
@@ -29,7 +28,12 @@ SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wai
 class Inference:
     """One replica: a loaded, warm model behind a bounded queue."""
 
-    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         from deployments.florence.backends import open_backend  # torch is in this box alone
         from deployments.florence.model import Model
 
@@ -55,6 +59,7 @@ class Inference:
         self._recorder = recorder or RayRecorder()
         self._told = Tally()
         self._pulse = Pulse(self._recorder, "inference", self._tell)
+        self._tracer = tracer or open_tracer(settings.tracing, "Inference")
 
     async def run(self, prepared: Prepared, run: Run) -> Generated:
         """The model's answer to `run` about the image in `prepared`.
@@ -82,8 +87,21 @@ class Inference:
                     length = len(said)
                     yield Partial(said, prepared.size)
 
+    def __del__(self) -> None:
+        """Serve calls this when it stops a replica."""
+        if hasattr(self, "_tracer"):  # missing when __init__ has failed
+            self._tracer.close()
+
     async def _answer(
         self, prepared: Prepared, run: Run, report: Callable[[Tokens], None] | None = None
+    ) -> Generated:
+        with self._tracer.span("inference", run.trace, request_id=run.id, task=run.task) as span:
+            generated = await self._generate(prepared, run, report)
+            note(self._tracer, span, generated.stages)
+            return generated
+
+    async def _generate(
+        self, prepared: Prepared, run: Run, report: Callable[[Tokens], None] | None
     ) -> Generated:
         query = self._query(prepared, run)
         try:
@@ -91,7 +109,8 @@ class Inference:
         except ServiceError:
             raise
         except Exception as error:
-            logger.exception("the model failed on request %s", run.id)
+            extra = about(run.id, run.key_id, run.trace)
+            logger.exception("the model failed on request %s", run.id, extra=extra)
             raise GenerationError() from error
         self._forecast.note(run.task, len(batched.result))
         stages = measured(batched, prepared.stages)
@@ -155,6 +174,20 @@ class Inference:
         record("florence_inference_busy_seconds_total", done.busy_s)
         for reason, number in done.begun.items():
             record("florence_inference_begun_total", number, reason=reason)
+
+
+def note(tracer: Tracer, span: Span, stages: Stages) -> None:
+    """Say in a trace how long a request waited for the model, and how long it was in it."""
+    span.note(batch_size=stages.batch_size, tokens=stages.num_tokens)
+    tracer.past("wait", span.trace, stages.queue_wait_s, ago_s=stages.model_s)
+    tracer.past(
+        "batch",
+        span.trace,
+        stages.model_s,
+        batch_size=stages.batch_size,
+        batch_share=stages.batch_share,
+        tokens=stages.num_tokens,
+    )
 
 
 def measured(batched: Batched[Tokens], before: Stages) -> Stages:

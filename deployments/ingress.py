@@ -25,6 +25,7 @@ from deployments.queueing.owner import store_of
 from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
 from deployments.streaming import Streaming
+from deployments.tracing.tracer import open_tracer
 
 READY_TIMEOUT_S = 4.0
 
@@ -45,6 +46,7 @@ class Ingress:
         self._recorder = SharedRecorder(RayRecorder())
         self._pulse = Pulse(self._recorder, "ingress")
         self._store = measured(store_of(settings.store, settings.queue), self._recorder)
+        self._tracer = open_tracer(settings.tracing, "Ingress")
         self._dispatcher = dispatcher
         self._wakeup = Wakeup(dispatcher.wake.remote)
         self._checkpoint = open_checkpoint(settings.model)
@@ -79,6 +81,7 @@ class Ingress:
                 store=self._store,
                 keyring=Keyring(self._settings.keys, self._store),
                 recorder=self._recorder,
+                tracer=self._tracer,
             )
         )
 

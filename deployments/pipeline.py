@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,8 @@ class Pipeline:
         attempt = 1
         while True:
             try:
-                return await self._attempt(run)
+                finished = await self._attempt(run)
+                return finished if attempt == 1 else replace(finished, attempt=attempt)
             except DEATHS as error:
                 if attempt == self._max_attempts:
                     raise RunnerDisconnected() from error

@@ -9,6 +9,7 @@ A store that is full or away costs the picture, not the boxes.
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,6 +26,7 @@ from deployments.images.storage import FileStore, content_type_of, open_file_sto
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
+from deployments.tracing.tracer import Tracer, open_tracer
 
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
@@ -39,6 +41,7 @@ class Postprocess:
         settings: Settings,
         recorder: Recorder | None = None,
         files: FileStore | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._annotate = settings.postprocess.annotate
         self._files_ttl_s = settings.files.expires_s
@@ -46,11 +49,16 @@ class Postprocess:
         self._files = files or open_file_store(settings.files)
         self._recorder = recorder or RayRecorder()
         self._pulse = Pulse(self._recorder, "postprocess")
-        self._painter = Painter(settings, self._files, self._recorder)
+        self._tracer = tracer or open_tracer(settings.tracing, "Postprocess")
+        self._painter = Painter(settings, self._files, self._recorder, self._tracer)
         self._pruned = Stopwatch()
 
     async def run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
         """The answer to `run` for the client; its picture may still have to be drawn."""
+        with self._tracer.span("postprocess", run.trace, request_id=run.id) as span:
+            return await self._run(prepared, generated, replace(run, trace=span.trace))
+
+    async def _run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
         watch = Stopwatch()
         results = await asyncio.to_thread(self._parse, prepared, generated, run)
         output: dict[str, Any] = {"results": plain(results)}
@@ -69,11 +77,16 @@ class Postprocess:
     async def stop(self) -> None:
         """Finish the pictures that answers have named."""
         await self._painter.drain()
+        await asyncio.to_thread(self._tracer.close)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it stops a replica, and awaits what it gets."""
         painter = getattr(self, "_painter", None)  # missing when __init__ has failed
-        return self.stop() if painter and painter.is_busy else None
+        if painter and painter.is_busy:
+            return self.stop()
+        if painter:
+            self._tracer.close()
+        return None
 
     def _parse(self, prepared: Prepared, generated: Generated, run: Run) -> Results:
         tokens = self._vocabulary.trim(generated.tokens)
@@ -86,7 +99,9 @@ class Postprocess:
         if max(prepared.size) > LARGEST_SIDE:
             return None, ()
         ttl_s = self._files_ttl_s if run.files_ttl_s is None else run.files_ttl_s
-        drawing = Drawing(run.id, prepared.source, results.bboxes, ttl_s)
+        drawing = Drawing(
+            run.id, prepared.source, results.bboxes, ttl_s, key_id=run.key_id, trace=run.trace
+        )
         if run.picture_key and (name := self._painter.promise(drawing, run.picture_key)):
             return describe(name, None, prepared.size, run), (name,)
         stored = await self._painter.paint(drawing)

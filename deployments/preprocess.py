@@ -22,6 +22,7 @@ from deployments.images.storage import FileStore, open_file_store
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
+from deployments.tracing.tracer import Span, Tracer, open_tracer
 
 LONGEST_DECODE_S = 120.0
 
@@ -34,6 +35,7 @@ class Preprocess:
         settings: Settings,
         recorder: Recorder | None = None,
         files: FileStore | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings.preprocess
         self._remembers = settings.inference.image_cache_mb > 0
@@ -45,6 +47,7 @@ class Preprocess:
         self._decoding: dict[int, float] = {}
         self._recorder = recorder or RayRecorder()
         self._pulse = Pulse(self._recorder, "preprocess")
+        self._tracer = tracer or open_tracer(settings.tracing, "Preprocess")
 
     async def run(self, run: Run) -> Prepared:
         """The image of `run`, ready for the model.
@@ -53,6 +56,18 @@ class Preprocess:
             InputError: it cannot be fetched or read.
             StoreUnavailable: it is ours, and the file store does not answer.
         """
+        with self._tracer.span("preprocess", run.trace, request_id=run.id) as span:
+            watch = Stopwatch()
+            prepared = await self._run(run)
+            note(self._tracer, span, prepared.stages, watch.seconds())
+            return prepared
+
+    def __del__(self) -> None:
+        """Serve calls this when it stops a replica."""
+        if hasattr(self, "_tracer"):  # missing when __init__ has failed
+            self._tracer.close()
+
+    async def _run(self, run: Run) -> Prepared:
         watch = Stopwatch()
         source = await self._read(run)
         fetch_s = watch.seconds()
@@ -106,6 +121,13 @@ class Preprocess:
         )
         digest = digest_of(pixels) if self._remembers else ""
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
+
+
+def note(tracer: Tracer, span: Span, stages: Stages, seconds: float) -> None:
+    """Say in a trace where the `seconds` of a run went; it may have waited for a thread, too."""
+    span.note(source_bytes=stages.source_bytes, width=stages.width, height=stages.height)
+    tracer.past("fetch", span.trace, stages.fetch_s, ago_s=seconds - stages.fetch_s)
+    tracer.past("decode", span.trace, stages.decode_s)
 
 
 def digest_of(pixels: Pixels) -> str:

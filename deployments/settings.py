@@ -265,6 +265,32 @@ class FileSettings(Section):
     )
 
 
+class TracingSettings(Section):
+    """OpenTelemetry's traces."""
+
+    exporter: Literal["none", "file", "otlp"] = Field(
+        "none",
+        description="Where spans go: `file` for a look at a few, `otlp` for a collector.",
+    )
+    endpoint: str = Field(
+        "http://127.0.0.1:4318/v1/traces",
+        pattern=r"^https?://.+$",
+        description="The collector's URL for OTLP over HTTP.",
+    )
+    folder: str = Field(
+        "/var/lib/florence/traces",
+        min_length=1,
+        description="Folder of `file`: JSON lines, one file for each replica, never removed.",
+    )
+    sample_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced; a caller's `traceparent` goes before it.",
+    )
+    service_name: str = Field("florence", min_length=1, description="The service's name in traces.")
+
+
 class Settings(Section):
     """The whole tree, as under `args:` in serve_config.yaml."""
 
@@ -278,6 +304,7 @@ class Settings(Section):
     inference: InferenceSettings = InferenceSettings()
     postprocess: PostprocessSettings = PostprocessSettings()
     files: FileSettings = FileSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def parse(tree: dict[str, Any]) -> Settings:

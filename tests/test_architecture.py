@@ -30,6 +30,9 @@ RANKS = {
     "metrics": 0,
     "pulse": 0,
     "autoscaling": 0,
+    "logbook": 0,
+    "tracing": 0,
+    "account": 0,
     "box": 0,
     "outgoing": 0,
     "florence": 1,
@@ -59,6 +62,7 @@ HOMES = {
         "cli/service.py",
     },
     "fastapi": {"api/"},
+    "opentelemetry": {"tracing/telemetry.py"},
     "starlette": {"api/", "ingress.py"},
     "torch": {
         "florence/engine/",
@@ -73,6 +77,7 @@ HOMES = {
 LAZY = {
     ("autoscaling.py", "ray"),
     ("metrics.py", "ray"),
+    ("tracing/tracer.py", "deployments.tracing.telemetry"),
     ("cli/service.py", "ray"),
     ("inference.py", "deployments.florence.model"),
     ("inference.py", "deployments.florence.backends"),
@@ -191,7 +196,7 @@ def test_every_module_says_what_it_is() -> None:
         ("deployments.preprocess, deployments.postprocess", ("fastapi",)),
         (
             "deployments.cli, deployments.cli.predict, deployments.cli.serve, deployments.cli.demo",
-            ("torch", "transformers", "ray", "fastapi"),
+            ("torch", "transformers", "ray", "fastapi", "opentelemetry"),
         ),
     ],
     ids=["boxes", "workers", "command line"],

@@ -1,5 +1,6 @@
 """The whole HTTP application: every route behind one envelope."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ def create_app(services: Services) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with meter.running():
             yield
+        await asyncio.to_thread(services.tracer.close)
 
     app = FastAPI(
         title=openapi.TITLE,

@@ -5,7 +5,6 @@ a response carries the id and the CORS headers, and is counted.
 Plain ASGI, so that a streamed response passes through untouched.
 """
 
-import logging
 from collections.abc import Mapping
 from uuid import uuid4
 
@@ -18,8 +17,7 @@ from deployments.api.doors import enter
 from deployments.api.refusals import refuse
 from deployments.api.services import Services
 from deployments.errors import ClientDisconnected, InternalError, ServiceError
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.logbook import about, logger
 
 
 class Reply:
@@ -78,7 +76,8 @@ class Envelope:
                 raise
             await refuse(error)(scope, receive, reply)
         except Exception as error:
-            logger.error("request %s failed", scope["state"]["request_id"], exc_info=error)
+            id_ = scope["state"]["request_id"]
+            logger.error("request %s failed", id_, exc_info=error, extra=about(id_))
             if reply.started:
                 raise
             await refuse(InternalError())(scope, receive, reply)

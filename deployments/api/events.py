@@ -1,6 +1,5 @@
 """A run's output as server-sent events, while the model writes it."""
 
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Self
@@ -13,9 +12,8 @@ from deployments.api.stream import HEADERS
 from deployments.errors import ClientDisconnected, InternalError, ServiceError
 from deployments.florence.progress import progress
 from deployments.florence.run import Finished
+from deployments.logbook import about, logger
 from deployments.queueing.request import compact
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 Work = Callable[[Tell], Awaitable[Finished]]
 
@@ -68,7 +66,7 @@ async def following(
     except ServiceError as error:
         yield failure(error)
     except Exception as error:
-        logger.error("request %s failed", request_id, exc_info=error)
+        logger.error("request %s failed", request_id, exc_info=error, extra=about(request_id))
         yield failure(InternalError())
 
 

@@ -1,11 +1,13 @@
 """The queue over HTTP: submit a request, ask how it stands, fetch its result, cancel it."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from deployments.account import Account
 from deployments.api import operations, orders
 from deployments.api.drain import Drain
 from deployments.api.keys import Caller
@@ -18,6 +20,7 @@ from deployments.api.status import render, submitted, told
 from deployments.api.stream import HEADERS, EventStream, Watch
 from deployments.api.submission import read_submission
 from deployments.api.usage import Meter
+from deployments.api.visits import visit
 from deployments.errors import NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
 from deployments.queueing.request import Cancellation, Status, Submission, Submitted
@@ -88,16 +91,23 @@ class Endpoint:
 
     async def post(self, request: Request) -> Response:
         """Queue the task for the image of the body; it survives everything from the answer on."""
+        with visit("submit", request, self._task, self._services.tracer) as work:
+            found = await self._work(request, work)
+        self._services.wake()
+        return self._tell(request, found)
+
+    async def _work(self, request: Request, work: Account) -> Submitted:
         caller = await self._services.keyring.authorize(request.headers)
+        work.by(caller.key_id)
         await self._limits.admit(caller)
         async with within(self._settings.ingress.deadline_s):
             submission = await read_submission(
                 request, self._task, caller.key_id, self._settings, self._services.num_beams
             )
-            found = await self._submit(submission)
-        self._services.wake()
+            found = await self._submit(replace(submission, trace=work.trace))
+        work.of(found.id)
         self._meter.submitted(caller.key_id)
-        return self._tell(request, found)
+        return found
 
     async def _submit(self, submission: Submission) -> Submitted:
         try:

@@ -4,11 +4,13 @@ Below it, at `/stream`, the output is told while it is written: fal's clients ca
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from deployments.account import Account
 from deployments.api import orders
 from deployments.api.admission import Admission
 from deployments.api.body import read_input
@@ -22,6 +24,7 @@ from deployments.api.patience import attended, within
 from deployments.api.promises import Promises
 from deployments.api.services import Services, Tell
 from deployments.api.usage import Meter
+from deployments.api.visits import visit
 from deployments.api.window import Window
 from deployments.florence.run import Finished, Run, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
@@ -87,12 +90,20 @@ class Endpoint:
         return await OutputStream.begin(work, request.state.request_id)
 
     async def _answer(self, request: Request, tell: Tell | None = None) -> Finished:
+        event = "stream" if tell else "run"
+        with visit(event, request, self._task, self._services.tracer) as work:
+            finished = await self._work(request, work, tell)
+            work.note(attempt=finished.attempt, **finished.stages.measured())
+            return finished
+
+    async def _work(self, request: Request, work: Account, tell: Tell | None) -> Finished:
         caller = await self._services.keyring.authorize(request.headers)
+        work.by(caller.key_id)
         await self._limits.admit(caller)
         watch = Stopwatch()
         with self._admission.admit(caller.key_id):
             async with within(self._ingress.deadline_s):
-                run = await self._parse(request, caller)
+                run = replace(await self._parse(request, caller), trace=work.trace)
                 in_pipeline = Stopwatch()
                 finished = await self._run(request, run, caller, tell)
             wait_s = waited_s(in_pipeline.seconds(), finished.stages)

@@ -10,6 +10,7 @@ from deployments.images.storage import FileStore
 from deployments.metrics import PrometheusRecorder
 from deployments.queueing.store import Store
 from deployments.settings import Settings
+from deployments.tracing.tracer import OFF, Tracer
 
 Tell = Callable[[Any], None]
 
@@ -35,3 +36,4 @@ class Services:
     store: Store
     keyring: Keyring
     recorder: PrometheusRecorder
+    tracer: Tracer = OFF

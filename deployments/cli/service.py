@@ -22,6 +22,7 @@ from deployments.florence.cores import left_to_engine
 from deployments.images.storage import open_file_store
 from deployments.queueing.opening import open_store
 from deployments.settings import Settings
+from deployments.tracing.tracer import check_tracing
 
 APPLICATION = "florence"
 READY_TIMEOUT_S = 120.0
@@ -100,6 +101,7 @@ def check(profile: Profile) -> None:
     if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
         raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
     open_file_store(profile.settings.files)
+    check_tracing(profile.settings.tracing)
     asyncio.run(check_store(profile.settings))
 
 

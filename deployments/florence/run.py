@@ -34,6 +34,7 @@ class Run:
     num_beams: int | None = None  # None for the deployment's
     key_id: str = ""  # of the key that asks
     picture_key: str = field(default="", repr=False)  # promises its picture; without, that is first
+    trace: str = ""  # W3C's `traceparent` of what the boxes' spans are children of
 
     def without_image(self) -> Self:
         """The same run for boxes that need no address: a data URI can be as long as its file."""
@@ -74,6 +75,19 @@ class Stages:
     def with_(self, **seconds: Any) -> Self:
         """These stages with some of them known."""
         return replace(self, **seconds)
+
+    def measured(self) -> dict[str, float]:
+        """The same for logs and traces, times in milliseconds."""
+        return {
+            "fetch_ms": milliseconds(self.fetch_s),
+            "decode_ms": milliseconds(self.decode_s),
+            "queue_wait_ms": milliseconds(self.queue_wait_s),
+            "model_ms": milliseconds(self.model_s),
+            "postprocess_ms": milliseconds(self.postprocess_s),
+            "batch_size": self.batch_size,
+            "tokens": self.num_tokens,
+            "source_bytes": self.source_bytes,
+        }
 
 
 @dataclass(frozen=True)
@@ -143,11 +157,20 @@ class Generated:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer for the client, as JSON values, how long each stage took, and files it names."""
+    """The answer for the client, as JSON values, how long each stage took, and files it names.
+
+    `attempt` is the one that came through, from 1.
+    """
 
     output: dict[str, Any]
     stages: Stages
     files: tuple[str, ...] = ()
+    attempt: int = 1
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds in milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
 
 
 class Stopwatch:

@@ -3,7 +3,6 @@ is given, or while it travels.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +16,10 @@ from deployments.images.decode import decode
 from deployments.images.draw import LabelledBox, annotate, encode
 from deployments.images.promised import promised_name
 from deployments.images.storage import FileStore, StoredFile, new_name
+from deployments.logbook import about, logger
 from deployments.metrics import Recorder
 from deployments.settings import Settings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.tracing.tracer import OFF, Span, Tracer
 
 CONTENT_TYPE = "image/jpeg"
 # A download waits 5 s for its picture; large photographs take a thread half a second each.
@@ -38,17 +37,22 @@ class Drawing:
     source: NDArray[np.uint8]
     boxes: Iterable[LabelledBox]
     ttl_s: float
+    key_id: str = ""
+    trace: str = ""
 
 
 class Painter:
     """Draws a bounded number of pictures at a time, and promises a bounded number of others."""
 
-    def __init__(self, settings: Settings, files: FileStore, recorder: Recorder) -> None:
+    def __init__(
+        self, settings: Settings, files: FileStore, recorder: Recorder, tracer: Tracer = OFF
+    ) -> None:
         num_threads = settings.postprocess.draw_threads
         self._limits = settings.preprocess
         self._quality = settings.postprocess.jpeg_quality
         self._files = files
         self._recorder = recorder
+        self._tracer = tracer
         self._threads = ThreadPoolExecutor(num_threads, "draw")
         self._max_promised = PROMISES_PER_THREAD * num_threads
         self._promised: set[Future[StoredFile | None]] = set()
@@ -85,10 +89,15 @@ class Painter:
         await asyncio.gather(*map(asyncio.wrap_future, tuple(self._promised)))
 
     def _paint(self, drawing: Drawing, name: str) -> StoredFile | None:
+        with self._tracer.span("picture", drawing.trace, request_id=drawing.request_id) as span:
+            return self._painted(drawing, name, span)
+
+    def _painted(self, drawing: Drawing, name: str, span: Span) -> StoredFile | None:
         began = time.perf_counter()
         try:
             file = self._files.keep(name, self._draw(drawing))
         except Exception as error:  # whatever a picture fails of, its answer is right
+            span.fail(error)
             self._lose(drawing, error)
             return None
         self._is_store_away = False
@@ -104,4 +113,7 @@ class Painter:
         self._is_store_away = isinstance(error, StoreUnavailable)
         self._recorder.record("florence_postprocess_pictures_lost_total")
         cause = None if self._is_store_away else error  # the store has told of its own
-        logger.warning("request %s: its picture is lost", drawing.request_id, exc_info=cause)
+        extra = about(drawing.request_id, drawing.key_id, drawing.trace)
+        logger.warning(
+            "request %s: its picture is lost", drawing.request_id, exc_info=cause, extra=extra
+        )

@@ -6,7 +6,6 @@ How a body is posted is `post`'s business.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.errors import StoreUnavailable
+from deployments.logbook import Fields, about, logger
 from deployments.metrics import Recorder
 from deployments.outgoing.post import CallFailed
 from deployments.outgoing.url import CallRefused
@@ -22,8 +22,7 @@ from deployments.queueing.signing import signed_headers
 from deployments.queueing.store import WebhookStore
 from deployments.queueing.webhook import Webhook
 from deployments.settings import WebhookSettings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.tracing.tracer import OFF, Tracer
 
 MAX_RUNNING = 64  # nearly all of a delivery is waiting for a receiver
 LEASE_SLACK_S = 15.0  # beyond a delivery's own time, to note what came of it
@@ -67,6 +66,7 @@ class Deliverer:
         *,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        tracer: Tracer = OFF,
     ) -> None:
         self._store = store
         self._signer = signer
@@ -75,6 +75,7 @@ class Deliverer:
         self._recorder = recorder
         self._clock = clock
         self._rng = rng or random.Random()
+        self._tracer = tracer
 
     async def round(self) -> int:
         """Deliver what is due until nothing is, and say how many deliveries that were.
@@ -127,8 +128,12 @@ class Deliverer:
 
     async def _deliver(self, webhook: Webhook, key: PrivateKey) -> None:
         """One delivery, and the note of what came of it."""
-        answer = await self._call(webhook, key)
-        retry_s = self._retry_s(webhook, answer)
+        with self._tracer.span(
+            "webhook", webhook.trace, "client", request_id=webhook.id, attempt=webhook.attempts
+        ) as span:
+            answer = await self._call(webhook, key, span.trace)
+            retry_s = self._retry_s(webhook, answer)
+            span.note(status=answer.status, outcome=outcome_of(answer, retry_s))
         try:
             await self._store.settle_webhook(
                 webhook.id,
@@ -138,16 +143,19 @@ class Deliverer:
                 retry_s=retry_s,
             )
         except StoreUnavailable:
-            logger.warning("webhook %s: its delivery could not be noted", webhook.id)
+            after = "its delivery could not be noted"
+            logger.warning("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
             return  # it is delivered again when its lease is over
         self._tell(webhook, answer, retry_s)
 
-    async def _call(self, webhook: Webhook, key: PrivateKey) -> Answer:
+    async def _call(self, webhook: Webhook, key: PrivateKey, trace: str) -> Answer:
         if webhook.attempts > self._settings.max_attempts:
             return Answer(webhook.last_status, "its last deliveries were broken off by us", True)
         body = webhook.body.encode()
         now = int(self._clock())
         headers = signed_headers(webhook.id, webhook.key_id, now, body, key)
+        if trace:
+            headers["traceparent"] = trace
         begun = time.perf_counter()
         try:
             return judge(await self._post(webhook.url, body, headers))
@@ -173,10 +181,15 @@ class Deliverer:
         self._recorder.record("florence_dispatcher_webhooks_total", outcome=outcome)
         if outcome == "retried":
             after = f"attempt {webhook.attempts}: {answer.error}; next in {retry_s:.0f} s"
-            logger.info("webhook %s: %s", webhook.id, after)
+            logger.info("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
         if outcome == "dead":
             after = f"given up after attempt {webhook.attempts}: {answer.error}"
-            logger.warning("webhook %s: %s", webhook.id, after)
+            logger.warning("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
+
+
+def extra_of(webhook: Webhook) -> Fields:
+    """The fields of a log line about a delivery."""
+    return about(webhook.id, webhook.key_id, webhook.trace, attempt=webhook.attempts)
 
 
 def judge(status: int) -> Answer:

@@ -5,7 +5,6 @@ Nothing it holds is lost when it dies: its leases run out, and others take over.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from deployments.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from deployments.logbook import about, logger
 from deployments.metrics import Recorder
 from deployments.queueing.gate import Gate
 from deployments.queueing.request import Claimed, Ending, State
 from deployments.queueing.store import RequestStore
 from deployments.settings import QueueSettings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would come again
 STORE_DELAY_S = 0.5
@@ -226,7 +224,8 @@ class Worker:
             case ServiceError() as error:
                 return await self._finish(job, Ending.failed(error))
             case error:
-                logger.error("request %s failed", job.id, exc_info=error)
+                extra = about(job.id, job.claimed.key_id, job.claimed.trace)
+                logger.error("request %s failed", job.id, exc_info=error, extra=extra)
                 return await self._finish(job, Ending.failed(InternalError()))
 
     async def _finish(self, job: Job, ending: Ending) -> str:

@@ -20,6 +20,7 @@ from deployments.queueing.key import ApiKey
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.request import Claimed, Ending
 from deployments.settings import QueueSettings, hash_key, parse
+from deployments.tracing.tracer import open_tracer
 
 T = TypeVar("T")
 
@@ -163,6 +164,7 @@ def build(
         store=store,
         keyring=Keyring(settings.keys, store),
         recorder=PrometheusRecorder(),
+        tracer=open_tracer(settings.tracing, "Ingress"),
     )
     app = create_app(services)
     return Service(app, TestClient(app), files, root, runs, store, wakes)

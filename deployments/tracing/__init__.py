@@ -1,0 +1,1 @@
+"""Traces: what happened to one request, in which process, and for how long."""

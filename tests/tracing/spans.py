@@ -1,0 +1,70 @@
+"""What the tests read of the spans that a service has written into files."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 90.0
+
+
+@dataclass(frozen=True)
+class Told:
+    """A span as its file has it; ids are hex digits, `parent` empty for none, times in ns."""
+
+    name: str
+    kind: str
+    trace: str
+    id: str
+    parent: str
+    status: str
+    attributes: dict[str, Any]
+    resource: dict[str, Any]
+    began: str
+    ended: str
+
+    @property
+    def box(self) -> str:
+        """Who made it."""
+        return str(self.resource["florence.box"])
+
+
+def told(line: str) -> Told:
+    """The span in one line of a file."""
+    span = json.loads(line)
+    context = span["context"]
+    return Told(
+        name=span["name"],
+        kind=span["kind"].removeprefix("SpanKind.").lower(),
+        trace=context["trace_id"].removeprefix("0x"),
+        id=context["span_id"].removeprefix("0x"),
+        parent=(span["parent_id"] or "").removeprefix("0x"),
+        status=span["status"]["status_code"],
+        attributes=span["attributes"],
+        resource=span["resource"]["attributes"],
+        began=span["start_time"],
+        ended=span["end_time"],
+    )
+
+
+def spans_in(folder: Path) -> list[Told]:
+    """All spans in the files of a folder, but for a line that is still being written."""
+    lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines(True)]
+    return [told(line) for line in lines if line.endswith("\n")]
+
+
+def spans_of(folder: Path, wanted: Callable[[Sequence[Told]], bool]) -> list[Told]:
+    """All spans, as soon as they are what is `wanted`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not wanted(spans := spans_in(folder)):
+        assert time.monotonic() < deadline, f"these are not what was expected: {spans}"
+        time.sleep(0.1)
+    return spans
+
+
+def tree(spans: Sequence[Told]) -> set[tuple[str, str]]:
+    """The name of each span with its parent's; that one is empty when it is not among `spans`."""
+    names = {span.id: span.name for span in spans}
+    return {(names.get(span.parent, ""), span.name) for span in spans}
