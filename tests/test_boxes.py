@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,12 @@ from deployments.metrics import PrometheusRecorder
 from deployments.pipeline import held
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
-from deployments.settings import Settings, parse
+from deployments.settings import Settings, TracingSettings, parse
+from deployments.tracing.tracer import OFF, Tracer, open_tracer
 from tests.acceptance.caller import scene, truth, uri
+from tests.tracing.spans import spans_in, tree
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.fixture(scope="module")
@@ -495,3 +500,77 @@ def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
     told = {each.name: each.value for family in families for each in family.samples}
     assert told["florence_inference_image_hits_total"] == 1
     assert told["florence_inference_image_cache_bytes"] > 0
+
+
+@pytest.fixture
+def tracer(tmp_path: Path) -> Tracer:
+    """Writes spans into the folder of the test."""
+    return open_tracer(TracingSettings(exporter="file", folder=str(tmp_path / "traces")), "boxes")
+
+
+def test_the_boxes_tell_where_a_run_was(
+    settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
+) -> None:
+    """Each has a span in the run's trace, and below it one for each of its stages."""
+    given = replace(run(uri(scene(1).image)), trace=TRACE)
+    recorder = PrometheusRecorder()
+    inference._tracer = tracer
+    try:
+        preprocess = Preprocess(settings, recorder, tracer=tracer)
+        prepared = asyncio.run(preprocess.run(given))
+        generated = asyncio.run(inference.run(prepared, given))
+        postprocess = Postprocess(settings, recorder, tracer=tracer)
+        finished = asyncio.run(postprocess.run(prepared, generated, given))
+    finally:
+        inference._tracer = OFF
+    tracer.close()
+    spans = spans_in(tmp_path / "traces")
+    named = {span.name: span for span in spans}
+
+    assert tree(spans) == {
+        ("", "preprocess"),
+        ("preprocess", "fetch"),
+        ("preprocess", "decode"),
+        ("", "inference"),
+        ("inference", "wait"),
+        ("inference", "batch"),
+        ("", "postprocess"),
+        ("postprocess", "picture"),
+    }
+    boxes = [named[name] for name in ("preprocess", "inference", "postprocess")]
+    assert {f"00-{span.trace}-{span.parent}-01" for span in boxes} == {TRACE}
+    assert {span.trace for span in spans} == {TRACE[3:35]}
+    assert {span.attributes["florence.request_id"] for span in boxes} == {"id"}
+    assert named["batch"].attributes["florence.tokens"] == finished.stages.num_tokens
+    assert named["batch"].attributes["florence.batch_size"] == 1
+    assert named["preprocess"].attributes["florence.width"] == 640
+
+
+def test_a_picture_that_comes_later_belongs_to_the_trace(
+    settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
+) -> None:
+    """It is drawn when the answer has left, and is told when its box is stopped."""
+    given = replace(run(uri(scene(1).image)), trace=TRACE, picture_key="ab" * 16)
+    prepared = prepare(settings, given.image_url)
+    generated = asyncio.run(inference.run(prepared, given))
+
+    async def answered() -> None:
+        box = Postprocess(settings, PrometheusRecorder(), tracer=tracer)
+        await box.run(prepared, generated, given)
+        await box.stop()
+
+    asyncio.run(answered())
+    assert tree(spans_in(tmp_path / "traces")) == {("", "postprocess"), ("postprocess", "picture")}
+
+
+def test_an_image_that_cannot_be_read_is_seen_in_the_trace(
+    settings: Settings, tracer: Tracer, tmp_path: Path
+) -> None:
+    """By the name that the client gets for it, and as no fault of ours."""
+    box = Preprocess(settings, PrometheusRecorder(), tracer=tracer)
+    with pytest.raises(ImageLoadError):
+        asyncio.run(box.run(replace(run(uri(b"no image")), trace=TRACE)))
+    tracer.close()
+    [span] = spans_in(tmp_path / "traces")
+    assert (span.name, span.attributes["error.type"]) == ("preprocess", "image_load_error")
+    assert span.status == "UNSET"

@@ -1,7 +1,7 @@
 """The Dispatcher with a real store and functions for boxes: from the queue to the result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,19 @@ import pytest
 from deployments.autoscaling import ONGOING, Reading
 from deployments.box import Box
 from deployments.dispatcher import Dispatcher, journal
-from deployments.errors import InternalError
+from deployments.errors import InternalError, NotReady
 from deployments.florence.run import Finished, Run, Stages
 from deployments.images.local import LocalFileStore
 from deployments.metrics import PrometheusRecorder
 from deployments.queueing.memory import MemoryStore
 from deployments.queueing.request import Cancellation, Ending, Result, Submission
-from deployments.settings import Settings, parse
+from deployments.settings import Settings, TracingSettings, parse
+from tests.lines import Lines, logging_lines
+from tests.tracing.spans import spans_in
 
 pytestmark = pytest.mark.anyio
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 STAGES = Stages(
     fetch_s=0.5,
@@ -50,11 +54,14 @@ class Bench:
         self.store = MemoryStore(settings.queue, lambda: self.now)
         self.runs: list[Run] = []
         self.readings: list[Reading] = []
+        self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def preprocess(self, run: Run) -> str:
         self.runs.append(run)
+        if self.failures:
+            raise self.failures.pop()
         await self.gate.wait()
         return "prepared"
 
@@ -128,6 +135,13 @@ def bench(tmp_path: Path) -> Bench:
             }
         )
     )
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What is logged in a test."""
+    with logging_lines() as kept:
+        yield kept
 
 
 async def test_a_queued_request_is_run(bench: Bench) -> None:
@@ -215,6 +229,71 @@ async def test_the_policies_hear_what_waits(bench: Bench, monkeypatch: pytest.Mo
 async def nothing(*args: Any) -> list[Any]:
     """A claim that gets nothing."""
     return []
+
+
+async def test_an_attempt_is_told(bench: Bench, lines: Lines) -> None:
+    """One line with the request's id, its key, and where the time went, also in the queue."""
+    await bench.submit()
+    bench.now += 3.0
+    async with bench.dispatching():
+        await bench.result()
+    [line] = lines.about("execute")
+    told = {"request_id": "a", "key_id": "key", "endpoint": "caption", "status": 200}
+    told |= {"attempt": 1, "waited_ms": 3000.0, "fetch_ms": 500.0, "decode_ms": 250.0}
+    told |= {"queue_wait_ms": 125.0, "model_ms": 2000.0, "postprocess_ms": 1000.0}
+    told |= {"batch_size": 4, "tokens": 12}
+    assert told.items() <= line.items()
+    assert line["total_ms"] > 0
+
+
+async def test_each_attempt_is_told(bench: Bench, lines: Lines) -> None:
+    """One that failed with what a client would see, and one that was broken off."""
+    bench.failures = [NotReady(), NotReady()]
+    bench.settings = bench.settings.model_copy(
+        update={"queue": bench.settings.queue.model_copy(update={"retry_delay_s": 0.0})}
+    )
+    await bench.submit()
+    async with bench.dispatching():
+        await bench.result()
+    told = [(line["attempt"], line["status"], line.get("error_type")) for line in lines.json]
+    assert told == [
+        (1, 503, "runner_scheduling_failure"),
+        (2, 503, "runner_scheduling_failure"),
+        (3, 200, None),
+    ]
+
+
+async def test_an_attempt_that_is_broken_off_is_told(bench: Bench, lines: Lines) -> None:
+    """It has no status, since nobody waits for one."""
+    bench.gate.clear()
+    await bench.submit()
+    async with bench.dispatching():
+        async with asyncio.timeout(60):
+            while not bench.runs:  # noqa: ASYNC110, it is looked at from outside
+                await asyncio.sleep(0.005)
+        await bench.store.cancel("key", "a")
+        await bench.result()
+    [line] = lines.about("execute")
+    assert (line["error_type"], "status" in line) == ("cancelled", False)
+
+
+async def test_a_trace_goes_on_where_the_submit_left_it(
+    bench: Bench, lines: Lines, tmp_path: Path
+) -> None:
+    """The wait, the attempt and what it leads to belong to the trace that the store kept."""
+    tracing = TracingSettings(exporter="file", folder=str(tmp_path / "traces"))
+    bench.settings = bench.settings.model_copy(update={"tracing": tracing})
+    await bench.submit(trace=TRACE)
+    bench.now += 3.0
+    async with bench.dispatching():
+        await bench.result()
+    spans = {span.name: span for span in spans_in(tmp_path / "traces")}
+    assert set(spans) == {"queue", "execute caption"}
+    assert {f"00-{span.trace}-{span.parent}-01" for span in spans.values()} == {TRACE}
+    execute = spans["execute caption"]
+    assert execute.kind == "consumer"
+    assert [run.trace for run in bench.runs] == [f"00-{execute.trace}-{execute.id}-01"]
+    assert [line["trace_id"] for line in lines.about("execute")] == [execute.trace]
 
 
 async def test_old_pictures_are_removed(bench: Bench) -> None:

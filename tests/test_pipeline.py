@@ -244,7 +244,7 @@ CAUSES = {
 def test_a_run_is_begun_again_when_a_replica_dies(url: str, box: str, death: Exception) -> None:
     """A death under the run, in any box, costs an attempt and not the request."""
     boxes = Boxes(**{box: [death, task_error(death)]})
-    assert outcome(boxes, a_run(url=url)) == FINISHED
+    assert outcome(boxes, a_run(url=url)) == replace(FINISHED, attempt=3)
     assert boxes.log.count(box) == 3
     assert boxes.counted == ["florence_ingress_retries_total"] * 2
     assert boxes.causes == [CAUSES.get(type(death), "replica_died")] * 2

@@ -1,12 +1,13 @@
 """One Ray and one service for the whole session, started the way `florence serve` starts it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from deployments.cli.profile import tree_of
+from deployments.cli.profile import read, serve_config, tree_of
 from deployments.cli.serve import local_profile
 from deployments.cli.service import running
 from deployments.cli.state import State
@@ -15,6 +16,7 @@ from tests.acceptance.caller import Caller, encoded, scene
 from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
+from tests.acceptance.told import Told
 
 MAX_BYTES = 4 * 1024 * 1024
 SETTINGS = (
@@ -23,6 +25,7 @@ SETTINGS = (
     "preprocess.connect_timeout_s=1",
     "ingress.max_body_bytes=8388608",
     "inference.max_queue=24",
+    "tracing.exporter=file",
     "webhooks.span_s=77",  # the first gaps are 0.2, 0.8 and 1.8 s
 )
 
@@ -60,14 +63,24 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> State:
 
 
 @pytest.fixture(scope="session")
-def caller(state: State, origin: Origin, receiver: Receiver) -> Iterator[Caller]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What the service tells the operator."""
+    folder = tmp_path_factory.mktemp("told")
+    return Told(folder / "logs", folder / "traces")
+
+
+@pytest.fixture(scope="session")
+def caller(state: State, origin: Origin, receiver: Receiver, told: Told) -> Iterator[Caller]:
     """The running service and a client of it."""
-    allowed = (
+    here = (
         f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']",
         f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}']",
+        f"tracing.folder={told.traces}",
     )
-    args = tree_of([*SETTINGS, *allowed])
+    args = tree_of([*SETTINGS, *here])
     profile = local_profile(state, "127.0.0.1", 0, args, tls=False)
+    logging = read(serve_config())["logging_config"] | {"logs_dir": str(told.logs)}
+    profile = replace(profile, logging=logging)
     with running(profile), httpx2.Client(timeout=60, trust_env=False) as http:
         yield Caller(profile.base_url, state.api_key(), http)
 

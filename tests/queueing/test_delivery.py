@@ -11,6 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,11 @@ from deployments.queueing.request import Ending, Submission
 from deployments.queueing.signing import KeyFolder, jwks
 from deployments.queueing.store import RequestStore
 from deployments.queueing.webhook import Webhook, WebhookState
-from deployments.settings import QueueSettings, WebhookSettings
+from deployments.settings import QueueSettings, TracingSettings, WebhookSettings
+from deployments.tracing.tracer import OFF, Tracer, open_tracer
 from tests.outgoing.receiver import Answer, Posted, Receiver, moved, receiving, status
 from tests.queueing.bench import Bench as StoreBench
+from tests.tracing.spans import spans_in
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +47,7 @@ LEEWAY_S = 300
 USER = "kid"
 HERE = "127.0.0.1"
 URL = "http://hooks.example/"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OUTPUT = {"results": {"bboxes": []}, "text": "Zoë"}
 
 
@@ -77,7 +81,7 @@ class Bench:
         self.folder = KeyFolder(self.settings, self.store, lambda: self.now)
         self.recorder = PrometheusRecorder()
 
-    def deliverer(self, post: Post | None = None) -> Deliverer:
+    def deliverer(self, post: Post | None = None, tracer: Tracer = OFF) -> Deliverer:
         """One that posts over HTTP, or by calling `post`."""
         return Deliverer(
             self.store,
@@ -87,11 +91,12 @@ class Bench:
             self.recorder,
             clock=lambda: self.now,
             rng=random.Random(7),
+            tracer=tracer,
         )
 
-    async def end(self, url: str, request_id: str = "r1") -> None:
+    async def end(self, url: str, request_id: str = "r1", trace: str = "") -> None:
         """A request that wants a webhook, and is done."""
-        await end(self.store, url, request_id)
+        await end(self.store, url, request_id, trace)
 
     async def webhook(self) -> Webhook:
         """The only one."""
@@ -121,10 +126,10 @@ class Bench:
         )
 
 
-async def end(store: RequestStore, url: str, request_id: str) -> None:
+async def end(store: RequestStore, url: str, request_id: str, trace: str = "") -> None:
     """A request that wants a webhook, and is done."""
     wanted = Submission(id=request_id, key_id=USER, path="caption", input="{}", webhook_url=url)
-    await store.submit(wanted)
+    await store.submit(replace(wanted, trace=trace))
     [claimed] = await store.claim("worker", 1, 60.0)
     assert await store.finish(claimed.lease, Ending.done(OUTPUT))
 
@@ -670,6 +675,38 @@ async def test_an_answer_that_could_not_be_noted(
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
     assert len(poses.times) == 2
+
+
+async def test_a_delivery_belongs_to_the_requests_trace(tmp_path: Path) -> None:
+    """Each try is a child of what the store kept, and the receiver may go on with it."""
+    traces = TracingSettings(exporter="file", folder=str(tmp_path / "traces"))
+    tracer = open_tracer(traces, "Dispatcher")
+    async with receiving(status(500)) as receiver:
+        bench = Bench(tmp_path, receiver)
+        await bench.end(receiver.url(HERE), trace=TRACE)
+        await bench.deliverer(tracer=tracer).round()
+        receiver.answer = status(200)
+        bench.now += 10_000
+        await bench.deliverer(tracer=tracer).round()
+    tracer.close()
+    spans = sorted(spans_in(tmp_path / "traces"), key=lambda span: span.began)
+
+    assert [(span.name, span.kind) for span in spans] == [("webhook", "client")] * 2
+    assert {f"00-{span.trace}-{span.parent}-01" for span in spans} == {TRACE}
+    told = [(each.attributes["florence.attempt"], each.attributes) for each in spans]
+    assert [(n, of["florence.outcome"]) for n, of in told] == [(1, "retried"), (2, "delivered")]
+    assert [of["http.response.status_code"] for _, of in told] == [500, 200]
+    sent = [posted.headers["traceparent"] for posted in receiver.posted]
+    assert sent == [f"00-{span.trace}-{span.id}-01" for span in spans]
+
+
+async def test_without_tracing_a_receiver_hears_of_no_trace(tmp_path: Path) -> None:
+    """The request may have been submitted when there was."""
+    async with receiving(status(200)) as receiver:
+        bench = Bench(tmp_path, receiver)
+        await bench.end(receiver.url(HERE), trace=TRACE)
+        await bench.deliverer().round()
+    assert "traceparent" not in receiver.posted[0].headers
 
 
 async def test_the_log_tells_the_operator_but_not_the_url(
