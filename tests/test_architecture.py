@@ -62,7 +62,7 @@ HOMES = {
         "cli/service.py",
     },
     "fastapi": {"api/"},
-    "opentelemetry": {"tracing/telemetry.py"},
+    "opentelemetry": {"tracing/telemetry.py", "tracing/exporters.py"},
     "starlette": {"api/", "ingress.py"},
     "torch": {
         "florence/engine/",
@@ -77,6 +77,7 @@ HOMES = {
 LAZY = {
     ("autoscaling.py", "ray"),
     ("metrics.py", "ray"),
+    ("tracing/tracer.py", "deployments.tracing.exporters"),
     ("tracing/tracer.py", "deployments.tracing.telemetry"),
     ("cli/service.py", "ray"),
     ("inference.py", "deployments.florence.model"),

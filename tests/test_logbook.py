@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from ray.serve import context
@@ -39,7 +40,8 @@ def test_what_is_not_known_is_left_out(lines: Lines) -> None:
 
 def test_the_request_is_the_clients(lines: Lines) -> None:
     """Serve has an id for each call, which it must not write over the one the client knows."""
-    known = context._serve_request_context.set(context._RequestContext(request_id="serve's"))
+    called: Any = context._RequestContext(request_id="serve's")
+    known = context._serve_request_context.set(called)
     try:
         logger.warning("x", extra=about("ours"))
         logger.warning("y")

@@ -1,7 +1,7 @@
 """Spans by OpenTelemetry, handed over from a thread of their own.
 
-What a collector does not take in time is dropped, oldest first: a trace is worth less than what
-it tells of. A replica that is killed loses its last second of spans.
+What is not taken in time is dropped, oldest first: a trace is worth less than what it tells of.
+A replica that is killed loses its last second of spans.
 """
 
 import os
@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,18 +17,16 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments import __version__
-from deployments.errors import SetupError
 from deployments.settings import TracingSettings
 from deployments.tracing.tracer import Kind, Span, Value
 
 EXPORT_EVERY_MS = 1000
-EXPORT_TIMEOUT_S = 5.0
 CLOSE_S = 3.0  # a collector that is away must not hold up the end of a replica
 KINDS: dict[Kind, SpanKind] = {
     "internal": SpanKind.INTERNAL,
@@ -95,6 +92,7 @@ class Telemetry:
     """
 
     def __init__(self, exporter: SpanExporter, settings: TracingSettings, box: str) -> None:
+        self._exporter = exporter
         self._provider = TracerProvider(
             # Who begins a trace decides; a caller that sends a `traceparent` has begun it.
             sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
@@ -136,19 +134,8 @@ class Telemetry:
         with suppress(RuntimeError):  # the interpreter ends, and begins no thread any more
             closing.start()
             closing.join(CLOSE_S)
-
-
-class SpanFile(ConsoleSpanExporter):
-    """Spans as JSON, one a line, in OpenTelemetry's own words."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("a", encoding="utf-8")
-        super().__init__(out=self._file, formatter=lambda span: f"{span.to_json(indent=None)}\n")
-
-    def shutdown(self) -> None:
-        """Let go of the file."""
-        with suppress(OSError):  # the disk is full, as the log has said
-            self._file.close()
+        if closing.is_alive():
+            self._exporter.shutdown()  # it tries no more
 
 
 def context_of(parent: str) -> Context:
@@ -175,66 +162,3 @@ def resource(settings: TracingSettings, box: str) -> dict[str, str | int]:
         "process.pid": os.getpid(),
         "florence.box": box,
     }
-
-
-def exporter_of(settings: TracingSettings, box: str) -> SpanExporter:
-    """Where the spans of this replica of `box` go.
-
-    Raises:
-        SetupError: it is not installed, or the folder cannot be written.
-    """
-    if settings.exporter == "otlp":
-        return otlp(settings)
-    name = f"{box}-{socket.gethostname()}-{os.getpid()}.jsonl"
-    return SpanFile(writable(settings) / name)
-
-
-def check_exporter(settings: TracingSettings) -> None:
-    """Find out whether there could be one.
-
-    Raises:
-        SetupError: it is not installed, or the folder cannot be written.
-    """
-    if settings.exporter == "otlp":
-        otlp(settings).shutdown()
-    else:
-        writable(settings)
-
-
-def otlp(settings: TracingSettings) -> SpanExporter:
-    """OpenTelemetry's protocol over HTTP; headers come from OTEL_EXPORTER_OTLP_HEADERS.
-
-    Raises:
-        SetupError: it is not installed.
-    """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError:
-        raise SetupError(
-            "setting tracing.exporter: otlp is not installed: "
-            "pip install 'florence-serve[otlp]', or choose file or none"
-        ) from None
-    return OTLPSpanExporter(settings.endpoint, timeout=EXPORT_TIMEOUT_S)
-
-
-def writable(settings: TracingSettings) -> Path:
-    """The folder for files of spans, which is there from now on.
-
-    Raises:
-        SetupError: it cannot be made, or not be written.
-    """
-    folder = Path(settings.folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error.strerror or str(error)) from None
-    if not os.access(folder, os.W_OK):
-        raise unwritable(folder, "Permission denied")
-    return folder
-
-
-def unwritable(folder: Path, reason: str) -> SetupError:
-    """What to tell of a folder that takes no files."""
-    return SetupError(
-        f"setting tracing.folder: {folder} cannot be written ({reason}): name another folder"
-    )

@@ -107,7 +107,8 @@ def open_tracer(settings: TracingSettings, box: str) -> Tracer:
     """
     if settings.exporter == "none":
         return OFF
-    from deployments.tracing.telemetry import Telemetry, exporter_of
+    from deployments.tracing.exporters import exporter_of
+    from deployments.tracing.telemetry import Telemetry
 
     return Telemetry(exporter_of(settings, box), settings, box)
 
@@ -119,6 +120,6 @@ def check_tracing(settings: TracingSettings) -> None:
         SetupError: they cannot; the message names the remedy.
     """
     if settings.exporter != "none":
-        from deployments.tracing.telemetry import check_exporter
+        from deployments.tracing.exporters import check_exporter
 
         check_exporter(settings)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ class Told:
     def trace(self, trace_id: str, number: int) -> list[spans.Told]:
         """The spans of a trace, as soon as there are `number` of them."""
 
-        def is_whole(found: Any) -> bool:
-            return sum(span.trace == trace_id for span in found) >= number
+        def is_whole(found: Sequence[spans.Told]) -> bool:
+            return len([span for span in found if span.trace == trace_id]) >= number
 
         found = spans.spans_of(self.traces, is_whole)
         return [span for span in found if span.trace == trace_id]

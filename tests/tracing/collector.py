@@ -20,6 +20,7 @@ class Collector:
     def __init__(self, url: str) -> None:
         self.url = url
         self.headers: list[dict[str, str]] = []
+        self.status = 200
         self._requests: list[ExportTraceServiceRequest] = []
         self._arrival = threading.Condition()
 
@@ -29,7 +30,8 @@ class Collector:
             self._requests.append(ExportTraceServiceRequest.FromString(body))
             self.headers.append(headers)
             self._arrival.notify_all()
-        return ExportTraceServiceResponse().SerializeToString()
+        answer: bytes = ExportTraceServiceResponse().SerializeToString()
+        return answer
 
     def spans(self, number: int) -> list[Any]:
         """All spans, as soon as there are as many."""
@@ -62,7 +64,7 @@ def collecting() -> Iterator[Collector]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             answer = collector.take(body, {k.lower(): v for k, v in self.headers.items()})
-            self.send_response(200 if self.path == "/v1/traces" else 404)
+            self.send_response(collector.status if self.path == "/v1/traces" else 404)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()

@@ -15,7 +15,10 @@ import pytest
 from deployments import __version__
 from deployments.errors import FileDownloadError, NotReady
 from deployments.settings import TracingSettings
+from deployments.tracing.exporters import SpanFile, Watched
+from deployments.tracing.telemetry import Telemetry
 from deployments.tracing.tracer import Tracer, open_tracer
+from tests.lines import logging_lines
 from tests.tracing.collector import collecting
 from tests.tracing.spans import Told, spans_in, tree
 
@@ -242,17 +245,33 @@ def test_a_collector_that_is_away_holds_nothing_up(is_silent: bool) -> None:
 
 
 def test_a_full_disk_holds_nothing_up() -> None:
-    """What cannot be written is lost, and nobody hears of it but the log."""
+    """What cannot be written is lost, and the operator hears of it."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    from deployments.tracing.telemetry import SpanFile, Telemetry
-
-    settings = TracingSettings(exporter="file")
-    tracer = Telemetry(SpanFile(Path("/dev/full")), settings, "Ingress")
-    with tracer.span("run") as run:
-        pass
-    tracer.close()
+    tracer = Telemetry(Watched(SpanFile(Path("/dev/full"))), TracingSettings(), "Ingress")
+    with logging_lines() as lines:
+        with tracer.span("run") as run:
+            pass
+        tracer.close()
     assert run.trace
+    [line] = lines.json
+    assert "spans are lost, see tracing.exporter: [Errno 28]" in line["message"]
+
+
+def test_the_operator_hears_of_a_collector_that_is_away() -> None:
+    """Once, however many spans are lost, and once when it takes them again."""
+    with collecting() as collector, logging_lines() as lines:
+        tracer = open_tracer(TracingSettings(exporter="otlp", endpoint=collector.url), "Ingress")
+        for number, status in enumerate((400, 400, 200, 200), 1):
+            collector.status = status
+            with tracer.span("run"):
+                pass
+            collector.spans(number)
+        tracer.close()
+    assert [line["message"] for line in lines.json] == [
+        "spans are lost, see tracing.exporter: the collector does not take them",
+        "spans are handed over again",
+    ]
 
 
 def test_what_ends_after_the_end_is_lost_quietly(bench: Bench) -> None:
