@@ -214,3 +214,10 @@ def test_serve_waits_longer_than_the_service() -> None:
     [application] = read(serve_config())["applications"]
     proxy_timeout_s = read(serve_config())["http_options"]["request_timeout_s"]
     assert parse(application["args"]).ingress.deadline_s < proxy_timeout_s
+
+
+def test_a_release_starts_new_replicas_before_it_stops_old_ones() -> None:
+    """Of every box: a single replica is not stopped for one that may never start."""
+    [application] = read(serve_config())["applications"]
+    assert all(box["max_surge_percent"] > 0 for box in application["deployments"])
+    assert constants.RAY_SERVE_STOP_FAILED_ROLLING_UPDATES

@@ -21,6 +21,7 @@ from deployments.settings import Settings
 
 YES = ("1", "true", "yes")
 MAX_IDEMPOTENCY_KEY = 255
+DELIVERY = "x-florence-delivery"  # HAProxy's id for what it may have to deliver twice
 MAX_DIGITS = 9
 
 
@@ -122,10 +123,19 @@ def webhook_url(query: Mapping[str, str]) -> str | None:
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
-    """What tells a repeated submit from a new one; an empty key is none."""
-    key = headers.get("idempotency-key", "").strip()
+    """What tells a repeated submit from a new one; an empty key is none.
+
+    The client's own word goes before that of the proxy, whose repetitions the client never sees.
+    """
+    key = headers.get("idempotency-key", "").strip() or delivery(headers)
     if len(key) > MAX_IDEMPOTENCY_KEY or not key.isprintable():
         raise BadRequest(
             f"Idempotency-Key must be at most {MAX_IDEMPOTENCY_KEY} printable characters."
         )
     return key or None
+
+
+def delivery(headers: Mapping[str, str]) -> str:
+    """What the proxy calls this request, apart from all names that clients give."""
+    id_ = headers.get(DELIVERY, "").strip()
+    return f"{DELIVERY} {id_}" if id_ else ""

@@ -326,6 +326,26 @@ def test_a_repeated_submit_finds_an_ended_request(service: Service) -> None:
     assert service.get(second.json()["status_url"]).json()["status"] == "COMPLETED"
 
 
+def test_what_the_proxy_delivers_twice_is_one_request(service: Service) -> None:
+    """HAProxy sends a submit again, under one id, when the Ingress died before it answered."""
+    first = service.submit(X_Florence_Delivery="d1")
+    again = service.submit(X_Florence_Delivery="d1")
+    other = service.submit(X_Florence_Delivery="d2")
+
+    assert again.json()["request_id"] == first.json()["request_id"]
+    assert other.json()["request_id"] != first.json()["request_id"]
+
+
+def test_the_clients_own_word_goes_before_the_proxys(service: Service) -> None:
+    """Its Idempotency-Key holds over deliveries, and is never taken for the name of one."""
+    first = service.submit(Idempotency_Key="d1", X_Florence_Delivery="d1")
+    again = service.submit(Idempotency_Key="d1", X_Florence_Delivery="d2")
+    other = service.submit(X_Florence_Delivery="d1")
+
+    assert again.json()["request_id"] == first.json()["request_id"]
+    assert other.json()["request_id"] != first.json()["request_id"]
+
+
 def test_an_idempotency_key_is_for_one_request(service: Service) -> None:
     """The same key with another input is a mistake, which is told; another caller may use it."""
     service.submit(Idempotency_Key="k")
