@@ -97,6 +97,9 @@ class StoreSettings(Section):
     pool_size: int = Field(
         8, ge=1, le=100, description="PostgreSQL connections of one replica of a box."
     )
+    patience_s: float = Field(
+        10.0, ge=0, description="How long a call waits for a store that is away, before 503."
+    )
 
 
 class QueueSettings(Section):
