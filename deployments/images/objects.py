@@ -26,7 +26,7 @@ from deployments.images.storage import (
 )
 from deployments.settings import FileSettings
 
-TIMEOUT, CONNECT_TIMEOUT = timedelta(seconds=60), timedelta(seconds=5)
+TIMEOUT, CONNECT_TIMEOUT = timedelta(seconds=20), timedelta(seconds=5)
 MAX_RETRIES, RETRY_TIMEOUT = 2, timedelta(seconds=10)
 FAILURES = (BaseError, OSError, ValueError)  # a name that is not found is an OSError
 REMEDY = "create the bucket, or check the URL, and the credentials and endpoint in the environment"

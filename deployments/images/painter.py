@@ -3,6 +3,7 @@ is given, or while it travels.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,8 @@ from deployments.settings import Settings
 from deployments.tracing.tracer import OFF, Span, Tracer
 
 CONTENT_TYPE = "image/jpeg"
+SILENT_S = 5.0  # a store that has said nothing for so long is not waited for
+LOOK_S = 0.5
 # A download waits 5 s for its picture; large photographs take a thread half a second each.
 PROMISES_PER_THREAD = 8
 
@@ -57,6 +60,7 @@ class Painter:
         self._max_promised = PROMISES_PER_THREAD * num_threads
         self._promised: set[Future[StoredFile | None]] = set()
         self._is_store_away = False
+        self._storing: dict[str, float] = {}  # since when, by name
 
     @property
     def is_busy(self) -> bool:
@@ -64,19 +68,28 @@ class Painter:
         return bool(self._promised)
 
     async def paint(self, drawing: Drawing) -> StoredFile | None:
-        """The stored picture; None when it could not be drawn or stored."""
-        name = new_name(CONTENT_TYPE, drawing.ttl_s)
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._paint, drawing, name
-        )
+        """The stored picture; None when it could not be drawn or stored, or the store is silent."""
+        if self._is_store_silent():
+            self._lose(drawing, StoreUnavailable())
+            return None
+        future = self._threads.submit(self._paint, drawing, new_name(CONTENT_TYPE, drawing.ttl_s))
+        painted = asyncio.wrap_future(future)
+        while not painted.done():
+            await asyncio.wait({painted}, timeout=LOOK_S)
+            if self._is_store_silent() and not painted.done():
+                if future.cancel():  # else its thread tells what becomes of it
+                    self._lose(drawing, StoreUnavailable())
+                return None
+        return painted.result()
 
     def promise(self, drawing: Drawing, key: str) -> str | None:
         """The name, made with `key`, under which the picture will be found soon.
 
         None when it is better painted first: so many are promised that memory would grow,
-        or the store was away for the last one.
+        or the store was away for the last one, or says nothing.
         """
-        if self._is_store_away or len(self._promised) >= self._max_promised:
+        is_full = len(self._promised) >= self._max_promised
+        if is_full or self._is_store_away or self._is_store_silent():
             return None
         name = promised_name(key, CONTENT_TYPE, drawing.ttl_s)
         future = self._threads.submit(self._paint, drawing, name)
@@ -95,7 +108,7 @@ class Painter:
     def _painted(self, drawing: Drawing, name: str, span: Span) -> StoredFile | None:
         began = time.perf_counter()
         try:
-            file = self._files.keep(name, self._draw(drawing))
+            file = self._keep(name, self._draw(drawing))
         except Exception as error:  # whatever a picture fails of, its answer is right
             span.fail(error)
             self._lose(drawing, error)
@@ -104,6 +117,17 @@ class Painter:
         seconds = time.perf_counter() - began
         self._recorder.record("florence_postprocess_picture_seconds", seconds)
         return file
+
+    def _keep(self, name: str, picture: bytes) -> StoredFile:
+        self._storing[name] = time.monotonic()
+        try:
+            return self._files.keep(name, picture)
+        finally:
+            del self._storing[name]
+
+    def _is_store_silent(self) -> bool:
+        oldest = min(tuple(self._storing.values()), default=math.inf)
+        return time.monotonic() - oldest > SILENT_S
 
     def _draw(self, drawing: Drawing) -> bytes:
         image = decode(drawing.source.tobytes(), self._limits)

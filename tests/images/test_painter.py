@@ -13,6 +13,7 @@ from PIL import Image
 
 from deployments.errors import StoreUnavailable
 from deployments.florence.schemas import BoundingBox
+from deployments.images import painter
 from deployments.images.local import LocalFileStore
 from deployments.images.painter import PROMISES_PER_THREAD, Drawing, Painter
 from deployments.images.promised import find_soon, is_promised
@@ -185,4 +186,22 @@ async def test_a_broken_image_costs_its_own_picture_alone(
     assert caplog.records[-1].levelno == logging.WARNING
     assert "the PNG file is damaged" in caplog.text
     assert studio.painter.promise(drawing(), KEY)
+    await studio.painter.drain()
+
+
+async def test_a_silent_store_costs_the_picture_and_not_the_answer(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it longer than a moment, nor the next one at all; then all is as before."""
+    monkeypatch.setattr(painter, "SILENT_S", 0.2)
+    studio.store.gate.clear()
+    assert await studio.painter.paint(drawing()) is None
+    assert studio.painter.promise(drawing(), KEY) is None
+    assert await studio.painter.paint(drawing()) is None
+
+    studio.store.gate.set()
+    async with asyncio.timeout(60):
+        while await studio.painter.paint(drawing()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert studio.painter.promise(drawing(), KEY) is not None
     await studio.painter.drain()
