@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.api.app import create_app
+from deployments.api.closing import Closing
 from deployments.api.keys import Keyring
 from deployments.api.services import Services
 from deployments.box import Box, are_small, box_of
@@ -22,6 +23,7 @@ from deployments.pipeline import Pipeline
 from deployments.pulse import Pulse
 from deployments.queueing.measured import measured
 from deployments.queueing.owner import store_of
+from deployments.queueing.patient import patient
 from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
 from deployments.streaming import Streaming
@@ -43,9 +45,11 @@ class Ingress:
         dispatcher: DeploymentHandle[Any],
     ) -> None:
         self._settings = settings
+        self._closing = Closing()
         self._recorder = SharedRecorder(RayRecorder())
         self._pulse = Pulse(self._recorder, "ingress")
-        self._store = measured(store_of(settings.store, settings.queue), self._recorder)
+        store = measured(store_of(settings.store, settings.queue), self._recorder)
+        self._store = patient(store, settings.store.patience_s)
         self._tracer = open_tracer(settings.tracing, "Ingress")
         self._dispatcher = dispatcher
         self._wakeup = Wakeup(dispatcher.wake.remote)
@@ -82,8 +86,13 @@ class Ingress:
                 keyring=Keyring(self._settings.keys, self._store),
                 recorder=self._recorder,
                 tracer=self._tracer,
+                closing=self._closing,
             )
         )
+
+    async def close(self, timeout_s: float) -> None:
+        """Begin nothing new, and return when everybody has an answer, or after `timeout_s`."""
+        await self._closing.close(timeout_s)
 
     async def _ready(self) -> bool:
         """Whether the pipeline and the queue answer now."""

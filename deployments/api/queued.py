@@ -91,7 +91,10 @@ class Endpoint:
 
     async def post(self, request: Request) -> Response:
         """Queue the task for the image of the body; it survives everything from the answer on."""
-        with visit("submit", request, self._task, self._services.tracer) as work:
+        with (
+            visit("submit", request, self._task, self._services.tracer) as work,
+            self._services.closing.inside(),
+        ):
             found = await self._work(request, work)
         self._services.wake()
         return self._tell(request, found)

@@ -91,7 +91,10 @@ class Endpoint:
 
     async def _answer(self, request: Request, tell: Tell | None = None) -> Finished:
         event = "stream" if tell else "run"
-        with visit(event, request, self._task, self._services.tracer) as work:
+        with (
+            visit(event, request, self._task, self._services.tracer) as work,
+            self._services.closing.inside(),
+        ):
             finished = await self._work(request, work, tell)
             work.note(attempt=finished.attempt, **finished.stages.measured())
             return finished

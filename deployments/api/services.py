@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from deployments.api.closing import Closing
 from deployments.api.keys import Keyring
 from deployments.florence.run import Finished, Run
 from deployments.images.storage import FileStore
@@ -36,4 +37,5 @@ class Services:
     store: Store
     keyring: Keyring
     recorder: PrometheusRecorder
+    closing: Closing
     tracer: Tracer = OFF

@@ -25,6 +25,9 @@ from deployments.settings import Settings
 from deployments.tracing.tracer import check_tracing
 
 APPLICATION = "florence"
+FRONTS = ("ray::ProxyActor", "ray::HAProxyManager")
+CLOSING_S = 10.0
+HANDING_BACK_S = 30.0
 READY_TIMEOUT_S = 120.0
 ENDING_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -54,7 +57,11 @@ def running(profile: Profile) -> Iterator[None]:
         before = descendants()
         try:
             start(profile)
-            yield
+            try:
+                yield
+            finally:
+                with held_off():
+                    close(before)
         finally:
             with held_off():
                 stop(before)
@@ -87,6 +94,30 @@ def stop(before: set[psutil.Process]) -> None:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=ENDING_S)
+
+
+def close(before: set[psutil.Process]) -> None:
+    """Begin nothing new, answer who waits, hand queued requests back; then let nobody connect.
+
+    Processes that were there `before` are others'.
+    Serve would stop all boxes at once, also those that the requests under way still need, and
+    would meanwhile say 404 to others, after which no client calls again.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayError, RayServeException, TimeoutError):
+        ingress, dispatcher = (
+            serve.get_deployment_handle(box, APPLICATION) for box in ("Ingress", "Dispatcher")
+        )
+        endings = ingress.close.remote(CLOSING_S), dispatcher.stop.remote()
+        for ending in endings:
+            ending.result(timeout_s=HANDING_BACK_S)
+    for process in descendants() - before:
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "haproxy" or "".join(process.cmdline()).startswith(FRONTS):
+                process.kill()
 
 
 def check(profile: Profile) -> None:

@@ -25,6 +25,7 @@ from deployments.settings import QueueSettings
 
 RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would come again
 STORE_DELAY_S = 0.5
+CLAIM_S = 2.0
 
 Execute = Callable[[Claimed], Awaitable[Ending]]
 
@@ -79,6 +80,7 @@ class Worker:
         self._jobs: dict[str, Job] = {}
         self._carriers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._filling: asyncio.Task[bool] | None = None
         recorder.record("florence_dispatcher_running", 0.0)
 
     @property
@@ -93,7 +95,8 @@ class Worker:
     async def claim_forever(self) -> None:
         """Claim as many requests as there is room for, whenever there is."""
         while True:
-            if not await self._fill():
+            self._filling = asyncio.create_task(self._fill(), name="fill")
+            if not await asyncio.shield(self._filling):  # drain() sees to what it still claims
                 await self._wait(self._settings.poll_s)
 
     async def beat_forever(self) -> None:
@@ -105,8 +108,11 @@ class Worker:
     async def drain(self, timeout_s: float) -> None:
         """Let what runs end, for `timeout_s` at most, and hand back the rest.
 
-        Called when nothing is claimed any more.
+        Called when `claim_forever` has been cancelled.
         """
+        if self._filling:
+            await asyncio.wait({self._filling}, timeout=CLAIM_S)
+            self._filling.cancel()
         if self._carriers:
             await asyncio.wait(self._carriers, timeout=timeout_s)
         for job in self._jobs.values():

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
+from deployments.api.closing import Closing
 from deployments.api.keys import Keyring
 from deployments.api.services import Services, Tell
 from deployments.errors import StoreUnavailable
@@ -59,6 +60,7 @@ class Service:
     runs: list[Run]
     store: MemoryStore
     wakes: list[None] = field(default_factory=list)
+    closing: Closing = field(default_factory=Closing)
 
     def post(self, body: Any, path: str = CAPTION, **headers: str) -> Any:
         """A run of `body` as JSON, with the key."""
@@ -152,6 +154,7 @@ def build(
     tree = {"keys": {"hashes": [hash_key(KEY)]}, "files": {"root": str(root)}} | sections
     settings = parse(tree)
     store = store or MemoryStore(settings.queue)
+    closing = Closing()
     files = open_file_store(settings.files)
     services = Services(
         settings=settings,
@@ -165,9 +168,10 @@ def build(
         keyring=Keyring(settings.keys, store),
         recorder=PrometheusRecorder(),
         tracer=open_tracer(settings.tracing, "Ingress"),
+        closing=closing,
     )
     app = create_app(services)
-    return Service(app, TestClient(app), files, root, runs, store, wakes)
+    return Service(app, TestClient(app), files, root, runs, store, wakes, closing)
 
 
 class AwayStore(MemoryStore):

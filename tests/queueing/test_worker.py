@@ -245,6 +245,39 @@ async def test_what_runs_is_handed_back_at_the_end(bench: Bench) -> None:
     assert b'florence_dispatcher_retries_total{cause="stopped"} 1.0' in bench.recorder.exposition()
 
 
+class Slow(MemoryStore):
+    """A store whose claims have their effect, and then take their time to say so."""
+
+    def __init__(self) -> None:
+        super().__init__(RULES)
+        self.claimed = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+        """See RequestStore."""
+        claimed = await super().claim(owner, limit, lease_s)
+        self.claimed.set()
+        await self.answers.wait()
+        return claimed
+
+
+async def test_what_is_being_claimed_at_the_end_is_handed_back_too() -> None:
+    """Else it would wait until the lease of a worker that has left runs out."""
+    store = Slow()
+    bench = Bench(store)
+    bench.hold(await bench.submit("just claimed"))
+    claiming = asyncio.create_task(bench.worker.claim_forever())
+    await store.claimed.wait()
+    claiming.cancel()
+    draining = asyncio.create_task(bench.worker.drain(0.01))
+    await asyncio.sleep(0)
+    store.answers.set()
+    await draining
+
+    [claimed] = await store.claim("other", 1, 10)
+    assert (claimed.lease.id, claimed.attempt) == ("just claimed", 1)
+
+
 async def test_a_lost_lease_stops_the_work() -> None:
     """What another worker has is neither continued nor persisted here."""
     now = 1000.0
