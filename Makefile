@@ -34,6 +34,9 @@ bench-queue: install-test ## the queue over HTTP: submits under polling, status,
 bench-engine: install-test ## the engine alone against transformers on one core; ARGS="--beams 3" for beams
 	@.venv/bin/python -m loadtest.engine $(ARGS)
 
+drills: install-test ## break every part under load and count what is lost; ARGS="ingress weights"
+	@.venv/bin/python -m loadtest.drills $(ARGS)
+
 bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers; ARGS="--dry-run" on a CPU
 	@$(PYTHON) -m loadtest.gpu $(ARGS)
 
@@ -49,4 +52,4 @@ install-test:
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers install install-test clean
+.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills install install-test clean

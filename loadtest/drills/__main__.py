@@ -1,0 +1,106 @@
+"""`make drills`: break every part of the service under load, and count what clients lose.
+
+    python -m loadtest.drills [NAME …] [--seconds 20] [--proxy] [--out FILE]
+
+The service is started here, as in production but small: HAProxy, two nodes of Ray, two replicas of
+each box, PostgreSQL, an object store. Exit code 1 when a request failed, or something was lost.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loadtest.drills import endings, report
+from loadtest.drills.deaths import (
+    ControllerKilled,
+    DispatcherKilled,
+    HeadRestarted,
+    InferenceKilled,
+    IngressKilled,
+    PostprocessKilled,
+    PreprocessKilled,
+)
+from loadtest.drills.drill import Drill, Outcome, perform
+from loadtest.drills.outages import DatabaseAway, DatabaseRestarted, FilesAway, FilesFrozen
+from loadtest.drills.releases import (
+    BrokenWeights,
+    MissingModel,
+    NewSettings,
+    NewWeights,
+    ReplicasStopped,
+    UnknownSetting,
+)
+from loadtest.drills.site import site
+
+DRILLS: dict[str, type[Drill]] = {
+    "ingress": IngressKilled,
+    "preprocess": PreprocessKilled,
+    "inference": InferenceKilled,
+    "postprocess": PostprocessKilled,
+    "dispatcher": DispatcherKilled,
+    "controller": ControllerKilled,
+    "head": HeadRestarted,
+    "database-restart": DatabaseRestarted,
+    "database-away": DatabaseAway,
+    "files-away": FilesAway,
+    "files-silent": FilesFrozen,
+    "bad-setting": UnknownSetting,
+    "bad-model": MissingModel,
+    "bad-weights": BrokenWeights,
+    "settings": NewSettings,
+    "weights": NewWeights,
+    "stop": ReplicasStopped,
+}
+SIGTERM = "sigterm"  # of a service of its own
+OUT = Path("out/drills.md")
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Which ones; all by default.")] = None,
+    seconds: Annotated[float, typer.Option(help="Least length of each.")] = 20.0,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="Serve's own proxy in front, not HAProxy.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")] = OUT,
+) -> None:
+    """Perform the drills, print the table, write it."""
+    chosen = names or [*DRILLS, SIGTERM]
+    unknown = set(chosen) - {*DRILLS, SIGTERM}
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(DRILLS)}")
+    console = Console()
+    outcomes: list[Outcome] = []
+    for outcome in performed(chosen, seconds, not proxy, console):
+        outcomes.append(outcome)
+        report.write(outcomes, out)
+        console.print(f"{outcome.drill}: {report.verdict(outcome)}")
+    console.print(report.table(outcomes))
+    console.print(f"Table: {out}")
+    if not all(outcome.is_passed for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def performed(
+    names: list[str], seconds: float, haproxy: bool, console: Console
+) -> Iterator[Outcome]:
+    """What comes of each drill; those that break the site break the same one in turn."""
+    of_site = [name for name in names if name != SIGTERM]
+    with console.status("Starting the service …") as status, ExitStack() as stack:
+        whole = stack.enter_context(site(haproxy)) if of_site else None
+        for name in of_site:
+            assert whole
+            drill = DRILLS[name]()
+            status.update(f"{drill.what} …")
+            yield perform(drill, whole, seconds)
+        stack.close()
+        if SIGTERM in names:
+            status.update(f"{endings.WHAT} …")
+            yield endings.perform(haproxy)
+
+
+if __name__ == "__main__":
+    typer.run(main)

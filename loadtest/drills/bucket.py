@@ -1,0 +1,76 @@
+"""An S3 service on this machine, with one bucket, that can be stopped, frozen and started."""
+
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from deployments.cli.haproxy import free_ports
+
+NAME = "drills"
+START_S = 60.0
+
+
+class Bucket:
+    """A server process; its objects are gone with it."""
+
+    def __init__(self, log: Path) -> None:
+        [self._port] = free_ports(1)
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The bucket, as the setting files.root names it."""
+        return f"s3://{NAME}/files"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How it is reached, in the words of AWS."""
+        return {
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+        }
+
+    def start(self) -> None:
+        """Start it and make the bucket."""
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not self._is_made():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the object store did not start: {self._log}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Kill it: connections are refused."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Let it answer nothing, though connections are taken."""
+        self._member().suspend()
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._member().resume()
+
+    def _member(self) -> psutil.Process:
+        assert self._process, "it was not started"
+        return psutil.Process(self._process.pid)
+
+    def _is_made(self) -> bool:
+        url = f"http://127.0.0.1:{self._port}/{NAME}"
+        with suppress(OSError):
+            urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+            return True
+        return False
