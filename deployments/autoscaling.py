@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 ONGOING = "ongoing"  # how a box reports the requests that it has not answered yet
-MOST = (
-    10_000  # requests that are counted in a long queue; as many replicas as that needs are enough
-)
+MOST = 1000  # requests that are counted in a long queue; ten times as many take 0.3 s
 SHRINK_AT = 0.8  # load of those that stay, from which on no replica is given up
 LOOK_EVERY_S = 1.0
 NOTE, NAMESPACE = b"backlog", b"florence"
