@@ -17,7 +17,7 @@ CHOSEN = (
     "controller",
     "database-away",
     "files-away",
-    "bad-weights",
+    "bad-model",
     "weights",
     "head",
 )
