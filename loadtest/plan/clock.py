@@ -1,0 +1,67 @@
+"""Virtual time: what happens when, in order; two things of one moment in the order they were set."""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+Action = Callable[[], None]
+
+
+class Timer:
+    """Something that will happen, unless it is cancelled."""
+
+    __slots__ = ("action",)
+
+    def __init__(self, action: Action) -> None:
+        self.action: Action | None = action
+
+    def cancel(self) -> None:
+        """Let it not happen."""
+        self.action = None
+
+
+class Clock:
+    """The time of a simulation in seconds, and what is to come."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._coming: list[tuple[float, int, Timer]] = []
+        self._numbers = count()
+
+    def at(self, time_s: float, action: Action) -> Timer:
+        """Do something at a time; at once when that is past."""
+        timer = Timer(action)
+        heapq.heappush(self._coming, (max(self.now, time_s), next(self._numbers), timer))
+        return timer
+
+    def after(self, seconds: float, action: Action) -> Timer:
+        """Do something in so many seconds."""
+        return self.at(self.now + seconds, action)
+
+    def every(self, seconds: float, action: Action, first_s: float) -> "Rhythm":
+        """Do something at `first_s`, and again every so many seconds."""
+        return Rhythm(self, seconds, action, first_s)
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        self.now, _, timer = heapq.heappop(self._coming)
+        if timer.action is not None:
+            timer.action()
+
+
+class Rhythm:
+    """Something that happens again and again."""
+
+    def __init__(self, clock: Clock, seconds: float, action: Action, first_s: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._action = action
+        self._timer = clock.at(first_s, self._beat)
+
+    def stop(self) -> None:
+        """Let it happen no more."""
+        self._timer.cancel()
+
+    def _beat(self) -> None:
+        self._timer = self._clock.after(self._seconds, self._beat)
+        self._action()

@@ -1,0 +1,41 @@
+"""A request on its way through the simulated service."""
+
+from dataclasses import dataclass
+from math import inf, isnan, nan
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """Times in seconds of virtual time; NaN until they come.
+
+    `tokens` is the length of its answer; a queued request comes through the durable queue.
+    `deadline` is when a run is given up.
+    """
+
+    arrived: float
+    tokens: int
+    is_queued: bool
+    deadline: float = inf
+    began: float = nan
+    ended: float = nan
+    has_failed: bool = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the model has begun with it."""
+        return not isnan(self.began)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it has its answer."""
+        return not isnan(self.ended)
+
+    @property
+    def waited_s(self) -> float:
+        """From its arrival until the model began with it."""
+        return self.began - self.arrived
+
+    @property
+    def latency_s(self) -> float:
+        """From its arrival to its answer."""
+        return self.ended - self.arrived
