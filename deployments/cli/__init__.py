@@ -12,6 +12,7 @@ from deployments.cli import keys as key_commands
 from deployments.cli import store as store_commands
 from deployments.cli import webhooks as webhook_commands
 from deployments.cli.options import State
+from deployments.cli.plan import plan
 from deployments.cli.signals import raise_interrupts
 from deployments.cli.usage import usage
 from deployments.errors import SetupError
@@ -142,6 +143,7 @@ def top(
 
 
 app.add_typer(key_commands.app, name="keys")
+app.command()(plan)
 app.command()(usage)
 app.add_typer(store_commands.app, name="store")
 app.add_typer(webhook_commands.app, name="webhooks")

@@ -45,9 +45,7 @@ def at_random(rate: float, duration_s: float, random: np.random.Generator) -> li
     return [Arrival(float(at_s)) for at_s in np.sort(times)]
 
 
-def daily(
-    low: float, high: float, duration_s: float, random: np.random.Generator
-) -> list[Arrival]:
+def daily(low: float, high: float, duration_s: float, random: np.random.Generator) -> list[Arrival]:
     """The same with a rate that goes from `low` at two in the night to `high` at two in the day."""
     times = np.array([each.at_s for each in at_random(high, duration_s, random)])
     swing = (1 + np.cos(2 * math.pi * (times - BUSIEST_S) / DAY_S)) / 2

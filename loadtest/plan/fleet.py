@@ -14,8 +14,6 @@ from loadtest.plan.request import Request
 from loadtest.plan.speed import Speed
 
 
-
-
 @dataclass(frozen=True)
 class Model:
     """One replica of the model: its speed and slots, how long it loads, and what it is sent at most."""
@@ -176,7 +174,9 @@ class Fleet:
     def _settle(self, member: Member, request: Request) -> None:
         self._answered(request)
         # Not at once: the replica is between two steps.
-        self._clock.after(0.0, lambda: self._let_go(member) if member.is_leaving else self._assign())
+        self._clock.after(
+            0.0, lambda: self._let_go(member) if member.is_leaving else self._assign()
+        )
 
     def _let_go(self, member: Member) -> None:
         """End a replica that is stopped and has nothing left."""

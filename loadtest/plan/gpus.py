@@ -58,7 +58,9 @@ GPUS = {
     for gpu in (
         Gpu("l4", 121, 300, 0.805, "AWS g6.xlarge with its node, list price, not looked up again"),
         Gpu("a10g", 70, 600, 1.006, "AWS g5.xlarge with its node, us-east-1, June 2026"),
-        Gpu("l40s", 362, 864, 1.861, "AWS g6e.xlarge with its node, list price, not looked up again"),
+        Gpu(
+            "l40s", 362, 864, 1.861, "AWS g6e.xlarge with its node, list price, not looked up again"
+        ),
         Gpu("a100-40gb", 312, 1555, 1.844, AWS_BLOCKS),
         Gpu("h100", 989, 3350, 4.916, AWS_BLOCKS),
         Gpu("h200", 989, 4800, 5.408, AWS_BLOCKS),

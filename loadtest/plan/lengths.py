@@ -1,9 +1,9 @@
 """How long answers are: one length, a spread, a task's, or a mix of these.
 
-    40                                   every answer has 40 tokens
-    60:0.8                               lognormal: 60 in the middle, 0.8 the spread of its logarithm
-    region-proposal                      what is assumed of a task (TASKS)
-    region-proposal=0.6,caption=0.4      a mix, by weights
+40                                   every answer has 40 tokens
+60:0.8                               lognormal: 60 in the middle, 0.8 the spread of its logarithm
+region-proposal                      what is assumed of a task (TASKS)
+region-proposal=0.6,caption=0.4      a mix, by weights
 """
 
 import re
