@@ -1,4 +1,4 @@
-"""`florence plan`: how many replicas a load would bring, how long it would wait, what it would cost."""
+"""`florence plan`: the replicas that a load would bring, its waiting times, and its cost."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,7 @@
 """A course in the terminal: who waits, and the replicas, over time, in blocks."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from loadtest.plan.simulation import Course
 
@@ -22,10 +23,7 @@ def chart(course: Course, width: int) -> str:
 def spread(values: Sequence[int], columns: int) -> list[int]:
     """The largest of the values that fall into each column."""
     edges = [len(values) * i // columns for i in range(columns + 1)]
-    return [
-        max(values[start : max(end, start + 1)])
-        for start, end in zip(edges, edges[1:], strict=False)
-    ]
+    return [max(values[start : max(end, start + 1)]) for start, end in pairwise(edges)]
 
 
 def bars(values: Sequence[int], height: int) -> list[str]:

@@ -28,7 +28,7 @@ from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
 from loadtest import figures
 from loadtest.bench import ENDPOINT, KEY, Service, load, service
 from loadtest.checkpoint import bench_checkpoint
-from loadtest.connection import Connection, message
+from loadtest.connection import Answer, Connection, message
 from loadtest.plan.arrivals import at_random
 from loadtest.plan.cluster import NodeType
 from loadtest.plan.deployed import Deployed, deployed
@@ -94,8 +94,9 @@ def main(
         "rows": rows,
     }
     console.print(table(rows))
+    rates = " and ".join(f"{rate(each, local):.1f}" for each in (before, after))
     console.print(
-        f"Engine before and after: {rate(before, local):.1f} and {rate(after, local):.1f} images/s. "
+        f"Engine before and after: {rates} images/s. "
         f"Outside the model: {1000 * (single_s - alone_s):.0f} ms."
     )
     console.print(f"Figures: {figures.write('plan', result)}")
@@ -169,11 +170,18 @@ async def drain(url: str, bodies: list[bytes], burst: int, began: float) -> list
         submitted.append((sent, message("GET", path, KEY)))
     played = []
     for sent, status in submitted:
-        while json.loads((await connection.ask(status)).body)["status"] != "COMPLETED":
+        while True:
+            if is_done(await connection.ask(status)):
+                break
             await asyncio.sleep(POLL_S)
         played.append(Played(sent - began, time.perf_counter() - sent, is_queued=True))
     connection.close()
     return played
+
+
+def is_done(status: Answer) -> bool:
+    """Whether a status is the last one."""
+    return bool(json.loads(status.body)["status"] == "COMPLETED")
 
 
 def simulate(

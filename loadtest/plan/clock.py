@@ -1,4 +1,4 @@
-"""Virtual time: what happens when, in order; two things of one moment in the order they were set."""
+"""Virtual time: what happens when; two things of one moment in the order they were set."""
 
 import heapq
 from collections.abc import Callable

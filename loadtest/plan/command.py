@@ -1,4 +1,4 @@
-"""`florence plan` behind its options: simulate, and show it as a table, charts, JSON or a picture."""
+"""`florence plan` behind its options: simulate, and show a table, charts, JSON or a picture."""
 
 import json
 from collections.abc import Mapping

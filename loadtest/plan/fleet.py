@@ -1,4 +1,4 @@
-"""The replicas of the model: started, given requests, stopped; and the requests that none has room for."""
+"""The replicas of the model: started, given requests, stopped; and who finds no room in any."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from loadtest.plan.speed import Speed
 
 @dataclass(frozen=True)
 class Model:
-    """One replica of the model: its speed and slots, how long it loads, and what it is sent at most."""
+    """A replica of the model: speed, slots, how long it loads, and what it is sent at most."""
 
     speed: Speed
     slots: Slots

@@ -6,6 +6,7 @@ controller takes their mean by time, and the last one to hold until now.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from loadtest.plan.clock import Clock
 
@@ -31,10 +32,7 @@ class Report:
     @classmethod
     def of(cls, notes: list[tuple[float, float]]) -> "Report":
         """The report with these (time, value), at least one."""
-        area = sum(
-            value * (after - before)
-            for (before, value), (after, _) in zip(notes, notes[1:], strict=False)
-        )
+        area = sum(value * (after - before) for (before, value), (after, _) in pairwise(notes))
         return cls(notes[0][0], *notes[-1], area)
 
     def mean(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""A finished simulation in figures: waiting, replicas, GPU hours, cost, and how calm the policy was."""
+"""A simulation in figures: waiting, replicas, GPU hours, cost, and how calm the policy was."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

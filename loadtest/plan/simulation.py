@@ -107,7 +107,7 @@ class News:
 
 
 class Simulation:
-    """One run. `requests` are in the order of their arrival; the same seed gives the same course."""
+    """One run; the same seed gives the same course. `requests` are in their order of arrival."""
 
     def __init__(
         self, service: Service, requests: Sequence[Request], duration_s: float, seed: int
