@@ -72,9 +72,7 @@ def test_a_long_answer_pauses_for_those_who_wait() -> None:
 
 
 @given(
-    arrivals=st.lists(
-        st.tuples(st.floats(0, 3), st.integers(1, 60)), min_size=1, max_size=30
-    ),
+    arrivals=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 60)), min_size=1, max_size=30),
     slots=st.builds(
         Slots,
         max_batch_size=st.integers(1, 5),
