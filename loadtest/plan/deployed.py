@@ -20,19 +20,15 @@ from loadtest.plan.simulation import Box, Look, MakePolicy
 
 Tree = dict[str, Any]
 
-PREFIX = "RAY_SERVE_"
-PUSH_S = "REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"
-RECORD_FACTOR = "AUTOSCALING_METRIC_RECORD_INTERVAL_FACTOR"
-SERVES_OWN = {PUSH_S: 10.0, RECORD_FACTOR: 0.2}
+RECORD_FACTOR = 0.2  # of the look-back: how often Serve's replicas note a number at least
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The settings, and the deployments and Serve's environment under their names."""
+    """The settings, and the deployments under their names."""
 
     settings: Settings
     deployments: Mapping[str, Tree]
-    environment: Mapping[str, str]
 
     @property
     def slots(self) -> Slots:
@@ -60,8 +56,8 @@ class Deployed:
 
     def pace(self, scaling: Scaling) -> Pace:
         """How a box's numbers get to Serve's controller."""
-        push_s = self._number(PUSH_S)
-        record_s = min(scaling.look_back_period_s * self._number(RECORD_FACTOR), push_s)
+        push_s = scaling.metrics_interval_s
+        record_s = min(scaling.look_back_period_s * RECORD_FACTOR, push_s)
         return Pace(record_s, push_s, scaling.look_back_period_s)
 
     def box(self, name: str, scaling: Scaling | None = None) -> Box:
@@ -74,9 +70,6 @@ class Deployed:
         given = self.deployments[name].get("autoscaling_config")
         policy = policy_of(given) if given else stay(chosen.min_replicas)
         return Box(chosen, policy, self.pace(chosen))
-
-    def _number(self, name: str) -> float:
-        return float(self.environment.get(PREFIX + name, SERVES_OWN[name]))
 
 
 def deployed_in(file: Path) -> Deployed:
@@ -102,10 +95,9 @@ def deployed(tree: Tree) -> Deployed:
     try:
         [application] = tree["applications"]
         boxes = {each["name"]: each for each in application["deployments"]}
-        environment = tree.get("controller_options", {}).get("runtime_env", {}).get("env_vars", {})
         if missing := {"Inference", "Dispatcher"} - boxes.keys():
             raise SetupError(f"--config: the deployments {', '.join(sorted(missing))} are missing")
-        return Deployed(parse(application.get("args", {})), boxes, environment)
+        return Deployed(parse(application.get("args", {})), boxes)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SetupError("--config: this is no configuration of this service") from None
 
