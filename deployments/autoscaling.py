@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ONGOING = "ongoing"  # how a box reports the requests that it has not answered yet
 MOST = 1000  # requests that are counted in a long queue; ten times as many take 0.3 s
-SHRINK_AT = 0.8  # load of those that stay, from which on no replica is given up
+SHRINK_AT = 1 / 8  # of the target for those that stay, from which on no replica is given up
 LOOK_EVERY_S = 1.0
 NOTE, NAMESPACE = b"backlog", b"florence"
 
@@ -106,12 +106,15 @@ def own_load(context: "AutoscalingContext") -> tuple[int, dict[str, Any]]:
 def replicas_for(demand: float, target: float, given: int, is_late: bool) -> int:
     """How many replicas `demand` requests need, `target` for each, where `given` are there.
 
-    Fewer only when those would not be loaded to the brim, so that no noise around a threshold
-    makes it change its mind.
+    More at once, fewer one by one, and only when very little is left for those that stay. An
+    engine that batches has few requests until it is nearly full: that two have few does not say
+    that one could carry the load, and a replica given up too soon takes minutes to come back.
     """
     enough = math.ceil(demand / target) + is_late
+    if enough >= given or demand < 1:
+        return enough
     relaxed = math.ceil(demand / (target * SHRINK_AT)) + is_late
-    return enough if enough > given else min(given, relaxed)
+    return given - 1 if relaxed < given else given
 
 
 def own_requests(context: "AutoscalingContext") -> float:

@@ -143,12 +143,19 @@ def test_it_tells_what_it_saw_and_decided() -> None:
 
 
 def test_a_load_around_a_threshold_changes_nothing() -> None:
-    """What made three replicas necessary has to fall well below before one goes."""
+    """What made three replicas necessary has to fall far below before one goes."""
     given = 2
     for demand in (21, 19, 21, 18, 20.5, 17):
         given = replicas_for(demand, TARGET, given, is_late=False)
         assert given == 3
-    assert replicas_for(15, TARGET, 3, is_late=False) == 2
+    assert replicas_for(15, TARGET, 3, is_late=False) == 3
+    assert replicas_for(2.5, TARGET, 3, is_late=False) == 2
+
+
+def test_replicas_are_given_up_one_by_one() -> None:
+    """Few requests do not say that one replica could carry the load of eight; none at all does."""
+    assert replicas_for(2, TARGET, 8, is_late=False) == 7
+    assert replicas_for(0, TARGET, 8, is_late=False) == 0
 
 
 def test_a_box_that_takes_its_own_work_counts_that_alone() -> None:

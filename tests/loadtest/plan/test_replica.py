@@ -1,6 +1,7 @@
 """A simulated replica: an image takes the encoder's pass and its tokens' steps, and no longer."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ def answered(arrivals: list[tuple[float, int]], slots: Slots = SLOTS) -> list[Re
     replica = Replica(clock, SPEED, slots, end)
     requests = [Request(at_s, tokens, is_queued=True) for at_s, tokens in arrivals]
     for request in requests:
-        clock.at(request.arrived, lambda request=request: replica.add(request))
+        clock.at(request.arrived, partial(replica.add, request))
     while len(done) < len(requests):
         clock.step()
     assert replica.num_ongoing == 0
