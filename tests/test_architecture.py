@@ -73,6 +73,7 @@ HOMES = {
     },
     "transformers": {"florence/model.py", "florence/generate.py", "demo/"},
     "typer": {"cli/", "demo/recipe.py"},
+    "loadtest": {"cli/plan.py"},  # the simulation, which ships with the command for it
 }
 LAZY = {
     ("autoscaling.py", "ray"),
@@ -80,6 +81,7 @@ LAZY = {
     ("tracing/tracer.py", "deployments.tracing.exporters"),
     ("tracing/tracer.py", "deployments.tracing.telemetry"),
     ("cli/service.py", "ray"),
+    ("cli/plan.py", "loadtest"),
     ("inference.py", "deployments.florence.model"),
     ("inference.py", "deployments.florence.backends"),
 }
@@ -196,7 +198,8 @@ def test_every_module_says_what_it_is() -> None:
         ),
         ("deployments.preprocess, deployments.postprocess", ("fastapi",)),
         (
-            "deployments.cli, deployments.cli.predict, deployments.cli.serve, deployments.cli.demo",
+            "deployments.cli, deployments.cli.predict, deployments.cli.serve, deployments.cli.demo, "
+            "loadtest.plan.command",
             ("torch", "transformers", "ray", "fastapi", "opentelemetry"),
         ),
     ],

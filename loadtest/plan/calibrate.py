@@ -75,7 +75,7 @@ class Bench:
         self._tokens = tokens
         self._cuda = device == "cuda"
         dtype: Any = "float16" if self._cuda else "float32"
-        model = Model(ModelSettings(path=str(folder), device=device, dtype=dtype))  # type: ignore[arg-type]
+        model = Model(ModelSettings(path=str(folder), device=device, dtype=dtype))
         self.num_beams = model.num_beams
         prompt = model.checkpoint.prompt(TASKS[TASK].sentence)
         settings = InferenceSettings(

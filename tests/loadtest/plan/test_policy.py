@@ -17,7 +17,7 @@ SOON_S = 5.0
 
 def asked(**options: object) -> Answer:
     """A simulation on the slow machine."""
-    return answer(Question(**{**vars(SLOW), **options}))  # type: ignore[arg-type]
+    return answer(Question(**{**vars(SLOW), **options}))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -76,9 +76,9 @@ def test_a_policy_is_wrapped_as_in_serve(
 
     The bounds are laid over what Serve's wrapper says, as its controller does.
     """
+    clock: Any = SimpleNamespace(now=100.0)
     time = SimpleNamespace(time=lambda: clock.now)
-    clock = SimpleNamespace(now=100.0)
-    wish = SimpleNamespace(replicas=0)
+    wish: Any = SimpleNamespace(replicas=0)
 
     def policy(context: Any) -> tuple[float, dict[str, Any]]:
         return wish.replicas, {}
