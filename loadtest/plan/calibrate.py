@@ -2,13 +2,15 @@
 
     python -m loadtest.plan.calibrate [--model demo] [--device cpu] [--tokens 40] [--slots 8]
 
-One torch thread on a CPU, images of noise, answers of one length: the time of a pass of the encoder
+One torch thread on a CPU, in processor time, so that others on the machine do not count; a GPU by
+the clock. Images of noise, answers of one length: the time of a pass of the encoder
 by its images, and of a step by its rows, as the mean over whole answers, the middle of the rounds.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,13 +31,15 @@ from loadtest import figures
 
 SEED = 0
 PREFILLS = 4
+LONGEST = 256
+SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 TASK = "region-proposal"
 
 
 def main(
     model: Annotated[str, typer.Option(help="A folder with a checkpoint, or `demo`.")] = "demo",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each answer.")] = 40,
+    tokens: Annotated[int, typer.Option(min=2, max=LONGEST, help="Tokens of each answer.")] = 40,
     slots: Annotated[int, typer.Option(min=1, help="Most answers at a time.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="The middle one counts.")] = 5,
     name: Annotated[str, typer.Option(help="Of the file in out/bench/.")] = "calibration",
@@ -45,19 +49,7 @@ def main(
     folder = DEMO_CHECKPOINT if model == "demo" else Path(model)
     bench = Bench(folder, device, tokens, slots)
     start_s = time.perf_counter() - began
-    sizes = [size for size in (1, 2, 4, 8, 16, 24, 32, 48, 64) if size < slots] + [slots]
-    measured = {
-        "device": f"measured: {bench.device_name}",
-        "checkpoint": folder.name,
-        "tokens": tokens,
-        "beams": bench.num_beams,
-        "start_s": round(start_s, 1),
-        "step_ms": {size: middle(lambda: bench.step_ms(size), rounds) for size in sizes},  # noqa: B023
-        "prefill_ms": {
-            size: middle(lambda: bench.prefill_ms(size), rounds)  # noqa: B023
-            for size in range(1, min(PREFILLS, slots) + 1)
-        },
-    }
+    measured = {**bench.measure(rounds), "checkpoint": folder.name, "start_s": round(start_s, 1)}
     console = Console()
     console.print(table(measured))
     console.print(f"Figures: {figures.write(name, measured)}")
@@ -81,14 +73,27 @@ class Bench:
         settings = InferenceSettings(
             max_batch_size=slots,
             prefill_batch_size=min(PREFILLS, slots),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
+            max_new_tokens=LONGEST,
+            min_new_tokens=LONGEST,  # a query's own limit ends its answer
         )
-        self._engine: Engine = open_engine(model, settings, len(prompt))
+        self.engine: Engine = open_engine(model, settings, len(prompt))
         width, height = model.checkpoint.image_size
         noise = np.random.default_rng(SEED).integers(0, 256, (height, width, 3), np.uint8)
-        self._query = Query(noise, prompt)
+        self.query = Query(noise, prompt, max_new_tokens=tokens)
         self.step_ms(slots)  # warm
+
+    def measure(self, rounds: int) -> dict[str, Any]:
+        """Milliseconds by the number of rows and of images, the middle of the rounds."""
+        slots = self.engine.num_slots
+        rows = [size for size in SIZES if size < slots] + [slots]
+        images = range(1, self.engine.micro_batch + 1)
+        return {
+            "device": f"measured: {self.device_name}",
+            "tokens": self._tokens,
+            "beams": self.num_beams,
+            "step_ms": {size: middle(partial(self.step_ms, size), rounds) for size in rows},
+            "prefill_ms": {size: middle(partial(self.prefill_ms, size), rounds) for size in images},
+        }
 
     @property
     def device_name(self) -> str:
@@ -99,28 +104,29 @@ class Bench:
         """A pass of the encoder."""
         jobs = self._jobs(images)
         began = self._now()
-        self._engine.admit(jobs)
+        self.engine.admit(jobs)
         taken = self._now() - began
-        self._engine.reset()
+        self.engine.reset()
         return 1000 * taken
 
     def step_ms(self, rows: int) -> float:
         """A step, as the mean over whole answers that go side by side."""
         jobs = self._jobs(rows)
-        for first in range(0, rows, self._engine.micro_batch):
-            self._engine.admit(jobs[first : first + self._engine.micro_batch])
+        for first in range(0, rows, self.engine.micro_batch):
+            self.engine.admit(jobs[first : first + self.engine.micro_batch])
         began, left = self._now(), rows
         while left:
-            left -= len(self._engine.step())
+            left -= len(self.engine.step())
         return 1000 * (self._now() - began) / self._tokens
 
     def _jobs(self, number: int) -> Sequence[Job[Query]]:
-        return [Job(self._query) for _ in range(number)]
+        return [Job(self.query) for _ in range(number)]
 
     def _now(self) -> float:
         if self._cuda:
             torch.cuda.synchronize()
-        return time.perf_counter()
+            return time.perf_counter()
+        return time.process_time()
 
 
 def table(measured: dict[str, Any]) -> Table:
