@@ -198,8 +198,8 @@ def test_every_module_says_what_it_is() -> None:
         ),
         ("deployments.preprocess, deployments.postprocess", ("fastapi",)),
         (
-            "deployments.cli, deployments.cli.predict, deployments.cli.serve, deployments.cli.demo, "
-            "loadtest.plan.command",
+            "deployments.cli, deployments.cli.predict, deployments.cli.serve, deployments.cli.demo"
+            ", loadtest.plan.command",
             ("torch", "transformers", "ray", "fastapi", "opentelemetry"),
         ),
     ],
