@@ -8,17 +8,22 @@ waited long, a fifth fewer when they did.
 import time
 from collections.abc import Callable
 
-FLOOR_S = 0.1  # hops and queues take so long without any load
+FLOOR_S = 0.25  # hops take so long on a busy machine, however few runs there are
 SHRINK = 0.8
 SMOOTHING = 0.1  # of the wait: about twenty runs count, for one alone may have had bad luck
-FEWEST = 4
 
 
 class Window:
-    """The bound on runs under way, between a few and `most`."""
+    """The bound on runs under way.
 
-    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        most: where it begins, and never more.
+        least: never fewer; so many wait for the model alone, if at all.
+    """
+
+    def __init__(self, most: int, least: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
+        self._least = min(least, most)
         self._clock = clock
         self._size = float(most)
         self._wait_s = 0.0
@@ -42,5 +47,5 @@ class Window:
         now = self._clock()
         if now < self._quiet_until:
             return
-        self._size = max(min(FEWEST, self._most), SHRINK * min(self._size, num_running))
+        self._size = max(self._least, SHRINK * min(self._size, num_running))
         self._quiet_until = now + round_s

@@ -23,7 +23,7 @@ class Door:
         self.now = 0.0
         self.drain = Drain()
         self.drain.observe(RUN_S)
-        window = Window(PLACES, lambda: self.now)
+        window = Window(PLACES, PLACES, lambda: self.now)
         self.recorder = PrometheusRecorder()
         self.admission = Admission(window, self.recorder, self.drain, lambda: self.now)
         self.admitted: Counter[str] = Counter()

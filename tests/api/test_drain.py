@@ -39,7 +39,7 @@ def test_a_refused_run_is_told_when_to_come_again() -> None:
     """Retry-After is when a place should be free, in whole seconds."""
     drain = Drain()
     drain.observe(7.0)
-    admission = Admission(Window(2), PrometheusRecorder(), drain)
+    admission = Admission(Window(2, 2), PrometheusRecorder(), drain)
 
     with (
         admission.admit("key"),

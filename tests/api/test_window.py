@@ -4,9 +4,10 @@ from collections import deque
 
 import pytest
 
-from deployments.api.window import FEWEST, Window
+from deployments.api.window import Window
 
 MODEL_S = 0.5
+LEAST = 4
 
 
 class Line:
@@ -18,7 +19,7 @@ class Line:
     def __init__(self, most: int, at_once: int) -> None:
         self.now = 0.0
         self.at_once = at_once
-        self.window = Window(most, lambda: self.now)
+        self.window = Window(most, LEAST, lambda: self.now)
         self._waiting: deque[float] = deque()
 
     def turn(self) -> None:
@@ -42,7 +43,7 @@ class Line:
 
 def test_it_begins_wide() -> None:
     """Nobody is refused for what has not been seen."""
-    assert Window(256).size == 256
+    assert Window(256, LEAST).size == 256
 
 
 @pytest.mark.parametrize("at_once", [8, 32])
@@ -71,8 +72,8 @@ def test_it_does_not_shrink_below_a_few() -> None:
     """Somebody has to find out when it gets better; and never above what is allowed."""
     line = Line(256, 1)
     line.turns(500)
-    assert line.window.size >= FEWEST
-    assert Window(2).size == 2
+    assert line.window.size >= LEAST
+    assert Window(2, LEAST).size == 2
 
 
 def test_without_load_it_stays_as_it_is() -> None:
@@ -88,7 +89,7 @@ def test_without_load_it_stays_as_it_is() -> None:
 
 def test_one_unlucky_run_changes_nothing() -> None:
     """A single long wait is no overload."""
-    window = Window(64)
+    window = Window(64, LEAST)
     window.note(10, 3.0, MODEL_S)
 
     assert window.size == 64
