@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig
 
 from deployments.app import assemble, with_environment
@@ -42,7 +43,7 @@ def main(profile: dict[str, Any]) -> None:
         with small_cluster(profile["folder"]) as cluster:
             deploy(profile)
             for _ in sys.stdin:
-                cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                cluster.remove_node(another_node(cluster), allow_graceful=False)
     os._exit(0)  # the cluster ends anyway; a graceful end would take its time
 
 
@@ -77,10 +78,17 @@ def small_cluster(folder: str) -> Iterator[Cluster]:
         cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
+def another_node(cluster: Cluster) -> Any:
+    """A node that this process is not connected to: without its own it could see nothing more."""
+    own = ray.get_runtime_context().get_node_id()
+    return next(node for node in cluster.worker_nodes if node.node_id != own)
+
+
 def watch() -> None:
     """Print how it stands, again and again."""
     while True:
-        print(json.dumps(standing()), flush=True)  # noqa: T201, this is its output
+        with suppress(RayError):  # the head has no time, as when a node has just been lost
+            print(json.dumps(standing()), flush=True)  # noqa: T201, this is its output
         time.sleep(EVERY_S)
 
 

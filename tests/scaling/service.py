@@ -36,7 +36,8 @@ class Observer:
     def follow(self) -> None:
         """Read until the process ends."""
         for line in self._lines:
-            self.seen.append(json.loads(line))
+            if line.startswith("{"):  # Ray prints there too, as of a node that was lost
+                self.seen.append(json.loads(line))
         self._is_over = True
 
     def wait_for(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
