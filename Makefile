@@ -43,13 +43,19 @@ bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers
 bench-peers: install-test ## the service against LitServe and BentoML; ARGS="--mixed" for many lengths
 	@.venv/bin/python -m loadtest.peers $(ARGS)
 
+loadtest: install-loadtest ## load a service and judge it; ARGS="steady --rate 10 --url URL --key KEY"
+	@.venv/bin/python -m loadtest.kit $(ARGS)
+
 install:
 	@scripts/install
 
 install-test:
 	@scripts/install test
 
+install-loadtest:
+	@scripts/install loadtest
+
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills install install-test clean
+.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean

@@ -9,7 +9,6 @@ norms move and scale both channels alike, so no layer changes when that is.
 Nothing else is special: a step costs what it costs in any checkpoint of these shapes.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,9 @@ from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
 from deployments.settings import PreprocessSettings
+from loadtest.lengths import LENGTHS, brightness
 from loadtest.scenes import photograph
 
-LENGTHS = (8, 480)  # tokens of an answer, its end included
-BRIGHTNESSES = (50.0, 220.0)  # mean of an image, of 255
 CLOCK, ALARM = 0, 1
 OTHERS = slice(2, None)
 UNWANTED = ("<s>", "<pad>", "<unk>", "<mask>", "<image>")  # would end an answer's text too early
@@ -34,12 +32,6 @@ LOUDNESS = 1000.0
 NUM_POSITIONS_UNUSED = 2  # at the start of BART's position embeddings
 NUM_FITTED = 256
 RIDGE = 1e-4
-
-
-def brightness(length: int) -> float:
-    """The mean of an image, of 255, whose answer has about `length` tokens."""
-    (shortest, longest), (dark, bright) = LENGTHS, BRIGHTNESSES
-    return dark + (bright - dark) * math.log(length / shortest) / math.log(longest / shortest)
 
 
 @torch.no_grad()

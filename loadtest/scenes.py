@@ -31,7 +31,7 @@ def body(seed: int) -> bytes:
     return body_with(photograph(seed))
 
 
-def body_with(jpeg: bytes) -> bytes:
-    """A request with a JPEG as a data URI."""
-    uri = base64.b64encode(jpeg).decode()
-    return b'{"image_url": "data:image/jpeg;base64,' + uri.encode() + b'"}'
+def body_with(image: bytes, content_type: str = "image/jpeg") -> bytes:
+    """A request with an image as a data URI."""
+    uri = f"data:{content_type};base64,{base64.b64encode(image).decode()}"
+    return f'{{"image_url": "{uri}"}}'.encode()

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.checkpoint import mixed_checkpoint
-from loadtest.clockwork import brightness
-from loadtest.mixture import lengths
+from loadtest.lengths import brightness, lengths
 from loadtest.reference import Reference
 from loadtest.scenes import photograph
 
