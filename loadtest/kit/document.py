@@ -9,6 +9,7 @@ from loadtest.kit.amounts import shown_s, shown_share
 from loadtest.kit.analysis import OUTSIDE, Analysis, Spread
 from loadtest.kit.plan import Plan
 from loadtest.kit.thresholds import Verdict
+from loadtest.processes import Cost
 
 Row = tuple[str, ...]
 CALLS: Row = ("call", "arrivals", "good", "refused", "failed", "p50", "p95", "p99", "longest")
@@ -26,13 +27,35 @@ class Table:
     rows: Sequence[Row]
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Processor seconds of the service during the run, idle work included."""
+
+    model_s: float
+    others_s: float
+
+    @staticmethod
+    def between(before: Cost | None, after: Cost | None) -> "Spent | None":
+        """What was used between two readings; unknown of a service elsewhere."""
+        if before is None or after is None:
+            return None
+        return Spent(after.inside_since(before), after.outside_since(before))
+
+
 class Document:
     """The words and tables of one run."""
 
-    def __init__(self, plan: Plan, analysis: Analysis, verdicts: Sequence[Verdict]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        analysis: Analysis,
+        verdicts: Sequence[Verdict],
+        spent: Spent | None = None,
+    ) -> None:
         self.plan = plan
         self.analysis = analysis
         self.verdicts = verdicts
+        self._spent = spent
 
     @property
     def is_kept(self) -> bool:
@@ -91,7 +114,15 @@ class Document:
             ("refused (429)", f"{found.num_refused}", shown_share(found.refused_rate)),
             ("failed", f"{found.num_failed}", shown_share(found.error_rate)),
         ]
-        return Table("Totals", ("", "number", "rate"), rows)
+        return Table("Totals", ("", "number", "rate"), [*rows, *self._cost()])
+
+    def _cost(self) -> list[Row]:
+        """Processor time of the service, where it is the kit's own, and of it for a good answer."""
+        if self._spent is None or not self.analysis.good:
+            return []
+        named = (("model", self._spent.model_s), ("all else", self._spent.others_s))
+        num = len(self.analysis.good)
+        return [(f"CPU, {n}", shown_s(s), f"{shown_s(s / num)} each") for n, s in named]
 
     @property
     def calls(self) -> Table:

@@ -17,6 +17,7 @@ from deployments.cli.service import free_port
 from deployments.errors import SetupError
 from loadtest.kit.plan import KEY
 from loadtest.kit.scenarios import Scenario
+from loadtest.processes import Cost, Family
 
 MIXED = Path("out/bench/mixed")
 START_S = 180.0
@@ -25,10 +26,15 @@ STOP_S = 60.0
 
 @dataclass(frozen=True)
 class Service:
-    """Where it is, and the key that it takes."""
+    """Where it is, the key that it takes, and its processes where they are ours."""
 
     url: str
     key: str
+    family: Family | None = None
+
+    def cost(self) -> Cost | None:
+        """Processor time that it has used until now."""
+        return self.family and self.family.cost()
 
 
 @contextmanager
@@ -40,21 +46,22 @@ def service(
     Raises:
         SetupError: it does not start; the message has its own words.
     """
-    started = Service(f"http://127.0.0.1:{free_port('127.0.0.1')}", secrets.token_hex(16))
+    port, key = free_port("127.0.0.1"), secrets.token_hex(16)
+    url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as state:
         flags = [*model(scenario), *(f"--set={text}" for text in [*allowed(receivers), *sets])]
         command = [sys.executable, "-m", "deployments.cli", "serve", "--state", state, *flags]
-        command += ["--port", started.url.rpartition(":")[2], *(["--haproxy"] if haproxy else [])]
+        command += ["--port", str(port), *(["--haproxy"] if haproxy else [])]
         process = subprocess.Popen(
             command,
-            env=os.environ | {KEY: started.key},
+            env=os.environ | {KEY: key},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
-            wait_until_ready(process, started.url)
-            yield started
+            wait_until_ready(process, url)
+            yield Service(url, key, Family(process.pid))
         finally:
             process.terminate()
             process.communicate(timeout=STOP_S)

@@ -10,7 +10,7 @@ from deployments.errors import SetupError
 from loadtest.kit import crew, local, preflight, tally
 from loadtest.kit.amounts import shown_s
 from loadtest.kit.analysis import Analysis
-from loadtest.kit.document import Document
+from loadtest.kit.document import Document, Spent
 from loadtest.kit.job import Job, Role
 from loadtest.kit.local import Service
 from loadtest.kit.order import Order, check
@@ -38,8 +38,10 @@ def run(order: Order, console: Console) -> bool:
         preflight.check(service.url, service.key)
         plan = order.plan(service.url)
         console.print(begun(order, plan), markup=False, highlight=False, soft_wrap=True)
+        before = service.cost()
         crew.drive(*jobs(order, plan, receivers), service.key)
-    return report(order, plan, console)
+        spent = Spent.between(before, service.cost())
+    return report(order, plan, spent, console)
 
 
 def join(order: Order, master: str) -> None:
@@ -105,12 +107,12 @@ def jobs(order: Order, plan: Plan, receivers: list[str]) -> tuple[Job, list[Job]
     return first, [Job(role=Role.WORKER, port=port, receiver=each) for each in addresses]
 
 
-def report(order: Order, plan: Plan, console: Console) -> bool:
+def report(order: Order, plan: Plan, spent: Spent | None, console: Console) -> bool:
     """Write the report and print its summary; whether every threshold was kept."""
     records, num_repeated = tally.read(order.out / RECORDS)
     analysis = Analysis(records, len(plan.arrivals()), plan.duration_s, num_repeated)
     verdicts = judge(analysis, order.bounds)
-    summary = write(Document(plan, analysis, verdicts), order.out)
+    summary = write(Document(plan, analysis, verdicts, spent), order.out)
     console.print(summary, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report: {order.out / 'report.html'}", markup=False, highlight=False)
     return all(verdict.is_kept for verdict in verdicts)

@@ -9,7 +9,7 @@ import pytest
 
 from deployments.cli.profile import read, serve_config, tree_of
 from deployments.cli.serve import local_profile
-from deployments.cli.service import running
+from deployments.cli.service import free_port, running
 from deployments.cli.state import State
 from deployments.cli.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
@@ -70,11 +70,19 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 
 @pytest.fixture(scope="session")
-def caller(state: State, origin: Origin, receiver: Receiver, told: Told) -> Iterator[Caller]:
+def storm_address() -> str:
+    """Where the load-test kit may receive webhooks."""
+    return f"127.0.0.1:{free_port('127.0.0.1')}"
+
+
+@pytest.fixture(scope="session")
+def caller(
+    state: State, origin: Origin, receiver: Receiver, storm_address: str, told: Told
+) -> Iterator[Caller]:
     """The running service and a client of it."""
     here = (
         f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']",
-        f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}']",
+        f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}', '{storm_address}']",
         f"tracing.folder={told.traces}",
     )
     args = tree_of([*SETTINGS, *here])

@@ -11,12 +11,13 @@ import pytest
 
 from loadtest.kit.analysis import Analysis
 from loadtest.kit.arrivals import Pattern
-from loadtest.kit.document import Document
+from loadtest.kit.document import Document, Spent
 from loadtest.kit.plan import Plan
 from loadtest.kit.record import Outcome, Record
 from loadtest.kit.report import write
 from loadtest.kit.scenarios import Bounds
 from loadtest.kit.thresholds import judge
+from loadtest.processes import Cost
 
 PLOTS = {"latency", "percentiles", "rates", "stages"}
 PLAN = Plan(scenario="steady", url="http://<x>", pattern=Pattern.CONSTANT, rate=10, duration_s=20)
@@ -149,3 +150,13 @@ def test_lost_arrivals_and_a_late_generator_are_told_first(tmp_path: Path) -> No
     assert "missed errors, generator's lag, p99" in summary
     assert "fell behind its own schedule" in summary
     assert "10 arrivals are unaccounted for" in summary
+
+
+def test_the_services_processor_time_is_told_for_each_answer(tmp_path: Path) -> None:
+    """Of the model's thread, and of all else."""
+    before, after = Cost(10.0, {7: 2.0}), Cost(22.0, {7: 6.0})
+    analysis = Analysis(made(), 200, 20)
+    document = Document(PLAN, analysis, [], Spent.between(before, after))
+
+    assert "| CPU, model | 4 s | 20 ms each |" in write(document, tmp_path)
+    assert "| CPU, all else | 8 s | 40 ms each |" in write(document, tmp_path)
