@@ -34,7 +34,7 @@ class Service:
 
     def cost(self) -> Cost | None:
         """Processor time that it has used until now."""
-        return self.family and self.family.cost()
+        return self.family.cost() if self.family else None
 
 
 @contextmanager
