@@ -34,7 +34,7 @@ from deployments.metrics import Recorder
 def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
     """One route per task; all share the places for runs."""
     num_slots = services.settings.inference.max_batch_size
-    window = Window(services.settings.ingress.max_running, least=num_slots + num_slots // 2)
+    window = Window(services.settings.ingress.max_running, least=2 * num_slots)
     admission = Admission(window, services.recorder, drain)
     promises = Promises(services.store, services.settings.ingress.deadline_s)
     routes = APIRouter()

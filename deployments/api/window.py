@@ -1,4 +1,4 @@
-"""How many runs may be under way, so that none waits for the model longer than it is in it.
+"""How many runs may be under way, so that they wait at most twice as long as the model takes.
 
 What a pipeline of several boxes can hold is not known beforehand: replicas come and go, answers
 are short or long. So it is found out, as TCP does: a run more for each round in which nobody
@@ -8,6 +8,7 @@ waited long, a fifth fewer when they did.
 import time
 from collections.abc import Callable
 
+PATIENCE = 2.0  # waiting, in times of the model: random arrivals come in bursts
 FLOOR_S = 0.25  # hops take so long on a busy machine, however few runs there are
 SHRINK = 0.8
 SMOOTHING = 0.1  # of the wait: about twenty runs count, for one alone may have had bad luck
@@ -37,7 +38,7 @@ class Window:
     def note(self, num_running: int, wait_s: float, model_s: float) -> None:
         """Learn from a run that has ended: how long it waited, and how long the model took."""
         self._wait_s += SMOOTHING * (wait_s - self._wait_s)
-        if self._wait_s > max(FLOOR_S, model_s):
+        if self._wait_s > max(FLOOR_S, PATIENCE * model_s):
             self._shrink(num_running, wait_s + model_s)
         elif num_running >= self.size - 1:
             self._size = min(self._most, self._size + 1 / self._size)
