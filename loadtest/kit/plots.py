@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.kit.analysis import OUTSIDE, Analysis
+from loadtest.kit.analysis import NAN, OUTSIDE, Analysis
 from loadtest.kit.record import Outcome, Record
 
 # Okabe and Ito's colours, which people tell apart however they see colours
@@ -78,11 +78,12 @@ def over_time(analysis: Analysis) -> Figure:
         x, y = [r.at_s for r in found.good], [r.latency_s for r in found.good]
         axes.scatter(x, y, 9, colour, alpha=0.45, linewidths=0, label=kind, rasterized=True)
     for percent, style in ((50, "-"), (95, "--")):
-        axes.plot(*line_of(analysis, percent), style, color="#222", lw=1.4, label=f"p{percent}")
+        x, y = line_of(analysis, percent)
+        axes.plot(x, y, style, color="#222", lw=1.4, marker=".", ms=4, label=f"p{percent}")
     bad = [r for r in analysis.records if r.outcome is Outcome.FAILED]
     if bad:
-        x, y = [r.at_s for r in bad], [r.latency_s for r in bad]
-        axes.scatter(x, y, 26, RED, marker="x", linewidths=1.2, label="failed")
+        at, took = [r.at_s for r in bad], [r.latency_s for r in bad]
+        axes.scatter(at, took, 26, RED, marker="x", linewidths=1.2, label="failed")
     scale_latency(axes, analysis)
     label(axes, "Latency over time", "scheduled arrival, s", "latency, s")
     return figure
@@ -191,14 +192,16 @@ def per_second(
 
 
 def line_of(analysis: Analysis, percent: float) -> tuple[list[float], list[float]]:
-    """A percentile of the latencies in each window of arrivals, at the window's middle."""
+    """A percentile of the latencies in each window of arrivals, at the window's middle.
+
+    Not a number where a window is empty, so that no line leads over it.
+    """
     edges = np.linspace(0, analysis.duration_s, windows(analysis).size)
     at = np.array([record.at_s for record in analysis.good])
     took = np.array([record.latency_s for record in analysis.good])
     inside = [took[(at >= a) & (at < b)] for a, b in pairwise(edges)]
-    middles = (edges[:-1] + edges[1:]) / 2
-    shown = [(float(x), values) for x, values in zip(middles, inside, strict=True) if values.size]
-    return [x for x, _ in shown], [float(np.percentile(values, percent)) for _, values in shown]
+    middles = [float(middle) for middle in (edges[:-1] + edges[1:]) / 2]
+    return middles, [float(np.percentile(v, percent)) if v.size else NAN for v in inside]
 
 
 def under_way(records: Sequence[Record]) -> tuple[list[float], list[int]]:
