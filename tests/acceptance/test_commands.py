@@ -30,6 +30,8 @@ from deployments.settings import QueueSettings
 from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 
 FLORENCE = [sys.executable, "-m", "deployments.cli"]
+# Else `serve run` takes the last Ray that anybody has started on this machine, dead or alive.
+OWN_RAY = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def florence(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -274,7 +276,7 @@ def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
             [str(Path(sys.executable).with_name("serve")), "run", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"FLORENCE_API_KEY": "k", "RAY_USAGE_STATS_ENABLED": "0", ON: "0"},
+            env=os.environ | {"FLORENCE_API_KEY": "k", ON: "0"} | OWN_RAY,
         )
         try:
             wait_until_ready(process, url, tmp_path / "log")

@@ -111,7 +111,7 @@ def deployed(
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scaling.deploy", str(file)],
         cwd=ROOT,
-        env=os.environ | access | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | access | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
