@@ -108,6 +108,7 @@ def deployed(
     port = free_port()
     file = folder / "profile.json"
     file.write_text(json.dumps(profile(folder, port, options, args)))
+    (folder / "ray").mkdir()  # Ray notes there which cluster is the current one
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scaling.deploy", str(file)],
         cwd=ROOT,
