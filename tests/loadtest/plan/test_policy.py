@@ -4,6 +4,8 @@ values of serve_config.yaml.
 The machine is slower than any card, so that the load of two replicas is few requests.
 """
 
+from pathlib import Path
+
 import pytest
 
 from loadtest.plan.question import Answer, Question, answer, speed_of
@@ -36,6 +38,17 @@ def test_a_busy_service_decides_as_soon(seed: int) -> None:
     assert [decision for decision in found.course.decisions if decision.at_s < 60] == []
     assert found.outcome.first_up_s is not None
     assert found.outcome.first_up_s <= SOON_S
+
+
+@pytest.mark.parametrize("size", [40, 60, 100])
+@pytest.mark.parametrize("queued", [0, 1], ids=["runs", "queued"])
+def test_a_small_burst_is_decided_on_as_soon(size: int, queued: int, tmp_path: Path) -> None:
+    """Also where all of it is in the boxes at once, and no backlog tells of it."""
+    trace = tmp_path / "trace.csv"
+    times = sorted([*range(120), *(60 + number / 1000 for number in range(size))])
+    trace.write_text("".join(f"{second},80,{queued}\n" for second in times))
+    found = asked(trace=trace, max=4)
+    assert found.course.decisions[0].at_s == pytest.approx(60 + SOON_S / 2, abs=SOON_S / 2)
 
 
 def test_a_service_without_a_replica_wakes_for_its_queue() -> None:
