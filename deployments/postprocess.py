@@ -7,7 +7,6 @@ A store that is full or away costs the picture, not the boxes.
 """
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
@@ -23,12 +22,11 @@ from deployments.florence.tasks import TASKS, Results
 from deployments.images.draw import LARGEST_SIDE
 from deployments.images.painter import Drawing, Painter
 from deployments.images.storage import FileStore, content_type_of, open_file_store
+from deployments.logbook import logger
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
 from deployments.tracing.tracer import Tracer, open_tracer
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 PRUNE_EVERY_S = 60.0
 

@@ -3,15 +3,13 @@
 A thread of its own tells it, so that a process that is stuck still says so.
 """
 
-import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable
 
+from deployments.logbook import logger
 from deployments.metrics import Recorder
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 EVERY_S = 2.0  # Ray forgets a gauge that was not set for two of its reports, of a second or more
 

@@ -5,18 +5,16 @@ one whose store fails within the handing over may count that second twice.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from deployments.errors import StoreUnavailable
+from deployments.logbook import logger
 from deployments.metrics import Recorder
 from deployments.queueing.endings import day_of
 from deployments.queueing.key import Usage
 from deployments.queueing.store import KeyStore
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 FLUSH_S = 1.0
 LAST_FLUSH_S = 5.0  # how long a shutdown waits for the store

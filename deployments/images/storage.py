@@ -6,7 +6,6 @@ A store knows bytes and names; it knows nothing of HTTP.
 Its methods block, so a server calls them in threads.
 """
 
-import logging
 import math
 import re
 import secrets
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.errors import SetupError, StoreUnavailable
+from deployments.logbook import logger
 from deployments.settings import FileSettings
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 OPAQUE = "application/octet-stream"
 SUFFIXES = {

@@ -1,14 +1,12 @@
 """A store that is opened at its first use, for owners that cannot wait when they are made."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from deployments.errors import SetupError, StoreUnavailable
+from deployments.logbook import logger
 from deployments.queueing.store import Store
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 Open = Callable[[], Awaitable[Store]]
 

@@ -1,6 +1,5 @@
 """Puts an engine together: how many rows it has, and what is done before the first query."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +19,7 @@ from deployments.florence.engine.prefill import Prefill
 from deployments.florence.engine.rows import Rows, Shape
 from deployments.florence.engine.search import Rules
 from deployments.florence.run import Pixels, Query
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+from deployments.logbook import logger
 
 
 @dataclass(frozen=True)

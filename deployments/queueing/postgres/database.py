@@ -4,7 +4,6 @@ Knows nothing of what the statements mean.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeAlias, TypeVar
@@ -23,6 +22,7 @@ from asyncpg.exceptions import (
 from asyncpg.pool import PoolConnectionProxy
 
 from deployments.errors import SetupError, StoreUnavailable
+from deployments.logbook import logger
 from deployments.queueing.postgres.schema import migrate
 from deployments.queueing.statements import statements
 
@@ -60,8 +60,6 @@ LOSSES = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # what it says of a connection that ended at an odd moment
 )
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 
 class Transaction:

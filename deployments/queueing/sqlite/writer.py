@@ -5,7 +5,6 @@ Knows nothing of what is written.
 """
 
 import asyncio
-import logging
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from threading import Condition, Thread
 from typing import Any, TypeVar
 
 from deployments.errors import StoreUnavailable
+from deployments.logbook import logger
 
 T = TypeVar("T")
 
 MAX_WAITING = 10_000  # changes; a caller beyond them is refused
 MAX_GROUP = 512  # changes of one transaction, so that the first need not wait for long
-
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 
 @dataclass(frozen=True, eq=False)
