@@ -16,7 +16,7 @@ from deployments.florence.progress import progress
 from deployments.florence.run import Generated, Partial, Prepared, Query, Run, Stages, Tokens
 from deployments.florence.tally import Tally
 from deployments.florence.tasks import TASKS
-from deployments.logbook import about, logger
+from deployments.logbook import about, logger, spare_refusals
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
@@ -34,6 +34,7 @@ class Inference:
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
     ) -> None:
+        spare_refusals()
         from deployments.florence.backends import open_backend  # torch is in this box alone
         from deployments.florence.model import Model
 

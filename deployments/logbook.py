@@ -6,6 +6,8 @@ Serve writes it: in JSON each field stands by itself; in text there are the word
 import logging
 from typing import Any
 
+from deployments.errors import ServiceError
+
 logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
 
 Fields = dict[str, Any]
@@ -33,3 +35,18 @@ def write(event: str, extra: Fields) -> None:
         fields = extra["ray_serve_extra_fields"]
         words = " ".join(f"{name}={value}" for name, value in fields.items())
         logger.info("%s %s", event, words, extra=extra)
+
+
+def spare_refusals() -> None:
+    """Let Serve not write of refusals in this replica.
+
+    It writes an error with its traceback for whatever a box raises; but what a client did wrong
+    is in the log already, as the line of its run.
+    """
+    logging.getLogger("ray.serve").addFilter(is_no_refusal)
+
+
+def is_no_refusal(record: logging.LogRecord) -> bool:
+    """Whether a record tells of anything but an error that its client has made."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, ServiceError) and error.status < 500)

@@ -22,7 +22,7 @@ from deployments.florence.tasks import TASKS, Results
 from deployments.images.draw import LARGEST_SIDE
 from deployments.images.painter import Drawing, Painter
 from deployments.images.storage import FileStore, content_type_of, open_file_store
-from deployments.logbook import logger
+from deployments.logbook import logger, spare_refusals
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
@@ -41,6 +41,7 @@ class Postprocess:
         files: FileStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
+        spare_refusals()
         self._annotate = settings.postprocess.annotate
         self._files_ttl_s = settings.files.expires_s
         self._vocabulary = open_checkpoint(settings.model).vocabulary

@@ -19,6 +19,7 @@ from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
 from deployments.images.own import own_name, read_own
 from deployments.images.storage import FileStore, open_file_store
+from deployments.logbook import spare_refusals
 from deployments.metrics import RayRecorder, Recorder
 from deployments.pulse import Pulse
 from deployments.settings import Settings
@@ -37,6 +38,7 @@ class Preprocess:
         files: FileStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
+        spare_refusals()
         self._settings = settings.preprocess
         self._remembers = settings.inference.image_cache_mb > 0
         self._public_url = settings.ingress.public_url or ""

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ray.serve import context
 
-from deployments.logbook import about, logger, trace_id, write
+from deployments.errors import GenerationError, ImageLoadError
+from deployments.logbook import about, logger, spare_refusals, trace_id, write
 from tests.lines import Lines, logging_lines
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -70,3 +71,14 @@ def test_nothing_is_written_where_nobody_reads(lines: Lines) -> None:
 def test_a_trace_has_an_id(trace: str, id_: str) -> None:
     """By which a line is found in the trace's view, and the other way round."""
     assert trace_id(trace) == id_
+
+
+def test_serve_writes_no_traceback_of_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a failure it does."""
+    spare_refusals()
+    spare_refusals()
+    failed = [GenerationError(), KeyError("bug")]
+    for error in (ImageLoadError("no image"), *failed):
+        logging.getLogger("ray.serve").error("Request failed.", exc_info=error)
+    told = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert told == failed
