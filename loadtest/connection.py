@@ -34,6 +34,11 @@ class Connection:
         parts = urlsplit(url)
         return cls(*await asyncio.open_connection(parts.hostname, parts.port))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side has not hung up, as it does on who is silent for long."""
+        return not self._reader.at_eof()
+
     async def ask(self, request: bytes) -> Answer:
         """The answer to `request`, whose length it must tell."""
         self._writer.write(request)

@@ -157,12 +157,18 @@ class Pool:
     async def ask(self, request: bytes) -> Answer:
         """The answer; status 0 when the connection broke."""
         try:
-            connection = self._idle.pop() if self._idle else await Connection.open(self._url)
+            connection = self._kept() or await Connection.open(self._url)
             answer = await connection.ask(request)
         except (OSError, EOFError):
             return Answer(0, b"")
         self._idle.append(connection)
         return answer
+
+    def _kept(self) -> Connection | None:
+        while self._idle:
+            if (connection := self._idle.pop()).is_open:
+                return connection
+        return None
 
     def close(self) -> None:
         """Hang up."""
