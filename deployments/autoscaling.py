@@ -120,8 +120,9 @@ def replicas_for(demand: float, target: float, given: int, is_late: bool) -> int
 def own_requests(context: "AutoscalingContext") -> float:
     """The requests that the box has, and those that no replica had room for.
 
-    A replica's own count goes before Serve's, which holds a request for running from the moment
-    it was sent, even while it waits for what a box before this one has not finished.
+    A replica's own count goes before Serve's, which is that of the callers: they may hold a
+    request for running from when it was sent, even while it waits for what a box before this one
+    has not finished (Ray's issues 59882, 60624).
     """
     reported = (context.aggregated_metrics or {}).get(ONGOING)
     if not reported:

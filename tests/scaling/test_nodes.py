@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.caller import scene
+from tests.acceptance.caller import error_type, scene
 from tests.acceptance.origin import Origin
 from tests.queueing.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, growing_cluster
@@ -93,12 +93,16 @@ def what_comes_later_waits_for_a_node(service: Service) -> None:
 
 
 def downloads_bring_no_nodes(service: Service, threads: ThreadPoolExecutor, url: str) -> None:
-    """Serve counts a run for the model while its image is being fetched, but that is no load.
+    """A run whose image is still being fetched is no load of the model, nor when that fails.
 
-    Ray's issues 59882 and 60624 tell of the replicas that are then started for nothing.
+    Ray's issues 59882 and 60624 tell of replicas that were started for such ones.
     """
+    service.submit(IMAGE)  # so that there is a replica that they could be counted for
+    service.observer.wait_for(lambda now: now["running"] == 1)
     begun = len(service.observer.seen)
     answers = list(threads.map(service.run, [url] * CLIENTS))
 
-    assert {answer.status_code for answer in answers} == {422}
-    assert max(now["wanted"] for now in service.observer.seen[begun:]) == 1
+    assert {error_type(answer) for answer in answers} == {"file_download_error"}
+    meanwhile = service.observer.seen[begun:]
+    assert meanwhile[-1]["at"] - meanwhile[0]["at"] > DOWNLOAD_S - 1
+    assert max(now["wanted"] for now in meanwhile) == 1
