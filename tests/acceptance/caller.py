@@ -3,6 +3,7 @@
 import base64
 import io
 import random
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,12 @@ class Caller:
     def send(self, image: Image.Image | bytes | str, path: str = PROPOSAL) -> httpx2.Response:
         """POST an image, given as pixels, bytes or URL."""
         return self.post({"image_url": image if isinstance(image, str) else uri(image)}, path)
+
+    def insist(self, image: Image.Image | bytes | str) -> httpx2.Response:
+        """The same, and again while the service is too busy, as fal's clients do."""
+        while (answer := self.send(image)).status_code == 429:
+            time.sleep(float(answer.headers["retry-after"]))
+        return answer
 
     @property
     def authorization(self) -> dict[str, str]:

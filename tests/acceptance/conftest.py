@@ -1,5 +1,6 @@
 """One Ray and one service for the whole session, started the way `florence serve` starts it."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from deployments.cli.profile import read, serve_config, tree_of
 from deployments.cli.serve import local_profile
-from deployments.cli.service import free_port, running
+from deployments.cli.service import running
 from deployments.cli.state import State
 from deployments.cli.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
@@ -71,8 +72,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 @pytest.fixture(scope="session")
 def storm_address() -> str:
-    """Where the load-test kit may receive webhooks."""
-    return f"127.0.0.1:{free_port('127.0.0.1')}"
+    """Where the load-test kit may receive webhooks, much later: no port that is given out."""
+    return f"127.0.0.1:{random.randrange(20_000, 32_000)}"
 
 
 @pytest.fixture(scope="session")

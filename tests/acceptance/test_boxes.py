@@ -203,7 +203,7 @@ def test_good_and_bad_input_do_not_mix(caller: Caller) -> None:
         b"no image" if seed % 3 == 0 else encoded(s.image, "PNG") for seed, s in enumerate(shown)
     ]
     with ThreadPoolExecutor(20) as threads:
-        responses = list(threads.map(caller.send, images))
+        responses = list(threads.map(caller.insist, images))
     bad = [response for seed, response in enumerate(responses) if seed % 3 == 0]
     overlaps = [
         pair.iou

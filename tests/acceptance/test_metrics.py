@@ -21,12 +21,13 @@ from deployments.cli.service import exporters
 from deployments.cli.state import State
 from deployments.cli.top.exposition import samples
 from deployments.metrics import METRICS
-from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
+from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.test_commands import FLORENCE, florence
 from tests.acceptance.test_failures import kill, load, processes, wait_for
 
 SOON_S = 90.0
+TOLD_S = 5.0  # boxes tell Ray every two seconds
 
 # What does not happen here, and the tests in which it does.
 ELSEWHERE = {
@@ -70,27 +71,35 @@ def used(caller: Caller, receiver: Receiver, state: State) -> Mapping[str, float
         assert len(statuses) < 30
     hook = {"fal_webhook": receiver.url(path)}
 
-    def submit(number: int) -> None:
-        for _ in range(number):
-            caller.post({"image_url": image_url}, f"/queue{PROPOSAL}", params=hook)
+    submitted: list[str] = []
 
-    with load(caller, 6) as answers:
-        deadline = time.monotonic() + SOON_S
-        while exported()["florence_queue_key_running"] == 0:  # told only while something runs
-            assert time.monotonic() < deadline
-            submit(8)
+    def submit(number: int) -> None:
+        with ThreadPoolExecutor(8) as threads:
+            asked = [threads.submit(ask) for _ in range(number)]
+        submitted.extend(answer.result().json()["request_id"] for answer in asked)
+
+    def ask() -> httpx2.Response:
+        return caller.post({"image_url": image_url}, f"/queue{PROPOSAL}", params=hook)
+
+    def die_under_runs() -> None:
+        wait_for(answers, 12)
         for replica in processes("Inference"):
-            replica.suspend()  # so that runs are in it when it dies
-        time.sleep(2)
+            replica.suspend()
+        time.sleep(2)  # in which runs come to it
+        kill("Inference")
+
+    def die_under_the_queue() -> None:
+        submit(48)
+        wait_until_begun(caller, submitted[-1])
         kill("Inference")
         wait_for(answers, 12)
-        with ThreadPoolExecutor(8) as threads:
-            submitting = [threads.submit(submit, 1) for _ in range(64)]
-            submitting[31].result()
-            kill("Inference")  # with queued requests in it
-        wait_for(answers, 12)
+
+    with load(caller, 6) as answers:
+        until_moved("florence_queue_key_running", {}, lambda: submit(8))  # told while they run
+        until_moved("florence_ingress_retries_total", before, die_under_runs)
+        until_moved("florence_dispatcher_retries_total", before, die_under_the_queue)
     assert {answer.status_code for answer in answers} <= {200, 429}
-    assert receiver.deliveries(path, 72)
+    assert receiver.deliveries(path, len(submitted))
     return before
 
 
@@ -101,6 +110,30 @@ def after(used: Mapping[str, float]) -> Mapping[str, float]:
     while missing(used, found := exported()) and time.monotonic() < deadline:
         time.sleep(1)
     return found
+
+
+def until_moved(name: str, before: Mapping[str, float], step: Callable[[], None]) -> None:
+    """Take a step until a metric has moved: what it counts is likely then, and not certain."""
+    deadline = time.monotonic() + SOON_S
+    while not has_moved(name, before, exported()):
+        assert time.monotonic() < deadline, f"{name} does not move"
+        step()
+        wait_for_ray(name, before)
+
+
+def wait_for_ray(name: str, before: Mapping[str, float]) -> None:
+    """Wait until a metric has moved, for as long as it may take to be told."""
+    deadline = time.monotonic() + TOLD_S
+    while not has_moved(name, before, exported()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def wait_until_begun(caller: Caller, request_id: str) -> None:
+    """Wait until a Dispatcher has claimed a request."""
+    url = f"{caller.url}/queue{APP}/requests/{request_id}/status"
+    deadline = time.monotonic() + SOON_S
+    while caller.http.get(url, headers=caller.authorization).json()["status"] == "IN_QUEUE":
+        assert time.monotonic() < deadline
 
 
 def missing(before: Mapping[str, float], after: Mapping[str, float]) -> set[str]:
