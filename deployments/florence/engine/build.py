@@ -1,5 +1,6 @@
 """Puts an engine together: how many rows it has, and what is done before the first query."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,9 @@ from deployments.florence.engine.prefill import Prefill
 from deployments.florence.engine.rows import Rows, Shape
 from deployments.florence.engine.search import Rules
 from deployments.florence.run import Pixels, Query
-from deployments.logbook import logger
+
+# As deployments/logbook.py, without which the engine can be taken to a GPU by itself.
+logger = logging.getLogger("ray.serve.florence")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def test_the_deployed_values_are_read_from_the_configuration() -> None:
     assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (2, 300)
     assert deployed.slots.max_batch_size == deployed.settings.inference.max_batch_size == 32
     assert deployed.max_ongoing("Inference") == 96
-    assert (pace.push_s, pace.record_s) == (1.0, 1.0)
+    assert (pace.push_s, pace.record_s) == (1.0, 0.4)
 
 
 def test_random_arrivals_come_at_their_rate() -> None:
