@@ -143,6 +143,7 @@ def test_an_image_in_the_request_is_drawn_on_without_preprocess(
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_requests_at_the_same_time_share_a_batch(settings: Settings, inference: Inference) -> None:
     """Eight requests together share the model's steps, and each gets its own answer."""
     images = [uri(draw_scene_of(seed)) for seed in range(8)]
@@ -220,6 +221,7 @@ class Steps:
         return self._decoder(*given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["engine", "generate"])
 def test_a_run_that_is_cancelled_frees_the_model(settings: Settings, backend: str) -> None:
     """A long generation stops at the step at which its caller leaves; the next run begins then."""

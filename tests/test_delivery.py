@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
+import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from deployments.api.submission import DELIVERY
@@ -163,6 +164,7 @@ def test_what_kills_one_after_the_other_is_given_up(tmp_path: Path) -> None:
     assert len(ingress.heard) == 3
 
 
+@pytest.mark.slow
 def test_fals_clients_call_again_after_what_cannot_be_repeated(tmp_path: Path) -> None:
     """A body larger than the buffer, and no Ingress at all."""
     ingress = Ingress(num_deaths=99)

@@ -48,6 +48,7 @@ def test_serve_still_writes_the_lines_that_are_changed() -> None:
     assert "  bind *:{{ config.stats_port }}\n" in HAPROXY_CONFIG_TEMPLATE
 
 
+@pytest.mark.slow
 def test_what_was_started_ends_with_its_parent(tmp_path: Path) -> None:
     """Serve's manager may be killed: nothing may go on listening in its stead."""
     script = tmp_path / "script"

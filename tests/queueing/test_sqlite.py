@@ -81,6 +81,7 @@ def submitting(file: Path, notes: Path) -> "subprocess.Popen[bytes]":
     return process
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_survives_a_kill(file: Path, tmp_path: Path) -> None:
     """Every submit that returned is found after kill -9, again and again; the lock is free."""
     noted = []

@@ -386,6 +386,7 @@ async def test_a_worker_knows_how_much_it_has(bench: Bench) -> None:
         await bench.until(lambda: bench.worker.num_running == 0)
 
 
+@pytest.mark.slow
 async def test_attempts_to_be_made_again_are_counted_by_cause(bench: Bench) -> None:
     """What the work said, when it was one of those errors that may not come again."""
     await bench.submit("a", RunnerDisconnected(), Overloaded())

@@ -204,6 +204,7 @@ def test_a_collector_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collector.resource()["florence.box"] == "Ingress"
 
 
+@pytest.mark.slow
 def test_spans_do_not_wait_for_the_end(tmp_path: Path) -> None:
     """A collector has them soon after they ended, while the service goes on."""
     with collecting() as collector:
@@ -229,6 +230,7 @@ def silent() -> socket.socket:
     return server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_silent", [False, True], ids=["closed", "silent"])
 def test_a_collector_that_is_away_holds_nothing_up(is_silent: bool) -> None:
     """More spans than are kept go by without waiting or failing, and so does the end."""
@@ -258,6 +260,7 @@ def test_a_full_disk_holds_nothing_up() -> None:
     assert "spans are lost, see tracing.exporter: [Errno 28]" in line["message"]
 
 
+@pytest.mark.slow
 def test_the_operator_hears_of_a_collector_that_is_away() -> None:
     """Once, however many spans are lost, and once when it takes them again."""
     with collecting() as collector, logging_lines() as lines:

@@ -130,6 +130,7 @@ def test_an_exporter_that_is_away_is_one_line(florence: Florence) -> None:
     assert "no answer from" in outcome.err
 
 
+@pytest.mark.slow
 def test_numbers_for_scripts(site: str, florence: Florence) -> None:
     """One JSON value; without a terminal a picture is drawn once."""
     outcome = florence("top", "--json", "--window", "1", "--url", site)

@@ -115,6 +115,7 @@ def test_every_table_of_the_summary_is_one(good: tuple[str, str]) -> None:
         assert set(block.splitlines()[1]) <= set("|-:")
 
 
+@pytest.mark.slow
 def test_the_latency_is_split_into_stages_and_the_rest(good: tuple[str, str]) -> None:
     """By mean, p50 and p95; of 100 ms, 40 are the queue's, 50 the model's, 10 nobody's."""
     for name, time in (("queue", "40 ms"), ("model", "50 ms"), ("outside the stages", "10 ms")):
@@ -152,6 +153,7 @@ def test_lost_arrivals_and_a_late_generator_are_told_first(tmp_path: Path) -> No
     assert "10 arrivals are unaccounted for" in summary
 
 
+@pytest.mark.slow
 def test_the_services_processor_time_is_told_for_each_answer(tmp_path: Path) -> None:
     """Of the model's thread, and of all else."""
     before, after = Cost(10.0, {7: 2.0}), Cost(22.0, {7: 6.0})

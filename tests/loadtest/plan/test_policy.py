@@ -30,6 +30,7 @@ def test_a_burst_is_answered_with_a_decision_within_five_seconds(seed: int) -> N
     assert found.first_up_s <= SOON_S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_busy_service_decides_as_soon(seed: int) -> None:
     """A steady load before the burst does not hide it."""
@@ -40,6 +41,7 @@ def test_a_busy_service_decides_as_soon(seed: int) -> None:
     assert found.outcome.first_up_s <= SOON_S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [40, 60, 100])
 @pytest.mark.parametrize("queued", [0, 1], ids=["runs", "queued"])
 def test_a_small_burst_is_decided_on_as_soon(size: int, queued: int, tmp_path: Path) -> None:
@@ -69,6 +71,7 @@ def test_a_steady_load_turns_the_policy_once_in_five_minutes(load: float, seed: 
     assert found.outcome.answered == found.outcome.requests
 
 
+@pytest.mark.slow
 def test_a_load_that_goes_takes_its_replicas_along() -> None:
     """Nobody is kept for nothing: after a burst all but the fewest are given back, to the node."""
     found = asked(rate=0.0, burst=("300@0",), duration="1h", max=3, node_start=30.0)

@@ -37,6 +37,7 @@ def test_random_arrivals_come_at_their_rate() -> None:
     assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_a_day_is_busiest_in_the_afternoon() -> None:
     """The highest rate by day, the lowest by night."""
     times = np.array([each.at_s for each in arrivals.daily(1.0, 5.0, 86400.0, RANDOM)])
