@@ -114,7 +114,7 @@ def after(used: Mapping[str, float]) -> Mapping[str, float]:
 
 def until_moved(name: str, before: Mapping[str, float], step: Callable[[], None]) -> None:
     """Take a step until a metric has moved: what it counts is likely then, and not certain."""
-    deadline = time.monotonic() + SOON_S
+    deadline = time.monotonic() + 2 * SOON_S  # for some steps, each of which restarts the model
     while not has_moved(name, before, exported()):
         assert time.monotonic() < deadline, f"{name} does not move"
         step()
