@@ -43,6 +43,9 @@ bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers
 bench-peers: install-test ## the service against LitServe and BentoML; ARGS="--mixed" for many lengths
 	@.venv/bin/python -m loadtest.peers $(ARGS)
 
+chart: install-test ## make the chart's schema, README and manifests anew
+	@.venv/bin/python -m k8s.generate
+
 loadtest: install-loadtest ## load a service and judge it; ARGS="steady --rate 10 --url URL --key KEY"
 	@.venv/bin/python -m loadtest.kit $(ARGS)
 
@@ -58,4 +61,4 @@ install-loadtest:
 clean: ## remove what the other targets made
 	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean
+.PHONY: help chart demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean

@@ -1,0 +1,91 @@
+{{/* The parts of the Ray cluster. */}}
+
+{{/* A head takes no replicas, so that losing it loses none; alone it takes them all. */}}
+{{- define "florence.head" -}}
+{{- $single := include "florence.isSinglePod" . -}}
+{{- $head := mergeOverwrite (deepCopy .Values.head) (dict "runtimeClassName" "") -}}
+rayStartParams:
+  num-cpus: {{ if $single }}{{ include "florence.cpus" $head | quote }}{{ else }}"0"{{ end }}
+  num-gpus: "0"
+template:
+  {{- $keep := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" "false" "karpenter.sh/do-not-disrupt" "true" }}
+  {{- include "florence.rayPod" (dict "root" . "component" "head" "group" $head
+        "annotations" $keep
+        "drain" .Values.drain.seconds
+        "shmSize" (get (default dict $head.resources.limits) "memory" | default "2Gi")
+        "resources" (toYaml $head.resources)
+        "ports" (include "florence.headPorts" .)
+      ) | nindent 2 }}
+{{- end -}}
+
+{{- define "florence.headPorts" -}}
+- {name: gcs-server, containerPort: 6379}
+- {name: dashboard, containerPort: 8265}
+- {name: client, containerPort: 10001}
+- {name: metrics, containerPort: 8080}
+- {name: as-metrics, containerPort: 44217}
+- {name: dash-metrics, containerPort: 44227}
+- {name: serve, containerPort: 8000}
+{{- end -}}
+
+{{/* {root, group} */}}
+{{- define "florence.worker" -}}
+{{- $group := .group -}}
+groupName: {{ $group.name }}
+replicas: {{ $group.minReplicas }}
+minReplicas: {{ $group.minReplicas }}
+maxReplicas: {{ $group.maxReplicas }}
+idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+{{- with $group.priority }}
+priority: {{ . }}
+{{- end }}
+labels: {{- include "florence.rayLabels" $group | nindent 2 }}
+rayStartParams:
+  num-cpus: {{ include "florence.cpus" $group | quote }}
+  num-gpus: {{ ternary $group.gpus 0 (eq $group.kind "gpu") | toString | quote }}
+template:
+  {{- include "florence.rayPod" (dict "root" .root "component" "worker" "group" $group
+        "drain" ($group.drainSeconds | default .root.Values.drain.seconds)
+        "shmSize" ($group.shmSize | default (get (default dict $group.resources.limits) "memory") | default "2Gi")
+        "resources" (include "florence.resources" $group)
+        "ports" (include "florence.workerPorts" .)
+        "probe" (include "florence.workerProbe" .)
+      ) | nindent 2 }}
+{{- end -}}
+
+{{- define "florence.workerPorts" -}}
+- {name: metrics, containerPort: 8080}
+- {name: serve, containerPort: 8000}
+{{- end -}}
+
+{{/* In place of KubeRay's, which runs wget in a shell and gives it 2 of its 10 seconds. A worker is
+     ready when its proxy knows an Ingress; one without any replica has no proxy and is not. */}}
+{{- define "florence.workerProbe" -}}
+httpGet: {path: /-/healthz, port: serve}
+initialDelaySeconds: 5
+periodSeconds: 5
+timeoutSeconds: 3
+failureThreshold: 2
+{{- end -}}
+
+{{- define "florence.gcs" -}}
+{{- $gcs := .Values.gcs -}}
+{{- if ne $gcs.faultTolerance "none" -}}
+gcsFaultToleranceOptions:
+  {{- if eq $gcs.faultTolerance "redis" }}
+  redisAddress: {{ $gcs.redis.address }}
+  {{- with $gcs.redis.existingSecret }}
+  redisPassword:
+    valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $gcs.redis.key }}}}
+  {{- end }}
+  {{- else }}
+  backend: rocksdb
+  storage:
+    size: {{ $gcs.rocksdb.size }}
+    {{- with $gcs.rocksdb.storageClassName }}
+    storageClassName: {{ . }}
+    {{- end }}
+    deletionPolicy: DeleteWithCluster
+  {{- end }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,55 @@
+{{/* serve_config.yaml, with what the chart knows and what the values say laid over it. */}}
+
+{{- define "florence.serveConfig" -}}
+{{- $config := .Files.Get "files/serve_config.yaml" | fromYaml -}}
+{{- $app := index $config.applications 0 -}}
+{{- $known := include "florence.knownSettings" . | fromYaml -}}
+{{- $_ := set $app "args" (mergeOverwrite $app.args $known (deepCopy .Values.settings)) -}}
+{{- range $box := $app.deployments -}}
+{{- $over := deepCopy (default dict (index $.Values.serve.deployments $box.name)) -}}
+{{- $_ := mergeOverwrite $box (include "florence.knownOptions" (dict "root" $ "box" $box) | fromYaml) $over -}}
+{{- if hasKey $over "num_replicas" }}{{ $_ := unset $box "autoscaling_config" }}{{ end -}}
+{{- end -}}
+{{- $variables := $config.controller_options.runtime_env.env_vars -}}
+{{- $_ := set $variables "RAY_SERVE_ENABLE_HA_PROXY" (ternary "1" "0" .Values.serve.haproxy) -}}
+{{ toYaml $config }}
+{{- end -}}
+
+{{/* Settings that follow from other values. */}}
+{{- define "florence.knownSettings" -}}
+model:
+  path: {{ include "florence.modelPath" . | quote }}
+  revision: {{ .Values.model.revision | quote }}
+  {{- if not .Values.gpuGroups }}
+  device: cpu
+  dtype: auto
+  {{- end }}
+{{- with .Values.files.url }}
+files:
+  root: {{ . | quote }}
+{{- end }}
+{{- if .Values.webhooks.existingSecret }}
+webhooks:
+  keys: /etc/florence/webhooks
+{{- end }}
+{{- end -}}
+
+{{/* Options of a box that follow from other values: with both kinds of groups, boxes without a
+     model stay off the GPU pods, which they would keep from going. */}}
+{{- define "florence.knownOptions" -}}
+{{- $values := .root.Values -}}
+{{- if eq .box.name "Inference" -}}
+{{- if not $values.gpuGroups }}
+ray_actor_options: {num_gpus: 0}
+{{- end -}}
+{{- else if and $values.cpuGroups $values.gpuGroups }}
+ray_actor_options: {label_selector: {florence/pool: cpu}}
+{{- end -}}
+{{- end -}}
+
+{{- define "florence.modelPath" -}}
+{{- $model := .Values.model -}}
+{{- if eq $model.source "hub" }}{{ $model.id }}
+{{- else if or (eq $model.path "demo") (hasPrefix "/" $model.path) }}{{ $model.path }}
+{{- else }}/models/{{ $model.path }}{{ end -}}
+{{- end -}}

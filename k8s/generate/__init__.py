@@ -1,0 +1,1 @@
+"""What is made of the chart, its values and the settings: `make chart`."""
