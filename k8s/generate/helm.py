@@ -9,6 +9,7 @@ from helm_python import Chart, HelmError, lint
 
 CHART = Path(__file__).parent.parent / "chart"
 NOTES = "templates/NOTES.txt"
+INFO = 1  # Helm's severities go on with warnings and errors
 Values = Mapping[str, Any]
 Document = dict[str, Any]
 
@@ -77,7 +78,7 @@ def notes(values: Values, name: str = "florence", **options: Any) -> str:
 def findings(values: Values, kube_version: str) -> list[str]:
     """What `helm lint --strict` has to say, above mere information."""
     report = lint(CHART, dict(values), strict=True, kube_version=kube_version)
-    return [str(each) for each in report["messages"] if each["severity"] not in ("INFO", "info")]
+    return [str(each["error"]) for each in report["messages"] if each["severity"] > INFO]
 
 
 def merged(values: Values) -> Document:

@@ -43,7 +43,8 @@ def read(file: Path) -> Schema:
     definition = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     versions = definition["spec"]["versions"]
     v1 = next(version for version in versions if version["name"] == "v1")
-    return strict(v1["schema"]["openAPIV3Schema"])
+    found: Schema = strict(v1["schema"]["openAPIV3Schema"])
+    return found
 
 
 def strict(schema: Any) -> Any:

@@ -1,0 +1,420 @@
+"""What the chart makes of values."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.cli.profile import read, serve_config
+from deployments.settings import parse
+from k8s.generate.helm import CHART, notes, render
+from tests.k8s import rendered
+from tests.k8s.rendered import (
+    DEFAULTS,
+    EXAMPLES,
+    NAMES,
+    boxes,
+    cluster,
+    objects,
+    one,
+    ray_templates,
+    spec_of,
+    templates,
+    values_of,
+)
+
+ALL = [*NAMES, "everything"]
+FORBIDDEN = ("helm.sh/chart", "app.kubernetes.io/version", "app.kubernetes.io/managed-by")
+OPTIONAL = {
+    "ingress": "Ingress",
+    "httpRoute": "HTTPRoute",
+    "podMonitor": "PodMonitor",
+    "prometheusRule": "PrometheusRule",
+    "podDisruptionBudget": "PodDisruptionBudget",
+    "networkPolicy": "NetworkPolicy",
+}
+
+
+def kinds(values: dict[str, Any]) -> list[str]:
+    """The kinds of the objects that values make."""
+    return [each["kind"] for each in render(values)]
+
+
+def env(template: dict[str, Any]) -> dict[str, Any]:
+    """The environment of the first container, by name."""
+    return {each["name"]: each for each in template["spec"]["containers"][0]["env"]}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_there_is_one_ray_service_and_no_ray_cluster(name: str) -> None:
+    """KubeRay makes the cluster of it."""
+    found = [each["kind"] for each in objects(name)]
+    assert found.count("RayService") == 1
+    assert "RayCluster" not in found
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_are_short_and_each_there_once(name: str) -> None:
+    """47 characters is KubeRay's limit, and leaves room for what it appends."""
+    found = [(each["kind"], each["metadata"]["name"]) for each in objects(name)]
+    assert len(found) == len(set(found))
+    assert len(one("RayService", name)["metadata"]["name"]) <= 47
+
+
+@pytest.mark.parametrize("release", ["florence", "x", "a" * 53, "vision-" * 7 + "v"])
+def test_a_long_release_gets_a_short_name(release: str) -> None:
+    """Helm allows 53 characters for a release."""
+    service = next(each for each in render(DEFAULTS, release) if each["kind"] == "RayService")
+    name = service["metadata"]["name"]
+    assert 0 < len(name) <= 47
+    assert not name.endswith("-")
+    assert len(service["spec"]["serveService"]["metadata"]["name"]) <= 63
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_everything_is_in_the_namespace_and_says_whose_it_is(name: str) -> None:
+    """No object for all of the cluster."""
+    for each in objects(name):
+        assert each["metadata"]["namespace"] == "inference", each["kind"]
+        assert each["metadata"]["labels"]["app.kubernetes.io/instance"] == "florence"
+        assert each["kind"] not in ("ClusterRole", "ClusterRoleBinding", "Namespace")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_chart_makes_no_secret(name: str) -> None:
+    """It names those that are there; none has a default, none is generated."""
+    assert "Secret" not in [each["kind"] for each in objects(name)]
+    for file in (CHART / "templates").rglob("*.*"):
+        assert not re.search("rand(Alpha|Ascii|Bytes|Int|Numeric)|genPrivateKey", file.read_text())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_new_chart_version_leaves_running_pods_alone(name: str) -> None:
+    """A change of a pod's template makes KubeRay start a second cluster."""
+    for which, template in ray_templates(name):
+        said = yaml.safe_dump(template["metadata"])
+        assert not any(word in said for word in FORBIDDEN), which
+        assert "checksum" not in said
+        assert set(template["metadata"]["labels"]) == {
+            "app.kubernetes.io/instance",
+            "app.kubernetes.io/part-of",
+            "app.kubernetes.io/component",
+        }
+
+
+def test_the_rollout_token_is_in_every_pod() -> None:
+    """So that another one replaces the cluster."""
+    for _, template in ray_templates("everything"):
+        assert template["metadata"]["annotations"]["florence/rollout-token"] == "2"
+    for _, template in ray_templates("defaults"):
+        assert "florence/rollout-token" not in template["metadata"].get("annotations", {})
+
+
+def test_serve_is_given_the_repository_s_config() -> None:
+    """With the model that the values name, and CPU boxes kept off the GPU pods; nothing else."""
+    expected = read(serve_config())
+    app = expected["applications"][0]
+    app["args"]["model"] |= {"path": "florence-community/Florence-2-large", "revision": "main"}
+    for box in app["deployments"]:
+        if box["name"] != "Inference":
+            box["ray_actor_options"]["label_selector"] = {"florence/pool": "cpu"}
+    assert rendered.serve_config() == expected
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_service_takes_its_settings(name: str) -> None:
+    """As `build` would, and with the values of the example."""
+    args = rendered.serve_config(name)["applications"][0]["args"]
+    settings = parse(args).model_dump(mode="json")
+    for section, given in values_of(name).get("settings", {}).items():
+        for key, value in given.items():
+            assert settings[section][key] == value
+
+
+def test_values_go_over_the_config_even_when_they_are_nothing() -> None:
+    """False, zero and empty count; what is not named stays."""
+    values = DEFAULTS | {
+        "settings": {"postprocess": {"annotate": False}, "queue": {"drain_s": 0}},
+        "serve": {"deployments": {"Inference": {"autoscaling_config": {"min_replicas": 0}}}},
+    }
+    service = next(each for each in render(values) if each["kind"] == "RayService")
+    app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
+    assert app["args"]["postprocess"] == {"annotate": False}
+    assert app["args"]["queue"] == {"drain_s": 0, "max_running": 64}
+    inference = next(box for box in app["deployments"] if box["name"] == "Inference")
+    assert inference["autoscaling_config"]["min_replicas"] == 0
+    assert inference["autoscaling_config"]["max_replicas"] == 8
+
+
+def test_a_fixed_number_of_replicas_takes_the_place_of_autoscaling() -> None:
+    """Serve refuses both."""
+    found = boxes("cpu-demo")
+    assert all(box["num_replicas"] == 1 for box in found.values())
+    assert not any("autoscaling_config" in box for box in found.values())
+
+
+def test_without_gpu_groups_the_model_runs_on_the_cpu() -> None:
+    """In single precision, and without asking for a GPU."""
+    args = rendered.serve_config("cpu-demo")["applications"][0]["args"]
+    assert args["model"] | {"torch_threads": 2} == {
+        "path": "demo",
+        "revision": "main",
+        "device": "cpu",
+        "dtype": "auto",
+        "torch_threads": 2,
+    }
+    assert boxes("cpu-demo")["Inference"]["ray_actor_options"]["num_gpus"] == 0
+
+
+def test_a_head_without_groups_is_the_whole_service() -> None:
+    """It has CPUs for replicas, and clients come to it."""
+    spec = cluster("cpu-demo")
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "4"
+    assert "workerGroupSpecs" not in spec
+    assert not spec["enableInTreeAutoscaling"]
+    assert spec_of("RayService", "cpu-demo")["excludeHeadPodFromServeSvc"] is False
+
+
+@pytest.mark.parametrize("name", [each for each in ALL if each != "cpu-demo"])
+def test_a_head_with_groups_runs_no_replica(name: str) -> None:
+    """So that losing it loses no request, and no client comes to it."""
+    head = cluster(name)["headGroupSpec"]
+    assert head["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    assert spec_of("RayService", name)["excludeHeadPodFromServeSvc"] is True
+    notes_of_head = head["template"]["metadata"]["annotations"]
+    assert notes_of_head["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert notes_of_head["karpenter.sh/do-not-disrupt"] == "true"
+
+
+def test_parts_of_a_gpu_count_as_gpus() -> None:
+    """Ray and KubeRay know only resources whose name ends in `gpu`; so the count is given."""
+    mig = cluster("everything")["workerGroupSpecs"][-1]
+    assert mig["rayStartParams"]["num-gpus"] == "1"
+    resources = mig["template"]["spec"]["containers"][0]["resources"]
+    assert resources["limits"]["nvidia.com/mig-1g.10gb"] == 1
+    assert resources["requests"]["nvidia.com/mig-1g.10gb"] == 1
+    assert mig["template"]["spec"]["runtimeClassName"] == "nvidia"
+    assert (mig["minReplicas"], mig["priority"]) == (0, 5)
+    assert mig["labels"] == {"florence/pool": "gpu", "ray.io/accelerator-type": "A100"}
+
+
+def test_spot_comes_before_on_demand() -> None:
+    """By priority; a group drains inside its cloud's notice."""
+    groups = {each["groupName"]: each for each in cluster("spot-with-fallback")["workerGroupSpecs"]}
+    assert groups["spot"]["priority"] > groups["on-demand"].get("priority", 0)
+    assert groups["spot"]["minReplicas"] == 0
+    assert groups["on-demand"]["minReplicas"] == 1
+
+
+def test_another_drain_of_a_group_is_its_own() -> None:
+    """Its grace follows."""
+    found = dict(ray_templates("everything"))
+    assert env(found["mig"])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]["value"] == "20"
+    assert found["mig"]["spec"]["terminationGracePeriodSeconds"] == 50
+    assert env(found["cpu"])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]["value"] == "90"
+
+
+def test_secrets_reach_every_pod_that_runs_our_code() -> None:
+    """By reference."""
+    for which, template in templates("everything"):
+        if which == "loader":
+            continue
+        found = env(template)
+        store = found["FLORENCE_STORE"]["valueFrom"]["secretKeyRef"]
+        key = found["FLORENCE_API_KEY"]["valueFrom"]["secretKeyRef"]
+        assert (store["name"], store["key"]) == ("florence-database", "url")
+        assert (key["name"], key["key"]) == ("florence-api-key", "key")
+        container = template["spec"]["containers"][0]
+        assert {"secretRef": {"name": "florence-bucket"}} in container["envFrom"]
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {"/etc/florence/webhooks", "/models", "/var/lib/florence/files"} <= mounts
+
+
+def test_ray_asks_for_its_token() -> None:
+    """Always, unless it is turned off; from a Secret of the operator's, or KubeRay's own."""
+    assert cluster()["authOptions"] == {"mode": "token"}
+    assert cluster("everything")["authOptions"] == {"mode": "token", "secretName": "ray-token"}
+    off = render(DEFAULTS | {"rayAuth": {"enabled": False}})
+    service = next(each for each in off if each["kind"] == "RayService")
+    assert "authOptions" not in service["spec"]["rayClusterConfig"]
+
+
+def test_a_volume_is_filled_by_a_job_and_waited_for() -> None:
+    """Another revision is another Job, as Jobs cannot be changed."""
+    values = DEFAULTS | {"model": {"source": "pvc", "revision": "abc"}}
+    other = DEFAULTS | {"model": {"source": "pvc", "revision": "abd"}}
+    jobs = [
+        next(each for each in render(each) if each["kind"] == "Job") for each in (values, other)
+    ]
+    assert jobs[0]["metadata"]["name"] != jobs[1]["metadata"]["name"]
+    variables = {
+        each["name"]: each["value"]
+        for each in jobs[0]["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert variables["MODEL_REVISION"] == "abc"
+    service = next(each for each in render(values) if each["kind"] == "RayService")
+    group = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    (waiting,) = group["template"]["spec"]["initContainers"]
+    assert waiting["args"] == [variables["MARK"]]
+    assert variables["MARK"].startswith(f"{variables['MODEL_PATH']}/")
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ({"source": "hub"}, "florence-community/Florence-2-large"),
+        ({"source": "image", "path": "demo"}, "demo"),
+        ({"source": "image", "path": "/opt/mine"}, "/opt/mine"),
+        ({"source": "image"}, "/models/florence-2-large"),
+        ({"source": "pvc", "path": "mine"}, "/models/mine"),
+        (
+            {"source": "imageVolume", "imageVolume": {"reference": "m:1"}},
+            "/models/florence-2-large",
+        ),
+    ],
+    ids=str,
+)
+def test_the_model_is_where_the_source_puts_it(model: dict[str, Any], path: str) -> None:
+    """Only `hub` may go to the hub."""
+    service = next(
+        each for each in render(DEFAULTS | {"model": model}) if each["kind"] == "RayService"
+    )
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert config["applications"][0]["args"]["model"]["path"] == path
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+    assert ("HF_HUB_OFFLINE" in env(head)) == (model["source"] != "hub")
+
+
+@pytest.mark.parametrize(("switch", "kind"), OPTIONAL.items())
+def test_a_part_that_is_off_is_not_there(switch: str, kind: str) -> None:
+    """And there when it is on."""
+    assert kind not in kinds(DEFAULTS | {switch: {"enabled": False}})
+    assert kind in [each["kind"] for each in objects("everything")]
+
+
+def test_the_incremental_strategy_is_passed_on() -> None:
+    """With its options; the other has none."""
+    strategy = spec_of("RayService", "incremental-upgrade")["upgradeStrategy"]
+    assert strategy["type"] == "NewClusterWithIncrementalUpgrade"
+    assert strategy["clusterUpgradeOptions"]["gatewayClassName"] == "istio"
+    assert spec_of("RayService")["upgradeStrategy"] == {"type": "NewCluster"}
+
+
+def test_haproxy_can_be_turned_off() -> None:
+    """Serve's own proxy then."""
+    for on in (True, False):
+        service = next(
+            each
+            for each in render(DEFAULTS | {"serve": {"haproxy": on}})
+            if each["kind"] == "RayService"
+        )
+        config = yaml.safe_load(service["spec"]["serveConfigV2"])
+        variables = config["controller_options"]["runtime_env"]["env_vars"]
+        assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == str(int(on))
+
+
+def test_an_ingress_lets_large_bodies_and_silent_streams_pass() -> None:
+    """nginx's own limits are 1 MB and a minute."""
+    ingress = one("Ingress", "autoscaled-l4")
+    found = ingress["metadata"]["annotations"]
+    assert found["nginx.ingress.kubernetes.io/proxy-body-size"] == "40m"
+    assert found["nginx.ingress.kubernetes.io/proxy-read-timeout"] == "600"
+    assert found["nginx.ingress.kubernetes.io/proxy-buffering"] == "off"
+    backend = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
+    assert backend == {"name": "florence-serve-svc", "port": {"name": "serve"}}
+
+
+def test_a_route_goes_to_the_serve_service() -> None:
+    """Without a limit of its own to how long a stream lasts."""
+    (rule,) = spec_of("HTTPRoute", "everything")["rules"]
+    assert rule["backendRefs"] == [{"name": "florence-serve-svc", "port": 8000}]
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+
+
+def test_alerts_have_their_runbooks() -> None:
+    """One rule for each file."""
+    (group,) = spec_of("PrometheusRule", "everything")["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert sorted(names) == sorted(file.stem for file in (CHART / "files/alerts").glob("*.yaml"))
+    for rule in group["rules"]:
+        assert rule["annotations"]["runbook_url"].endswith(f"runbooks/{rule['alert']}.md")
+        assert rule["labels"]["team"] == "vision"
+
+
+def test_an_alert_can_be_left_out() -> None:
+    """By its name."""
+    (group,) = spec_of("PrometheusRule", "everything")["groups"]
+    first = group["rules"][0]["alert"]
+    values = DEFAULTS | {"prometheusRule": {"enabled": True, "exclude": [first]}}
+    rule = next(each for each in render(values) if each["kind"] == "PrometheusRule")
+    assert first not in [each["alert"] for each in rule["spec"]["groups"][0]["rules"]]
+
+
+def test_metrics_tell_installations_apart() -> None:
+    """By the label that alerts and dashboard ask for."""
+    endpoints = spec_of("PodMonitor", "everything")["podMetricsEndpoints"]
+    assert [each["port"] for each in endpoints] == ["metrics", "as-metrics", "dash-metrics"]
+    for each in endpoints:
+        assert {"targetLabel": "florence", "replacement": "florence"} in each["relabelings"]
+
+
+def test_the_dashboard_is_what_grafana_s_sidecar_looks_for() -> None:
+    """As it stands in the repository."""
+    found = one("ConfigMap", "everything", "-dashboard")
+    assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = {file.name: file.read_text() for file in (CHART / "files/dashboards").glob("*.json")}
+    assert files
+    assert {name: text.strip() for name, text in found["data"].items()} == {
+        name: text.strip() for name, text in files.items()
+    }
+
+
+def test_the_test_is_the_doctor_with_a_request() -> None:
+    """Without a key it makes no request."""
+    pod = next(each for each in objects("autoscaled-l4") if each["kind"] == "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = pod["spec"]["containers"]
+    assert container["command"] == ["florence", "doctor"]
+    assert "--url=http://florence-serve-svc:8000" in container["args"]
+    assert "--smoke" in container["args"]
+    without = next(each for each in objects("defaults") if each["kind"] == "Pod")
+    assert "--smoke" not in without["spec"]["containers"][0]["args"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_notes_tell_how_to_wait(name: str) -> None:
+    """`helm install --wait` returns before anything runs."""
+    said = notes(values_of(name))
+    assert "kubectl wait -n inference --for=condition=Ready rayservice/florence" in said
+    assert "helm test -n inference florence" in said
+    assert "{{" not in said
+    assert "<no value>" not in said
+    assert "%!" not in said
+
+
+def test_notes_warn_of_what_is_not_for_production() -> None:
+    """Of each thing that is amiss, and of nothing where all is well."""
+    said = notes(DEFAULTS | {"networkPolicy": {"enabled": False}, "rayAuth": {"enabled": False}})
+    for word in ("No API key", "404", "Webhooks are signed", "head that dies", "no token", "Pin a"):
+        assert word in said
+    assert "One pod is the whole service" in notes(values_of("cpu-demo"))
+    assert "Mind:" not in notes(values_of("ha-redis") | {"model": {"revision": "0" * 40}})
+    assert "do nothing to the running cluster" in notes(values_of("ha-redis"), upgrade=True)
+
+
+def test_extra_objects_are_the_operator_s_own() -> None:
+    """As YAML or as text with templates."""
+    text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-a'}\n"
+    tree = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}}
+    found = render(DEFAULTS | {"extra": {"objects": [text, tree]}})
+    names = [each["metadata"]["name"] for each in found if each["kind"] == "ConfigMap"]
+    assert {"florence-a", "b"} <= set(names)
+
+
+def test_every_example_says_what_it_is_for() -> None:
+    """And is in the chart's README."""
+    said = (CHART / "README.md").read_text()
+    for file in EXAMPLES:
+        assert file.read_text().startswith("# ")
+        assert f"(examples/{file.name})" in said
