@@ -123,10 +123,10 @@ def test_the_page_of_metrics_is_complete() -> None:
     assert found == metric_rows()
 
 
-def test_alerts_are_about_metrics_that_exist() -> None:
+def test_queries_are_about_metrics_that_exist() -> None:
     """Every name of ours on the page, in a table or in PromQL, is exported."""
     text = (ROOT / "docs" / "metrics.md").read_text()
     names = set(re.findall(r"ray_(florence_\w+)", text))
     known = {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
     assert known - METRICS.keys() - GAUGES.keys() == set()
-    assert len(known) > 15
+    assert len(known) > 10
