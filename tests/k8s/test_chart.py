@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from deployments.cli.profile import read, serve_config
 from deployments.settings import parse
@@ -120,6 +121,12 @@ def test_serve_is_given_the_repository_s_config() -> None:
         if box["name"] != "Inference":
             box["ray_actor_options"]["label_selector"] = {"florence/pool": "cpu"}
     assert rendered.serve_config() == expected
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_ray_serve_takes_the_config(name: str) -> None:
+    """As KubeRay hands it over."""
+    ServeDeploySchema.model_validate(rendered.serve_config(name))
 
 
 @pytest.mark.parametrize("name", ALL)
