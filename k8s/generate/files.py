@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.cli.profile import serve_config
+from k8s.generate.dashboard import DASHBOARD, dashboard
 from k8s.generate.helm import CHART
 from k8s.generate.manifests import manifests
 from k8s.generate.readme import README, readme
@@ -19,4 +20,5 @@ def files() -> Iterator[tuple[Path, str]]:
     yield CONFIG, serve_config().read_text()
     yield SCHEMA, json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
     yield README, readme()
+    yield DASHBOARD, dashboard()
     yield from manifests()

@@ -1,8 +1,9 @@
 """promtool, Prometheus' checker of rules: is a file right, and do its alerts do as a test says."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ Rule = dict[str, Any]
 def alerts() -> list[Rule]:
     """The alerts of the chart."""
     return [yaml.safe_load(file.read_text()) for file in ALERTS]
+
+
+def exported_names(exprs: Iterable[str]) -> set[str]:
+    """The metrics of Ray's exporters that expressions name, as the exporters write them."""
+    return {name for expr in exprs for name in re.findall(r"\bray_\w+", expr)}
 
 
 def write_rules(folder: Path, rules: Sequence[Rule]) -> Path:
