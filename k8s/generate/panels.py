@@ -40,8 +40,8 @@ class Row:
 
 def rate(metric: str, *labels: str) -> str:
     """How often a counter counts in a second, over all replicas, by some labels."""
-    by = f" by ({', '.join(labels)})" if labels else ""
-    return f"sum{by} (rate({metric}{RATE}))"
+    by = f" by ({', '.join(labels)}) " if labels else ""
+    return f"sum{by}(rate({metric}{RATE}))"
 
 
 def quantile(metric: str, q: float, *labels: str) -> str:
