@@ -17,14 +17,7 @@ from deployments.ingress import Ingress
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.queueing.owner import refuse_many_nodes
-from deployments.settings import (
-    Settings,
-    StoreSettings,
-    api_key_from_environment,
-    hash_key,
-    parse,
-    store_from_environment,
-)
+from deployments.settings import Settings, parse, with_environment
 from deployments.tracing.tracer import check_tracing
 
 Options = Mapping[str, Mapping[str, Any]]
@@ -56,22 +49,3 @@ def assemble(settings: Settings, options: Options | None = None) -> Application:
     postprocess = wrap(Postprocess).bind(settings)
     dispatcher = wrap(Dispatcher).bind(settings, preprocess, inference, postprocess)
     return wrap(Ingress).bind(settings, preprocess, inference, postprocess, dispatcher)
-
-
-def with_environment(settings: Settings) -> Settings:
-    """The settings with what the environment says: one more key, and where the queue is.
-
-    A URL in the settings themselves goes before the environment's.
-    """
-    key = api_key_from_environment()
-    hashes = settings.keys.hashes + ((hash_key(key),) if key else ())
-    keys = settings.keys.model_copy(update={"hashes": tuple(dict.fromkeys(hashes))})
-    return settings.model_copy(update={"keys": keys, "store": placed(settings.store)})
-
-
-def placed(store: StoreSettings) -> StoreSettings:
-    """The store of the settings, or the environment's where they name none."""
-    url = store_from_environment()
-    if url is None or "url" in store.model_fields_set:
-        return store
-    return StoreSettings(**store.model_dump() | {"url": url})

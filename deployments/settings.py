@@ -339,6 +339,25 @@ def store_from_environment() -> str | None:
     return os.environ.get("FLORENCE_STORE", "").strip() or None
 
 
+def with_environment(settings: Settings) -> Settings:
+    """The settings with what the environment says: one more key, and where the queue is.
+
+    A URL in the settings themselves goes before the environment's.
+    """
+    key = api_key_from_environment()
+    hashes = settings.keys.hashes + ((hash_key(key),) if key else ())
+    keys = settings.keys.model_copy(update={"hashes": tuple(dict.fromkeys(hashes))})
+    return settings.model_copy(update={"keys": keys, "store": placed(settings.store)})
+
+
+def placed(store: StoreSettings) -> StoreSettings:
+    """The store of the settings, or the environment's where they name none."""
+    url = store_from_environment()
+    if url is None or "url" in store.model_fields_set:
+        return store
+    return StoreSettings(**store.model_dump() | {"url": url})
+
+
 def state_home() -> Path:
     """The XDG state directory's folder for this service."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"

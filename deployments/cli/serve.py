@@ -17,7 +17,6 @@ from deployments.cli.state import State, write_private
 from deployments.cli.tls import certificates
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
-from deployments.settings import store_from_environment
 
 ENDPOINT = f"{APP}/region-proposal"
 
@@ -86,12 +85,7 @@ def local_profile(
     Raises:
         SetupError: a setting is wrong.
     """
-    own = {
-        "keys": {"hashes": state.key_hashes()},
-        "store": {"url": store_from_environment() or state.store},
-        "webhooks": {"keys": str(state.webhooks)},
-        "files": {"root": str(state.files)},
-    }
+    own = state.settings | {"keys": {"hashes": state.key_hashes()}}
     http: Tree = {"host": host, "port": port or free_port(host)}
     if tls:
         found = certificates(state.tls, host)

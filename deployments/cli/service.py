@@ -21,7 +21,7 @@ from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
 from deployments.images.storage import open_file_store
 from deployments.queueing.opening import open_store
-from deployments.settings import Settings
+from deployments.settings import Settings, with_environment
 from deployments.tracing.tracer import check_tracing
 
 APPLICATION = "florence"
@@ -176,7 +176,7 @@ def start(profile: Profile) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from deployments.app import assemble, with_environment
+    from deployments.app import assemble
 
     model = profile.settings.model
     with kept(), left_to_engine(model.torch_threads if model.own_cores else 0):

@@ -6,26 +6,22 @@ import secrets
 from pathlib import Path
 
 from deployments.errors import SetupError
-from deployments.settings import api_key_from_environment, hash_key
+from deployments.settings import api_key_from_environment, hash_key, store_from_environment
 
 KEY_PREFIX = "florence-"
 
 
 class State:
-    """A private folder.
+    """A private folder; `make` is False for who only looks.
 
     Raises:
         SetupError: it cannot be made or written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, make: bool = True) -> None:
         self.folder = folder.expanduser().absolute()
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error) from None
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise SetupError(f"{self.folder} cannot be written: choose another folder with --state")
+        if make:
+            self._make()
 
     @property
     def files(self) -> Path:
@@ -52,6 +48,15 @@ class State:
         """Where certificates are kept."""
         return self.folder / "tls"
 
+    @property
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Where a service keeps things, as settings; FLORENCE_STORE goes before the file here."""
+        return {
+            "store": {"url": store_from_environment() or self.store},
+            "webhooks": {"keys": str(self.webhooks)},
+            "files": {"root": str(self.files)},
+        }
+
     def api_key(self) -> str:
         """The key to call with: the environment's, else the one made at the first start."""
         return api_key_from_environment() or self.stored_key() or self._new_key()
@@ -65,6 +70,16 @@ class State:
         if api_key_from_environment():
             return ()
         self.api_key()
+        return self.kept_hashes()
+
+    def kept_hashes(self) -> tuple[str, ...]:
+        """The hashes of the keys made at earlier starts.
+
+        Raises:
+            SetupError: the file that holds them is broken.
+        """
+        if not self._hashes.is_file():
+            return ()
         try:
             return tuple(json.loads(self._hashes.read_text())["hashes"])
         except (ValueError, KeyError, TypeError):
@@ -77,6 +92,14 @@ class State:
         if not self._key.is_file() or not self._hashes.is_file():
             return None
         return self._key.read_text().strip() or None
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise SetupError(f"{self.folder} cannot be written: choose another folder with --state")
 
     @property
     def _key(self) -> Path:

@@ -23,8 +23,8 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig
 
-from deployments.app import assemble, with_environment
-from deployments.settings import parse
+from deployments.app import assemble
+from deployments.settings import parse, with_environment
 from tests.scaling.cluster import HEAD, NODE, STORE_BYTES
 
 EVERY_S = 0.5
