@@ -86,6 +86,9 @@ KEY_MODEL_S = (
     f"sum by (key) (rate(ray_florence_ingress_key_model_seconds_total{RATE})"
     f" or rate(ray_florence_dispatcher_key_model_seconds_total{RATE}))"
 )
+# Serve's controller sets this gauge every ten seconds only, and it is missing in between at times.
+WELL = "sum by (deployment) (last_over_time(ray_serve_deployment_replica_healthy[1m]))"
+AWAY = 'count(ray_florence_store_up{deployment="Dispatcher"} == 0)'
 COST = f"1000 * $price / 3600 * count({SLOTS}) / sum(rate({IMAGES}[1h]))"
 
 ROWS = (
@@ -310,7 +313,7 @@ ROWS = (
                 "Replicas that are well.",
                 (
                     Query(
-                        "sum by (deployment) (ray_serve_deployment_replica_healthy)",
+                        WELL,
                         "{{deployment}}",
                     ),
                 ),
@@ -413,9 +416,9 @@ ROWS = (
             Panel(
                 "Away",
                 "short",
-                "Processes that do not reach the store, and calls in a second that found it away.",
+                "Dispatchers that do not reach the store; calls in a second that found it away.",
                 (
-                    Query("count(ray_florence_store_up == 0)", "processes"),
+                    Query(AWAY, "Dispatchers"),
                     Query(rate("ray_florence_store_errors_total"), "calls"),
                 ),
             ),
