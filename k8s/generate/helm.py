@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from helm_python import Chart, HelmError, lint
+from helm_python import Chart, HelmError, lint, package
 
 CHART = Path(__file__).parent.parent / "chart"
 NOTES = "templates/NOTES.txt"
@@ -85,3 +85,8 @@ def merged(values: Values) -> Document:
     """The chart's defaults with `values` over them."""
     with Chart.load(CHART) as chart:
         return chart.merge_values(dict(values))
+
+
+def packed(folder: Path) -> Path:
+    """The chart as an archive in `folder`, as it is pushed to a registry."""
+    return Path(package(CHART, destination=folder))

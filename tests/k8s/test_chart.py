@@ -1,6 +1,7 @@
 """What the chart makes of values."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.cli.profile import read, serve_config
 from deployments.settings import parse
-from k8s.generate.helm import CHART, notes, render
+from k8s.generate.helm import CHART, documents, notes, packed, render, texts
 from tests.k8s import rendered
 from tests.k8s.rendered import (
     DEFAULTS,
@@ -121,6 +122,12 @@ def test_serve_is_given_the_repository_s_config() -> None:
         if box["name"] != "Inference":
             box["ray_actor_options"]["label_selector"] = {"florence/pool": "cpu"}
     assert rendered.serve_config() == expected
+
+
+def test_a_package_makes_what_the_folder_makes(tmp_path: Path) -> None:
+    """It has the config, the alerts and the dashboard with it."""
+    archive = packed(tmp_path)
+    assert documents(texts(values_of("everything"), chart=archive)) == list(objects("everything"))
 
 
 @pytest.mark.parametrize("name", ALL)
