@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -21,10 +22,12 @@ from deployments.cli.service import exporters
 from deployments.cli.state import State
 from deployments.cli.top.exposition import samples
 from deployments.metrics import METRICS
+from k8s.generate.panels import ROWS
 from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.test_commands import FLORENCE, florence
 from tests.acceptance.test_failures import kill, load, processes, wait_for
+from tests.k8s.promtool import alerts, exported_names
 
 SOON_S = 90.0
 TOLD_S = 5.0  # boxes tell Ray every two seconds
@@ -38,6 +41,12 @@ ELSEWHERE = {
     "florence_dispatcher_rescued_total": "no worker dies; tests/queueing/test_keeper.py",
     "florence_store_errors_total": "the store is there; tests/queueing/test_measured.py",
 }
+# What the dashboard and the alerts name, and an installation on one machine does not have.
+ON_A_CLUSTER = {
+    "ray_florence_autoscaling_reading_age_seconds": "no policy here; tests/test_autoscaling.py",
+    "ray_florence_autoscaling_stale": "no policy here; tests/test_autoscaling.py",
+    "ray_florence_autoscaling_wanted_replicas": "no policy here; tests/test_autoscaling.py",
+}
 # Gauges that may stand at zero when they are looked at.
 LEVELS = {name for name, metric in METRICS.items() if metric.kind == "gauge"} - {
     "florence_inference_slots", "florence_store_up", "florence_store_bytes",
@@ -48,11 +57,29 @@ LEVELS = {name for name, metric in METRICS.items() if metric.kind == "gauge"} - 
 def exported() -> Mapping[str, float]:
     """Each metric that Ray's exporter has, all its series added up; of a histogram the count."""
     found: dict[str, float] = defaultdict(float)
-    for target in exporters():
-        text = httpx2.get(f"http://{target}/metrics", trust_env=False, timeout=30).text
+    for target, text in exporters_say():
         for (name, _), value in samples(text, target).items():
             found[name.removeprefix("ray_").removesuffix("_count")] += value
     return found
+
+
+def exporters_say() -> Iterator[tuple[str, str]]:
+    """Each of Ray's exporters, and its whole text."""
+    for target in exporters():
+        yield target, httpx2.get(f"http://{target}/metrics", trust_env=False, timeout=30).text
+
+
+def asked_for() -> set[str]:
+    """The metrics that alerts and dashboard name, but for those of what happens elsewhere."""
+    panels = [query.expr for row in ROWS for panel in row.panels for query in panel.queries]
+    names = exported_names([*panels, *(alert["expr"] for alert in alerts())])
+    return names - ON_A_CLUSTER.keys() - {f"ray_{name}" for name in ELSEWHERE}
+
+
+def named() -> set[str]:
+    """The name of every sample that is exported, Ray's own among them."""
+    lines = (line for _, text in exporters_say() for line in text.splitlines())
+    return {re.split(r"[{ ]", line, maxsplit=1)[0] for line in lines if not line.startswith("#")}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +183,15 @@ def test_every_metric_is_exported_and_moves(
     """All that are declared, but those that are about what does not happen here."""
     assert missing(used, after) == set()
     assert not set(ELSEWHERE) - set(METRICS)
+
+
+def test_what_alerts_and_dashboard_ask_for_is_exported(after: Mapping[str, float]) -> None:
+    """Under the very name, which for Ray's own nothing else holds to."""
+    lacking, deadline = asked_for(), time.monotonic() + SOON_S
+    while lacking and time.monotonic() < deadline:
+        lacking -= named()  # a gauge of Serve's is missing now and then
+    assert lacking == set()
+    assert len(asked_for()) > 40
 
 
 def test_the_pages_of_the_ingress_tell_of_the_queue(
