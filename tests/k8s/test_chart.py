@@ -371,6 +371,7 @@ def test_metrics_tell_installations_apart() -> None:
     assert [each["port"] for each in endpoints] == ["metrics", "as-metrics", "dash-metrics"]
     for each in endpoints:
         assert {"targetLabel": "florence", "replacement": "florence"} in each["relabelings"]
+        assert {"action": "labeldrop", "regex": "endpoint"} in each["relabelings"]  # it is ours
 
 
 def test_the_dashboard_is_what_grafana_s_sidecar_looks_for() -> None:
