@@ -160,7 +160,7 @@ METRICS: dict[str, Metric] = {
         "gauge", "How long the first webhook that is due has been due.", is_clusters=True
     ),
     "florence_store_up": Metric(
-        "gauge", "Whether the store answers this process: 1, or 0 while it is away."
+        "gauge", "Whether the store answers: 1, or 0 while it is away.", is_clusters=True
     ),
     "florence_store_bytes": Metric(
         "gauge", "Size of the queue's file, or of its tables in PostgreSQL.", is_clusters=True
