@@ -9,6 +9,7 @@ from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig
 from tests.k8s.autoscaling import launched, least, most, node_types
 from tests.k8s.rendered import NAMES, boxes, cluster
 
+BOXES = boxes("ha-redis").items()
 GROUPED = [name for name in NAMES if name != "cpu-demo"]
 
 
@@ -42,6 +43,15 @@ def test_the_most_replicas_of_a_release_find_pods(name: str) -> None:
     """At the top of the load, with the new replicas beside the old."""
     _, unmet = launched(name, most(name))
     assert unmet == 0
+
+
+def test_replicas_that_keep_apart_find_as_many_pods() -> None:
+    """Also while a release starts new ones beside them."""
+    pods = node_types("ha-redis")["cpu"]["max_workers"]
+    apart = {n: box["max_replicas_per_node"] for n, box in BOXES if "max_replicas_per_node" in box}
+    assert apart == {"Ingress": 1, "Dispatcher": 1}
+    for name, each in apart.items():
+        assert most("ha-redis")[name] <= pods * each, name
 
 
 @pytest.mark.parametrize("replicas", [1, 3, 8])
