@@ -69,9 +69,10 @@ HOMES = {
         "florence/model.py",
         "florence/generate.py",
         "florence/backends.py",
+        "florence/room.py",
         "demo/",
     },
-    "transformers": {"florence/model.py", "florence/generate.py", "demo/"},
+    "transformers": {"florence/model.py", "florence/generate.py", "florence/room.py", "demo/"},
     "typer": {"cli/", "demo/recipe.py"},
     "loadtest": {"cli/plan.py"},  # the simulation, which ships with the command for it
 }

@@ -1,6 +1,7 @@
 """Where a checkpoint lies, and what its files say about images, lengths and search; no torch."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +99,23 @@ class Checkpoint:
             )
         return ids
 
+    def count_weights(self) -> int:
+        """How many numbers the weights are, by what their files say of themselves.
+
+        Raises:
+            SetupError: a file is missing or cut off.
+        """
+        files = sorted({*self.folder.glob("*.safetensors"), *self._shards()})
+        if not files:
+            raise SetupError(f"{self.folder} has no weights (*.safetensors): fetch it again")
+        return sum(map(count_numbers, files))
+
+    def _shards(self) -> set[Path]:
+        """The files that weights in several are said to be in."""
+        index = self.folder / "model.safetensors.index.json"
+        names = read(self.folder, index.name)["weight_map"].values() if index.is_file() else ()
+        return {self.folder / name for name in names}
+
     def check(self) -> None:
         """Read everything once.
 
@@ -129,6 +147,23 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise SetupError(f"{folder / name} is no JSON: fetch the checkpoint again") from None
 
 
+def count_numbers(file: Path) -> int:
+    """How many numbers a file of weights holds.
+
+    Raises:
+        SetupError: it is missing or cut off.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(
+                math.prod(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys()
+            )
+    except (OSError, SafetensorError) as error:
+        raise SetupError(f"{file} is missing or cut off ({error}): fetch it again") from None
+
+
 def open_checkpoint(
     settings: ModelSettings, files: tuple[str, ...] = DESCRIPTION_FILES
 ) -> Checkpoint:
@@ -153,6 +188,15 @@ def image_size(settings: ModelSettings) -> tuple[int, int]:
 
 def folder(settings: ModelSettings, files: tuple[str, ...]) -> Path:
     """The local folder of a checkpoint."""
+    return local_folder(settings) or download(settings, files)
+
+
+def local_folder(settings: ModelSettings) -> Path | None:
+    """The folder that the settings name; None for a hub id.
+
+    Raises:
+        SetupError: it is refused, or neither.
+    """
     refuse_remote_code(settings.path)
     if settings.path == "demo":
         return DEMO_CHECKPOINT
@@ -164,7 +208,19 @@ def folder(settings: ModelSettings, files: tuple[str, ...]) -> Path:
             f"no checkpoint folder at {settings.path}: give a folder, "
             "`demo`, or a hub id such as florence-community/Florence-2-large"
         )
-    return download(settings, files)
+    return None
+
+
+def cached_folder(settings: ModelSettings) -> Path | None:
+    """The snapshot of a hub id on this machine; None when its weights were never fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(settings.path, revision=settings.revision, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found) if any(Path(found).glob("*.safetensors")) else None
 
 
 def is_hub_id(path: str) -> bool:

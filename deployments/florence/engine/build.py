@@ -67,7 +67,7 @@ def build(
         inputs = replace(inputs, num_words=num_positions - inputs.num_image_tokens)
         options = replace(options, ahead=True)
     prefill = Prefill(Encoder(florence), inputs, cache)
-    shape = shape_of(florence, inputs, options, size)
+    shape = shape_of(florence.config.text_config, inputs.num_image_tokens, options, size)
     if inputs.mean.is_cuda:
         room = room_for_rows(prefill, [longest] * options.micro_batch, size.utilization)
         shape = replace(shape, num_rows=fitting(shape, inputs.dtype, room))
@@ -81,14 +81,13 @@ def build(
     return engine
 
 
-def shape_of(florence: Any, inputs: Inputs, options: Options, size: Size) -> Shape:
-    """The rows that are wanted."""
-    text = florence.config.text_config
+def shape_of(text: Any, num_image_tokens: int, options: Options, size: Size) -> Shape:
+    """The rows that are wanted; `text` is the configuration of the encoder and decoder."""
     return Shape(
         num_rows=size.num_rows,
         num_lanes=options.num_beams,
         num_positions=options.max_new_tokens + 1,
-        num_encoded=aligned(inputs.num_image_tokens + size.num_words),
+        num_encoded=aligned(num_image_tokens + size.num_words),
         num_layers=text.decoder_layers,
         num_heads=text.decoder_attention_heads,
         head_width=text.d_model // text.decoder_attention_heads,

@@ -30,4 +30,9 @@ def budget_bytes(device: torch.device, utilization: float, working_bytes: int) -
     `utilization` is the share of the whole card that this process may use.
     """
     free, total = torch.cuda.mem_get_info(device)
-    return int(total * utilization) - (total - free) - working_bytes
+    return left_bytes(total, free, utilization) - working_bytes
+
+
+def left_bytes(total: int, free: int, utilization: float) -> int:
+    """What this process may still take of a card of which `free` of `total` bytes are free."""
+    return int(total * utilization) - (total - free)

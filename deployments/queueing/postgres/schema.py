@@ -1,5 +1,6 @@
 """Brings the tables up to date, also when several processes start at the same time."""
 
+import asyncpg
 from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
@@ -25,7 +26,9 @@ async def migrate(connection: "PoolConnectionProxy[Record]") -> None:
         pass
 
 
-async def check_fit(connection: "PoolConnectionProxy[Record]") -> None:
+async def check_fit(
+    connection: "asyncpg.Connection[Record] | PoolConnectionProxy[Record]",
+) -> None:
     """Refuse a server that is too old, and a connection without a schema."""
     if int(await connection.fetchval("SHOW server_version_num")) < OLDEST:
         raise SetupError(f"PostgreSQL {OLDEST // 10000} or newer is needed; upgrade the server")

@@ -19,7 +19,9 @@ def inputs_of(pool: Pool) -> Inputs:
 def test_rows_are_as_wide_as_the_model(uneven: Pool) -> None:
     """Room for the longest prompt beside the image, and for the start token before the answer."""
     options = Options(num_beams=4, max_new_tokens=16)
-    shape = shape_of(uneven.model.florence, inputs_of(uneven), options, Size(5, num_words=20))
+    text = uneven.model.florence.config.text_config
+    num_image_tokens = uneven.model.checkpoint.num_image_tokens
+    shape = shape_of(text, num_image_tokens, options, Size(5, num_words=20))
     assert shape == Shape(
         num_rows=5,
         num_lanes=4,

@@ -1,0 +1,45 @@
+"""The schema of a file, read without changing it."""
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from deployments.errors import SetupError
+from deployments.queueing.sqlite.file import (
+    BUSY_TIMEOUT_S,
+    check_ours,
+    check_whole,
+    unusable,
+    version_of,
+)
+
+
+def version_in(file: Path) -> int | None:
+    """The number of the latest migration that `file` has seen; None when it can be made.
+
+    Raises:
+        SetupError: it cannot be made or written, is not ours, or is damaged.
+    """
+    file = file.absolute()
+    if not file.exists():
+        refuse_read_only(file, next(each for each in file.parents if each.exists()))
+        return None
+    refuse_read_only(file, file)
+    try:
+        uri = f"{file.as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+            check_ours(file, connection)
+            check_whole(file, connection)
+            return version_of(connection)
+    except sqlite3.Error as error:
+        raise unusable(file, error) from None
+
+
+def refuse_read_only(file: Path, path: Path) -> None:
+    """Raise SetupError when `path`, by which `file` is made or written, cannot be written."""
+    if not os.access(path, os.W_OK):
+        raise SetupError(
+            f"store {file}: {path} cannot be written; "
+            "make it writable, or name another file in store.url"
+        )
