@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 from deployments.cli import keys as key_commands
 from deployments.cli import store as store_commands
 from deployments.cli import webhooks as webhook_commands
+from deployments.cli.doctor.command import doctor
 from deployments.cli.options import State
 from deployments.cli.plan import plan
 from deployments.cli.signals import raise_interrupts
@@ -142,6 +143,7 @@ def top(
     show(urls or [], every, window, once, as_json, state or state_home())
 
 
+app.command()(doctor)
 app.add_typer(key_commands.app, name="keys")
 app.command()(plan)
 app.command()(usage)

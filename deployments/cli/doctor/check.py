@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deployments.cli.doctor.verdict import Kind, Verdict, fail, skip
+from deployments.cli.doctor.verdict import Failed, Kind, Verdict, fail, skip
 from deployments.errors import SetupError
 
 LIMIT_S = 30.0
@@ -66,6 +66,8 @@ def safely(look: Callable[[], Verdict]) -> Verdict:
     """What `look` says; an error is a failure in one line, never a traceback."""
     try:
         return look()
+    except Failed as error:
+        return error.verdict
     except SetupError as error:
         return fail(one_line(error))
     except Exception as error:

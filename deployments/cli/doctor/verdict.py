@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from deployments.errors import SetupError
+
 
 class Kind(StrEnum):
     """How it is."""
@@ -40,3 +42,11 @@ def fail(said: str, remedy: str = "") -> Verdict:
 def skip(said: str) -> Verdict:
     """Not to be known here."""
     return Verdict(Kind.SKIP, said)
+
+
+class Failed(SetupError):
+    """What a look cannot go on after."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(f"{said}: {remedy}")
+        self.verdict = fail(said, remedy)

@@ -29,7 +29,8 @@ def judged(wanted: dict[str, str], found: dict[str, str]) -> Verdict:
 
 def pinned() -> dict[str, str]:
     """The versions that must be, by package."""
-    found = (PINNED.match(line.partition(";")[0].strip()) for line in requires(PACKAGE) or ())
+    needed = (line for line in requires(PACKAGE) or () if "extra ==" not in line)
+    found = (PINNED.match(line.partition(";")[0].strip()) for line in needed)
     return {each[1]: each[2] for each in found if each}
 
 
