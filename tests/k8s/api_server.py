@@ -1,10 +1,13 @@
 """A part of the Kubernetes API over real HTTP: objects that are read, listed and patched.
 
+What is at a path in `forbidden` may not be read.
+
 No schema, no admission, no watch: what has to be true of objects is tested against KubeRay's
 definitions elsewhere.
 """
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import jsonpatch
 
 Document = dict[str, Any]
+NAMESPACE = re.compile(r"/namespaces/[^/]+/")
 PLURALS = {"y": "ies", "s": "ses"}
 
 
@@ -23,6 +27,7 @@ class ApiServer:
 
     def __init__(self, objects: Iterable[Document] = ()) -> None:
         self.objects: dict[str, Document] = {}
+        self.forbidden: set[str] = set()
         self.url = ""
         self._version = 0
         self._lock = threading.Lock()
@@ -45,13 +50,15 @@ class ApiServer:
             return self.objects.get(path)
 
     def below(self, path: str, selector: str = "") -> Document:
-        """The objects right below a path that have the labels of `selector`, `a=b,c=d`."""
+        """The objects right below a path, or below it in any namespace, that have the labels of
+        `selector`, `a=b,c=d`.
+        """
         wanted = dict(pair.split("=", 1) for pair in selector.split(",") if pair)
         with self._lock:
             items = [
                 each
                 for where, each in sorted(self.objects.items())
-                if where.rpartition("/")[0] == path
+                if path in (parent := where.rpartition("/")[0], NAMESPACE.sub("/", parent))
                 and wanted.items() <= each["metadata"].get("labels", {}).items()
             ]
             version = str(self._version)
@@ -99,10 +106,11 @@ def serving(server: ApiServer) -> Iterator[ApiServer]:
             """An object, or those below a path."""
             parts = urlsplit(self.path)
             found = server.get(parts.path)
+            if parts.path in server.forbidden:
+                self.refuse(403, "Forbidden")
+                return
             if found is None and not is_collection(parts.path):
-                self.answer(
-                    404, {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
-                )
+                self.refuse(404, "NotFound")
                 return
             selector = parse_qs(parts.query).get("labelSelector", [""])[0]
             self.answer(200, found or server.below(parts.path, selector))
@@ -111,6 +119,12 @@ def serving(server: ApiServer) -> Iterator[ApiServer]:
             """Of an object."""
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             self.answer(200, server.patch(urlsplit(self.path).path, body))
+
+        def refuse(self, status: int, reason: str) -> None:
+            """In Kubernetes' words."""
+            said = {"message": f"{urlsplit(self.path).path} is {reason}", "reason": reason}
+            failure = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
+            self.answer(status, failure | said)
 
         def answer(self, status: int, document: Document) -> None:
             """As JSON."""

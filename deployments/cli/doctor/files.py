@@ -1,9 +1,9 @@
 """Can files be written, read and removed where uploads and pictures are kept?"""
 
-import os
 import shutil
 from pathlib import Path
 
+from deployments.cli.doctor.places import obstacle
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, warn
 from deployments.errors import StoreUnavailable
@@ -26,9 +26,8 @@ def files(subject: Subject) -> Verdict:
 
 def place_for(folder: Path) -> Verdict:
     """Whether a folder can be made."""
-    parent = next(each for each in folder.parents if each.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        return unwritable(str(folder), f"{parent} cannot be written")
+    if blocking := obstacle(folder):
+        return unwritable(str(folder), f"{blocking} is no folder that can be written")
     return ok(f"{folder} is made at the first start")
 
 

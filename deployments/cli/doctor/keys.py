@@ -1,9 +1,9 @@
 """Can somebody call, and can receivers trust our webhooks?"""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from deployments.cli.doctor.places import obstacle
 from deployments.cli.doctor.store import read_store
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, warn
@@ -64,8 +64,7 @@ async def signing_keys(opened: Store) -> Sequence[SigningKey]:
 
 def without_keys(folder: Path, subject: Subject) -> Verdict:
     """What it means that there is none."""
-    parent = next(each for each in (folder, *folder.parents) if each.exists())
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if obstacle(folder):
         remedy = f"put two there, as `{GENERATE} NAME.pem` makes them"
         return fail(f"none in {folder}, and none can be made", remedy)
     if subject.is_laptop or not subject.settings.store.url.startswith("postgres"):

@@ -22,10 +22,13 @@ def version_in(file: Path) -> int | None:
         SetupError: it cannot be made or written, is not ours, or is damaged.
     """
     file = file.absolute()
+    parent = next(each for each in file.parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise read_only(file, parent)
     if not file.exists():
-        refuse_read_only(file, next(each for each in file.parents if each.exists()))
         return None
-    refuse_read_only(file, file)
+    if not os.access(file, os.W_OK):
+        raise read_only(file, file)
     try:
         uri = f"{file.as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
@@ -36,10 +39,9 @@ def version_in(file: Path) -> int | None:
         raise unusable(file, error) from None
 
 
-def refuse_read_only(file: Path, path: Path) -> None:
-    """Raise SetupError when `path`, by which `file` is made or written, cannot be written."""
-    if not os.access(path, os.W_OK):
-        raise SetupError(
-            f"store {file}: {path} cannot be written; "
-            "make it writable, or name another file in store.url"
-        )
+def read_only(file: Path, path: Path) -> SetupError:
+    """The error for a `path` by which `file` would be made or written, and cannot be."""
+    return SetupError(
+        f"store {file}: {path} cannot be written; "
+        "make it writable, or name another file in store.url"
+    )

@@ -1,0 +1,73 @@
+"""The doctor as a program reads it, and subjects for its checks."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.cli.doctor.subject import Subject
+from deployments.cli.doctor.verdict import Kind, Verdict
+from deployments.settings import parse
+from tests.cli.conftest import Florence
+from tests.queueing.postgres import bench, postgres
+
+__all__ = ["anyio_backend", "bench", "postgres"]
+
+Findings = dict[str, Verdict]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the doctor found, and its exit code."""
+
+    code: int
+    found: Findings
+
+
+Doctor = Callable[..., Diagnosis]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio alone, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture
+def doctor(florence: Florence) -> Doctor:
+    """Runs `florence doctor --json` with some words."""
+
+    def call(*words: str) -> Diagnosis:
+        left = florence("doctor", "--json", *words)
+        lines = [json.loads(line) for line in left.out.splitlines()]
+        return Diagnosis(left.code, {line["check"]: verdict_in(line) for line in lines})
+
+    return call
+
+
+def verdict_in(line: dict[str, Any]) -> Verdict:
+    """What a line of JSON says of its check."""
+    return Verdict(Kind(line["verdict"]), line["said"], line["remedy"] or "")
+
+
+def subject(
+    tree: dict[str, Any], *, is_laptop: bool = False, is_elsewhere: bool = False
+) -> Subject:
+    """One with these settings."""
+    return Subject(parse(tree), is_laptop, is_elsewhere)
+
+
+def sqlite_at(file: Path) -> Subject:
+    """One whose store is a file."""
+    return subject({"store": {"url": f"sqlite:///{file}"}})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A PostgreSQL server takes its time: what needs one is no fast test."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
