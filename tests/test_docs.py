@@ -21,7 +21,8 @@ TEXTS = [ROOT / "README.md", *PAGES]
 each_text = pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
 
 COMMAND = re.compile(
-    r"(?<![\w/-])florence ((?:serve|predict|demo|plan|doctor|top|keys|usage|webhooks|store)\b[^#`\n]*)"
+    r"(?<![\w/-])florence "
+    r"((?:serve|predict|demo|plan|doctor|top|keys|usage|webhooks|store)\b[^#`\n]*)"
 )
 
 

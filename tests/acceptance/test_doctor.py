@@ -1,0 +1,74 @@
+"""`florence doctor` looks at the running service, from outside and from inside."""
+
+import json
+import os
+import subprocess
+import sys
+
+from deployments import __version__
+from deployments.cli.state import State
+from tests.acceptance.caller import Caller
+
+AT_URL = {"service", "service-clock", "service-key", "service-webhook-keys", "service-paths"}
+Findings = dict[str, dict[str, str]]
+
+
+def doctor(state: State, *words: str) -> tuple[int, Findings]:
+    """The exit code, and what was said of each check."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "deployments.cli",
+            "doctor",
+            "--json",
+            "--state",
+            state.folder,
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env=os.environ,
+    )
+    assert done.stderr == ""
+    return done.returncode, {
+        each["check"]: each for each in map(json.loads, done.stdout.splitlines())
+    }
+
+
+def verdicts(found: Findings) -> dict[str, str]:
+    """The verdict of each check."""
+    return {name: each["verdict"] for name, each in found.items()}
+
+
+def test_a_service_that_serves_is_fine(caller: Caller, state: State) -> None:
+    """The local key is found, and a run answers with boxes."""
+    code, found = doctor(state, "--url", caller.url, "--smoke")
+    assert verdicts(found) == dict.fromkeys([*AT_URL, "smoke"], "ok") | {"service-ports": "skip"}
+    assert found["service"]["said"] == f"{caller.url} is ready, version {__version__}"
+    assert " boxes for " in found["smoke"]["said"]
+    assert code == 0
+
+
+def test_a_wrong_key_fails(caller: Caller, state: State) -> None:
+    """Both by itself, and with the run."""
+    code, found = doctor(state, "--url", caller.url, "--key", "wrong:key", "--smoke")
+    assert code == 1
+    wrong = {name for name, verdict in verdicts(found).items() if verdict == "fail"}
+    assert wrong == {"service-key", "smoke"}
+    assert "401" in found["service-key"]["said"]
+
+
+def test_what_it_keeps_is_fine_while_it_runs(caller: Caller, state: State) -> None:
+    """Its store, files, keys and Ray, beside the service; nothing disturbs it."""
+    code, found = doctor(state)
+    assert code == 0, found
+    assert "fail" not in verdicts(found).values()
+    assert "schema" in found["store"]["said"]
+    assert found["keys"]["said"].startswith("1 in the settings")
+    assert found["webhook-keys"]["verdict"] == "ok"
+    assert found["ray-token"]["said"] == "Ray asks for it"
+    assert found["ports"]["verdict"] == "ok"
+    assert caller.http.get(f"{caller.url}/ready").status_code == 200
