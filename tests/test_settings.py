@@ -22,7 +22,11 @@ from deployments.settings import (
 )
 
 PACKAGE = Path(deployments.__file__).parent
-MAY_TOUCH_ENVIRONMENT = {"settings.py", "cli/service.py"}  # the latter sets it for Ray's processes
+MAY_TOUCH_ENVIRONMENT = {
+    "settings.py",
+    "cli/service.py",
+    "cli/doctor/machine.py",  # of other processes
+}  # the latter sets it for Ray's processes
 
 
 def fields(section: type[BaseModel] = Settings, at: str = "") -> Iterator[tuple[str, FieldInfo]]:
