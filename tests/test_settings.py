@@ -24,9 +24,9 @@ from deployments.settings import (
 PACKAGE = Path(deployments.__file__).parent
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py",
-    "cli/service.py",
-    "cli/doctor/machine.py",  # of other processes
-}  # the latter sets it for Ray's processes
+    "cli/service.py",  # sets it for Ray's processes
+    "cli/doctor/machine.py",  # looks at that of other processes
+}
 
 
 def fields(section: type[BaseModel] = Settings, at: str = "") -> Iterator[tuple[str, FieldInfo]]:

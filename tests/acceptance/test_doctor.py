@@ -48,7 +48,7 @@ def test_a_service_that_serves_is_fine(caller: Caller, state: State) -> None:
     code, found = doctor(state, "--url", caller.url, "--smoke")
     assert verdicts(found) == dict.fromkeys([*AT_URL, "smoke"], "ok") | {"service-ports": "skip"}
     assert found["service"]["said"] == f"{caller.url} is ready, version {__version__}"
-    assert " boxes for " in found["smoke"]["said"]
+    assert "boxes: " in found["smoke"]["said"]
     assert code == 0
 
 

@@ -36,4 +36,4 @@ def smoke(service: Service) -> Verdict:
     except ValidationError as error:
         why = str(error).splitlines()[0]
         return fail(f"{TASK.path} answers something else: {why}", "see what answers at --url")
-    return ok(f"{len(found)} boxes for {len(scene.objects)} shapes in {took_s:.2f} s")
+    return ok(f"boxes: {len(found)}, shapes: {len(scene.objects)}, in {took_s:.2f} s")

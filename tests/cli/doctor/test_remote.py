@@ -163,7 +163,7 @@ def test_rays_dashboard_is_not_to_be_there(service: Service, site: Site) -> None
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        ((200, {"results": {"bboxes": []}}), Kind.OK, "0 boxes for"),
+        ((200, {"results": {"bboxes": []}}), Kind.OK, "boxes: 0"),
         ((200, {"results": "a cat"}), Kind.FAIL, "answers something else"),
         ((500, {"detail": "the model failed"}), Kind.FAIL, "answers 500: the model failed"),
     ],
