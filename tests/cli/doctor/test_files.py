@@ -1,7 +1,7 @@
 """Folders and buckets that can be written, and those that cannot."""
 
-import resource
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,8 @@ from deployments.cli.doctor.check import safely
 from deployments.cli.doctor.files import files
 from deployments.cli.doctor.verdict import Kind, Verdict
 from tests.cli.doctor.conftest import subject
+
+ROOT = Path(__file__).parents[3]
 
 
 def looked(root: object) -> Verdict:
@@ -45,21 +47,27 @@ def test_a_place_where_no_folder_can_be_fails() -> None:
     assert "files.root" in found.remedy
 
 
-@pytest.fixture
-def no_byte_more() -> Iterator[None]:
-    """No file of this process may grow, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+# In a process of its own, as the limit holds for whatever the tests write, too.
+NO_BYTE_MORE = """
+import resource, sys
+from tests.cli.doctor.test_files import looked
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as on a full disk
+found = looked(sys.argv[1])
+print(found.kind, found.said)
+"""
 
 
-@pytest.mark.usefixtures("no_byte_more")
 def test_a_folder_that_takes_nothing_fails(tmp_path: Path) -> None:
     """The reason is the system's."""
-    found = looked(tmp_path)
-    assert found.kind is Kind.FAIL
-    assert f"{tmp_path} cannot be written: [Errno 27] File too large" in found.said
+    done = subprocess.run(
+        [sys.executable, "-c", NO_BYTE_MORE, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    said = f"fail {tmp_path} cannot be written: [Errno 27] File too large"
+    assert done.stdout.startswith(said)
     assert left_in(tmp_path) == []
 
 
