@@ -19,7 +19,7 @@ test: install-test ## lint, types and every test
 	@.venv/bin/mypy
 	@.venv/bin/python -m pytest
 
-test-fast: install-test ## the quick tests, in under a minute
+test-fast: install-test ## the quick tests, in about a minute
 	@.venv/bin/python -m pytest -q -n 2 -m "not slow"
 
 bench: install-test ## requests/s, latencies and memory of the running service against a plain loop

@@ -114,10 +114,18 @@ def close(before: set[psutil.Process]) -> None:
         endings = ingress.close.remote(CLOSING_S), dispatcher.stop.remote()
         for ending in endings:
             ending.result(timeout_s=HANDING_BACK_S)
+    hush()
     for process in descendants() - before:
         with suppress(psutil.NoSuchProcess):
             if process.name() == "haproxy" or "".join(process.cmdline()).startswith(FRONTS):
                 process.kill()
+
+
+def hush() -> None:
+    """Have Ray no longer print, on standard output, that a process has died: now we end them."""
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
 
 
 def check(profile: Profile) -> None:

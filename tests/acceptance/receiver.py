@@ -55,7 +55,9 @@ class Receiver:
         """Listen: the first time on a free port, then on the same one."""
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler_of(self))
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="receiver")
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), name="receiver"
+        )
         self._thread.start()
 
     def stop(self) -> None:

@@ -221,6 +221,7 @@ def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
             keys.append(found[1])
             port = re.search(r"Base URL  http://127.0.0.1:(\d+)", printed)
             assert port
+        assert "raylet" not in (tmp_path / "log").read_text()
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(f"http://127.0.0.1:{port[1]}/health")
 
@@ -326,13 +327,14 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) ->
 
 
 def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:
-    """`florence demo` writes its four files for each scene and exits 0."""
+    """`florence demo` writes its four files for each scene, exits 0, and Ray says nothing."""
     done = florence("demo", "--seed", "7", "--out", str(tmp_path))
     names = {file.name for file in tmp_path.iterdir()}
     answer = json.loads((tmp_path / "result-1.json").read_text())
     truth = json.loads((tmp_path / "truth-1.json").read_text())
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "raylet" not in done.stdout + done.stderr
     assert names == {
         f"{kind}-{number}.{suffix}"
         for number in (1, 2, 3)

@@ -1,6 +1,8 @@
 """KubeRay's definitions as JSON schemas that refuse unknown fields, as the API server does.
 
-The definitions are not ours and are not copied here: KUBERAY_CRDS names their folder.
+The definitions are not ours and are not copied here: KUBERAY_CRDS names their folder, such as
+`helm-chart/kuberay-operator/crds` of KubeRay. Without them the tests that ask them are skipped, but
+neither in CI nor where a folder is named.
 """
 
 import json
@@ -10,6 +12,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
@@ -27,6 +30,8 @@ def folder() -> Path:
 def schema_of(plural: str) -> Schema:
     """The schema of v1 of a kind, such as `rayservices`."""
     file = folder() / f"ray.io_{plural}.yaml"
+    if not file.exists() and not os.environ.keys() & {"CI", "KUBERAY_CRDS"}:
+        pytest.skip("KUBERAY_CRDS has to name the folder with KubeRay's definitions")
     assert file.exists(), f"{file} is missing: give KUBERAY_CRDS the folder with KubeRay's CRDs"
     stat = file.stat()
     kept = Path(gettempdir()) / f"florence-{plural}-{stat.st_size}-{stat.st_mtime_ns}.json"

@@ -352,7 +352,7 @@ def test_alerts_have_their_runbooks() -> None:
     names = [rule["alert"] for rule in group["rules"]]
     assert sorted(names) == sorted(file.stem for file in (CHART / "files/alerts").glob("*.yaml"))
     for rule in group["rules"]:
-        assert rule["annotations"]["runbook_url"].endswith(f"runbooks/{rule['alert']}.md")
+        assert rule["annotations"]["runbook_url"] == f"k8s/runbooks/{rule['alert']}.md"
         assert rule["labels"]["team"] == "vision"
 
 

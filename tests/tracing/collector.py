@@ -75,7 +75,7 @@ def collecting() -> Iterator[Collector]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         collector.url = f"http://127.0.0.1:{server.server_port}/v1/traces"
-        thread = threading.Thread(target=server.serve_forever, name="collector")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="collector")
         thread.start()
         yield collector
         server.shutdown()

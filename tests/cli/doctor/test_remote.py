@@ -80,7 +80,7 @@ def service(site: Site) -> Iterator[Service]:
             """Quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, httpx2.Client() as http:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield Service(f"http://127.0.0.1:{server.server_port}", http, "good")
         server.shutdown()

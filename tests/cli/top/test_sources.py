@@ -43,7 +43,7 @@ class Pages(BaseHTTPRequestHandler):
 def site() -> Iterator[str]:
     """An exporter, and pages that are none."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -32,7 +32,7 @@ class Refusing(BaseHTTPRequestHandler):
 def refusing() -> Iterator[str]:
     """The URL of a server that is no service of ours."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

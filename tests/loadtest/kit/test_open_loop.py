@@ -34,7 +34,7 @@ PATIENCE_S = 60
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that stalls as the parameter says."""
     server = Server(AFTER_S, request.param)
-    threading.Thread(target=server.serve_forever).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
     yield server
     server.shutdown()
     server.server_close()
