@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 
 import httpx2
@@ -15,7 +16,7 @@ import psutil
 
 from deployments.cli.haproxy import confined
 from deployments.cli.profile import Profile, Tree
-from deployments.cli.signals import held_off, kept
+from deployments.cli.signals import held_off, kept, postponed
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
@@ -51,6 +52,7 @@ def running(profile: Profile) -> Iterator[None]:
         SetupError: something that it needs is missing; it names the remedy.
     """
     check(profile)
+    load()
     front: AbstractContextManager[Tree] = confined() if profile.haproxy else nullcontext({})
     with front as of_front:
         os.environ.update(ENVIRONMENT | profile.environment | of_front)
@@ -65,6 +67,13 @@ def running(profile: Profile) -> Iterator[None]:
         finally:
             with held_off():
                 stop(before)
+
+
+def load() -> None:
+    """Import all of Ray and of the application, which cannot be done again once interrupted."""
+    with postponed():
+        for name in ("ray.serve", "deployments.app"):
+            import_module(name)
 
 
 def descendants() -> set[psutil.Process]:

@@ -1,18 +1,27 @@
 """The signals that end a command: Ctrl-C, and what a supervisor or a closed terminal sends."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AGAIN = signal.SIGALRM
+AGAIN_S = 0.01
 
 
 def raise_interrupts() -> None:
-    """Let each of them raise KeyboardInterrupt, but leave alone what a parent has us ignore."""
+    """Let each of them raise KeyboardInterrupt, but leave alone what a parent has us ignore.
+
+    An interrupt that meets a finalizer or a callback from C is dropped there by Python, with a
+    note on standard error: it is raised again until it is heard.
+    """
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
+    signal.signal(AGAIN, interrupt)
+    sys.unraisablehook = raise_again
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -20,10 +29,18 @@ def interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Interrupt once more, out of whatever dropped it; note other errors as ever."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt | SystemExit):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(dropped)
+
+
 @contextmanager
 def kept() -> Iterator[None]:
     """After the block the handlers are as before it, whoever set others in it: Ray does."""
-    before = {number: signal.getsignal(number) for number in STOPS}
+    before = {number: signal.getsignal(number) for number in (*STOPS, AGAIN)}
     try:
         yield
     finally:
@@ -35,6 +52,23 @@ def kept() -> Iterator[None]:
 def held_off() -> Iterator[None]:
     """Inside the block none of them is heard, so that stopping is done to its end."""
     with kept():
-        for number in STOPS:
+        for number in (*STOPS, AGAIN):
             signal.signal(number, signal.SIG_IGN)
         yield
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Inside the block they wait, for what must not be left half done.
+
+    Raises:
+        KeyboardInterrupt: after the block, when one came.
+    """
+    came: list[int] = []
+    with kept():
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _frame: came.append(number))
+        yield
+    if came:
+        raise KeyboardInterrupt

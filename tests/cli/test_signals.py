@@ -2,10 +2,21 @@
 
 import os
 import signal
+import sys
+import time
+from collections.abc import Iterator
 
 import pytest
 
-from deployments.cli.signals import STOPS, held_off, kept, raise_interrupts
+from deployments.cli.signals import STOPS, held_off, kept, postponed, raise_interrupts
+
+
+@pytest.fixture(autouse=True)
+def hook() -> Iterator[None]:
+    """What hears of dropped errors is as before after each test."""
+    before = sys.unraisablehook
+    yield
+    sys.unraisablehook = before
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -39,3 +50,62 @@ def test_stopping_is_not_interrupted() -> None:
     with held_off():
         for number in STOPS:
             os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_one_that_a_finalizer_drops_is_raised_again(number: signal.Signals) -> None:
+    """Python drops what is raised in a finalizer; the command must end nevertheless."""
+
+    class Final:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    def drop() -> None:
+        Final()
+        time.sleep(5)
+
+    with kept():
+        raise_interrupts()
+        with pytest.raises(KeyboardInterrupt):
+            drop()
+
+
+def test_other_dropped_errors_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Only interrupts are raised again."""
+
+    class Final:
+        def __del__(self) -> None:
+            raise ValueError("of a finalizer")
+
+    with kept():
+        raise_interrupts()
+        Final()
+        time.sleep(0.05)
+
+    assert "ValueError: of a finalizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_postponed_one_is_raised_afterwards(number: signal.Signals) -> None:
+    """What must not be left half done is done, and then the command ends."""
+    done = []
+
+    def do() -> None:
+        with postponed():
+            os.kill(os.getpid(), number)
+            done.append(number)
+
+    with kept():
+        raise_interrupts()
+        with pytest.raises(KeyboardInterrupt):
+            do()
+
+    assert done == [number]
+
+
+def test_postponing_nothing_raises_nothing() -> None:
+    """Without a signal the block is a block like any other."""
+    with kept():
+        raise_interrupts()
+        with postponed():
+            pass
