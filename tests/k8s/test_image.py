@@ -40,7 +40,7 @@ def test_hadolint_does_look(tmp_path: Path) -> None:
     assert "DL3007" in hadolint(file)
 
 
-@pytest.mark.parametrize("target", ["runtime", "runtime-with-model", "cpu"])
+@pytest.mark.parametrize("target", ["runtime", "runtime-with-model", "cpu", "loadtest"])
 def test_each_target_is_there(target: str) -> None:
     """And said how to be built, with the version of the chart."""
     assert target in stages()
@@ -49,7 +49,7 @@ def test_each_target_is_there(target: str) -> None:
     assert f"ARG VERSION={__version__}\n" in FILE.read_text()
 
 
-@pytest.mark.parametrize("target", ["runtime", "cpu"])
+@pytest.mark.parametrize("target", ["runtime", "cpu", "loadtest"])
 def test_the_image_runs_as_the_user_of_the_chart(target: str) -> None:
     """Not as root."""
     (*_, last) = re.findall(r"^[A-Z]+ .*$", stages()[target], re.MULTILINE)

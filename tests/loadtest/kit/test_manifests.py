@@ -8,8 +8,10 @@ import typer.main
 import yaml
 
 from loadtest.kit.__main__ import app, scenario_of
+from tests.k8s.rendered import one
 
 FOLDER = Path(__file__).parents[3] / "k8s" / "loadtest"
+DOCKERFILE = FOLDER.parent / "docker" / "Dockerfile"
 DOCUMENTS = [
     document
     for file in sorted(FOLDER.glob("*.yaml"))
@@ -40,8 +42,23 @@ def options(role: str) -> dict[str, Any]:
 @each_job
 def test_the_command_is_the_kits(role: str) -> None:
     """With arguments that it takes, and a scenario that there is."""
-    assert container(role)["command"][1:] == ["-m", "loadtest.kit"]
+    assert container(role)["command"] == ["python", "-m", "loadtest.kit"]
     assert scenario_of(options(role)["scenario"])
+
+
+@each_job
+def test_the_image_is_the_dockerfiles(role: str) -> None:
+    """Whose head says how that one is built."""
+    image = container(role)["image"]
+    assert f" --target loadtest -t {image} ." in DOCKERFILE.read_text()
+
+
+def test_the_service_is_the_charts() -> None:
+    """The one that a release with the name of all examples makes."""
+    service = one("RayService")["spec"]["serveService"]
+    [port] = service["spec"]["ports"]
+
+    assert options("master")["url"] == f"http://{service['metadata']['name']}:{port['port']}"
 
 
 def test_the_master_expects_the_workers_that_there_are() -> None:
