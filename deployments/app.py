@@ -14,11 +14,11 @@ from deployments.dispatcher import Dispatcher
 from deployments.florence.checkpoint import refuse_remote_code
 from deployments.inference import Inference
 from deployments.ingress import Ingress
+from deployments.jobs.sqlite.owner import refuse_many_nodes
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
-from deployments.queueing.owner import refuse_many_nodes
 from deployments.settings import Settings, parse, with_environment
-from deployments.tracing.tracer import check_tracing
+from deployments.telemetry.tracing import check_tracing
 
 Options = Mapping[str, Mapping[str, Any]]
 

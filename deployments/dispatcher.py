@@ -13,30 +13,30 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-from deployments.account import Account, account
 from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
 from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
+from deployments.files.base import open_file_store
 from deployments.florence.checkpoint import image_size
-from deployments.florence.run import Finished, Run, Stages
-from deployments.images.storage import open_file_store
-from deployments.logbook import logger
-from deployments.metrics import RayRecorder, Recorder
-from deployments.outgoing.post import Poster
+from deployments.florence.request import Finished, Run, Stages
+from deployments.jobs.instrumented import measured
+from deployments.jobs.job import Claimed, Ending, LogLine
+from deployments.jobs.maintenance import Keeper
+from deployments.jobs.metrics import Readings
+from deployments.jobs.readiness import Gate
+from deployments.jobs.sqlite.owner import store_of
+from deployments.jobs.store import Store
+from deployments.jobs.worker import Worker
+from deployments.net.client import Poster
 from deployments.pipeline import Pipeline
-from deployments.pulse import Pulse
-from deployments.queueing.delivery import Deliverer
-from deployments.queueing.gate import Gate
-from deployments.queueing.keeper import Keeper
-from deployments.queueing.measured import measured
-from deployments.queueing.owner import store_of
-from deployments.queueing.readings import Readings
-from deployments.queueing.request import Claimed, Ending, LogLine
-from deployments.queueing.signing import KeyFolder
-from deployments.queueing.store import Store
-from deployments.queueing.worker import Worker
 from deployments.settings import Settings
-from deployments.tracing.tracer import Tracer, open_tracer
+from deployments.telemetry.log import logger
+from deployments.telemetry.metrics import RayRecorder, Recorder
+from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.request_span import Account, account
+from deployments.telemetry.tracing import Tracer, open_tracer
+from deployments.webhooks.delivery import Deliverer
+from deployments.webhooks.signing import KeyFolder
 
 DELIVER_EVERY_S = 1.0
 SETUP_DELAY_S = 30.0

@@ -11,16 +11,16 @@ from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batched, Batcher
 from deployments.florence.cache import Cache
 from deployments.florence.cores import take_every_core
+from deployments.florence.counters import Tally
 from deployments.florence.forecast import Forecast
 from deployments.florence.progress import progress
-from deployments.florence.run import Generated, Partial, Prepared, Query, Run, Stages, Tokens
-from deployments.florence.tally import Tally
+from deployments.florence.request import Generated, Partial, Prepared, Query, Run, Stages, Tokens
 from deployments.florence.tasks import TASKS
-from deployments.logbook import about, logger, spare_refusals
-from deployments.metrics import RayRecorder, Recorder
-from deployments.pulse import Pulse
 from deployments.settings import Settings
-from deployments.tracing.tracer import Span, Tracer, open_tracer
+from deployments.telemetry.log import about, logger, spare_refusals
+from deployments.telemetry.metrics import RayRecorder, Recorder
+from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.tracing import Span, Tracer, open_tracer
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 

@@ -11,23 +11,23 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from deployments.api.app import create_app
-from deployments.api.closing import Closing
-from deployments.api.keys import Keyring
-from deployments.api.services import Services
+from deployments.api.auth import Keyring
+from deployments.api.dependencies import Services
+from deployments.api.shutdown import Closing
 from deployments.box import Box, are_small, box_of
 from deployments.errors import ServiceError
+from deployments.files.base import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.images.storage import open_file_store
-from deployments.metrics import RayRecorder, SharedRecorder
+from deployments.jobs.instrumented import measured
+from deployments.jobs.patient import patient
+from deployments.jobs.sqlite.owner import store_of
+from deployments.jobs.wakeup import Wakeup
 from deployments.pipeline import Pipeline
-from deployments.pulse import Pulse
-from deployments.queueing.measured import measured
-from deployments.queueing.owner import store_of
-from deployments.queueing.patient import patient
-from deployments.queueing.wakeup import Wakeup
 from deployments.settings import Settings
 from deployments.streaming import Streaming
-from deployments.tracing.tracer import open_tracer
+from deployments.telemetry.metrics import RayRecorder, SharedRecorder
+from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.tracing import open_tracer
 
 READY_TIMEOUT_S = 4.0
 

@@ -28,9 +28,9 @@ from deployments.errors import (
     RequestTimeout,
     RunnerDisconnected,
 )
-from deployments.florence.run import Finished, Generated, Prepared, Run
+from deployments.florence.request import Finished, Generated, Prepared, Run
 from deployments.images.data_uri import read_data_uri
-from deployments.metrics import Recorder
+from deployments.telemetry.metrics import Recorder
 
 DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
 RETRY_DELAY_S = 0.2

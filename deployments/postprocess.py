@@ -14,19 +14,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from deployments.errors import StoreUnavailable
+from deployments.files.base import FileStore, content_type_of, open_file_store
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.run import Finished, Generated, Prepared, Run, Stages, Stopwatch
+from deployments.florence.request import Finished, Generated, Prepared, Run, Stages, Stopwatch
 from deployments.florence.schemas import BoundingBoxes, Image
 from deployments.florence.tasks import TASKS, Results
+from deployments.images.annotate import Drawing, Painter
 from deployments.images.draw import LARGEST_SIDE
-from deployments.images.painter import Drawing, Painter
-from deployments.images.storage import FileStore, content_type_of, open_file_store
-from deployments.logbook import logger, spare_refusals
-from deployments.metrics import RayRecorder, Recorder
-from deployments.pulse import Pulse
 from deployments.settings import Settings
-from deployments.tracing.tracer import Tracer, open_tracer
+from deployments.telemetry.log import logger, spare_refusals
+from deployments.telemetry.metrics import RayRecorder, Recorder
+from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.tracing import Tracer, open_tracer
 
 PRUNE_EVERY_S = 60.0
 

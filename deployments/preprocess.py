@@ -12,18 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from deployments.errors import InternalError
+from deployments.files.base import FileStore, open_file_store
+from deployments.files.own import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.run import Pixels, Prepared, Run, Stages, Stopwatch
+from deployments.florence.request import Pixels, Prepared, Run, Stages, Stopwatch
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
-from deployments.images.own import own_name, read_own
-from deployments.images.storage import FileStore, open_file_store
-from deployments.logbook import spare_refusals
-from deployments.metrics import RayRecorder, Recorder
-from deployments.pulse import Pulse
 from deployments.settings import Settings
-from deployments.tracing.tracer import Span, Tracer, open_tracer
+from deployments.telemetry.log import spare_refusals
+from deployments.telemetry.metrics import RayRecorder, Recorder
+from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.tracing import Span, Tracer, open_tracer
 
 LONGEST_DECODE_S = 120.0
 

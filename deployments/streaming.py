@@ -10,12 +10,12 @@ from typing import Any
 
 from deployments.box import Box
 from deployments.errors import InternalError
-from deployments.florence.reader import Reader
-from deployments.florence.run import Finished, Generated, Partial, Run
+from deployments.florence.partial_parser import Reader
+from deployments.florence.request import Finished, Generated, Partial, Run
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
-from deployments.metrics import Recorder
 from deployments.pipeline import Pipeline
+from deployments.telemetry.metrics import Recorder
 
 
 class Streaming:

@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.cli.service import free_port
+from deployments.local.launch import free_port
 from loadtest import closed_loop, figures
 from loadtest.checkpoint import bench_checkpoint
 from loadtest.closed_loop import Load

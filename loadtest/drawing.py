@@ -16,10 +16,10 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from deployments.florence.run import Generated, Prepared, Run, Stages, Stopwatch
-from deployments.metrics import PrometheusRecorder
+from deployments.florence.request import Generated, Prepared, Run, Stages, Stopwatch
 from deployments.postprocess import Postprocess
 from deployments.settings import Settings, parse
+from deployments.telemetry.metrics import PrometheusRecorder
 from loadtest import figures
 from loadtest.scenes import photograph
 

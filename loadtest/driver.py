@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from deployments.florence.backend import Job
 from deployments.florence.engine.engine import Engine
-from deployments.florence.run import Query, Tokens
-from deployments.florence.schedule import Schedule
+from deployments.florence.request import Query, Tokens
+from deployments.florence.scheduler import Schedule
 
 
 @dataclass(order=True)

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.florence.backends import open_engine
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest import figures

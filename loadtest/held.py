@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 
-from deployments.cli.service import free_port
+from deployments.local.launch import free_port
 from loadtest.bench import KEY, front, wait_until_ready
 from loadtest.processes import Family
 

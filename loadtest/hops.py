@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.cli.service import ENVIRONMENT
-from deployments.florence.run import Pixels
+from deployments.florence.request import Pixels
+from deployments.local.launch import ENVIRONMENT
 from loadtest import figures
 from loadtest.processes import Family
 

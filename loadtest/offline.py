@@ -12,7 +12,7 @@ import numpy as np
 from deployments.demo.scenes import draw_scene
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.run import Query
+from deployments.florence.request import Query
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels
 from deployments.settings import InferenceSettings, ModelSettings

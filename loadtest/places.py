@@ -15,14 +15,14 @@ from typing import Protocol
 
 import asyncpg
 
-from deployments.queueing.postgres import PostgresStore
-from deployments.queueing.postgres.database import Database
-from deployments.queueing.postgres.submitting import AFTER, BEFORE, columns
-from deployments.queueing.request import Submission
-from deployments.queueing.sqlite import SqliteStore
-from deployments.queueing.sqlite.file import open_file
-from deployments.queueing.sqlite.tables import Tables
-from deployments.queueing.store import POSITION_CAP, Store
+from deployments.jobs.job import Submission
+from deployments.jobs.postgres import PostgresStore
+from deployments.jobs.postgres.database import Database
+from deployments.jobs.postgres.submitting import AFTER, BEFORE, columns
+from deployments.jobs.sqlite import SqliteStore
+from deployments.jobs.sqlite.file import open_file
+from deployments.jobs.sqlite.tables import Tables
+from deployments.jobs.store import POSITION_CAP, Store
 from deployments.settings import QueueSettings
 from loadtest.producers import Submit
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from deployments.queueing.request import Submission
+from deployments.jobs.job import Submission
 from loadtest import figures
 
 Submit = Callable[[Submission], Awaitable[Any]]

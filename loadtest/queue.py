@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.queueing.opening import open_store
-from deployments.queueing.request import Submission
+from deployments.jobs.job import Submission
+from deployments.jobs.open import open_store
 from deployments.settings import QueueSettings, StoreSettings, hash_key
 from loadtest import figures
 from loadtest.bench import KEY

@@ -20,8 +20,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from deployments.queueing.request import Claimed, Ending
-from deployments.queueing.store import Store
+from deployments.jobs.job import Claimed, Ending
+from deployments.jobs.store import Store
 from loadtest import figures
 from loadtest.places import Place, Postgres, Sqlite
 from loadtest.producers import Pace, pace, produce, repeat, submission
@@ -64,7 +64,7 @@ def server(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    from tests.queueing import postgres
+    from tests.jobs import postgres
 
     with postgres.server() as started:
         yield started

@@ -15,7 +15,7 @@ from ray.serve._private.logging_utils import (
     ServeLogAttributeRemovalFilter,
 )
 
-from deployments.logbook import logger
+from deployments.telemetry.log import logger
 
 
 class Lines(logging.Handler):

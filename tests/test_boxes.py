@@ -23,21 +23,21 @@ from deployments.errors import (
     SetupError,
     StoreUnavailable,
 )
+from deployments.files.base import StoredFile, expiry_of, new_name
+from deployments.files.local import LocalFileStore
+from deployments.files.pending import is_promised
 from deployments.florence.generate import Generate
-from deployments.florence.run import Finished, Generated, Prepared, Run
+from deployments.florence.request import Finished, Generated, Prepared, Run
 from deployments.images.draw import LARGEST_SIDE
-from deployments.images.local import LocalFileStore
-from deployments.images.promised import is_promised
-from deployments.images.storage import StoredFile, expiry_of, new_name
 from deployments.inference import Inference
-from deployments.metrics import PrometheusRecorder
 from deployments.pipeline import held
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.settings import Settings, TracingSettings, parse
-from deployments.tracing.tracer import OFF, Tracer, open_tracer
+from deployments.telemetry.metrics import PrometheusRecorder
+from deployments.telemetry.tracing import OFF, Tracer, open_tracer
 from tests.acceptance.caller import scene, truth, uri
-from tests.tracing.spans import spans_in, tree
+from tests.telemetry.spans import spans_in, tree
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -19,8 +19,8 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.cli.haproxy import ON
-from deployments.cli.profile import LAPTOP, laid_over, serve_config
+from deployments.local.haproxy import ON
+from deployments.local.profile import LAPTOP, laid_over, serve_config
 from deployments.settings import parse
 
 FILES = (serve_config(), LAPTOP)

@@ -13,8 +13,8 @@ import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from deployments.api.submission import DELIVERY
-from deployments.cli.haproxy import binary, free_ports
-from deployments.cli.profile import read, serve_config
+from deployments.local.haproxy import binary, free_ports
+from deployments.local.profile import read, serve_config
 from loadtest.drills.habits import HABITS
 
 VARIABLE = "RAY_SERVE_HAPROXY_"

@@ -12,14 +12,14 @@ from deployments.autoscaling import ONGOING, Reading
 from deployments.box import Box
 from deployments.dispatcher import Dispatcher, journal
 from deployments.errors import InternalError, NotReady
-from deployments.florence.run import Finished, Run, Stages
-from deployments.images.local import LocalFileStore
-from deployments.metrics import PrometheusRecorder
-from deployments.queueing.memory import MemoryStore
-from deployments.queueing.request import Cancellation, Ending, Result, Submission
+from deployments.files.local import LocalFileStore
+from deployments.florence.request import Finished, Run, Stages
+from deployments.jobs.job import Cancellation, Ending, Result, Submission
+from deployments.jobs.memory import MemoryStore
 from deployments.settings import Settings, TracingSettings, parse
+from deployments.telemetry.metrics import PrometheusRecorder
 from tests.lines import Lines, logging_lines
-from tests.tracing.spans import spans_in
+from tests.telemetry.spans import spans_in
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ import pytest
 import typer.main
 
 from deployments.autoscaling import GAUGES
-from deployments.cli import app
-from deployments.metrics import METRICS, Metric
-from deployments.queueing.request import State
+from deployments.cli.main import app
+from deployments.jobs.job import State
 from deployments.settings import Settings
+from deployments.telemetry.metrics import METRICS, Metric
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -35,7 +35,7 @@ from deployments.errors import (
     RunnerDisconnected,
     ServiceError,
 )
-from deployments.florence.run import Finished, Generated, Prepared, Run, Stages
+from deployments.florence.request import Finished, Generated, Prepared, Run, Stages
 from deployments.pipeline import Pipeline
 
 NAMES = ("preprocess", "inference", "postprocess")

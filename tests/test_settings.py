@@ -24,7 +24,7 @@ from deployments.settings import (
 PACKAGE = Path(deployments.__file__).parent
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py",
-    "cli/service.py",  # sets it for Ray's processes
+    "local/launch.py",  # sets it for Ray's processes
     "cli/doctor/machine.py",  # looks at that of other processes
 }
 

@@ -13,7 +13,7 @@ from deployments import pipeline
 from deployments.box import Box
 from deployments.errors import GenerationError, RequestTimeout, RunnerDisconnected
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.run import Finished, Generated, Partial, Run, Stages
+from deployments.florence.request import Finished, Generated, Partial, Run, Stages
 from deployments.settings import ModelSettings
 from deployments.streaming import Streaming
 

@@ -5,10 +5,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from deployments.api.drain import Drain
-from deployments.api.window import Window
+from deployments.api.adaptive_limit import Window
+from deployments.api.retry_after import Drain
 from deployments.errors import Overloaded
-from deployments.metrics import Recorder
+from deployments.telemetry.metrics import Recorder
 
 ACTIVE_S = 1.0  # who has asked within this time has a share
 COMMON = 0.75  # of the places: those that a key can have beyond its share

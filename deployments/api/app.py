@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from deployments.api import files, health, jwks, openapi, queued, runs, uploads
-from deployments.api.drain import Drain
+from deployments.api import files, health, jwks, openapi, runs, uploads
+from deployments.api import queue as queued
+from deployments.api.dependencies import Services
 from deployments.api.envelope import Envelope
+from deployments.api.error_responses import refuse_route
 from deployments.api.limits import Limits
-from deployments.api.refusals import refuse_route
-from deployments.api.services import Services
+from deployments.api.retry_after import Drain
 from deployments.api.usage import Meter
 
 

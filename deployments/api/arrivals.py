@@ -9,10 +9,10 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from deployments.api.body import decode, faults, pieces
-from deployments.api.patience import within
+from deployments.api.deadline import within
 from deployments.errors import InputError, InvalidInput, PayloadTooLarge
+from deployments.files.base import OPAQUE, FileStore, StoredFile, content_type_of
 from deployments.images.decode import sniff
-from deployments.images.storage import OPAQUE, FileStore, StoredFile, content_type_of
 from deployments.settings import FileSettings
 
 MAX_ARRIVING = 64  # each may hold a whole file in memory; the others wait before they are read

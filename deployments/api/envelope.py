@@ -13,11 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api import cors
-from deployments.api.doors import enter
-from deployments.api.refusals import refuse
-from deployments.api.services import Services
+from deployments.api.dependencies import Services
+from deployments.api.error_responses import refuse
+from deployments.api.path_rewrite import enter
 from deployments.errors import ClientDisconnected, InternalError, ServiceError
-from deployments.logbook import about, logger
+from deployments.telemetry.log import about, logger
 
 
 class Reply:

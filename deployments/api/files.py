@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from deployments.api.patience import attended
-from deployments.api.promises import Promises
+from deployments.api.deadline import attended
+from deployments.api.dependencies import Services
+from deployments.api.pending import Promises
 from deployments.api.reading import add_reading
-from deployments.api.services import Services
 from deployments.errors import Headers, NotFound, RangeNotSatisfiable
-from deployments.images.promised import find_soon
-from deployments.images.storage import FileStore, StoredFile, is_served
+from deployments.files.base import FileStore, StoredFile, is_served
+from deployments.files.pending import find_soon
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from deployments.api.dependencies import Services
 from deployments.api.reading import add_reading
-from deployments.api.services import Services
 from deployments.errors import NotReady
 from deployments.florence.tasks import TASKS
-from deployments.queueing.readings import Readings
+from deployments.jobs.metrics import Readings
 
 READY_TIMEOUT_S = 5.0
 

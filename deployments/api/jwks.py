@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from deployments.api.dependencies import Services
 from deployments.api.reading import add_reading
-from deployments.api.services import Services
-from deployments.queueing.signing import jwks, published
+from deployments.webhooks.signing import jwks, published
 
 PATHS = ("/.well-known/jwks.json", "/rest/.well-known/jwks.json")  # the second is fal's own
 MAX_AGE_S = 600

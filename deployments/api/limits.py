@@ -7,12 +7,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from deployments.api.drain import Drain
-from deployments.api.keys import Caller
+from deployments.api.auth import Caller
+from deployments.api.retry_after import Drain
 from deployments.errors import Overloaded, RateLimited, StoreUnavailable
-from deployments.metrics import Recorder
-from deployments.queueing.store import KeyStore
+from deployments.jobs.store import KeyStore
 from deployments.settings import Settings
+from deployments.telemetry.metrics import Recorder
 
 
 class Limits:

@@ -9,10 +9,11 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from deployments import __version__
-from deployments.api import operations, orders
+from deployments.api import headers as orders
+from deployments.api import operations
+from deployments.api.dependencies import Services
 from deployments.api.operations import SCHEMAS, SECURITY
 from deployments.api.reading import add_reading
-from deployments.api.services import Services
 from deployments.errors import NotFound
 from deployments.florence.tasks import TASKS, Task
 

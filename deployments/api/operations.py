@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from deployments.api.refusals import Failure, InputRefusal, Refusal
-from deployments.api.status import Cancelled, QueueStatus
+from deployments.api.error_responses import Failure, InputRefusal, Refusal
+from deployments.api.statuses import Cancelled, QueueStatus
 from deployments.florence.tasks import Task
 
 SCHEMAS = "#/components/schemas/{model}"

@@ -17,13 +17,13 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from deployments.api import orders
+from deployments.api import headers as orders
 from deployments.api.arrivals import Arrivals, check_image, too_large
-from deployments.api.services import Services
-from deployments.api.tickets import Ticket, Tickets
+from deployments.api.dependencies import Services
+from deployments.api.signed_urls import Ticket, Tickets
 from deployments.errors import BadRequest, NotFound
+from deployments.files.base import OPAQUE, FileStore, StoredFile, name_for
 from deployments.images.decode import SNIFFED_BYTES
-from deployments.images.storage import OPAQUE, FileStore, StoredFile, name_for
 from deployments.settings import MIB
 
 PART_BYTES = 10 * MIB  # what fal's clients cut files into

@@ -10,25 +10,25 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from deployments.account import Account
-from deployments.api import orders
+from deployments.api import headers as orders
+from deployments.api.adaptive_limit import Window
 from deployments.api.admission import Admission
+from deployments.api.auth import Caller
 from deployments.api.body import read_input
-from deployments.api.drain import Drain
-from deployments.api.events import OutputStream
-from deployments.api.keys import Caller
+from deployments.api.deadline import attended, within
+from deployments.api.dependencies import Services, Tell
 from deployments.api.lifecycle import files_ttl_s
 from deployments.api.limits import Limits
 from deployments.api.operations import run_operation, run_stream_operation
-from deployments.api.patience import attended, within
-from deployments.api.promises import Promises
-from deployments.api.services import Services, Tell
+from deployments.api.pending import Promises
+from deployments.api.request_span import visit
+from deployments.api.retry_after import Drain
+from deployments.api.run_stream import OutputStream
 from deployments.api.usage import Meter
-from deployments.api.visits import visit
-from deployments.api.window import Window
-from deployments.florence.run import Finished, Run, Stages, Stopwatch
+from deployments.florence.request import Finished, Run, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
-from deployments.metrics import Recorder
+from deployments.telemetry.metrics import Recorder
+from deployments.telemetry.request_span import Account
 
 
 def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:

@@ -10,13 +10,13 @@ import httpx2
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from deployments.api import orders
+from deployments.api import headers as orders
 from deployments.api.body import read_input
 from deployments.api.lifecycle import files_ttl_s
 from deployments.errors import BadRequest
 from deployments.florence.tasks import Task
-from deployments.outgoing.url import CallRefused, parse_url
-from deployments.queueing.request import Submission
+from deployments.jobs.job import Submission
+from deployments.net.url import CallRefused, parse_url
 from deployments.settings import Settings
 
 YES = ("1", "true", "yes")

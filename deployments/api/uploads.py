@@ -19,15 +19,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from deployments.api import orders, parts
+from deployments.api import headers as orders
+from deployments.api import parts
 from deployments.api.arrivals import Arrivals, check_image, sniffed
+from deployments.api.auth import key_in
+from deployments.api.dependencies import Services
 from deployments.api.files import tag
-from deployments.api.keys import key_in
 from deployments.api.lifecycle import files_ttl_s
-from deployments.api.services import Services
-from deployments.api.tickets import Action, Ticket, Tickets
+from deployments.api.signed_urls import Action, Ticket, Tickets
 from deployments.errors import Forbidden
-from deployments.images.storage import CONTENT_TYPES, OPAQUE, SUFFIXES, new_name
+from deployments.files.base import CONTENT_TYPES, OPAQUE, SUFFIXES, new_name
 
 MAX_JSON_BYTES = 64 * 1024
 OTHER_TYPES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/tif": "image/tiff"}

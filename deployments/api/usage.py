@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 
 from deployments.errors import StoreUnavailable
-from deployments.logbook import logger
-from deployments.metrics import Recorder
-from deployments.queueing.endings import day_of
-from deployments.queueing.key import Usage
-from deployments.queueing.store import KeyStore
+from deployments.jobs.api_key import Usage
+from deployments.jobs.endings import day_of
+from deployments.jobs.store import KeyStore
+from deployments.telemetry.log import logger
+from deployments.telemetry.metrics import Recorder
 
 FLUSH_S = 1.0
 LAST_FLUSH_S = 5.0  # how long a shutdown waits for the store

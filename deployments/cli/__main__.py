@@ -1,5 +1,5 @@
 """`python -m deployments.cli` is `florence`."""
 
-from deployments.cli import main
+from deployments.cli.main import main
 
 main()

@@ -14,12 +14,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deployments.cli.client import Client, data_uri_of
 from deployments.cli.output import make_folder
 from deployments.cli.serve import local_profile
-from deployments.cli.service import running
-from deployments.cli.state import State
 from deployments.demo.scenes import Scene, draw_scene
+from deployments.local.client import Client, data_uri_of
+from deployments.local.launch import running
+from deployments.local.state import State
 
 TASK = "region-proposal"
 SIZES = ((640, 480), (512, 512), (480, 640))

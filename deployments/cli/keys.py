@@ -13,11 +13,11 @@ from rich.table import Table
 
 from deployments.cli.moments import iso, minute, moment_after
 from deployments.cli.options import Json, State, StoreUrl
-from deployments.cli.state import KEY_PREFIX
 from deployments.cli.stores import run_with_store, store_url
 from deployments.errors import SetupError
-from deployments.queueing.key import ApiKey
-from deployments.queueing.store import Store
+from deployments.jobs.api_key import ApiKey
+from deployments.jobs.store import Store
+from deployments.local.state import KEY_PREFIX
 from deployments.settings import hash_key, state_home
 
 RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smh]))?")

@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.client import CallError, Client, data_uri_of_file
 from deployments.cli.output import make_folder
-from deployments.cli.state import State
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
+from deployments.local.client import CallError, Client, data_uri_of_file
+from deployments.local.state import State
 from deployments.settings import api_key_from_environment
 
 AT_ONCE = 8

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deployments.cli.client import data_uri_of
-from deployments.cli.haproxy import ON
-from deployments.cli.profile import Profile, Tree, compose, laid_over, tree_of
-from deployments.cli.service import exporters, free_port, running
-from deployments.cli.state import State, write_private
-from deployments.cli.tls import certificates
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
+from deployments.local.client import data_uri_of
+from deployments.local.haproxy import ON
+from deployments.local.launch import exporters, free_port, running
+from deployments.local.profile import Profile, Tree, compose, laid_over, tree_of
+from deployments.local.state import State, write_private
+from deployments.local.tls import certificates
 
 ENDPOINT = f"{APP}/region-proposal"
 

@@ -15,11 +15,11 @@ from rich.table import Table
 from deployments.cli.options import State, StoreUrl
 from deployments.cli.stores import opened, run_with_store, shown, store_url
 from deployments.errors import SetupError
-from deployments.queueing.copy import copy_store, count_rows
-from deployments.queueing.opening import SQLITE
-from deployments.queueing.request import State as RequestState
-from deployments.queueing.statements import migrations
-from deployments.queueing.store import SCHEMA_TABLES, Store
+from deployments.jobs.copy import copy_store, count_rows
+from deployments.jobs.job import State as RequestState
+from deployments.jobs.open import SQLITE
+from deployments.jobs.statements import migrations
+from deployments.jobs.store import SCHEMA_TABLES, Store
 from deployments.settings import state_home
 
 app = typer.Typer(no_args_is_help=True, help="Look into the store, or move it.")

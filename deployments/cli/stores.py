@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from deployments.cli.state import State
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.queueing.opening import MEMORY, SQLITE, open_store
-from deployments.queueing.store import Store
+from deployments.jobs.open import MEMORY, SQLITE, open_store
+from deployments.jobs.store import Store
+from deployments.local.state import State
 from deployments.settings import QueueSettings, StoreSettings, store_from_environment
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from deployments.cli.moments import day_before
 from deployments.cli.options import Json, State, StoreUrl
 from deployments.cli.stores import run_with_store, store_url
 from deployments.errors import SetupError
-from deployments.queueing.key import Usage
-from deployments.queueing.store import Store
+from deployments.jobs.api_key import Usage
+from deployments.jobs.store import Store
 from deployments.settings import state_home
 
 COLUMNS = ("day", "key", "name", "endpoint", "requests", "images", "model_s")

@@ -14,11 +14,11 @@ from deployments.cli.moments import iso, minute
 from deployments.cli.options import Json, State, StoreUrl
 from deployments.cli.stores import run_with_store, store_url
 from deployments.errors import SetupError
-from deployments.queueing.pem import read_keys
-from deployments.queueing.signing import KeyFolder, Rotation
-from deployments.queueing.store import Store
-from deployments.queueing.webhook import SigningKey, Webhook, WebhookState
+from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, state_home
+from deployments.webhooks.pem import read_keys
+from deployments.webhooks.signing import KeyFolder, Rotation
+from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

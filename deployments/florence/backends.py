@@ -13,7 +13,7 @@ from deployments.florence.engine.engine import Engine, Options
 from deployments.florence.engine.inputs import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.settings import InferenceSettings
 
 

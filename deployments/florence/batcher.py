@@ -18,9 +18,9 @@ from typing import Generic, TypeVar
 
 from deployments.errors import InternalError, Overloaded, RequestTimeout, ServiceError
 from deployments.florence.backend import Backend, Job
-from deployments.florence.run import Run
-from deployments.florence.schedule import Schedule
-from deployments.florence.tally import Tally
+from deployments.florence.counters import Tally
+from deployments.florence.request import Run
+from deployments.florence.scheduler import Schedule
 
 T = TypeVar("T")
 R = TypeVar("R")

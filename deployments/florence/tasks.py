@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from deployments.florence import parsing
 from deployments.florence.answer import Answer
-from deployments.florence.run import Grammar
+from deployments.florence.request import Grammar
 from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput, TextOutput
 
 APP = "fal-ai/florence-2-large"

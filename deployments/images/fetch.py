@@ -16,10 +16,10 @@ import httpcore2
 import httpx2
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.outgoing.addresses import AddressRefused, Guard
-from deployments.outgoing.connect import GuardedBackend, Resolve, resolve_host
-from deployments.outgoing.failures import FAILURES, explain
-from deployments.outgoing.url import CallRefused, core_url, host_of, parse_url
+from deployments.net.connect import GuardedBackend, Resolve, resolve_host
+from deployments.net.failures import FAILURES, explain
+from deployments.net.guard import AddressRefused, Guard
+from deployments.net.url import CallRefused, core_url, host_of, parse_url
 from deployments.settings import PreprocessSettings
 
 HEADERS = (

@@ -6,7 +6,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
 
-from deployments.cli.profile import read, serve_config
+from deployments.local.profile import read, serve_config
 from deployments.settings import Settings
 from k8s.generate.values import Key, read_keys
 

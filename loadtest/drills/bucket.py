@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.cli.haproxy import free_ports
+from deployments.local.haproxy import free_ports
 
 NAME = "drills"
 START_S = 60.0

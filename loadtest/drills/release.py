@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from deployments.cli.profile import Tree, laid_over, read, serve_config, without_empty
+from deployments.local.profile import Tree, laid_over, read, serve_config, without_empty
 from loadtest.drills.cluster import Cluster
 
 SMALL = Path(__file__).parent / "small.yaml"

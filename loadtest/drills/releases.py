@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 from safetensors.numpy import load_file, save_file
 
-from deployments.cli.profile import Tree
 from deployments.florence.checkpoint import ALL_FILES, folder
+from deployments.local.profile import Tree
 from deployments.settings import ModelSettings
 from loadtest.drills.deaths import BOXES, replicas
 from loadtest.drills.drill import Drill

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx2
 
-from deployments.cli.haproxy import free_ports
+from deployments.local.haproxy import free_ports
 from loadtest.drills.cluster import ROOT
 from loadtest.drills.load import Target, until
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx2
 
-from deployments.cli.haproxy import METRICS, ON, QUICK_END, STATS, confined, free_ports
-from deployments.cli.profile import Tree
+from deployments.local.haproxy import METRICS, ON, QUICK_END, STATS, confined, free_ports
+from deployments.local.profile import Tree
 from deployments.settings import hash_key
 from loadtest.drills.bucket import Bucket
 from loadtest.drills.cluster import Cluster

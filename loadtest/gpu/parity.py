@@ -12,7 +12,7 @@ from transformers import Florence2ForConditionalGeneration
 
 import deployments
 from deployments.florence.engine.engine import Engine, Options
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from loadtest.driver import Driver
 from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
 

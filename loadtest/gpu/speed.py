@@ -12,7 +12,7 @@ from deployments.florence.engine.build import aligned
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine
 from deployments.florence.engine.prefill import Prefill
-from deployments.florence.run import Query
+from deployments.florence.request import Query
 from loadtest.driver import Driver
 from loadtest.gpu.floor import timed_s, wait
 from loadtest.gpu.subject import NUM_WORDS, Subject

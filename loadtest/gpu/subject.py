@@ -12,7 +12,7 @@ from deployments.florence.engine.build import Size, build
 from deployments.florence.engine.engine import Engine, Options
 from deployments.florence.engine.inputs import Inputs
 from deployments.florence.engine.search import Rules
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 
 SEED = 0
 NUM_WORDS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have

@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from deployments.cli.signals import raise_interrupts
 from deployments.errors import SetupError
+from deployments.local.signals import raise_interrupts
 from loadtest.kit.amounts import bound, bound_s, seconds, shown_s
 from loadtest.kit.arrivals import Pattern
 from loadtest.kit.crew import NotDriven

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx2
 
-from deployments.cli.service import free_port
 from deployments.errors import SetupError
+from deployments.local.launch import free_port
 from loadtest.kit.plan import KEY
 from loadtest.kit.scenarios import Scenario
 from loadtest.processes import Cost, Family

@@ -15,17 +15,17 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel
 
+from deployments.files.base import new_name
+from deployments.files.local import LocalFileStore
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.parsing import unlabelled_boxes
-from deployments.florence.run import Pixels, Tokens
+from deployments.florence.request import Pixels, Tokens
 from deployments.florence.schemas import BoundingBoxes
 from deployments.florence.vocabulary import Vocabulary
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.draw import annotate, encode
-from deployments.images.local import LocalFileStore
-from deployments.images.storage import new_name
 from deployments.settings import FileSettings, PreprocessSettings
 from loadtest.reference import BATCH, Reference
 

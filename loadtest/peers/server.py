@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import httpx2
 import psutil
 
-from deployments.cli.service import free_port
 from deployments.errors import SetupError
+from deployments.local.launch import free_port
 from loadtest import bench
 from loadtest.peers.environment import python_of
 from loadtest.peers.peer import Job

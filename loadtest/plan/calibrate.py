@@ -24,7 +24,7 @@ from deployments.florence.backend import Job
 from deployments.florence.backends import open_engine
 from deployments.florence.engine.engine import Engine
 from deployments.florence.model import Model
-from deployments.florence.run import Query
+from deployments.florence.request import Query
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest import figures

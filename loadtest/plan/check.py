@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
+from deployments.local.profile import LAPTOP, laid_over, read, serve_config
 from loadtest import figures
 from loadtest.bench import ENDPOINT, KEY, Service, load, service
 from loadtest.checkpoint import bench_checkpoint

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from deployments.cli.profile import read
 from deployments.errors import SetupError
+from deployments.local.profile import read
 from deployments.settings import Settings, parse
 from loadtest.plan.meter import Pace
 from loadtest.plan.replica import Slots

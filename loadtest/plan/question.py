@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deployments.cli.profile import serve_config
 from deployments.errors import SetupError
+from deployments.local.profile import serve_config
 from loadtest.plan import arrivals, lengths
 from loadtest.plan.arrivals import Arrival, Burst
 from loadtest.plan.cluster import NodeType

@@ -19,8 +19,8 @@ import typer
 from rich.console import Console
 
 from deployments.florence.backend import Job
-from deployments.florence.run import Query
-from deployments.florence.schedule import Schedule
+from deployments.florence.request import Query
+from deployments.florence.scheduler import Schedule
 from loadtest import figures
 from loadtest.checkpoint import bench_checkpoint
 from loadtest.driver import Entry

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from deployments.florence.schedule import Schedule
+from deployments.florence.scheduler import Schedule
 from loadtest.plan.clock import Clock, Timer
 from loadtest.plan.request import Request
 from loadtest.plan.speed import Speed

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from deployments.cli.profile import read, serve_config, tree_of
 from deployments.cli.serve import local_profile
-from deployments.cli.service import running
-from deployments.cli.state import State
-from deployments.cli.tls import certificates
+from deployments.local.launch import running
+from deployments.local.profile import read, serve_config, tree_of
+from deployments.local.state import State
+from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
 from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin

@@ -5,7 +5,7 @@ import ssl
 import threading
 from contextlib import suppress
 
-from deployments.cli.tls import Certificates
+from deployments.local.tls import Certificates
 
 CHUNK_BYTES = 64 * 1024
 FORWARDED = b"X-Forwarded-Proto: https\r\nConnection: close\r\n"

@@ -21,11 +21,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from deployments.cli.haproxy import ON, confined
-from deployments.cli.profile import LAPTOP, laid_over, read, serve_config
-from deployments.cli.service import free_port
-from deployments.cli.state import State
-from deployments.queueing.sqlite import SqliteStore
+from deployments.jobs.sqlite import SqliteStore
+from deployments.local.haproxy import ON, confined
+from deployments.local.launch import free_port
+from deployments.local.profile import LAPTOP, laid_over, read, serve_config
+from deployments.local.state import State
 from deployments.settings import QueueSettings
 from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 

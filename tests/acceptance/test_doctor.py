@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from deployments import __version__
-from deployments.cli.state import State
+from deployments.local.state import State
 from tests.acceptance.caller import Caller
 
 AT_URL = {"service", "service-clock", "service-key", "service-webhook-keys", "service-paths"}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from deployments.cli.demo import matched
-from deployments.cli.profile import compose
-from deployments.cli.state import State
-from deployments.cli.tls import certificates
+from deployments.local.profile import compose
+from deployments.local.state import State
+from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
 from tests.acceptance.node import NEWEST, OLDEST, Node, installed

@@ -18,10 +18,10 @@ import httpx2
 import pytest
 
 from deployments.cli.serve import told
-from deployments.cli.service import exporters
-from deployments.cli.state import State
 from deployments.cli.top.exposition import samples
-from deployments.metrics import METRICS
+from deployments.local.launch import exporters
+from deployments.local.state import State
+from deployments.telemetry.metrics import METRICS
 from k8s.generate.panels import ROWS
 from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
 from tests.acceptance.receiver import Receiver
@@ -38,8 +38,8 @@ ELSEWHERE = {
     "florence_inference_image_cache_bytes": "inference.image_cache_mb is 0; tests/test_boxes.py",
     "florence_postprocess_pictures_lost_total": "no picture is lost; tests/images/test_painter.py",
     "florence_queue_key_running": "nothing runs any more; but see `used`",
-    "florence_dispatcher_rescued_total": "no worker dies; tests/queueing/test_keeper.py",
-    "florence_store_errors_total": "the store is there; tests/queueing/test_measured.py",
+    "florence_dispatcher_rescued_total": "no worker dies; tests/jobs/test_maintenance.py",
+    "florence_store_errors_total": "the store is there; tests/jobs/test_instrumented.py",
 }
 # What the dashboard and the alerts name, and an installation on one machine does not have.
 ON_A_CLUSTER = {

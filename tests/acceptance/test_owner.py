@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from deployments.errors import QueueFull
-from deployments.queueing.owner import NAME, NAMESPACE, OwnedStore
-from deployments.queueing.request import Submission
-from deployments.queueing.store import Store
+from deployments.jobs.job import Submission
+from deployments.jobs.sqlite.owner import NAME, NAMESPACE, OwnedStore
+from deployments.jobs.store import Store
 from deployments.settings import QueueSettings, StoreSettings
 from tests.acceptance.caller import Caller
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from deployments.cli.demo import matched
-from deployments.cli.state import State
-from deployments.cli.tls import certificates
+from deployments.local.state import State
+from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin

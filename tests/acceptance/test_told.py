@@ -10,7 +10,7 @@ from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.told import Told
-from tests.tracing.spans import tree
+from tests.telemetry.spans import tree
 
 BOXES = {"Ingress", "Preprocess", "Inference", "Postprocess"}
 TIMINGS = {"fetch_ms", "decode_ms", "queue_wait_ms", "model_ms", "postprocess_ms", "total_ms"}

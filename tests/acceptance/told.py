@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.tracing import spans
+from tests.telemetry import spans
 
 PATIENCE_S = 90.0
 

@@ -10,18 +10,18 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
-from deployments.api.closing import Closing
-from deployments.api.keys import Keyring
-from deployments.api.services import Services, Tell
+from deployments.api.auth import Keyring
+from deployments.api.dependencies import Services, Tell
+from deployments.api.shutdown import Closing
 from deployments.errors import StoreUnavailable
-from deployments.florence.run import Finished, Run, Stages
-from deployments.images.storage import FileStore, open_file_store
-from deployments.metrics import PrometheusRecorder
-from deployments.queueing.key import ApiKey
-from deployments.queueing.memory import MemoryStore
-from deployments.queueing.request import Claimed, Ending
+from deployments.files.base import FileStore, open_file_store
+from deployments.florence.request import Finished, Run, Stages
+from deployments.jobs.api_key import ApiKey
+from deployments.jobs.job import Claimed, Ending
+from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings, hash_key, parse
-from deployments.tracing.tracer import open_tracer
+from deployments.telemetry.metrics import PrometheusRecorder
+from deployments.telemetry.tracing import open_tracer
 
 T = TypeVar("T")
 

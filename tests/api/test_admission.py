@@ -6,11 +6,11 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
+from deployments.api.adaptive_limit import Window
 from deployments.api.admission import Admission
-from deployments.api.drain import Drain
-from deployments.api.window import Window
+from deployments.api.retry_after import Drain
 from deployments.errors import Overloaded
-from deployments.metrics import PrometheusRecorder
+from deployments.telemetry.metrics import PrometheusRecorder
 
 PLACES = 24
 RUN_S = 0.6

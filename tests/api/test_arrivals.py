@@ -10,7 +10,7 @@ from fastapi import Request
 from deployments.api import arrivals
 from deployments.api.arrivals import Arrivals
 from deployments.errors import ClientDisconnected, PayloadTooLarge, RequestTimeout
-from deployments.images.local import LocalFileStore
+from deployments.files.local import LocalFileStore
 from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 from fastapi.responses import StreamingResponse
 from starlette.types import Message
 
-from deployments.florence.run import Finished, Run
+from deployments.florence.request import Finished, Run
 
 from .service import AUTHORIZED, CAPTION, QUEUED, Serve, Service
 

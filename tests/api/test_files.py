@@ -10,9 +10,9 @@ import pytest
 
 from deployments.api import files
 from deployments.errors import StoreUnavailable
-from deployments.images import promised
-from deployments.images.promised import promised_name
-from deployments.images.storage import StoredFile, new_name
+from deployments.files import pending as promised
+from deployments.files.base import StoredFile, new_name
+from deployments.files.pending import promised_name
 
 from .exchange import Exchange
 from .service import Service, build

@@ -6,7 +6,7 @@ import pytest
 
 from deployments.api import health
 from deployments.errors import NotReady
-from deployments.metrics import METRICS
+from deployments.telemetry.metrics import METRICS
 
 from .service import AwayStore, Serve, Service
 

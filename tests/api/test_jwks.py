@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.queueing.signing import KeyFolder
 from deployments.settings import WebhookSettings
+from deployments.webhooks.signing import KeyFolder
 
 from .service import Serve, Service, do
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from deployments.api.services import Tell
+from deployments.api.dependencies import Tell
 from deployments.errors import FileDownloadError, Overloaded, RequestTimeout, RunnerDisconnected
-from deployments.florence.run import Finished, Run
+from deployments.florence.request import Finished, Run
 from deployments.florence.tasks import TASKS
-from deployments.queueing.key import ApiKey
+from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
 
 from .exchange import Exchange

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from deployments.api.patience import attended
+from deployments.api.deadline import attended
 from deployments.errors import (
     ClientDisconnected,
     FileDownloadError,
@@ -20,9 +20,9 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.run import Finished, Run
+from deployments.florence.request import Finished, Run
 from deployments.florence.tasks import TASKS
-from deployments.queueing.key import ApiKey
+from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
 
 from .service import (

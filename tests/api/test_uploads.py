@@ -23,7 +23,7 @@ from PIL import Image
 
 from deployments.api import parts
 from deployments.errors import StoreUnavailable
-from deployments.images.storage import expiry_of
+from deployments.files.base import expiry_of
 from deployments.settings import MIB
 
 from .service import AUTHORIZED, KEY, Serve, Service, build

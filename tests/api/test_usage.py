@@ -7,10 +7,10 @@ import pytest
 
 from deployments.api import usage
 from deployments.api.usage import Meter
-from deployments.metrics import PrometheusRecorder
-from deployments.queueing.key import Usage
-from deployments.queueing.memory import MemoryStore
+from deployments.jobs.api_key import Usage
+from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
+from deployments.telemetry.metrics import PrometheusRecorder
 
 from .service import AwayStore
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import cli
+from deployments.cli import main as cli
 
 
 @dataclass(frozen=True)

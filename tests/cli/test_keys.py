@@ -10,7 +10,7 @@ import pytest
 from deployments.cli.keys import limits_of, per_second, state_of
 from deployments.cli.stores import run_with_store
 from deployments.errors import SetupError
-from deployments.queueing.key import ApiKey
+from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
 from tests.cli.conftest import Florence
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments import cli
+from deployments.cli import main as cli
 from deployments.florence.tasks import TASKS
 
 

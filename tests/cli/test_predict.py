@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.cli.client import CallError, Client, data_uri_of_file
 from deployments.cli.predict import expand, picture_names, predict_all
-from deployments.cli.state import State
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
+from deployments.local.client import CallError, Client, data_uri_of_file
+from deployments.local.state import State
 
 KEY = "florence-test:secret"
 PICTURE = b"\xff\xd8 an annotated picture"

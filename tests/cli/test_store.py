@@ -6,9 +6,9 @@ import pytest
 
 from deployments.cli.stores import run_with_store, shown
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.queueing.key import ApiKey
-from deployments.queueing.request import Submission
-from deployments.queueing.store import Store
+from deployments.jobs.api_key import ApiKey
+from deployments.jobs.job import Submission
+from deployments.jobs.store import Store
 from tests.cli.conftest import Florence, Outcome
 
 

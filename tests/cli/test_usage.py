@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deployments.cli.stores import run_with_store
-from deployments.queueing.key import ApiKey, Usage
-from deployments.queueing.store import Store
+from deployments.jobs.api_key import ApiKey, Usage
+from deployments.jobs.store import Store
 from tests.cli.conftest import Florence
 
 USED = (

@@ -8,9 +8,9 @@ import pytest
 
 from deployments.cli.stores import run_with_store
 from deployments.cli.webhooks import span
-from deployments.queueing.pem import make_key, read_keys
-from deployments.queueing.request import Ending, Submission
-from deployments.queueing.store import Store
+from deployments.jobs.job import Ending, Submission
+from deployments.jobs.store import Store
+from deployments.webhooks.pem import make_key, read_keys
 from tests.cli.conftest import Florence
 
 

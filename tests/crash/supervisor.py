@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2
 import psutil
 
-from deployments.cli.service import free_port
 from deployments.errors import SetupError
+from deployments.local.launch import free_port
 
 ROOT = Path(__file__).parents[2]
 KEY = "florence-crash"

@@ -14,7 +14,7 @@ from tests.crash.backends import kill_backends, terminate_backends
 from tests.crash.crowd import Crowd, Question, num_started, until
 from tests.crash.inbox import Inbox
 from tests.crash.supervisor import KEY, Supervisor
-from tests.queueing.postgres import server
+from tests.jobs.postgres import server
 
 pytestmark = pytest.mark.anyio
 

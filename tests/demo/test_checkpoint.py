@@ -10,8 +10,8 @@ import torch
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, Florence2Processor
 
 import deployments.demo
-from deployments.demo.evaluation import evaluate, shortfalls, unseen_scenes
-from deployments.demo.tasks import SENTENCES, TASKS
+from deployments.demo.training.evaluation import evaluate, shortfalls, unseen_scenes
+from deployments.demo.training.tasks import SENTENCES, TASKS
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from deployments.demo.scenes import Scene, SceneObject, draw_scene
-from deployments.demo.tasks import TASKS, Task, caption, iou, parse_boxes
+from deployments.demo.training.tasks import TASKS, Task, caption, iou, parse_boxes
 
 SCENE = Scene(
     Image.new("RGB", (200, 100)),

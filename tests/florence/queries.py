@@ -11,7 +11,7 @@ from PIL import Image
 from deployments.demo.scenes import draw_scene
 from deployments.florence.backend import Backend, Job
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 

@@ -13,7 +13,7 @@ from deployments.florence.backends import open_backend
 from deployments.florence.engine.engine import Engine
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.queries import answers, demo, mixed_batch, model, new_tokens, prompt, query

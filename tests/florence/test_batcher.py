@@ -32,7 +32,7 @@ from deployments.florence.batcher import (
     settle,
     tell,
 )
-from deployments.florence.run import Run
+from deployments.florence.request import Run
 from tests.florence.countdown import SOON_S, Countdown, Item, Said, numbers, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

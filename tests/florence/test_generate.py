@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 from deployments.florence.backend import Job
 from deployments.florence.generate import Generate, options
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.queries import mixed_batch, model, new_tokens, query, scene

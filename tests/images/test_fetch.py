@@ -23,8 +23,8 @@ from cryptography.x509.oid import NameOID
 
 from deployments.errors import FileDownloadError, FileTooLarge, SetupError
 from deployments.images.fetch import Fetcher
-from deployments.outgoing.addresses import Address
-from deployments.outgoing.connect import Resolve
+from deployments.net.connect import Resolve
+from deployments.net.guard import Address
 from deployments.settings import PreprocessSettings
 
 pytestmark = pytest.mark.anyio

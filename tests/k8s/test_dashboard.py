@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deployments.autoscaling import GAUGES
-from deployments.metrics import METRICS
+from deployments.telemetry.metrics import METRICS
 from k8s.generate.dashboard import DASHBOARD, WIDTH, dashboard, of_installation
 from tests.k8s import promtool
 from tests.k8s.promtool import alerts, exported_names

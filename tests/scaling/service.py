@@ -15,7 +15,7 @@ import httpx2
 import psutil
 from PIL import Image
 
-from deployments.cli.profile import compose, laid_over, without_empty
+from deployments.local.profile import compose, laid_over, without_empty
 from deployments.settings import hash_key
 from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.acceptance.caller import scene
-from tests.queueing.postgres import postgres as postgres
+from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, NODE, access
 from tests.scaling.service import PATIENCE_S, Service, deployed, placed
 

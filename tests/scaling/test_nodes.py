@@ -9,7 +9,7 @@ import pytest
 
 from tests.acceptance.caller import error_type, scene
 from tests.acceptance.origin import Origin
-from tests.queueing.postgres import postgres as postgres
+from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, growing_cluster
 from tests.scaling.service import Service, deployed, placed
 

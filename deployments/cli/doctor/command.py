@@ -10,7 +10,6 @@ from typing import Annotated
 import httpx2
 import typer
 
-from deployments.cli.client import trust
 from deployments.cli.doctor import (
     cluster,
     exposure,
@@ -34,11 +33,12 @@ from deployments.cli.doctor.report import report
 from deployments.cli.doctor.subject import Subject, settings_here, settings_of
 from deployments.cli.doctor.verdict import Verdict, skip
 from deployments.cli.options import State as StateOption
-from deployments.cli.profile import Tree, laid_over, tree_of
-from deployments.cli.state import State
 from deployments.errors import SetupError
-from deployments.logbook import logger
+from deployments.local.client import trust
+from deployments.local.profile import Tree, laid_over, tree_of
+from deployments.local.state import State
 from deployments.settings import api_key_from_environment, state_home
+from deployments.telemetry.log import logger
 
 RELEASE = "florence"
 LOAD_LIMIT_S, RUN_LIMIT_S, ANSWER_S = 600.0, 300.0, 15.0

@@ -7,10 +7,10 @@ from deployments.cli.doctor.places import obstacle
 from deployments.cli.doctor.store import read_store
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, warn
-from deployments.queueing.pem import SUFFIX, PrivateKey, read_keys
-from deployments.queueing.signing import KeyState, check_same
-from deployments.queueing.store import Store
-from deployments.queueing.webhook import SigningKey
+from deployments.jobs.store import Store
+from deployments.webhooks.pem import SUFFIX, PrivateKey, read_keys
+from deployments.webhooks.signing import KeyState, check_same
+from deployments.webhooks.webhook import SigningKey
 
 ANYBODY = 0o007  # of a file's mode; a Secret's files are readable for the pod's group
 CREATE = "florence keys create --name NAME, or give FLORENCE_API_KEY"

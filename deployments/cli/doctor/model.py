@@ -75,7 +75,7 @@ def gpu(subject: Subject) -> Verdict:
     settings = subject.settings.model
     if settings.device == "cpu":
         return skip("the model runs on the CPU")
-    from deployments.florence.room import first_card, room_on
+    from deployments.florence.memory_estimate import first_card, room_on
 
     card, folder = first_card(), folder_of(settings)
     if card is None:

@@ -9,10 +9,10 @@ from uuid import uuid4
 import httpx2
 
 from deployments import __version__
-from deployments.cli.client import complaint
 from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.verdict import Failed, Verdict, fail, ok, skip, warn
 from deployments.florence.tasks import APP
+from deployments.local.client import complaint
 
 RUN_S = 240.0
 DATE_GRAIN_S = 1.0  # a `Date` has whole seconds

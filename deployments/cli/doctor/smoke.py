@@ -5,12 +5,12 @@ import time
 
 from pydantic import ValidationError
 
-from deployments.cli.client import complaint, data_uri_of
 from deployments.cli.doctor.remote import Service
 from deployments.cli.doctor.verdict import Verdict, fail, ok
 from deployments.demo.scenes import draw_scene
 from deployments.florence.schemas import BoundingBoxOutput
 from deployments.florence.tasks import TASKS
+from deployments.local.client import complaint, data_uri_of
 
 TASK = TASKS["region-proposal"]
 SEED, SIZE = 7, (256, 256)

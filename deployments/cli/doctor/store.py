@@ -9,9 +9,9 @@ from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, skip, warn
 from deployments.cli.stores import shown, with_store
-from deployments.queueing.look import Look, look_at
-from deployments.queueing.opening import MEMORY, SQLITE
-from deployments.queueing.store import Store
+from deployments.jobs.inspect import Look, look_at
+from deployments.jobs.open import MEMORY, SQLITE
+from deployments.jobs.store import Store
 
 T = TypeVar("T")
 SLOW_S = 0.05  # each submit waits for several answers

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from deployments.cli.profile import Tree, compose, laid_over, read
-from deployments.cli.state import State
 from deployments.errors import SetupError
+from deployments.local.profile import Tree, compose, laid_over, read
+from deployments.local.state import State
 from deployments.settings import Settings, parse, with_environment
 
 

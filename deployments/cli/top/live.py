@@ -14,13 +14,13 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from deployments.cli.state import State
 from deployments.cli.top.exposition import Scrape
 from deployments.cli.top.overview import Overview, overview
 from deployments.cli.top.screen import Screen
 from deployments.cli.top.sources import REMEDY, Exporters, sources
 from deployments.cli.top.window import Window
 from deployments.errors import SetupError
+from deployments.local.state import State
 
 ONCE_S = 10.0  # Ray's nodes on a cluster tell something new every ten seconds
 FIRST_S = 1.0

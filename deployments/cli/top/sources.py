@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from deployments.cli.client import trust
-from deployments.cli.state import State
 from deployments.cli.top.exposition import NoExposition, Scrape, scrape
 from deployments.errors import SetupError
+from deployments.local.client import trust
+from deployments.local.state import State
 
 RAYS = Path("/tmp/ray/prom_metrics_service_discovery.json")
 TIMEOUT_S = 5.0

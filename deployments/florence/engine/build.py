@@ -19,9 +19,9 @@ from deployments.florence.engine.memory import GB, budget_bytes, fitting
 from deployments.florence.engine.prefill import Prefill
 from deployments.florence.engine.rows import Rows, Shape
 from deployments.florence.engine.search import Rules
-from deployments.florence.run import Pixels, Query
+from deployments.florence.request import Pixels, Query
 
-# As deployments/logbook.py, without which the engine can be taken to a GPU by itself.
+# As deployments/telemetry/log.py, without which the engine can be taken to a GPU by itself.
 logger = logging.getLogger("ray.serve.florence")
 
 

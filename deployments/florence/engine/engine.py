@@ -22,7 +22,7 @@ from deployments.florence.engine.prefill import Encoded, Prefill
 from deployments.florence.engine.rows import Limits, Rows, View
 from deployments.florence.engine.search import Rules, Search
 from deployments.florence.engine.transfer import Transfer
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 
 Finished = list[tuple[Job[Query], Tokens]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deployments.florence.engine.rows import Rows, View
-from deployments.florence.run import Grammar
+from deployments.florence.request import Grammar
 
 GROUP = 4  # location tokens of a box
 NONE = -1  # the bin of a word that is no location

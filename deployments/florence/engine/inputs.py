@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.florence.run import Pixels
+from deployments.florence.request import Pixels
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from deployments.florence.cache import Cache
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.graphs import Graphs, Recorded
 from deployments.florence.engine.inputs import Inputs
-from deployments.florence.run import Query
+from deployments.florence.request import Query
 
 
 @dataclass

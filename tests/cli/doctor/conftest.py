@@ -12,7 +12,7 @@ from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Kind, Verdict
 from deployments.settings import parse
 from tests.cli.conftest import Florence
-from tests.queueing.postgres import bench, postgres
+from tests.jobs.postgres import bench, postgres
 
 __all__ = ["anyio_backend", "bench", "postgres"]
 

@@ -10,12 +10,12 @@ from deployments.cli.doctor.keys import keys, webhook_keys
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Kind, Verdict
 from deployments.cli.stores import run_with_store
-from deployments.queueing.key import ApiKey
-from deployments.queueing.pem import make_key
-from deployments.queueing.signing import KeyFolder, KeyState
-from deployments.queueing.store import Store
-from deployments.queueing.webhook import SigningKey
+from deployments.jobs.api_key import ApiKey
+from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, hash_key
+from deployments.webhooks.pem import make_key
+from deployments.webhooks.signing import KeyFolder, KeyState
+from deployments.webhooks.webhook import SigningKey
 from tests.cli.doctor.conftest import subject
 
 

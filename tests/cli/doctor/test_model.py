@@ -17,7 +17,7 @@ from deployments.cli.doctor.check import safely
 from deployments.cli.doctor.model import gpu, judged, model
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Kind, Verdict
-from deployments.florence import room
+from deployments.florence import memory_estimate as room
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.cli.doctor.conftest import subject
 

@@ -14,11 +14,11 @@ from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.store import clock, judged, store
 from deployments.cli.doctor.verdict import Kind, Verdict
 from deployments.cli.stores import run_with_store
-from deployments.queueing.look import Look
-from deployments.queueing.statements import migrations
-from deployments.queueing.store import Store
+from deployments.jobs.inspect import Look
+from deployments.jobs.statements import migrations
+from deployments.jobs.store import Store
 from tests.cli.doctor.conftest import sqlite_at, subject
-from tests.queueing.postgres import Bench, with_schema
+from tests.jobs.postgres import Bench, with_schema
 
 LATEST = len(migrations("sqlite"))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from deployments.cli.top.exposition import Scrape, scrape
 from deployments.cli.top.window import Window
-from deployments.metrics import METRICS, PrometheusRecorder, Recorder
+from deployments.telemetry.metrics import METRICS, PrometheusRecorder, Recorder
 
 RAYS_OWN = """# HELP ray_node_cpu_count Processors of a node
 # TYPE ray_node_cpu_count gauge

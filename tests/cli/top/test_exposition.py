@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.cli.top.exposition import NoExposition, samples, scrape
-from deployments.metrics import PrometheusRecorder
+from deployments.telemetry.metrics import PrometheusRecorder
 from tests.cli.top.exporting import RAYS_OWN, text_of
 
 

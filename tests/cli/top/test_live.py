@@ -7,7 +7,7 @@ from deployments.cli.top.exposition import Scrape
 from deployments.cli.top.live import overviews, remember, title
 from deployments.cli.top.sources import REMEDY, Exporters
 from deployments.errors import SetupError
-from deployments.metrics import PrometheusRecorder
+from deployments.telemetry.metrics import PrometheusRecorder
 from tests.cli.top.exporting import said, text_of
 
 

@@ -9,12 +9,12 @@ from threading import Thread
 
 import pytest
 
-from deployments.cli.service import free_port
-from deployments.cli.state import State
 from deployments.cli.top import sources as module
 from deployments.cli.top.sources import Exporters, address, sources
 from deployments.errors import SetupError
-from deployments.metrics import PrometheusRecorder
+from deployments.local.launch import free_port
+from deployments.local.state import State
+from deployments.telemetry.metrics import PrometheusRecorder
 from tests.cli.conftest import Florence
 from tests.cli.top.exporting import RAYS_OWN, text_of
 

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.cli.top.window import Window, quantile
-from deployments.metrics import PrometheusRecorder
+from deployments.telemetry.metrics import PrometheusRecorder
 from tests.cli.top.exporting import Service, said, text_of, window
 
 REQUESTS = "florence_ingress_requests_total"

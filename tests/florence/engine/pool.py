@@ -24,7 +24,7 @@ from deployments.florence.engine.build import Size, build
 from deployments.florence.engine.engine import Engine, Options
 from deployments.florence.engine.inputs import Inputs
 from deployments.florence.model import Model
-from deployments.florence.run import Pixels, Query, Tokens
+from deployments.florence.request import Pixels, Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 

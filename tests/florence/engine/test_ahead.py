@@ -19,7 +19,7 @@ from deployments.florence.engine.build import Size, build
 from deployments.florence.engine.engine import Engine, Options
 from deployments.florence.engine.inputs import Inputs
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.florence.batcher import Batched, Batcher
 from deployments.florence.engine.engine import Engine
-from deployments.florence.run import Query, Run, Tokens
+from deployments.florence.request import Query, Run, Tokens
 from tests.florence.engine.pool import Pool, Way
 
 SOON_S = 30.0  # the longest that all may take together

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deployments.florence.backend import Job
 from deployments.florence.engine.engine import Engine
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from tests.florence.engine.pool import EOS, Answer, Pool, Way
 from tests.florence.engine.traffic import NEVER, Traffic, Visit, drive, traffics
 

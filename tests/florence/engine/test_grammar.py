@@ -13,7 +13,7 @@ from deployments.florence.backend import Job
 from deployments.florence.backends import open_engine
 from deployments.florence.engine.engine import Engine
 from deployments.florence.model import Model
-from deployments.florence.run import Grammar, Query, Tokens
+from deployments.florence.request import Grammar, Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels
 from deployments.settings import InferenceSettings, ModelSettings

@@ -16,7 +16,7 @@ from deployments.florence.engine.inputs import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
 from deployments.florence.parsing import unlabelled_boxes
-from deployments.florence.run import Tokens
+from deployments.florence.request import Tokens
 from deployments.florence.schemas import BoundingBox
 from deployments.settings import InferenceSettings
 from tests.florence.queries import answers, demo, prompt, query

@@ -10,7 +10,7 @@ from deployments.florence.backend import Job
 from deployments.florence.backends import open_engine
 from deployments.florence.cache import Cache
 from deployments.florence.model import Model
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import InferenceSettings, ModelSettings
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.florence.backend import Job
 from deployments.florence.engine.engine import Engine
-from deployments.florence.run import Query, Tokens
+from deployments.florence.request import Query, Tokens
 
 NEVER = 1_000_000  # steps
 MOST_SLOTS = 9

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from deployments.queueing.pem import make_key, read_keys
-from deployments.queueing.signing import jwks, signed_headers
-from deployments.queueing.webhook import SigningKey
+from deployments.webhooks.pem import make_key, read_keys
+from deployments.webhooks.signing import jwks, signed_headers
+from deployments.webhooks.webhook import SigningKey
 from loadtest.kit.signature import is_genuine, public_keys
 
 Signed = tuple[dict[str, str], list[Ed25519PublicKey]]

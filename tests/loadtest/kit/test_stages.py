@@ -3,10 +3,10 @@
 import pytest
 
 from deployments.api.runs import timing
-from deployments.api.status import told
-from deployments.florence.run import Stages
-from deployments.queueing.logs import COMPLETED, RECEIVED, entry, started
-from deployments.queueing.request import State, Status
+from deployments.api.statuses import told
+from deployments.florence.request import Stages
+from deployments.jobs.job import State, Status
+from deployments.jobs.logs import COMPLETED, RECEIVED, entry, started
 from loadtest.kit import stages
 from loadtest.kit.record import Outcome, Record
 

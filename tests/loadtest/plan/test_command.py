@@ -128,7 +128,7 @@ def test_a_wrong_option_is_one_line(arguments: list[str], said: str) -> None:
 def test_the_command_needs_no_ray() -> None:
     """Neither Ray nor torch is loaded by a simulation."""
     script = (
-        "import sys; from deployments.cli import app; "
+        "import sys; from deployments.cli.main import app; "
         "app(['plan', '--duration', '1m', '--json'], standalone_mode=False); "
         "print(*(name for name in ('ray', 'torch') if name in sys.modules), file=sys.stderr)"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deployments.cli.profile import serve_config
 from deployments.errors import SetupError
+from deployments.local.profile import serve_config
 from loadtest.plan import arrivals, lengths
 from loadtest.plan.deployed import deployed_in
 from loadtest.plan.gpus import GPUS

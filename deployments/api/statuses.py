@@ -1,0 +1,104 @@
+"""How a queued request stands, in fal's words.
+
+Only three statuses exist on the wire: a request that failed or was cancelled is COMPLETED, too,
+and says so in `error` and `error_type`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from fastapi import Response
+from pydantic import BaseModel, Field
+
+from deployments.florence.tasks import APP
+from deployments.jobs.job import LogEntry, State, Status
+
+Word = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+WAITING: dict[State, Word] = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS"}
+
+
+class QueueLog(BaseModel):
+    """A line of the request's log."""
+
+    message: str = Field(description="What happened")
+    timestamp: str = Field(description="When, in ISO 8601 and UTC")
+    level: str = Field(description="STDERR, STDOUT, ERROR, INFO, WARN or DEBUG")
+    source: str = Field("USER", description="Always USER")
+
+
+class QueueMetrics(BaseModel):
+    """What the request took."""
+
+    inference_time: float | None = Field(None, description="The model's time in seconds")
+
+
+class QueueStatus(BaseModel):
+    """How a request stands, and where to ask for more."""
+
+    status: Word = Field(description="Failed and cancelled requests are COMPLETED as well")
+    request_id: str = Field(description="The request id")
+    response_url: str = Field(description="GET the result here")
+    status_url: str = Field(description="GET the status here")
+    cancel_url: str = Field(description="PUT here to cancel the request")
+    gateway_request_id: str | None = Field(None, description="The request id, when submitted")
+    queue_position: int | None = Field(None, description="Requests ahead, while IN_QUEUE")
+    logs: list[QueueLog] | None = Field(None, description="The log, empty unless asked for")
+    metrics: QueueMetrics | None = Field(None, description="What it took, when COMPLETED")
+    error: str | None = Field(None, description="A sentence for people, when it failed")
+    error_type: str | None = Field(None, description="The error's name for programs")
+
+    def json_text(self) -> str:
+        """As compact JSON, without what does not apply."""
+        return self.model_dump_json(exclude_none=True)
+
+
+class Cancelled(BaseModel):
+    """What came of a cancel."""
+
+    status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
+
+
+def submitted(request_id: str, position: int, queue_url: str) -> QueueStatus:
+    """What a submit is told."""
+    return QueueStatus(
+        status="IN_QUEUE",
+        request_id=request_id,
+        **urls(request_id, queue_url),
+        gateway_request_id=request_id,
+        queue_position=position,
+    )
+
+
+def told(status: Status, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
+    """What a caller is told of `status`, with these lines of its log."""
+    word = WAITING.get(status.state, "COMPLETED")
+    metrics = QueueMetrics(inference_time=status.inference_s)
+    return QueueStatus(
+        status=word,
+        request_id=status.id,
+        **urls(status.id, queue_url),
+        queue_position=(status.position or 0) if word == "IN_QUEUE" else None,
+        logs=None if word == "IN_QUEUE" else [line(entry) for entry in logs],
+        metrics=metrics if word == "COMPLETED" else None,
+        error=status.error,
+        error_type=status.error_type,
+    )
+
+
+def urls(request_id: str, queue_url: str) -> dict[str, str]:
+    """Where to ask about the request; clients follow these as they are."""
+    url = f"{queue_url}/{APP}/requests/{request_id}"
+    return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
+
+
+def line(entry: LogEntry) -> QueueLog:
+    """A stored line in fal's shape."""
+    time = datetime.fromtimestamp(entry.timestamp, UTC).isoformat(timespec="microseconds")
+    return QueueLog(message=entry.message, timestamp=time.replace("+00:00", "Z"), level=entry.level)
+
+
+def render(status: QueueStatus) -> Response:
+    """202 while there is something to wait for, 200 afterwards."""
+    code = 200 if status.status == "COMPLETED" else 202
+    return Response(status.json_text(), code, media_type="application/json")

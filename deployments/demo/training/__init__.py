@@ -1,0 +1,1 @@
+"""The recipe that trains the demo checkpoint; not needed at run time."""

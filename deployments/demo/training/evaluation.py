@@ -1,0 +1,69 @@
+"""How well a model answers scenes that it has never seen.
+
+Everything goes the way of a real request: the processor, `generate` with the saved settings, text.
+"""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
+
+from deployments.demo.scenes import Scene, draw_scene, random_size
+from deployments.demo.training.tasks import TASKS, Figures, Task
+
+UNSEEN_SIDE = 480  # pixels; canvases have about the area of this square
+MAX_NEW_TOKENS = 256
+BATCH_SIZE = 32
+
+
+def unseen_scenes(
+    num_scenes: int, seed: int = 0, size: tuple[int, int] | None = None
+) -> list[Scene]:
+    """Scenes that training cannot draw, of `size` (width, height) or of sizes at random."""
+    rng = random.Random(f"unseen {seed} {size}")
+    return [draw_scene(rng, size or random_size(rng, UNSEEN_SIDE)) for _ in range(num_scenes)]
+
+
+def evaluate(
+    model: Florence2ForConditionalGeneration,
+    processor: Florence2Processor,
+    scenes: Sequence[Scene],
+    tasks: Sequence[Task] = TASKS,
+) -> dict[str, Figures]:
+    """The figures of each task, by its marker."""
+    return {t.marker: t.score(scenes, answers(model, processor, t, scenes)) for t in tasks}
+
+
+def answers(
+    model: Florence2ForConditionalGeneration,
+    processor: Florence2Processor,
+    task: Task,
+    scenes: Sequence[Scene],
+) -> list[str]:
+    """The model's answer to one task for every scene, location tokens included."""
+    found: list[str] = []
+    for start in range(0, len(scenes), BATCH_SIZE):
+        images = [s.image for s in scenes[start : start + BATCH_SIZE]]
+        inputs = processor(text=[task.marker] * len(images), images=images, return_tensors="pt")
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)  # type: ignore[misc]
+        texts: list[str] = processor.batch_decode(ids, skip_special_tokens=False)  # type: ignore[no-untyped-call]
+        found += [text.removeprefix("</s><s>").split("</s>")[0] for text in texts]
+    return found
+
+
+def shortfalls(figures: dict[str, Figures]) -> list[str]:
+    """One line for each figure that is below what its task requires."""
+    return [
+        f"{task.marker} {name} {figures[task.marker][name]:.3f} < {least}"
+        for task in TASKS
+        for name, least in task.required.items()
+        if figures[task.marker][name] < least
+    ]
+
+
+def overall(figures: dict[str, Figures]) -> float:
+    """One number to compare snapshots: the mean of all required figures."""
+    values = [figures[t.marker][name] for t in TASKS for name in t.required]
+    return sum(values) / len(values)

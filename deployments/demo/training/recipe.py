@@ -1,0 +1,171 @@
+"""Train the demo checkpoint from scratch: `python -m deployments.demo.training.recipe`.
+
+Writes the checkpoint and `report.json`, which says how it was made and how well it does.
+The same seed, steps and processes give the same scenes in the same order.
+"""
+
+import json
+import os
+import platform
+import resource
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
+
+from deployments.demo.training.architecture import build_processor, save_checkpoint
+from deployments.demo.training.evaluation import evaluate, overall, shortfalls, unseen_scenes
+from deployments.demo.training.loop import Model, Plan, train
+from deployments.demo.training.tasks import TASKS, Figures
+from deployments.demo.training.tokenizer import build_tokenizer
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
+NUM_STEPS = 5000
+NUM_SCENES = 256
+NUM_GLANCE_SCENES = 48
+SHOWN_SIZE = (640, 480)
+
+console = Console()
+if not console.is_terminal:
+    console = Console(width=120)
+transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="Decides the weights at the start and the scenes.")] = 1,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = NUM_STEPS,
+    processes: Annotated[int, typer.Option(help="Processes that train together.")] = 2,
+    batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 16,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    glance_every: Annotated[int, typer.Option(help="Steps between short evaluations.")] = 1000,
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = CHECKPOINT,
+) -> None:
+    """Train the demo checkpoint, save it, evaluate what was saved and write the report."""
+    plan = Plan(seed, steps, processes, batch, rate)
+    run = Run(plan, out, glance_every)
+    with run.progress:
+        train(plan, run.observe)
+    report = run.finish()
+    console.print(_table(report["evaluation"]["tasks"]))
+    for line in shortfalls(report["evaluation"]["tasks"]):
+        console.print(f"[red]below what is required: {line}")
+
+
+class Run:
+    """What one run of the recipe remembers: its progress, its learning curve, its best snapshot."""
+
+    def __init__(self, plan: Plan, out: Path, glance_every: int) -> None:
+        self.plan, self.out, self.glance_every = plan, out, glance_every
+        self.processor = build_processor(build_tokenizer())
+        self.glance_scenes = unseen_scenes(NUM_GLANCE_SCENES, seed=plan.seed + 1)
+        self.curve: list[dict[str, Any]] = []
+        self.best = _best_in(out)
+        self.started_s = time.monotonic()
+        columns = TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = Progress(
+            *columns, TextColumn("{task.fields[loss]}"), console=console,
+            disable=not console.is_terminal,
+        )  # fmt: skip
+        self.bar = self.progress.add_task("train", total=plan.num_steps, loss="")
+
+    def observe(self, step: int, losses: dict[str, float], model: Model) -> None:
+        """Show progress after every step; now and then evaluate and keep a better snapshot."""
+        line = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self.progress.update(self.bar, advance=1, loss=line)
+        if not console.is_terminal and step % 100 == 0:
+            console.print(f"{self.minutes:5.1f} min  step {step}  {line}", soft_wrap=True)
+        if step == self.plan.num_steps:
+            save_checkpoint(model, self.processor, self.out)
+        elif step % self.glance_every == 0:
+            self._glance(step, model)
+
+    @property
+    def minutes(self) -> float:
+        """Wall time of the run so far."""
+        return round((time.monotonic() - self.started_s) / 60, 1)
+
+    def finish(self) -> dict[str, Any]:
+        """Load what was saved, evaluate it and write the report beside it."""
+        minutes, cpu_minutes = self.minutes, _cpu_minutes()
+        processor = Florence2Processor.from_pretrained(self.out)
+        model = Florence2ForConditionalGeneration.from_pretrained(self.out, dtype=torch.float32)
+        unseen = evaluate(model, processor, unseen_scenes(NUM_SCENES))
+        shown = evaluate(model, processor, unseen_scenes(NUM_SCENES, size=SHOWN_SIZE))
+        report = {
+            "command": _command(self.plan),
+            "date": datetime.now(UTC).date().isoformat(),
+            "seed": self.plan.seed,
+            "steps": self.plan.num_steps,
+            "scenes_per_step": self.plan.num_processes * self.plan.batch_size,
+            "minutes": minutes,
+            "cpu_minutes": cpu_minutes,
+            "cores": os.cpu_count(),
+            "parameters": model.num_parameters(),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "evaluation": {"scenes": NUM_SCENES, "tasks": _rounded(unseen)},
+            "evaluation_640x480": {"scenes": NUM_SCENES, "tasks": _rounded(shown)},
+            "curve": self.curve,
+        }
+        (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        return report
+
+    def _glance(self, step: int, model: Model) -> None:
+        model.eval()  # type: ignore[no-untyped-call]
+        figures = _rounded(evaluate(model, self.processor, self.glance_scenes))
+        model.train()
+        self.curve.append({"step": step, "minutes": self.minutes, "tasks": figures})
+        console.print(f"{self.minutes:5.1f} min  step {step}")
+        console.print(_table(figures))
+        if overall(figures) > self.best:
+            self.best = overall(figures)
+            save_checkpoint(model, self.processor, self.out)
+
+
+def _command(plan: Plan) -> str:
+    return (
+        f"python -m deployments.demo.training.recipe --seed {plan.seed} --steps {plan.num_steps} "
+        f"--processes {plan.num_processes} --batch {plan.batch_size} --rate {plan.learning_rate}"
+    )
+
+
+def _best_in(folder: Path) -> float:
+    """How good the checkpoint in a folder is by its own report; 0 without one."""
+    path = folder / "report.json"
+    if not path.exists():
+        return 0.0
+    return overall(json.loads(path.read_text())["evaluation"]["tasks"])
+
+
+def _cpu_minutes() -> float:
+    """CPU time of this process and of those it waited for."""
+    usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(u.ru_utime + u.ru_stime for u in usages) / 60, 1)
+
+
+def _rounded(figures: dict[str, Figures]) -> dict[str, Figures]:
+    return {m: {name: round(v, 3) for name, v in f.items()} for m, f in figures.items()}
+
+
+def _table(figures: dict[str, Figures]) -> Table:
+    names = list(dict.fromkeys(name for f in figures.values() for name in f))
+    table = Table("task", *names)
+    for task in TASKS:
+        values = figures[task.marker]
+        table.add_row(task.marker, *(f"{values[n]:.3f}" if n in values else "" for n in names))
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""Files kept for a limited time: uploads and annotated pictures, in a folder or an object store."""

@@ -1,0 +1,158 @@
+"""Where pictures and uploads are kept: under unguessable names, for a limited time.
+
+A name says until when its file is served and what it is, so every process and every kind of
+store agrees on both without asking anybody.
+A store knows bytes and names; it knows nothing of HTTP.
+Its methods block, so a server calls them in threads.
+"""
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from deployments.errors import SetupError, StoreUnavailable
+from deployments.settings import FileSettings
+from deployments.telemetry.log import logger
+
+OPAQUE = "application/octet-stream"
+SUFFIXES = {
+    "image/jpeg": ".jpg",
+    "image/png": ".png",
+    "image/webp": ".webp",
+    "image/gif": ".gif",
+    "image/bmp": ".bmp",
+    "image/tiff": ".tiff",
+    "image/avif": ".avif",
+    OPAQUE: ".bin",
+}
+CONTENT_TYPES = {suffix: content_type for content_type, suffix in SUFFIXES.items()}
+
+# 128 random bits, and when the file expires: seconds since the epoch in 40 bits.
+NAME = re.compile(rf"[0-9a-f]{{32}}-([0-9a-f]{{10}})({'|'.join(map(re.escape, CONTENT_TYPES))})")
+NEVER = 0xFF_FFFF_FFFF
+SCHEMES = ("s3", "gs", "az")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a store: its name and its size in bytes."""
+
+    name: str
+    size: int
+
+    @property
+    def content_type(self) -> str:
+        """What it is."""
+        return content_type_of(self.name)
+
+    @property
+    def expires_at(self) -> float:
+        """When it is no longer served, in seconds since the epoch; infinite for never."""
+        return expiry_of(self.name)
+
+
+class FileStore(Protocol):
+    """Keeps files by name until they expire.
+
+    Every method may raise StoreUnavailable; the operator finds the reason in the log.
+    """
+
+    def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
+        """Keep `data` under a new name; durable when this returns.
+
+        `ttl_s` is how long, infinite for ever, None for as long as the settings say.
+        A content type that is not known is kept as opaque bytes.
+        """
+
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """Keep `data` under `name`, which nobody else keeps anything under; as durable as `put`."""
+
+    def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
+        """Keep all of `pieces`, joined, under a name that was given before.
+
+        Of several that create the same name at once, one wins.
+
+        Raises:
+            FileExistsError: the name has its file.
+        """
+
+    def find(self, name: str) -> StoredFile | None:
+        """The file called `name`, or None when there is none, or none any more."""
+
+    def read(self, file: StoredFile, start: int, size: int) -> bytes:
+        """Up to `size` bytes of `file` from `start`.
+
+        Raises:
+            FileNotFoundError: the file was removed since it was found.
+        """
+
+    def remove(self, name: str) -> None:
+        """Forget the file called `name`, if there is one."""
+
+    def prune(self) -> int:
+        """Remove what has expired, and say how many files that were."""
+
+
+def open_file_store(settings: FileSettings) -> FileStore:
+    """The store at `settings.root`.
+
+    Raises:
+        SetupError: it cannot be used; the message names the remedy.
+    """
+    scheme, separator, _ = settings.root.partition("://")
+    if not separator:
+        from deployments.files.local import LocalFileStore
+
+        return LocalFileStore(settings)
+    if scheme in SCHEMES:
+        from deployments.files.object_store import ObjectFileStore
+
+        return ObjectFileStore(settings)
+    known = ", ".join(f"{known}://" for known in SCHEMES)
+    raise SetupError(f"setting files.root: {settings.root} is neither a folder nor one of {known}")
+
+
+def new_name(content_type: str, ttl_s: float) -> str:
+    """A name that nobody can guess, for a file that is served for `ttl_s` seconds from now."""
+    expires_at = time.time() + ttl_s
+    expires = NEVER if expires_at >= NEVER else math.ceil(expires_at)
+    return name_for(secrets.token_hex(16), expires, content_type)
+
+
+def name_for(digits: str, expires: int, content_type: str) -> str:
+    """The name of a file with these 32 hex `digits` that expires at `expires`."""
+    return f"{digits}-{expires:010x}{SUFFIXES.get(content_type, SUFFIXES[OPAQUE])}"
+
+
+def expiry_of(name: str) -> float:
+    """When the file called `name` expires; the past for what is no name of a file."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return -math.inf
+    expires = int(match[1], 16)
+    return math.inf if expires == NEVER else float(expires)
+
+
+def content_type_of(name: str) -> str:
+    """What the file called `name` is."""
+    return CONTENT_TYPES["." + name.rpartition(".")[2]]
+
+
+def is_served(name: str) -> bool:
+    """Whether `name` is that of a file which has not expired."""
+    return time.time() < expiry_of(name)
+
+
+def away(root: str, error: Exception) -> StoreUnavailable:
+    """What a client reads when the store at `root` fails; the log tells the operator why."""
+    logger.error("setting files.root: %s cannot be used: %s", root, reason(error))
+    return StoreUnavailable("Files cannot be kept or read at the moment; try again.")
+
+
+def reason(error: Exception) -> str:
+    """The first line of `error`: some libraries append a page of details."""
+    return (str(error) or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,160 @@
+"""Files in an object store: S3 and what speaks its protocol, Google's or Azure's.
+
+Credentials and the endpoint come from the environment, under the names that each cloud has for
+them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Literal
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from deployments.errors import SetupError
+from deployments.files.base import (
+    NAME,
+    StoredFile,
+    away,
+    content_type_of,
+    expiry_of,
+    is_served,
+    new_name,
+    reason,
+)
+from deployments.settings import FileSettings
+
+TIMEOUT, CONNECT_TIMEOUT = timedelta(seconds=20), timedelta(seconds=5)
+MAX_RETRIES, RETRY_TIMEOUT = 2, timedelta(seconds=10)
+FAILURES = (BaseError, OSError, ValueError)  # a name that is not found is an OSError
+REMEDY = "create the bucket, or check the URL, and the credentials and endpoint in the environment"
+
+
+class ObjectFileStore:
+    """A FileStore under the bucket and prefix in `settings.root`.
+
+    A key begins with the time at which its file expires, so those that are over come first in
+    a listing, and pruning never looks at the others.
+    """
+
+    def __init__(self, settings: FileSettings) -> None:
+        """Connect.
+
+        Raises:
+            SetupError: the bucket cannot be listed.
+        """
+        self._root = settings.root
+        self._expires_s = settings.expires_s
+        try:
+            self._store = from_url(
+                settings.root,
+                client_options={
+                    "timeout": TIMEOUT,
+                    "connect_timeout": CONNECT_TIMEOUT,
+                    "allow_http": True,  # an endpoint is plain http only where it is written so
+                },
+                retry_config={"max_retries": MAX_RETRIES, "retry_timeout": RETRY_TIMEOUT},
+            )
+            next(obstore.list(self._store, chunk_size=1), None)
+        except FAILURES as error:
+            why = f"setting files.root: {settings.root} cannot be used: {reason(error)}"
+            raise SetupError(f"{why}; {REMEDY}") from error
+
+    def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
+        """See FileStore."""
+        return self.keep(new_name(content_type, self._expires_s if ttl_s is None else ttl_s), data)
+
+    def keep(self, name: str, data: bytes) -> StoredFile:
+        """See FileStore."""
+        return self._write(name, data, "overwrite")  # a retry may find what it has written
+
+    def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
+        """See FileStore; joins in memory, because only a whole object can be put just once."""
+        return self._write(name, b"".join(pieces), "create")
+
+    def find(self, name: str) -> StoredFile | None:
+        """See FileStore."""
+        if not is_served(name):
+            return None
+        try:
+            return StoredFile(name, obstore.head(self._store, key(name))["size"])
+        except FileNotFoundError:
+            return None
+        except FAILURES as error:
+            raise away(self._root, error) from error
+
+    def read(self, file: StoredFile, start: int, size: int) -> bytes:
+        """See FileStore."""
+        end = min(start + size, file.size)
+        if start >= end:
+            return b""
+        try:
+            return bytes(obstore.get_range(self._store, key(file.name), start=start, end=end))
+        except FileNotFoundError:
+            raise
+        except FAILURES as error:
+            raise away(self._root, error) from error
+
+    def remove(self, name: str) -> None:
+        """See FileStore."""
+        if NAME.fullmatch(name):
+            self._delete([key(name)])
+
+    def prune(self) -> int:
+        """See FileStore."""
+        now, removed = time.time(), 0
+        try:
+            for objects in obstore.list(self._store):
+                ours = [found["path"] for found in objects if is_key(found["path"])]
+                expired = [path for path in ours if expiry_of(name_in(path)) <= now]
+                self._delete(expired)
+                removed += len(expired)
+                if len(expired) < len(ours):
+                    break
+        except FAILURES as error:
+            raise away(self._root, error) from error
+        return removed
+
+    def _write(self, name: str, data: bytes, mode: Literal["create", "overwrite"]) -> StoredFile:
+        attributes = {"Content-Type": content_type_of(name)}
+        try:
+            obstore.put(
+                self._store,
+                key(name),
+                data,
+                attributes=attributes,
+                mode=mode,
+                use_multipart=False,
+            )
+        except AlreadyExistsError:
+            raise FileExistsError(name) from None
+        except FAILURES as error:
+            raise away(self._root, error) from error
+        return StoredFile(name, len(data))
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        if not keys:
+            return
+        try:
+            obstore.delete(self._store, keys)
+        except FileNotFoundError:
+            return
+        except FAILURES as error:
+            raise away(self._root, error) from error
+
+
+def key(name: str) -> str:
+    """Where the file called `name` is kept."""
+    return f"{name[33:43]}/{name}"
+
+
+def name_in(path: str) -> str:
+    """The name at the end of a key."""
+    return path.rpartition("/")[2]
+
+
+def is_key(path: str) -> bool:
+    """Whether a file of ours is kept at `path`: nothing else is ever removed."""
+    return bool(NAME.fullmatch(name_in(path))) and key(name_in(path)) == path

@@ -1,0 +1,73 @@
+"""What every store agrees on when a request ends: how, what of it is kept, and for how long."""
+
+import hashlib
+import time
+
+from deployments.errors import ClientCancelled, RunnerDisconnected, StartTimeout
+from deployments.jobs.api_key import Usage
+from deployments.jobs.job import Ending, State
+from deployments.settings import QueueSettings
+from deployments.webhooks.webhook import Webhook, webhook_body
+
+DAY_S = 24 * 3600.0
+WEBHOOK_TTL_S = 7 * DAY_S  # from its creation, unless it is pending
+REVOKED_TTL_S = 30 * DAY_S  # a revoked key is listed for so long
+
+
+def cancelled() -> Ending:
+    """The end of a request that its caller did not want any more."""
+    return Ending.failed(ClientCancelled())
+
+
+def lost() -> Ending:
+    """The end of a request whose workers have all been lost."""
+    return Ending.failed(RunnerDisconnected())
+
+
+def not_started() -> Ending:
+    """The end of a request that no worker took in time."""
+    return Ending.failed(StartTimeout())
+
+
+def expires_at(ending: Ending, keeps_input: bool, rules: QueueSettings, now: float) -> float:
+    """When a request that ends now is forgotten."""
+    is_large = len(ending.body.encode()) >= rules.large_result_bytes
+    is_short = is_large or not keeps_input
+    return now + (rules.large_result_ttl_s if is_short else rules.result_ttl_s)
+
+
+def webhook_of(
+    request_id: str, key_id: str, url: str, trace: str, ending: Ending, now: float
+) -> Webhook:
+    """The delivery that tells of the end, due at once."""
+    return Webhook(
+        id=request_id,
+        key_id=key_id,
+        url=url,
+        body=webhook_body(request_id, ending),
+        next_at=now,
+        created_at=now,
+        trace=trace,
+    )
+
+
+def usage_of(key_id: str, path: str, ending: Ending, now: float) -> Usage:
+    """What a request has used that ends now."""
+    return Usage(
+        key_id=key_id,
+        day=day_of(now),
+        path=path,
+        requests=1,
+        images=int(ending.state is State.DONE),
+        model_s=ending.model_s,
+    )
+
+
+def day_of(now: float) -> str:
+    """The day in UTC, as `YYYY-MM-DD`."""
+    return time.strftime("%Y-%m-%d", time.gmtime(now))
+
+
+def fingerprint(path: str, input: str) -> str:
+    """What stays of path and input to tell whether a repeated request is the same."""
+    return hashlib.sha256(f"{path}\0{input}".encode()).hexdigest()

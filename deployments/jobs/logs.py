@@ -1,0 +1,44 @@
+"""The log of a request as every store keeps it: one JSON object a line, in order, only added to."""
+
+import json
+from collections.abc import Iterable
+
+from deployments.jobs.job import Ending, LogEntry, LogLine, State, compact
+
+RECEIVED = LogLine("Received")
+CANCEL_ASKED = LogLine("Cancellation requested")
+QUEUED_AGAIN = LogLine("Queued again")
+COMPLETED = LogLine("Completed")
+
+
+def started(attempt: int) -> LogLine:
+    """What is told when a worker takes a request for the `attempt`th time, from 1."""
+    return LogLine(f"Started, attempt {attempt}")
+
+
+def ended(ending: Ending) -> tuple[LogLine, ...]:
+    """What is told at the end; an error is among the ending's own lines."""
+    if ending.state is State.DONE:
+        return (*ending.logs, COMPLETED)
+    return ending.logs
+
+
+def queued_again(ending: Ending) -> tuple[LogLine, ...]:
+    """What is told when an attempt that failed with `ending` is not the last."""
+    return (*ending.logs, QUEUED_AGAIN)
+
+
+def encode(lines: Iterable[LogLine], now: float) -> str:
+    """`lines` as text to be added to a log at `now`."""
+    return "".join(compact(vars(entry(line, now))) + "\n" for line in lines)
+
+
+def decode(text: str) -> tuple[LogEntry, ...]:
+    """The entries of a stored log."""
+    # Not splitlines(): a message may hold separators that JSON leaves as they are.
+    return tuple(LogEntry(**json.loads(line)) for line in text.split("\n") if line)
+
+
+def entry(line: LogLine, now: float) -> LogEntry:
+    """`line` with the time at which it happened."""
+    return LogEntry(line.message, line.level, now - line.age_s)

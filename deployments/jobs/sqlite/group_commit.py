@@ -1,0 +1,139 @@
+"""Group commit: one thread writes for all callers, and commits once for all that wait.
+
+To make a transaction durable costs the same for one change as for a hundred.
+Knows nothing of what is written.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from threading import Condition, Thread
+from typing import Any, TypeVar
+
+from deployments.errors import StoreUnavailable
+from deployments.telemetry.log import logger
+
+T = TypeVar("T")
+
+MAX_WAITING = 10_000  # changes; a caller beyond them is refused
+MAX_GROUP = 512  # changes of one transaction, so that the first need not wait for long
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What a caller wants done, and where it waits for the outcome."""
+
+    work: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    outcome: "asyncio.Future[Any]"
+
+
+Outcome = tuple[Any, Exception | None]  # the result, or an error
+
+
+class Writer:
+    """The thread that writes through `connection`, which is in autocommit mode."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._waiting: list[Change] = []
+        self._is_closed = False
+        self._signal = Condition()
+        self._thread = Thread(target=self._serve, name="store-writer", daemon=True)
+        self._thread.start()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """The result of `work`, once all that it wrote is durable.
+
+        It is done even if the caller is cancelled meanwhile. When it raises, nothing of it is
+        written, and the changes beside it are not touched.
+
+        Raises:
+            StoreUnavailable: the database refused, too many wait, or the writer is closed.
+        """
+        loop = asyncio.get_running_loop()
+        change = Change(work, loop, loop.create_future())
+        self._put(change)
+        result: T = await change.outcome
+        return result
+
+    def close(self) -> None:
+        """Finish what waits, and end the thread."""
+        with self._signal:
+            self._is_closed = True
+            self._signal.notify()
+        self._thread.join()
+
+    def _put(self, change: Change) -> None:
+        with self._signal:
+            if self._is_closed or len(self._waiting) >= MAX_WAITING:
+                raise StoreUnavailable
+            self._waiting.append(change)
+            self._signal.notify()
+
+    def _serve(self) -> None:
+        while group := self._gather():
+            tell(group, self._commit(group))
+
+    def _gather(self) -> list[Change]:
+        """What waits, at least one change; none when the writer is closed."""
+        with self._signal:
+            self._signal.wait_for(lambda: self._waiting or self._is_closed)
+            group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+            return group
+
+    def _commit(self, group: list[Change]) -> list[Outcome]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._do(change) for change in group]
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            return [(None, unavailable(error))] * len(group)
+        return outcomes
+
+    def _do(self, change: Change) -> Outcome:
+        self._connection.execute("SAVEPOINT change")
+        try:
+            outcome: Outcome = change.work(), None
+        except Exception as error:
+            # This fails, and the whole group with it, where the error has ended the transaction.
+            self._connection.execute("ROLLBACK TO change")
+            outcome = None, unavailable(error) if isinstance(error, sqlite3.Error) else error
+        self._connection.execute("RELEASE change")
+        return outcome
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def unavailable(error: sqlite3.Error) -> StoreUnavailable:
+    """The error for the callers; what SQLite said is for the log."""
+    logger.error("the store's file: %s", error)
+    refusal = StoreUnavailable()
+    refusal.__cause__ = error
+    return refusal
+
+
+def tell(group: Iterable[Change], outcomes: Iterable[Outcome]) -> None:
+    """Wake the callers, all those of one event loop at once."""
+    told = list(zip(group, outcomes, strict=True))
+    for loop, pairs in groupby(told, key=lambda pair: pair[0].loop):
+        try:
+            loop.call_soon_threadsafe(settle, list(pairs))
+        except RuntimeError:  # the loop is closed, and nobody waits
+            continue
+
+
+def settle(pairs: Iterable[tuple[Change, Outcome]]) -> None:
+    """Give the callers that still wait their outcomes."""
+    for change, (result, error) in pairs:
+        if change.outcome.done():
+            continue
+        if error is None:
+            change.outcome.set_result(result)
+        else:
+            change.outcome.set_exception(error)

@@ -1,0 +1,1 @@
+"""Webhooks: what is delivered, how it is signed, and how it is delivered."""

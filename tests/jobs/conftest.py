@@ -1,0 +1,59 @@
+"""Every store there is, empty, for tests that hold for all of them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.bench import KINDS, Bench, Benches, benches_in
+from tests.jobs.postgres import postgres
+
+__all__ = ["postgres"]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio alone, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of store in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str | None:
+    """A running PostgreSQL server, for tests with a parameter that asks for one."""
+    if "postgres" in request.node.callspec.params.values():
+        return str(request.getfixturevalue("postgres"))
+    return None
+
+
+@pytest.fixture
+async def benches(tmp_path: Path, url: str | None) -> AsyncIterator[Benches]:
+    """Opens stores, and closes them after the test."""
+    async with benches_in(tmp_path, url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def bench(benches: Benches, kind: str) -> Bench:
+    """An empty store with the default rules, and its clock."""
+    return await benches.open(kind)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A PostgreSQL server takes its time: what needs one is no fast test."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here) and needs_postgres(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def needs_postgres(item: pytest.Item) -> bool:
+    """Whether a test asks for the server, or has it as a parameter."""
+    asked = getattr(item, "fixturenames", ())
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return "postgres" in asked or "postgres" in given

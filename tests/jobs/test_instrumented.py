@@ -1,0 +1,70 @@
+"""A store whose calls are measured does what it does without."""
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from deployments.errors import QueueFull, StoreUnavailable
+from deployments.jobs.instrumented import measured
+from deployments.jobs.job import Submission
+from deployments.jobs.memory import MemoryStore
+from deployments.settings import QueueSettings
+from deployments.telemetry.metrics import PrometheusRecorder
+
+pytestmark = pytest.mark.anyio
+
+
+class AwayStore(MemoryStore):
+    """One whose claims find nobody."""
+
+    async def claim(self, *args: Any) -> Any:
+        raise StoreUnavailable
+
+
+def order(name: str) -> Submission:
+    """A request."""
+    return Submission(id=name, key_id="key", path="caption", input="{}")
+
+
+def numbers(recorder: PrometheusRecorder, name: str) -> dict[str, float]:
+    """A metric's values by operation."""
+    families = text_string_to_metric_families(recorder.exposition().decode())
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return {sample.labels["operation"]: sample.value for sample in samples}
+
+
+async def test_each_call_is_measured_under_its_name() -> None:
+    """Its answer and its time; a refusal is an answer, and no failure of the store."""
+    recorder = PrometheusRecorder()
+    store = measured(MemoryStore(QueueSettings(max_queued=1)), recorder)
+    assert (await store.submit(order("a"))).created
+    with pytest.raises(QueueFull):
+        await store.submit(order("b"))
+    assert await store.position("a") == 0
+    assert numbers(recorder, "florence_store_call_seconds_count") == {"submit": 2, "position": 1}
+    assert numbers(recorder, "florence_store_errors_total") == {}
+
+
+async def test_a_store_that_is_away_is_counted() -> None:
+    """By the operation that found it so; the caller hears of it as before."""
+    recorder = PrometheusRecorder()
+    store = measured(AwayStore(QueueSettings()), recorder)
+    with pytest.raises(StoreUnavailable):
+        await store.claim("worker", 1, 60.0)
+    assert numbers(recorder, "florence_store_errors_total") == {"claim": 1}
+    assert numbers(recorder, "florence_store_call_seconds_count") == {"claim": 1}
+
+
+async def test_rows_are_still_a_stream() -> None:
+    """What is no single call is passed through."""
+    store = measured(MemoryStore(QueueSettings()), PrometheusRecorder())
+    await store.submit(order("a"))
+    assert [row["id"] async for row in store.read_rows("request")] == ["a"]
+    await store.close()
+
+
+async def test_what_no_store_has_is_not_there() -> None:
+    """A misspelt method is an error at once."""
+    store = measured(MemoryStore(QueueSettings()), PrometheusRecorder())
+    assert not hasattr(store, "submitt")

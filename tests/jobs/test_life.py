@@ -1,0 +1,461 @@
+"""Whatever happens to requests, in whatever order, certain things hold after each step.
+
+The store under test lives the same life as the memory store, which says what must come of it.
+"""
+
+import asyncio
+import tempfile
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from deployments.errors import GenerationError, IdempotencyConflict, QueueFull
+from deployments.jobs import logs
+from deployments.jobs.api_key import ApiKey
+from deployments.jobs.job import Claimed, Ending, Lease, State, Submission, Submitted
+from deployments.jobs.store import Row, Store
+from deployments.settings import QueueSettings
+from deployments.webhooks.webhook import Webhook
+from tests.jobs.bench import Benches
+
+T = TypeVar("T")
+
+RULES = QueueSettings(max_queued=8, large_result_bytes=100)
+LIMITS = {"one": 1, "two": 2, "free": inf}
+LEASE_S = 10
+PLACE_S = 30
+MAX_DELIVERIES = 3
+TIMES = {"created_at", "ended_at", "expires_at", "start_by", "not_before", "lease_until", "next_at"}
+TERMINAL = {state.value for state in State if state.is_terminal}
+# Whole seconds throughout: a real clock that runs a little ahead then changes no comparison.
+DELAYS = st.sampled_from([0, 3, 30])
+STEPS = st.sampled_from([1, 2, 5, 11, 60, 400, 4000])
+ENDINGS = st.sampled_from(
+    [
+        Ending.done({"found": 1}, inference_s=0.25, files=("a.png",)),
+        Ending.done("x" * 100),
+        Ending.failed(GenerationError()),
+    ]
+)
+SUBMISSIONS = st.fixed_dictionaries(
+    {
+        "key_id": st.sampled_from(sorted(LIMITS)),
+        "input": st.sampled_from(["{}", "[]"]),
+        "priority": st.sampled_from([0, 1]),
+        "start_timeout_s": st.sampled_from([None, None, 4, 20]),
+        "max_attempts": st.sampled_from([1, 2, 3]),
+        "max_queue_length": st.sampled_from([None, None, 4]),
+        "webhook_url": st.sampled_from([None, "https://receiver.test/"]),
+        "idempotency_key": st.sampled_from([None, None, "once"]),
+        "keeps_input": st.booleans(),
+    }
+)
+
+
+class Life(RuleBasedStateMachine):
+    """The life of some requests in one store of `kind`."""
+
+    requests: Bundle[Submission] = Bundle("requests")
+    leases: Bundle[Lease] = Bundle("leases")
+    runs: Bundle[str] = Bundle("runs")
+    hooks: Bundle[Webhook] = Bundle("hooks")
+
+    def __init__(self, kind: str, url: str | None) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._runner = asyncio.Runner()
+        self._benches = Benches(Path(self._folder.name), url)
+        self._bench = self._do(self._benches.open(kind, RULES))
+        self._spec = self._do(self._benches.open("memory", RULES))
+        self._num = 0
+        self._elapsed = 0
+        self._places: dict[str, tuple[str, int]] = {}  # of runs: the key, and until when
+        self._submitted: dict[str, Submission] = {}
+        self._forgotten: set[str] = set()
+        self._rows: dict[str, Row] = {}
+        for key_id, limit in LIMITS.items():
+            bound = None if limit == inf else int(limit)
+            self._both(partial(added, key=ApiKey(id=key_id, hash=key_id, concurrency=bound)))
+
+    def teardown(self) -> None:
+        """All workers die. Then everything ends, and all is told, if only somebody cares."""
+        try:
+            self._live_to_the_end()
+        finally:
+            self._do(self._benches.close())
+            self._runner.close()
+            self._folder.cleanup()
+
+    # ---------------------------------------------------------------------- rules
+
+    @initialize(target=requests, given=st.lists(SUBMISSIONS, min_size=3, max_size=6))
+    def begin(self, given: list[dict[str, Any]]) -> MultipleResults[Submission]:
+        """Something is there to begin with."""
+        created = (self._submit(each) for each in given)
+        return multiple(*(submission for submission in created if submission))
+
+    @rule(target=requests, given=st.lists(SUBMISSIONS, min_size=2, max_size=4))
+    def submit(self, given: list[dict[str, Any]]) -> MultipleResults[Submission]:
+        """Clients hand requests in; they are known from now on, unless they are refused."""
+        created = (self._submit(each) for each in given)
+        return multiple(*(submission for submission in created if submission))
+
+    @precondition(lambda self: self._has(State.QUEUED))
+    @rule(target=leases, limit=st.integers(0, 4))
+    def claim(self, limit: int) -> MultipleResults[Lease]:
+        """A worker takes what the rules of the queue say, and nothing else."""
+        expected = self._claimable()[:limit]
+        claimed = self._both(partial(claimed_by, limit=limit))
+        assert [each.lease.id for each in claimed] == expected
+        return multiple(*(each.lease for each in claimed))
+
+    @precondition(lambda self: self._has(State.QUEUED))
+    @rule(target=leases, limits=st.lists(st.integers(1, 2), min_size=2, max_size=3))
+    def claim_at_once(self, limits: list[int]) -> MultipleResults[Lease]:
+        """Several workers claim at the same time: together they take what one would have."""
+        expected = self._claimable()[: sum(limits)]
+        claimed = self._both(partial(claimed_by_all, limits=limits))
+        assert sorted(lease.id for lease in claimed) == sorted(expected)
+        return multiple(*claimed)
+
+    @rule(one=leases, another=leases)
+    def beat(self, one: Lease, another: Lease) -> None:
+        """A worker is alive."""
+        held = [one, another]
+        beats = self._both(lambda store: store.beat(held, LEASE_S))
+        assert [beat.lease for beat in beats] == held
+        assert [beat.held for beat in beats] == [self._is_latest(lease) for lease in held]
+
+    @rule(lease=leases, ending=ENDINGS)
+    def finish(self, lease: Lease, ending: Ending) -> None:
+        """A worker has an answer, which counts if its lease does."""
+        is_latest = self._is_latest(lease)
+        assert self._both(lambda store: store.finish(lease, ending)) == is_latest
+
+    @rule(lease=leases, delay_s=DELAYS)
+    def fail(self, lease: Lease, delay_s: int) -> None:
+        """A worker's attempt was in vain."""
+        ending = Ending.failed(GenerationError())
+        state = self._both(lambda store: store.fail(lease, ending, delay_s))
+        assert (state is not None) == self._is_latest(lease)
+
+    @rule(lease=leases, delay_s=DELAYS)
+    def release(self, lease: Lease, delay_s: int) -> None:
+        """A worker shuts down."""
+        is_latest = self._is_latest(lease)
+        assert self._both(lambda store: store.release(lease, delay_s)) == is_latest
+
+    @rule(request=requests, key_id=st.sampled_from(sorted(LIMITS)))
+    def cancel(self, request: Submission, key_id: str) -> None:
+        """Somebody cancels a request, perhaps not his own."""
+        self._both(lambda store: store.cancel(key_id, request.id))
+
+    @precondition(lambda self: self._has(State.RUNNING) or self._has(State.QUEUED))
+    @rule()
+    def rescue(self) -> None:
+        """Somebody cares for what nobody cares for."""
+        self._both(lambda store: store.rescue())
+
+    @precondition(lambda self: any(row["state"] in TERMINAL for row in self._rows.values()))
+    @rule()
+    def prune(self) -> None:
+        """What is over is forgotten, and nothing else."""
+        self._both(pruned)
+        gone = self._rows.keys() - self._read_rows().keys()
+        now = self._now()
+        assert all(self._rows[id_]["expires_at"] <= now + 1 for id_ in gone)
+        assert not gone & self._awaiting()
+        self._forgotten |= gone
+
+    @rule(seconds=STEPS)
+    def advance(self, seconds: int) -> None:
+        """Time passes."""
+        self._elapsed += seconds
+        self._do(self._bench.advance(seconds))
+        self._do(self._spec.advance(seconds))
+
+    @rule(target=runs, key_id=st.sampled_from(sorted(LIMITS)))
+    def enter(self, key_id: str) -> MultipleResults[str]:
+        """A synchronous run begins, if there is a place."""
+        self._num += 1
+        run_id, until = f"run {self._num}", self._elapsed + PLACE_S
+        has_room = self._free_places()[key_id] > 0
+        assert self._both(lambda store: store.enter(key_id, run_id, PLACE_S)) == has_room
+        if not has_room:
+            return multiple()
+        self._places[run_id] = key_id, until
+        return multiple(run_id)
+
+    @rule(run_id=consumes(runs))
+    def leave(self, run_id: str) -> None:
+        """A synchronous run ends."""
+        del self._places[run_id]
+        self._both(lambda store: store.leave(run_id))
+
+    @precondition(lambda self: self._awaiting())
+    @rule(target=hooks)
+    def claim_webhooks(self) -> MultipleResults[Webhook]:
+        """A sender takes all webhooks that are due."""
+        return multiple(*self._both(due_webhooks))
+
+    @rule(hook=hooks, is_delivered=st.booleans())
+    def settle(self, hook: Webhook, is_delivered: bool) -> None:
+        """A delivery went well, or not; after some tries it is given up."""
+        self._both(partial(settled, hook=hook, is_delivered=is_delivered))
+
+    # ----------------------------------------------------------------- invariants
+
+    @invariant()
+    def lives_as_it_should(self) -> None:
+        """All rows are those of the memory store, but for the moments in which they changed."""
+        self._both(lambda store: timeless(store, "request"))
+        self._both(lambda store: timeless(store, "webhook"))
+        self._both(used)
+
+    @invariant()
+    def changes_as_it_may(self) -> None:
+        """No request is lost, none changes after its end, tokens and logs only grow."""
+        rows = self._read_rows()
+        assert rows.keys() == self._submitted.keys() - self._forgotten
+        for id_, before in self._rows.items():
+            if id_ in rows:
+                check_change(before, rows[id_])
+        self._rows = rows
+
+    @invariant()
+    def keeps_limits(self) -> None:
+        """No request is begun too often, and no key runs more than it may."""
+        rows = self._read_rows().values()
+        assert all(row["attempts"] <= row["max_attempts"] for row in rows)
+        assert min(self._free_places().values()) >= 0
+
+    @invariant()
+    def tells_the_truth(self) -> None:
+        """Positions are those of the order of the queue; another key sees nothing."""
+        for position, row in enumerate(self._queue()):
+            status = self._do(self._bench.store.status(row["key_id"], row["id"]))
+            assert status
+            assert (status.state, status.position) == (State.QUEUED, position)
+            assert self._do(self._bench.store.status("stranger", row["id"])) is None
+
+    @invariant()
+    def tells_of_each_end_once(self) -> None:
+        """There is one webhook for each end that somebody wants to hear of, and no other."""
+        hooks = self._do(self._bench.store.webhooks(limit=1000))
+        ended = {id_ for id_, row in self._read_rows().items() if row["state"] in TERMINAL}
+        wanted = {id_ for id_ in ended | self._forgotten if self._submitted[id_].webhook_url}
+        assert Counter(hook.id for hook in hooks) == Counter(wanted)
+
+    # -------------------------------------------------------------------- details
+
+    def _submit(self, given: dict[str, Any]) -> Submission | None:
+        """The request that was created, if one was."""
+        self._num += 1
+        submission = Submission(id=f"r{self._num:04}", path="caption", **given)
+        answer = self._both(partial(submitted, submission=submission))
+        if not isinstance(answer, Submitted):
+            return None
+        assert answer.created == (answer.id == submission.id)
+        if not answer.created:
+            return None
+        self._submitted[submission.id] = submission
+        return submission
+
+    def _live_to_the_end(self) -> None:
+        self.advance(60)
+        self.rescue()
+        while claimed := self._both(partial(claimed_by, limit=100)):
+            for each in claimed:
+                self._both(partial(finished, lease=each.lease))
+        assert all(row["state"] in TERMINAL for row in self._read_rows().values())
+        while hooks := self._both(due_webhooks):
+            for hook in hooks:
+                self._both(partial(settled, hook=hook, is_delivered=False))
+            self.advance(60)
+        self.lives_as_it_should()
+        self.tells_of_each_end_once()
+        assert not self._awaiting()
+
+    def _do(self, work: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await work
+
+        return self._runner.run(wait())
+
+    def _both(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """What `work` gives in the store under test, which is what it gives in the other."""
+        expected = self._do(work(self._spec.store))
+        assert self._do(work(self._bench.store)) == expected
+        return expected
+
+    def _has(self, state: State) -> bool:
+        return any(row["state"] == state for row in self._rows.values())
+
+    def _now(self) -> float:
+        return self._do(self._bench.store.now())
+
+    def _read_rows(self) -> dict[str, Row]:
+        return {row["id"]: row for row in self._do(rows_of(self._bench.store, "request"))}
+
+    def _queue(self) -> list[Row]:
+        queued = [row for row in self._read_rows().values() if row["state"] == State.QUEUED]
+        return sorted(queued, key=lambda row: row["priority"])
+
+    def _is_latest(self, lease: Lease) -> bool:
+        row = self._rows.get(lease.id)
+        return bool(row and (row["state"], row["token"]) == (State.RUNNING, lease.token))
+
+    def _awaiting(self) -> set[str]:
+        """The ids of those whose webhooks are pending."""
+        hooks = self._do(rows_of(self._bench.store, "webhook"))
+        return {row["id"] for row in hooks if row["state"] == "pending"}
+
+    def _claimable(self) -> list[str]:
+        """What may be taken, as one would say it without a database."""
+        now, free, taken = self._now(), self._free_places(), []
+        for row in self._queue():
+            is_late = row["start_by"] is not None and row["start_by"] <= now and not row["attempts"]
+            if row["not_before"] <= now and not is_late and free[row["key_id"]] > 0:
+                free[row["key_id"]] -= 1
+                taken.append(row["id"])
+        return taken
+
+    def _free_places(self) -> dict[str, float]:
+        """How many more each key may run."""
+        runs = [key_id for key_id, until in self._places.values() if until > self._elapsed]
+        requests = [r["key_id"] for r in self._rows.values() if r["state"] == State.RUNNING]
+        taken = Counter(runs + requests)
+        return {key_id: limit - taken[key_id] for key_id, limit in LIMITS.items()}
+
+
+def check_change(before: Row, after: Row) -> None:
+    """A request that was `before` may be `after`."""
+    if before["state"] in TERMINAL:
+        assert after == before
+    assert after["token"] >= before["token"]
+    assert after["logs"].startswith(before["logs"])
+
+
+async def added(store: Store, key: ApiKey) -> None:
+    """A key is there."""
+    await store.add_key(key)
+
+
+async def finished(store: Store, lease: Lease) -> bool:
+    """A worker has an answer."""
+    return await store.finish(lease, Ending.done({}))
+
+
+async def submitted(store: Store, submission: Submission) -> Submitted | type[Exception]:
+    """What comes of a submit."""
+    try:
+        return await store.submit(submission)
+    except (QueueFull, IdempotencyConflict) as error:
+        return type(error)
+
+
+async def claimed_by(store: Store, limit: int) -> list[Claimed]:
+    """What a worker gets, but for how long it has waited."""
+    claimed = await store.claim("worker", limit, LEASE_S)
+    return [replace(each, waited_s=0.0) for each in claimed]
+
+
+async def claimed_by_all(store: Store, limits: list[int]) -> list[Lease]:
+    """What workers get that claim at once."""
+    claims = await asyncio.gather(*(claimed_by(store, limit) for limit in limits))
+    return sorted((each.lease for claim in claims for each in claim), key=lambda lease: lease.id)
+
+
+async def pruned(store: Store) -> list[str]:
+    """The files that are forgotten."""
+    return sorted(await store.prune())
+
+
+async def due_webhooks(store: Store) -> list[Webhook]:
+    """What a sender gets, but for the times."""
+    hooks = [replace(h, next_at=0.0, created_at=0.0) for h in await store.claim_webhooks(99, 9)]
+    return sorted(hooks, key=lambda hook: hook.id)
+
+
+async def settled(store: Store, hook: Webhook, is_delivered: bool) -> bool:
+    """What comes of a delivery: after a few tries it is given up."""
+    if is_delivered:
+        return await store.settle_webhook(hook.id, hook.token, status=200)
+    retry_s = 3.0 if hook.attempts < MAX_DELIVERIES else None
+    return await store.settle_webhook(hook.id, hook.token, error="500", retry_s=retry_s)
+
+
+async def timeless(store: Store, table: str) -> list[Row]:
+    """The rows of a table, in which a time only says that it is set."""
+    rows = [row async for row in store.read_rows(table)]
+    return sorted((without_times(row) for row in rows), key=lambda row: str(row["id"]))
+
+
+def without_times(row: Row) -> Row:
+    """A row in which a time only says that it is set, in its log too."""
+    plain = {name: value is not None if name in TIMES else value for name, value in row.items()}
+    if "logs" in row:
+        plain["logs"] = [entry.message for entry in logs.decode(row["logs"])]
+    return plain
+
+
+async def used(store: Store) -> Counter[tuple[str, str]]:
+    """What keys have used, on all days together."""
+    total: Counter[tuple[str, str]] = Counter()
+    for each in await store.usage():
+        total[each.key_id, "requests"] += each.requests
+        total[each.key_id, "images"] += each.images
+        total[each.key_id, "quarters"] += round(each.model_s * 4)
+    return total
+
+
+async def rows_of(store: Store, table: str) -> list[Row]:
+    """All rows of a table."""
+    return [row async for row in store.read_rows(table)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_lives", "num_steps"),
+    [
+        ("memory", 25, 50),
+        pytest.param("sqlite", 20, 50, marks=pytest.mark.slow),
+        pytest.param("postgres", 20, 50, marks=pytest.mark.slow),
+    ],
+)
+def test_life(kind: str, num_lives: int, num_steps: int, url: str | None) -> None:
+    """Lives that hypothesis invents, the same ones each time."""
+
+    class Lived(Life):
+        def __init__(self) -> None:
+            super().__init__(kind, url)
+
+    run_state_machine_as_test(
+        Lived,
+        settings=settings(
+            max_examples=num_lives,
+            stateful_step_count=num_steps,
+            derandomize=True,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,1459 @@
+"""One contract for every store: each sentence of the protocol is a test here."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+from deployments.errors import (
+    ClientCancelled,
+    FileDownloadError,
+    GenerationError,
+    IdempotencyConflict,
+    QueueFull,
+    RunnerDisconnected,
+    ServiceError,
+    StartTimeout,
+)
+from deployments.jobs.api_key import ApiKey, Usage
+from deployments.jobs.columns import COLUMNS
+from deployments.jobs.job import (
+    Backlog,
+    Cancellation,
+    Claimed,
+    Ending,
+    Lease,
+    LogLine,
+    Rescued,
+    Result,
+    State,
+    Submission,
+    Submitted,
+    compact,
+)
+from deployments.jobs.store import POSITION_CAP, SCHEMA_TABLES, Row, Store
+from deployments.settings import QueueSettings
+from deployments.webhooks.webhook import SigningKey, WebhookState, webhook_body
+from tests.jobs.bench import KINDS, Bench, Benches
+
+pytestmark = pytest.mark.anyio
+
+KEY = "key"
+PATH = "object-detection"
+HOOK = "https://receiver.test/hook"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+LEASE_S = 15.0
+LONG = 10.0  # an advance that no jitter of a real clock can undo
+DAY_S = 24 * 3600.0
+DONE = Ending.done({"ok": True})
+FAILED = Ending.failed(FileDownloadError())
+numbers = count()
+
+
+def order(**given: Any) -> Submission:
+    """A submission with an id of its own and with `given`."""
+    plain = {"id": f"r{next(numbers):06}", "key_id": KEY, "path": PATH, "input": '{"n":1}'}
+    return Submission(**plain | given)
+
+
+async def submit(store: Store, num: int = 1, **given: Any) -> list[str]:
+    """The ids of `num` submitted requests."""
+    return [(await store.submit(order(**given))).id for _ in range(num)]
+
+
+async def claim(store: Store, limit: int = 100, lease_s: float = LEASE_S) -> list[Claimed]:
+    """What a worker gets."""
+    return await store.claim("worker", limit, lease_s)
+
+
+async def claim_ids(store: Store, limit: int = 100) -> list[str]:
+    """The ids of what a worker gets."""
+    return [claimed.lease.id for claimed in await claim(store, limit)]
+
+
+async def begin(store: Store, **given: Any) -> Lease:
+    """The lease on a request that was just submitted and claimed."""
+    await submit(store, **given)
+    (claimed,) = await claim(store)
+    return claimed.lease
+
+
+async def state_of(store: Store, request_id: str, key_id: str = KEY) -> State:
+    """Where a request is."""
+    status = await store.status(key_id, request_id)
+    assert status
+    return status.state
+
+
+async def messages(store: Store, request_id: str) -> list[str]:
+    """The log of a request."""
+    status = await store.status(KEY, request_id)
+    assert status
+    return [entry.message for entry in status.logs]
+
+
+async def rows_of(store: Store, table: str) -> list[Row]:
+    """All rows of a table."""
+    return [row async for row in store.read_rows(table)]
+
+
+async def limit_key(store: Store, concurrency: int | None, key_id: str = KEY) -> None:
+    """Store a key with a limit."""
+    await store.add_key(ApiKey(id=key_id, hash=f"hash of {key_id}", concurrency=concurrency))
+
+
+def response(error: ServiceError) -> tuple[int, str, dict[str, str]]:
+    """What a client gets for `error`."""
+    return error.status, compact(error.body()), error.headers()
+
+
+async def response_of(store: Store, request_id: str) -> tuple[int, str, dict[str, str]]:
+    """What the client of a request gets."""
+    result = await store.result(KEY, request_id)
+    assert result
+    return result.status, result.body, dict(result.headers)
+
+
+# ---------------------------------------------------------------------- submit
+
+
+async def test_submits_and_tells_the_place(bench: Bench) -> None:
+    """A new request is queued behind those that are there."""
+    first, second = order(), order()
+    assert await bench.store.submit(first) == Submitted(first.id, 0, created=True)
+    assert await bench.store.submit(second) == Submitted(second.id, 1, created=True)
+    assert await state_of(bench.store, second.id) is State.QUEUED
+
+
+async def test_places_a_priority_before_the_next(bench: Bench) -> None:
+    """Priority 0 stands before all of priority 1, also when it comes later."""
+    await submit(bench.store, 2, priority=1)
+    assert (await bench.store.submit(order(priority=0))).position == 0
+    assert (await bench.store.submit(order(priority=1))).position == 3
+
+
+async def test_same_id_is_the_same_request(bench: Bench) -> None:
+    """The same id again, queued or ended, gives the request that is there."""
+    given = order()
+    await bench.store.submit(given)
+    assert await bench.store.submit(given) == Submitted(given.id, 0, created=False)
+    (claimed,) = await claim(bench.store)
+    await bench.store.finish(claimed.lease, DONE)
+    assert await bench.store.submit(given) == Submitted(given.id, 0, created=False)
+    assert await claim_ids(bench.store) == []
+
+
+async def test_same_idempotency_key_is_the_same_request(bench: Bench) -> None:
+    """The same idempotency key of the same API key gives the request that is there."""
+    await submit(bench.store)
+    (known,) = await submit(bench.store, idempotency_key="once")
+    again = await bench.store.submit(order(idempotency_key="once"))
+    assert again == Submitted(known, 1, created=False)
+    assert await claim_ids(bench.store) != []
+    again = await bench.store.submit(order(idempotency_key="once"))
+    assert again == Submitted(known, 0, created=False)
+
+
+async def test_idempotency_survives_the_input(bench: Bench) -> None:
+    """A repeated request is known after its input was forgotten."""
+    given = order(idempotency_key="once", keeps_input=False)
+    await bench.store.submit(given)
+    (claimed,) = await claim(bench.store)
+    await bench.store.finish(claimed.lease, DONE)
+    again = await bench.store.submit(replace(given, id="another"))
+    assert again == Submitted(given.id, 0, created=False)
+
+
+@pytest.mark.parametrize("change", [{"path": "caption"}, {"input": '{"n":2}'}])
+async def test_idempotency_key_is_for_one_request(bench: Bench, change: dict[str, str]) -> None:
+    """An idempotency key that was used for another path or input is refused."""
+    await submit(bench.store, idempotency_key="once")
+    with pytest.raises(IdempotencyConflict):
+        await bench.store.submit(order(idempotency_key="once", **change))
+    assert (await bench.store.backlog()).queued == 1
+
+
+async def test_idempotency_key_is_of_one_api_key(bench: Bench) -> None:
+    """Two API keys may use the same idempotency key."""
+    await submit(bench.store, idempotency_key="once")
+    submitted = await bench.store.submit(order(key_id="other", idempotency_key="once"))
+    assert submitted.created
+
+
+async def test_repeats_at_once_are_one_request(bench: Bench) -> None:
+    """Of many submits with one idempotency key at the same time, one creates."""
+    orders = [order(idempotency_key="once") for _ in range(20)]
+    answers = await asyncio.gather(*(bench.store.submit(each) for each in orders))
+    assert [answer.created for answer in answers].count(True) == 1
+    assert len({answer.id for answer in answers}) == 1
+    assert (await bench.store.backlog()).queued == 1
+
+
+async def test_a_caller_bounds_the_queue(bench: Bench) -> None:
+    """A submit is refused when as many wait as its `max_queue_length`; running ones do not."""
+    await submit(bench.store, 2)
+    with pytest.raises(QueueFull):
+        await submit(bench.store, max_queue_length=2)
+    await submit(bench.store, max_queue_length=3)
+    await claim(bench.store)
+    await submit(bench.store, max_queue_length=1)
+    with pytest.raises(QueueFull):
+        await submit(bench.store, max_queue_length=0)
+
+
+async def test_the_store_bounds_the_queue(benches: Benches, kind: str) -> None:
+    """No more than `max_queued` wait, whoever comes and however many come at once."""
+    store = (await benches.open(kind, QueueSettings(max_queued=5))).store
+    orders = [order(key_id=f"key {n % 3}") for n in range(20)]
+    answers = await asyncio.gather(*map(store.submit, orders), return_exceptions=True)
+    assert Counter(type(answer) for answer in answers) == {Submitted: 5, QueueFull: 15}
+    await claim(store, 1)
+    await submit(store)
+    with pytest.raises(QueueFull):
+        await submit(store)
+
+
+async def test_the_bound_knows_what_comes_back(benches: Benches, kind: str) -> None:
+    """Requests that are queued again count, those that were cancelled do not."""
+    store = (await benches.open(kind, QueueSettings(max_queued=2))).store
+    lease = await begin(store)
+    (waiting,) = await submit(store)
+    assert await store.release(lease)
+    with pytest.raises(QueueFull):
+        await submit(store)
+    await store.cancel(KEY, waiting)
+    await submit(store)
+
+
+async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str) -> None:
+    """A request that is there already needs no room."""
+    store = (await benches.open(kind, QueueSettings(max_queued=1))).store
+    given = order(idempotency_key="once", max_queue_length=1)
+    await store.submit(given)
+    assert not (await store.submit(given)).created
+    assert not (await store.submit(replace(given, id="another"))).created
+
+
+# ----------------------------------------------------------------------- claim
+
+
+async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
+    """A claim tells all that a worker needs, and how long the request has waited."""
+    given = order(
+        input='{"é":"\\u0000"}', base_url="http://x", priority=1, files_ttl_s=60.0, trace=TRACE
+    )
+    await bench.store.submit(given)
+    await bench.advance(LONG)
+    (claimed,) = await claim(bench.store)
+    assert claimed == Claimed(
+        lease=Lease(given.id, 1),
+        attempt=1,
+        key_id=KEY,
+        path=PATH,
+        input=given.input,
+        base_url="http://x",
+        priority=1,
+        files_ttl_s=60.0,
+        waited_s=claimed.waited_s,
+        trace=TRACE,
+    )
+    assert claimed.waited_s == pytest.approx(LONG, abs=2)
+    assert await state_of(bench.store, given.id) is State.RUNNING
+
+
+async def test_claims_in_order(bench: Bench) -> None:
+    """Priority first, then arrival; no more than are wanted."""
+    low = await submit(bench.store, 3, priority=1)
+    high = await submit(bench.store, 3, priority=0)
+    assert await claim_ids(bench.store, 4) == [*high, low[0]]
+    assert await claim_ids(bench.store, 4) == low[1:]
+    assert await claim_ids(bench.store, 4) == []
+
+
+async def test_claims_in_order_among_keys(bench: Bench) -> None:
+    """The order of arrival holds among the requests of all keys."""
+    ids = [(await submit(bench.store, key_id=f"key {n % 3}"))[0] for n in range(9)]
+    assert await claim_ids(bench.store, 5) == ids[:5]
+    assert await claim_ids(bench.store) == ids[5:]
+
+
+async def test_a_priority_goes_before_other_keys(bench: Bench) -> None:
+    """Among the requests of all keys, too, the priority comes first."""
+    (low,) = await submit(bench.store, key_id="a", priority=1)
+    (high,) = await submit(bench.store, key_id="b", priority=0)
+    assert await claim_ids(bench.store, 1) == [high]
+    assert await claim_ids(bench.store, 1) == [low]
+
+
+async def test_claims_nothing_for_nothing(bench: Bench) -> None:
+    """A limit of 0 takes nothing."""
+    await submit(bench.store)
+    assert await claim_ids(bench.store, 0) == []
+
+
+async def test_waits_out_a_delay(bench: Bench) -> None:
+    """A request that failed is not taken before its delay is over, others behind it are."""
+    lease = await begin(bench.store)
+    await bench.store.fail(lease, FAILED, delay_s=60.0)
+    others = await submit(bench.store, 2)
+    assert await claim_ids(bench.store) == others
+    await bench.advance(61.0)
+    (claimed,) = await claim(bench.store)
+    assert (claimed.lease, claimed.attempt) == (Lease(lease.id, 2), 2)
+
+
+async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
+    """Those before and behind a request that waits out a delay are taken."""
+    before, delayed, behind = await submit(bench.store, 3)
+    leases = {claimed.lease.id: claimed.lease for claimed in await claim(bench.store)}
+    await bench.store.release(leases[before])
+    await bench.store.fail(leases[delayed], FAILED, delay_s=60.0)
+    await bench.store.release(leases[behind])
+    assert await claim_ids(bench.store) == [before, behind]
+
+
+async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
+    """Those before and behind a request that may not begin any more are taken."""
+    (before,) = await submit(bench.store)
+    await submit(bench.store, start_timeout_s=60.0)
+    (behind,) = await submit(bench.store)
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == [before, behind]
+
+
+async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
+    """A request that waited for longer than it may is not begun, also before a rescue."""
+    await submit(bench.store, start_timeout_s=60.0)
+    (patient,) = await submit(bench.store, start_timeout_s=90.0)
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == [patient]
+
+
+async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
+    """A request that was begun in time may begin again later."""
+    lease = await begin(bench.store, start_timeout_s=60.0)
+    await bench.store.fail(lease, FAILED)
+    await bench.advance(61.0)
+    assert await bench.store.rescue() == Rescued()
+    assert await claim_ids(bench.store) == [lease.id]
+
+
+async def test_a_key_runs_no_more_than_it_may(bench: Bench) -> None:
+    """Requests of a key at its limit stay; those behind them, of other keys, are taken."""
+    await limit_key(bench.store, 2)
+    ids = await submit(bench.store, 50)
+    others = await submit(bench.store, 3, key_id="other")
+    assert await claim_ids(bench.store, 4) == [*ids[:2], *others[:2]]
+    assert await claim_ids(bench.store, 4) == others[2:]
+    assert await claim_ids(bench.store, 4) == []
+
+
+async def test_an_end_makes_room(bench: Bench) -> None:
+    """When a request of a key at its limit ends, the next one is taken."""
+    await limit_key(bench.store, 1)
+    ids = await submit(bench.store, 3)
+    (claimed,) = await claim(bench.store)
+    await bench.store.finish(claimed.lease, DONE)
+    assert await claim_ids(bench.store) == ids[1:2]
+
+
+async def test_places_of_runs_count(bench: Bench) -> None:
+    """Synchronous runs and requests of a key share its limit; an old place counts no more."""
+    await limit_key(bench.store, 2)
+    ids = await submit(bench.store, 3)
+    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
+    assert await claim_ids(bench.store) == ids[:1]
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == ids[1:2]
+
+
+async def test_limits_hold_among_claimers(bench: Bench) -> None:
+    """However many claim at once, no key is over its limit, nothing is taken twice."""
+    limits = {"one": 1, "three": 3, "free": None}
+    for key_id, limit in limits.items():
+        await limit_key(bench.store, limit, key_id)
+        await submit(bench.store, 10, key_id=key_id)
+    claims = await asyncio.gather(*(claim(bench.store, 3) for _ in range(12)))
+    taken = [claimed for each in claims for claimed in each]
+    assert Counter(claimed.key_id for claimed in taken) == {"one": 1, "three": 3, "free": 10}
+    assert len({claimed.lease.id for claimed in taken}) == len(taken)
+
+
+async def test_a_low_priority_goes_on_where_the_high_one_ends(bench: Bench) -> None:
+    """A key's limit is filled over its priorities, the higher one first."""
+    await limit_key(bench.store, 4)
+    low = await submit(bench.store, 3, priority=1)
+    high = await submit(bench.store, 2, priority=0)
+    assert await claim_ids(bench.store) == [*high, *low[:2]]
+
+
+# ------------------------------------------------------------------------ beat
+
+
+async def test_a_beat_keeps_the_lease(bench: Bench) -> None:
+    """A lease that is extended is not lost at its first end, but at its new one."""
+    lease = await begin(bench.store)
+    await bench.advance(LEASE_S - 5)
+    (beat,) = await bench.store.beat([lease], LEASE_S)
+    assert (beat.lease, beat.held, beat.cancelled) == (lease, True, False)
+    await bench.advance(LEASE_S - 5)
+    assert await bench.store.rescue() == Rescued()
+    await bench.advance(LONG)
+    assert await bench.store.rescue() == Rescued(requeued=1)
+
+
+async def test_beats_answer_in_order(bench: Bench) -> None:
+    """One answer for each lease, in the same order: held, stale, unknown, cancelled."""
+    await submit(bench.store, 3)
+    first, second, third = (claimed.lease for claimed in await claim(bench.store))
+    await bench.store.finish(second, DONE)
+    await bench.store.cancel(KEY, third.id)
+    unknown = Lease("nobody's", 1)
+    leases = [third, unknown, second, first]
+    beats = await bench.store.beat(leases, LEASE_S)
+    assert [beat.lease for beat in beats] == leases
+    assert [beat.held for beat in beats] == [True, False, False, True]
+    assert [beat.cancelled for beat in beats] == [True, False, False, False]
+    assert await bench.store.beat([], LEASE_S) == []
+
+
+async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) -> None:
+    """A lease that is over, and was given to nobody else, can still be extended and used."""
+    lease = await begin(bench.store)
+    await bench.advance(LEASE_S + 1)
+    (beat,) = await bench.store.beat([lease], LEASE_S)
+    assert beat.held
+    assert await bench.store.rescue() == Rescued()
+    assert await bench.store.finish(lease, DONE)
+
+
+# ---------------------------------------------------------------- end of a request
+
+
+async def test_finish_keeps_the_response(bench: Bench) -> None:
+    """A result is replayed as it was given; the status tells of its logs and its time."""
+    lease = await begin(bench.store)
+    ending = Ending.done({"é": [1, 2]}, inference_s=0.5, logs=(LogLine("seen"),))
+    assert await bench.store.finish(lease, ending)
+    expected = Result(State.DONE, 200, '{"é":[1,2]}', {})
+    assert await bench.store.result(KEY, lease.id) == expected
+    status = await bench.store.status(KEY, lease.id)
+    assert status
+    assert (status.state, status.position, status.inference_s) == (State.DONE, None, 0.5)
+    assert (status.error, status.error_type) == (None, None)
+
+
+async def test_finish_keeps_an_error(bench: Bench) -> None:
+    """An error is replayed with its status and headers, and named in the status."""
+    lease = await begin(bench.store)
+    assert await bench.store.finish(lease, FAILED)
+    assert await response_of(bench.store, lease.id) == response(FileDownloadError())
+    status = await bench.store.status(KEY, lease.id)
+    assert status
+    assert (status.state, status.error_type) == (State.ERROR, "file_download_error")
+    assert status.error == FileDownloadError().message
+
+
+async def test_an_end_is_for_good(bench: Bench) -> None:
+    """A request that has ended does not change."""
+    lease = await begin(bench.store)
+    assert await bench.store.finish(lease, DONE)
+    before = await rows_of(bench.store, "request")
+    assert not await bench.store.finish(lease, FAILED)
+    assert await bench.store.fail(lease, FAILED) is None
+    assert not await bench.store.release(lease)
+    assert await bench.store.cancel(KEY, lease.id) is Cancellation.ALREADY_COMPLETED
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.rescue() == Rescued()
+    assert await rows_of(bench.store, "request") == before
+
+
+async def test_a_late_worker_changes_nothing(bench: Bench) -> None:
+    """Whoever has an older lease than the latest, or none, changes nothing."""
+    stale = await begin(bench.store)
+    await bench.advance(LEASE_S + 1)
+    await bench.store.rescue()
+    (claimed,) = await claim(bench.store)
+    before = await rows_of(bench.store, "request")
+    for lease in (stale, Lease(stale.id, 99), Lease("nobody's", 1)):
+        assert not await bench.store.finish(lease, DONE)
+        assert await bench.store.fail(lease, FAILED) is None
+        assert not await bench.store.release(lease)
+        (beat,) = await bench.store.beat([lease], LEASE_S)
+        assert not beat.held
+    assert await rows_of(bench.store, "request") == before
+    assert await bench.store.finish(claimed.lease, DONE)
+
+
+async def test_a_rescued_lease_is_over_at_once(bench: Bench) -> None:
+    """A request that was queued again is not to be ended by its former worker."""
+    stale = await begin(bench.store)
+    await bench.advance(LEASE_S + 1)
+    await bench.store.rescue()
+    assert not await bench.store.finish(stale, DONE)
+    assert await state_of(bench.store, stale.id) is State.QUEUED
+
+
+async def test_one_of_many_ends_counts(bench: Bench) -> None:
+    """Of several ends at the same time, one is written."""
+    lease = await begin(bench.store, webhook_url=HOOK)
+    answers = await asyncio.gather(*(bench.store.finish(lease, DONE) for _ in range(10)))
+    assert answers.count(True) == 1
+    assert len(await bench.store.webhooks()) == 1
+    assert [used.requests for used in await bench.store.usage()] == [1]
+
+
+async def test_fail_queues_again(bench: Bench) -> None:
+    """An attempt that failed is not the last: the request is queued again, in its place."""
+    lease = await begin(bench.store)
+    (behind,) = await submit(bench.store)
+    assert await bench.store.fail(lease, FAILED) is State.QUEUED
+    assert await response_of(bench.store, lease.id) == (0, "", {})
+    assert await claim_ids(bench.store) == [lease.id, behind]
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+async def test_attempts_are_bounded(bench: Bench, max_attempts: int) -> None:
+    """The last attempt's failure is the request's."""
+    await submit(bench.store, max_attempts=max_attempts)
+    states = []
+    while claimed := await claim(bench.store):
+        states.append(await bench.store.fail(claimed[0].lease, FAILED))
+    assert states == [State.QUEUED] * (max_attempts - 1) + [State.ERROR]
+
+
+async def test_fail_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
+    """A request whose caller gave it up is not tried again."""
+    lease = await begin(bench.store)
+    await bench.store.cancel(KEY, lease.id)
+    assert await bench.store.fail(lease, FAILED) is State.CANCELLED
+    assert await response_of(bench.store, lease.id) == response(ClientCancelled())
+
+
+async def test_release_is_no_attempt(bench: Bench) -> None:
+    """A request that is handed back keeps its place, and all its attempts."""
+    lease = await begin(bench.store, max_attempts=1)
+    (behind,) = await submit(bench.store)
+    assert await bench.store.release(lease)
+    assert not await bench.store.finish(lease, DONE)
+    first, second = await claim(bench.store)
+    assert (first.lease, first.attempt) == (Lease(lease.id, lease.token + 1), 1)
+    assert second.lease.id == behind
+
+
+async def test_release_may_delay(bench: Bench) -> None:
+    """A request that is handed back with a delay waits it out."""
+    lease = await begin(bench.store)
+    assert await bench.store.release(lease, delay_s=60.0)
+    assert await claim_ids(bench.store) == []
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == [lease.id]
+
+
+async def test_release_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
+    """A request whose caller gave it up is not queued again."""
+    lease = await begin(bench.store)
+    await bench.store.cancel(KEY, lease.id)
+    assert await bench.store.release(lease)
+    assert await state_of(bench.store, lease.id) is State.CANCELLED
+
+
+async def test_release_gives_the_time_to_start_back(bench: Bench) -> None:
+    """A request that was never worked on ends when its time to start is over."""
+    lease = await begin(bench.store, start_timeout_s=60.0)
+    await bench.store.release(lease)
+    await bench.advance(61.0)
+    assert await claim_ids(bench.store) == []
+    assert await bench.store.rescue() == Rescued(expired=1)
+
+
+# ---------------------------------------------------------------------- cancel
+
+
+async def test_cancels_a_queued_one_at_once(bench: Bench) -> None:
+    """Nobody works on it, its client gets 499, its place is free."""
+    (request_id,) = await submit(bench.store)
+    (behind,) = await submit(bench.store)
+    assert await bench.store.cancel(KEY, request_id) is Cancellation.REQUESTED
+    assert await response_of(bench.store, request_id) == response(ClientCancelled())
+    assert await state_of(bench.store, request_id) is State.CANCELLED
+    assert await bench.store.position(behind) == 0
+    assert await claim_ids(bench.store) == [behind]
+
+
+async def test_cancels_a_running_one_by_a_flag(bench: Bench) -> None:
+    """Its worker hears of it with its next heartbeat, and ends it."""
+    lease = await begin(bench.store)
+    assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
+    assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
+    assert await state_of(bench.store, lease.id) is State.RUNNING
+    (beat,) = await bench.store.beat([lease], LEASE_S)
+    assert (beat.held, beat.cancelled) == (True, True)
+    assert await bench.store.finish(lease, Ending.failed(ClientCancelled()))
+    assert await state_of(bench.store, lease.id) is State.CANCELLED
+
+
+async def test_a_cancel_may_come_too_late(bench: Bench) -> None:
+    """A worker that finishes nevertheless has finished."""
+    lease = await begin(bench.store)
+    await bench.store.cancel(KEY, lease.id)
+    assert await bench.store.finish(lease, DONE)
+    assert await state_of(bench.store, lease.id) is State.DONE
+
+
+@pytest.mark.parametrize("ending", [DONE, FAILED])
+async def test_cancels_nothing_that_has_ended(bench: Bench, ending: Ending) -> None:
+    """What has ended, also by a cancel, is told as completed."""
+    lease = await begin(bench.store)
+    await bench.store.finish(lease, ending)
+    assert await bench.store.cancel(KEY, lease.id) is Cancellation.ALREADY_COMPLETED
+    (cancelled,) = await submit(bench.store)
+    await bench.store.cancel(KEY, cancelled)
+    assert await bench.store.cancel(KEY, cancelled) is Cancellation.ALREADY_COMPLETED
+
+
+async def test_a_request_is_its_keys(bench: Bench) -> None:
+    """Another key neither sees nor cancels it, just as one that does not exist."""
+    (request_id,) = await submit(bench.store)
+    for key_id, id_ in (("other", request_id), (KEY, "nobody's")):
+        assert await bench.store.status(key_id, id_) is None
+        assert await bench.store.result(key_id, id_) is None
+        assert await bench.store.cancel(key_id, id_) is Cancellation.NOT_FOUND
+    assert await state_of(bench.store, request_id) is State.QUEUED
+
+
+# ---------------------------------------------------------------------- rescue
+
+
+async def test_a_lost_request_is_queued_again(bench: Bench) -> None:
+    """When its worker is silent for too long, another gets it, in its place, under a new token."""
+    lease = await begin(bench.store)
+    (behind,) = await submit(bench.store)
+    assert await bench.store.rescue() == Rescued()
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.rescue() == Rescued(requeued=1)
+    first, second = await claim(bench.store)
+    assert (first.lease.id, first.attempt, second.lease.id) == (lease.id, 2, behind)
+    assert first.lease.token > lease.token + 1
+
+
+async def test_a_poisonous_request_kills_no_more_than_it_may(bench: Bench) -> None:
+    """A request whose workers are lost each time ends after its last attempt."""
+    (request_id,) = await submit(bench.store, max_attempts=3)
+    rescued = []
+    while await claim(bench.store):
+        await bench.advance(LEASE_S + 1)
+        rescued.append(await bench.store.rescue())
+    assert rescued == [Rescued(requeued=1), Rescued(requeued=1), Rescued(failed=1)]
+    assert await response_of(bench.store, request_id) == response(RunnerDisconnected())
+
+
+async def test_a_lost_request_that_must_not_be_repeated_ends(bench: Bench) -> None:
+    """With one attempt, the loss of the worker is the end."""
+    lease = await begin(bench.store, max_attempts=1)
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.rescue() == Rescued(failed=1)
+    assert await state_of(bench.store, lease.id) is State.ERROR
+
+
+async def test_a_lost_request_that_was_to_be_cancelled_is(bench: Bench) -> None:
+    """It is never queued again."""
+    lease = await begin(bench.store)
+    await bench.store.cancel(KEY, lease.id)
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.rescue() == Rescued(cancelled=1)
+    assert await response_of(bench.store, lease.id) == response(ClientCancelled())
+
+
+async def test_what_is_not_begun_in_time_ends(bench: Bench) -> None:
+    """Its client is told that it was its own limit."""
+    (request_id,) = await submit(bench.store, start_timeout_s=60.0)
+    assert await bench.store.rescue() == Rescued()
+    await bench.advance(61.0)
+    assert await bench.store.rescue() == Rescued(expired=1)
+    assert await response_of(bench.store, request_id) == response(StartTimeout())
+    assert await state_of(bench.store, request_id) is State.ERROR
+
+
+async def test_rescues_up_to_a_limit_of_each_kind(bench: Bench) -> None:
+    """A rescue is bounded, and the next one goes on."""
+    await submit(bench.store, 3)
+    await claim(bench.store)
+    await submit(bench.store, 3, start_timeout_s=5.0)
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.rescue(limit=2) == Rescued(requeued=2, expired=2)
+    assert await bench.store.rescue(limit=2) == Rescued(requeued=1, expired=1)
+    assert await bench.store.rescue(limit=2) == Rescued()
+
+
+async def test_rescuers_do_not_meet(bench: Bench) -> None:
+    """Several rescues at once care for each request once."""
+    await submit(bench.store, 10, max_attempts=1, webhook_url=HOOK)
+    await claim(bench.store)
+    await bench.advance(LEASE_S + 1)
+    rescued = await asyncio.gather(*(bench.store.rescue() for _ in range(5)))
+    assert sum(each.failed for each in rescued) == 10
+    assert len(await bench.store.webhooks()) == 10
+
+
+# ---------------------------------------------------------------------- forget
+
+
+async def ended(store: Store, ending: Ending = DONE, **given: Any) -> str:
+    """The id of a request that has ended."""
+    lease = await begin(store, **given)
+    assert await store.finish(lease, ending)
+    return lease.id
+
+
+async def knows(store: Store, request_id: str) -> bool:
+    """Whether the store has a request."""
+    return await store.status(KEY, request_id) is not None
+
+
+async def test_a_result_is_kept_for_an_hour(bench: Bench) -> None:
+    """It can be fetched until its time is over; then it is as if it had never been."""
+    request_id = await ended(bench.store)
+    await bench.advance(3590.0)
+    await bench.store.prune()
+    assert await knows(bench.store, request_id)
+    await bench.advance(20.0)
+    await bench.store.prune()
+    assert not await knows(bench.store, request_id)
+    assert await bench.store.result(KEY, request_id) is None
+    assert await rows_of(bench.store, "request") == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "given"),
+    [
+        (Ending.done("x" * 10 * 1024), {}),
+        (Ending.done("é" * 5 * 1024), {}),
+        (DONE, {"keeps_input": False}),
+    ],
+    ids=["large", "large in bytes", "forgotten input"],
+)
+async def test_some_results_are_kept_for_minutes(
+    bench: Bench, ending: Ending, given: dict[str, Any]
+) -> None:
+    """A large result, and that of a forgotten input, go after six minutes."""
+    request_id = await ended(bench.store, ending, **given)
+    await bench.advance(350.0)
+    await bench.store.prune()
+    assert await knows(bench.store, request_id)
+    await bench.advance(20.0)
+    await bench.store.prune()
+    assert not await knows(bench.store, request_id)
+
+
+async def test_an_input_is_forgotten_at_the_end(bench: Bench) -> None:
+    """When that is wanted: not before another attempt could need it, however it ends."""
+    lease = await begin(bench.store, keeps_input=False)
+    await bench.store.fail(lease, FAILED)
+    assert [row["input"] for row in await rows_of(bench.store, "request")] == ['{"n":1}']
+    await bench.store.cancel(KEY, lease.id)
+    assert [row["input"] for row in await rows_of(bench.store, "request")] == [None]
+    await ended(bench.store)
+    assert [row["input"] for row in await rows_of(bench.store, "request")] == [None, '{"n":1}']
+
+
+async def test_prune_names_the_files(bench: Bench) -> None:
+    """The files of forgotten requests are returned once, so that they can be removed."""
+    await ended(bench.store, replace(DONE, files=("a.png", "b.png")))
+    await ended(bench.store, replace(DONE, files=("c.png",)))
+    assert await bench.store.prune() == []
+    await bench.advance(3601.0)
+    assert sorted(await bench.store.prune()) == ["a.png", "b.png", "c.png"]
+    assert await bench.store.prune() == []
+
+
+async def test_prunes_up_to_a_limit(bench: Bench) -> None:
+    """A prune is bounded, and the next one goes on."""
+    for name in ("a", "b", "c"):
+        await ended(bench.store, replace(DONE, files=(name,)))
+    await bench.advance(3601.0)
+    assert [len(await bench.store.prune(limit=2)) for _ in range(3)] == [2, 1, 0]
+
+
+async def test_what_has_not_ended_is_not_forgotten(bench: Bench) -> None:
+    """Requests that wait or run are kept, however old."""
+    await begin(bench.store)
+    await submit(bench.store)
+    await bench.advance(365 * DAY_S)
+    await bench.store.prune()
+    assert len(await rows_of(bench.store, "request")) == 2
+
+
+async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
+    """A request is kept until its webhook is delivered or given up."""
+    request_id = await ended(bench.store, webhook_url=HOOK)
+    await bench.advance(3601.0)
+    await bench.store.prune()
+    assert await knows(bench.store, request_id)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    await bench.store.prune()
+    assert not await knows(bench.store, request_id)
+    assert len(await bench.store.webhooks()) == 1
+
+
+async def test_webhooks_of_old_are_forgotten(bench: Bench) -> None:
+    """A week after it was made a webhook goes, unless it is pending."""
+    await ended(bench.store, webhook_url=HOOK)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    pending = await ended(bench.store, webhook_url=HOOK)
+    await bench.advance(6 * DAY_S)
+    await bench.store.prune()
+    assert len(await bench.store.webhooks()) == 2
+    await bench.advance(2 * DAY_S)
+    await bench.store.prune()
+    assert [hook.id for hook in await bench.store.webhooks()] == [pending]
+
+
+async def test_revoked_keys_of_old_are_forgotten(bench: Bench) -> None:
+    """A revoked key is listed for a month, one that is not for ever."""
+    await limit_key(bench.store, None, "old")
+    await limit_key(bench.store, None, "kept")
+    await bench.store.revoke_key("old")
+    await bench.advance(29 * DAY_S)
+    await bench.store.prune()
+    assert [key.id for key in await bench.store.keys()] == ["old", "kept"]
+    await bench.advance(2 * DAY_S)
+    await bench.store.prune()
+    assert [key.id for key in await bench.store.keys()] == ["kept"]
+
+
+# ------------------------------------------------------------------ what clients see
+
+
+async def test_status_tells_the_place(bench: Bench) -> None:
+    """Those that are queued ahead are counted; running and ended ones are not."""
+    ids = await submit(bench.store, 4)
+    status = await bench.store.status(KEY, ids[2])
+    assert status
+    assert (status.id, status.path, status.position) == (ids[2], PATH, 2)
+    await claim(bench.store, 1)
+    await bench.store.cancel(KEY, ids[1])
+    assert await bench.store.position(ids[2]) == 0
+    assert await bench.store.position(ids[3]) == 1
+    assert await bench.store.position(ids[0]) is None
+    assert await bench.store.position("nobody's") is None
+
+
+async def test_a_priority_stands_ahead(bench: Bench) -> None:
+    """All of a higher priority are ahead, whenever they came."""
+    (low,) = await submit(bench.store, priority=1)
+    high = await submit(bench.store, 2, priority=0)
+    assert await bench.store.position(low) == 2
+    assert await bench.store.position(high[1]) == 1
+
+
+async def test_what_waits_out_a_delay_is_ahead(bench: Bench) -> None:
+    """A request that is tried again keeps its place while it waits."""
+    lease = await begin(bench.store)
+    (behind,) = await submit(bench.store)
+    await bench.store.fail(lease, FAILED, delay_s=60.0)
+    assert await bench.store.position(behind) == 1
+
+
+async def test_no_result_before_the_end(bench: Bench) -> None:
+    """The response of a request that has not ended has status 0."""
+    (request_id,) = await submit(bench.store)
+    assert await bench.store.result(KEY, request_id) == Result(State.QUEUED, 0, "", {})
+    await claim(bench.store)
+    assert await bench.store.result(KEY, request_id) == Result(State.RUNNING, 0, "", {})
+
+
+async def test_positions_are_capped(bench: Bench) -> None:
+    """Far behind, all are told the same place; the bound of the queue is exact there too."""
+    orders = [order() for _ in range(POSITION_CAP + 50)]
+    answers = await asyncio.gather(*map(bench.store.submit, orders))
+    assert max(answer.position for answer in answers) == POSITION_CAP
+    (last,) = await submit(bench.store)
+    status = await bench.store.status(KEY, last)
+    assert status
+    assert status.position == await bench.store.position(last) == POSITION_CAP
+    assert (await bench.store.submit(order(priority=1))).position == POSITION_CAP
+    assert (await bench.store.submit(order(priority=-1))).position == 0
+    assert (await bench.store.backlog()).queued == 1000
+    with pytest.raises(QueueFull):
+        await submit(bench.store, max_queue_length=len(orders) + 3)
+    await submit(bench.store, max_queue_length=len(orders) + 4)
+
+
+async def test_logs_tell_the_story(bench: Bench) -> None:
+    """Lines come in order, none is missing, and each has its time."""
+    (request_id,) = await submit(bench.store)
+    before = await bench.store.now()
+    await bench.advance(LONG)
+    (first,) = await claim(bench.store)
+    await bench.advance(LONG)
+    lines = (LogLine("tried", age_s=4.0),)
+    await bench.store.fail(first.lease, Ending.failed(GenerationError(), logs=lines))
+    (second,) = await claim(bench.store)
+    done = Ending.done({}, logs=(LogLine("slow", level="WARN", age_s=1.0), LogLine("é\u2028\n")))
+    await bench.store.finish(second.lease, done)
+    status = await bench.store.status(KEY, request_id)
+    assert status
+    assert [(entry.message, entry.level) for entry in status.logs] == [
+        ("Received", "INFO"),
+        ("Started, attempt 1", "INFO"),
+        ("tried", "INFO"),
+        (GenerationError().message, "ERROR"),
+        ("Queued again", "INFO"),
+        ("Started, attempt 2", "INFO"),
+        ("slow", "WARN"),
+        ("é\u2028\n", "INFO"),
+        ("Completed", "INFO"),
+    ]
+    ages = [entry.timestamp - before for entry in status.logs]
+    expected = [0, LONG, 2 * LONG - 4, *[2 * LONG] * 3, 2 * LONG - 1, *[2 * LONG] * 2]
+    assert ages == pytest.approx(expected, abs=2)
+
+
+async def test_logs_tell_of_what_the_store_did(bench: Bench) -> None:
+    """Rescues, cancellations and refusals are lines as well."""
+    lease = await begin(bench.store)
+    await bench.advance(LEASE_S + 1)
+    await bench.store.rescue()
+    (claimed,) = await claim(bench.store)
+    await bench.store.cancel(KEY, lease.id)
+    await bench.store.cancel(KEY, lease.id)
+    await bench.store.release(claimed.lease)
+    assert await messages(bench.store, lease.id) == [
+        "Received",
+        "Started, attempt 1",
+        "Queued again",
+        "Started, attempt 2",
+        "Cancellation requested",
+        ClientCancelled().message,
+    ]
+
+
+# --------------------------------------------------------------------- backlog
+
+
+async def test_backlog_is_what_could_be_claimed(bench: Bench) -> None:
+    """Neither a delay, nor an end of the time to start, nor a key at its limit counts."""
+    assert await bench.store.backlog() == Backlog(0, 0.0)
+    delayed = await begin(bench.store)
+    await bench.store.fail(delayed, FAILED, delay_s=60.0)
+    await submit(bench.store, start_timeout_s=1.0)
+    await bench.advance(LONG)
+    await limit_key(bench.store, 1, "capped")
+    await submit(bench.store, 3, key_id="capped")
+    await bench.advance(LONG)
+    await submit(bench.store, 2)
+    backlog = await bench.store.backlog()
+    assert backlog.queued == 3
+    assert backlog.oldest_s == pytest.approx(LONG, abs=2)
+    assert (await bench.store.backlog(cap=2)).queued == 2
+    assert len(await claim(bench.store)) == 3
+    assert await bench.store.backlog() == Backlog(0, 0.0)
+
+
+# -------------------------------------------------------------------- webhooks
+
+
+@pytest.mark.parametrize("ending", [DONE, FAILED], ids=["result", "error"])
+async def test_an_end_makes_a_webhook(bench: Bench, ending: Ending) -> None:
+    """It is due at once, and says what the receiver is to be told."""
+    request_id = await ended(bench.store, ending, webhook_url=HOOK)
+    (hook,) = await bench.store.webhooks()
+    assert (hook.id, hook.key_id, hook.url) == (request_id, KEY, HOOK)
+    assert hook.body == webhook_body(request_id, ending)
+    assert (hook.state, hook.attempts, hook.token) == (WebhookState.PENDING, 0, 0)
+    assert (hook.last_status, hook.last_error) == (None, None)
+    assert [due.id for due in await bench.store.claim_webhooks(9, LEASE_S)] == [request_id]
+
+
+async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
+    """Cancelled, not begun in time, lost and failed: one each, and none without a URL."""
+    wanted: dict[str, Any] = {"webhook_url": HOOK, "max_attempts": 1}
+    (cancelled,) = await submit(bench.store, **wanted)
+    await bench.store.cancel(KEY, cancelled)
+    lost = await begin(bench.store, **wanted)
+    failed = await begin(bench.store, **wanted)
+    await bench.store.fail(failed, FAILED)
+    (late,) = await submit(bench.store, start_timeout_s=5.0, **wanted)
+    await bench.advance(LEASE_S + 1)
+    await bench.store.rescue()
+    await ended(bench.store)
+    hooks = await bench.store.webhooks()
+    assert sorted(h.id for h in hooks) == sorted([cancelled, lost.id, failed.id, late])
+    errors = {h.id: json.loads(h.body)["error"] for h in hooks}
+    assert errors[cancelled] == "Invalid status code: 499"
+    assert errors[lost.id] == "Invalid status code: 503"
+    assert errors[late] == "Invalid status code: 504"
+
+
+async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
+    """Whoever claims it, at whichever attempt, and whoever delivers its webhook, is told it."""
+    lease = await begin(bench.store, webhook_url=HOOK, trace=TRACE)
+    await bench.store.fail(lease, FAILED)
+    (again,) = await claim(bench.store)
+    assert (again.attempt, again.trace) == (2, TRACE)
+    await bench.store.finish(again.lease, DONE)
+    await submit(bench.store, start_timeout_s=5.0, webhook_url=HOOK, trace=TRACE)
+    await bench.advance(LONG)
+    await bench.store.rescue()
+    (queued,) = await submit(bench.store, webhook_url=HOOK, trace=TRACE)
+    await bench.store.cancel(KEY, queued)
+    assert [hook.trace for hook in await bench.store.claim_webhooks(9, LEASE_S)] == [TRACE] * 3
+    assert [hook.trace for hook in await bench.store.webhooks()] == [TRACE] * 3
+
+
+async def test_no_trace_is_one_too(bench: Bench) -> None:
+    """A request that was submitted without one has none."""
+    await submit(bench.store, webhook_url=HOOK)
+    (claimed,) = await claim(bench.store)
+    assert claimed.trace == ""
+    await bench.store.finish(claimed.lease, DONE)
+    assert [hook.trace for hook in await bench.store.webhooks()] == [""]
+
+
+async def test_no_webhook_before_the_end(bench: Bench) -> None:
+    """Another attempt is no end."""
+    lease = await begin(bench.store, webhook_url=HOOK)
+    await bench.store.fail(lease, FAILED)
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.webhooks() == []
+
+
+async def test_a_webhook_is_one_senders_at_a_time(bench: Bench) -> None:
+    """Nobody else gets it while the lease holds; then it is due again, under a new token."""
+    await ended(bench.store, webhook_url=HOOK)
+    claims = await asyncio.gather(*(bench.store.claim_webhooks(5, 60.0) for _ in range(5)))
+    ((first,),) = [each for each in claims if each]
+    assert (first.attempts, first.token) == (1, 1)
+    await bench.advance(61.0)
+    (second,) = await bench.store.claim_webhooks(5, 60.0)
+    assert (second.attempts, second.token) == (2, 2)
+    assert not await bench.store.settle_webhook(first.id, first.token, status=200)
+    assert await bench.store.settle_webhook(second.id, second.token, status=200)
+
+
+async def test_claims_the_webhook_that_waits_longest(bench: Bench) -> None:
+    """Up to a limit, the one that was due first comes first."""
+    ids = []
+    for _ in range(3):
+        ids.append(await ended(bench.store, webhook_url=HOOK))
+        await bench.advance(1.0)
+    first = await bench.store.claim_webhooks(2, 60.0)
+    assert [hook.id for hook in first] == ids[:2]
+    assert [hook.id for hook in await bench.store.claim_webhooks(2, 60.0)] == ids[2:]
+    assert await bench.store.claim_webhooks(0, 60.0) == []
+
+
+async def test_a_delivered_webhook_is_done(bench: Bench) -> None:
+    """It is not sent again, and its answer is noted; it is settled once."""
+    await ended(bench.store, webhook_url=HOOK)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert await bench.store.settle_webhook(hook.id, hook.token, status=204)
+    assert not await bench.store.settle_webhook(hook.id, hook.token, status=204)
+    (known,) = await bench.store.webhooks(WebhookState.DELIVERED)
+    assert (known.last_status, known.last_error) == (204, None)
+    await bench.advance(LEASE_S + 1)
+    assert await bench.store.claim_webhooks(1, LEASE_S) == []
+
+
+async def test_a_failed_delivery_is_tried_again(bench: Bench) -> None:
+    """Not before the time that its sender names; what went wrong is noted."""
+    await ended(bench.store, webhook_url=HOOK)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert await bench.store.settle_webhook(
+        hook.id, hook.token, status=503, error="503 Service Unavailable", retry_s=60.0
+    )
+    (known,) = await bench.store.webhooks(WebhookState.PENDING)
+    assert (known.last_status, known.last_error) == (503, "503 Service Unavailable")
+    await bench.advance(50.0)
+    assert await bench.store.claim_webhooks(1, LEASE_S) == []
+    await bench.advance(11.0)
+    (again,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert again.attempts == 2
+
+
+async def test_a_webhook_is_given_up(bench: Bench) -> None:
+    """A failure without another try is its end."""
+    await ended(bench.store, webhook_url=HOOK)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert await bench.store.settle_webhook(hook.id, hook.token, error="no such host")
+    (known,) = await bench.store.webhooks(WebhookState.DEAD)
+    assert (known.last_status, known.last_error) == (None, "no such host")
+    await bench.advance(DAY_S)
+    assert await bench.store.claim_webhooks(1, LEASE_S) == []
+
+
+@pytest.mark.parametrize("error", [None, "no such host"], ids=["delivered", "dead"])
+async def test_an_operator_sends_a_webhook_again(bench: Bench, error: str | None) -> None:
+    """One that was settled is due at once, with all its tries; its old lease is worth nothing."""
+    await ended(bench.store, webhook_url=HOOK)
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert not await bench.store.retry_webhook(hook.id)
+    await bench.store.settle_webhook(hook.id, hook.token, error=error)
+    assert await bench.store.retry_webhook(hook.id)
+    assert not await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    (again,) = await bench.store.claim_webhooks(1, LEASE_S)
+    assert (again.id, again.attempts) == (hook.id, 1)
+    assert not await bench.store.retry_webhook("nobody's")
+
+
+async def test_lists_webhooks_newest_first(bench: Bench) -> None:
+    """All or those in one state, up to a limit."""
+    ids = [await ended(bench.store, webhook_url=HOOK) for _ in range(3)]
+    (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
+    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    assert [h.id for h in await bench.store.webhooks()] == ids[::-1]
+    assert [h.id for h in await bench.store.webhooks(limit=2)] == ids[:0:-1]
+    assert [h.id for h in await bench.store.webhooks(WebhookState.PENDING)] == ids[:0:-1]
+    assert [h.id for h in await bench.store.webhooks(WebhookState.DELIVERED)] == ids[:1]
+    assert await bench.store.webhooks(WebhookState.DEAD) == []
+
+
+async def test_signing_keys_change_together(bench: Bench) -> None:
+    """Those that sign come first; the time is that of the latest change of state."""
+    a, b, c = (SigningKey(kid=kid, x=f"x of {kid}", state="next") for kid in "abc")
+    assert await bench.store.signing_keys() == []
+    await bench.store.put_signing_keys([replace(a, state="active"), b])
+    first = await bench.store.now()
+    await bench.advance(LONG)
+    await bench.store.put_signing_keys([replace(a, state="retired"), replace(b, state="active"), c])
+    await bench.advance(LONG)
+    await bench.store.put_signing_keys([replace(b, state="active", changed_at=1.0)])
+    keys = await bench.store.signing_keys()
+    assert [(key.kid, key.x, key.state) for key in keys] == [
+        ("b", "x of b", "active"),
+        ("c", "x of c", "next"),
+        ("a", "x of a", "retired"),
+    ]
+    assert [key.changed_at for key in keys] == pytest.approx([first + LONG] * 3, abs=2)
+
+
+# ------------------------------------------------------------------------ keys
+
+
+async def test_keys_are_found_by_hash(bench: Bench) -> None:
+    """A key is known with all its limits from when it was added."""
+    now = await bench.store.now()
+    given = ApiKey(id="a", hash="h", name="n", concurrency=2, rate=0.5, expires_at=now + 60)
+    await bench.store.add_key(given)
+    key = await bench.store.key_by_hash("h")
+    assert key
+    assert key == replace(given, created_at=key.created_at)
+    assert key.created_at == pytest.approx(now, abs=2)
+    assert await bench.store.key_by_hash("another") is None
+
+
+async def test_an_expired_key_opens_nothing(bench: Bench) -> None:
+    """It is listed, but not found by its hash."""
+    now = await bench.store.now()
+    await bench.store.add_key(ApiKey(id="a", hash="h", expires_at=now + 60))
+    assert await bench.store.key_by_hash("h")
+    await bench.advance(61.0)
+    assert await bench.store.key_by_hash("h") is None
+    assert [key.id for key in await bench.store.keys()] == ["a"]
+
+
+async def test_a_revoked_key_opens_nothing(bench: Bench) -> None:
+    """It is revoked once."""
+    await limit_key(bench.store, None, "a")
+    assert await bench.store.revoke_key("a")
+    assert await bench.store.key_by_hash("hash of a") is None
+    assert not await bench.store.revoke_key("a")
+    assert not await bench.store.revoke_key("nobody's")
+    (key,) = await bench.store.keys()
+    assert key.revoked_at == pytest.approx(await bench.store.now(), abs=2)
+
+
+async def test_keys_are_listed_oldest_first(bench: Bench) -> None:
+    """Revoked ones too."""
+    for key_id in "bac":
+        await limit_key(bench.store, None, key_id)
+    await bench.store.revoke_key("a")
+    assert [key.id for key in await bench.store.keys()] == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("taken", [{"id": "a"}, {"hash": "hash of a"}])
+async def test_a_key_is_added_once(bench: Bench, taken: dict[str, str]) -> None:
+    """Neither its id nor its hash may be taken."""
+    await limit_key(bench.store, None, "a")
+    with pytest.raises(ValueError, match="already"):
+        await bench.store.add_key(replace(ApiKey(id="b", hash="hash of b"), **taken))  # type: ignore[arg-type]
+    assert len(await bench.store.keys()) == 1
+
+
+async def test_a_key_gets_another_secret(bench: Bench) -> None:
+    """The old one opens nothing any more; the key is the same."""
+    await limit_key(bench.store, 3, "a")
+    assert await bench.store.replace_key_hash("a", "new")
+    assert await bench.store.key_by_hash("hash of a") is None
+    key = await bench.store.key_by_hash("new")
+    assert key
+    assert (key.id, key.concurrency) == ("a", 3)
+    assert not await bench.store.replace_key_hash("nobody's", "newer")
+    await bench.store.revoke_key("a")
+    assert not await bench.store.replace_key_hash("a", "newer")
+
+
+async def test_rates_admit_a_burst_and_then_a_pace(bench: Bench) -> None:
+    """Up to `burst` at once, then one each 1/rate seconds; a refused one costs nothing."""
+    rate, burst = 0.1, 3  # so slow that a real clock does not matter
+    waits = [await bench.store.admit(KEY, rate, burst) for _ in range(3)]
+    assert waits == [0.0, 0.0, 0.0]
+    for _ in range(3):
+        assert await bench.store.admit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
+    await bench.advance(10.0)
+    assert await bench.store.admit(KEY, rate, burst) == 0.0
+    assert await bench.store.admit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
+    await bench.advance(1000.0)
+    await bench.store.prune()
+    waits = [await bench.store.admit(KEY, rate, burst) for _ in range(4)]
+    assert waits == [0.0, 0.0, 0.0, pytest.approx(10.0, abs=2)]
+
+
+async def test_rates_are_each_keys_own(bench: Bench) -> None:
+    """One key's requests do not slow another's; all callers at once share their key's."""
+    waits = await asyncio.gather(*(bench.store.admit(KEY, 0.01, 5) for _ in range(10)))
+    assert waits.count(0.0) == 5
+    assert await bench.store.admit("other", 0.01, 1) == 0.0
+
+
+async def test_runs_take_places(bench: Bench) -> None:
+    """No more at a time than the key's limit; a place that is given back is free."""
+    await limit_key(bench.store, 2)
+    entered = await asyncio.gather(
+        *(bench.store.enter(KEY, f"run {n}", ttl_s=60.0) for n in range(5))
+    )
+    assert entered.count(True) == 2
+    await bench.store.leave(f"run {entered.index(True)}")
+    assert await bench.store.enter(KEY, "later", ttl_s=60.0)
+    assert not await bench.store.enter(KEY, "too late", ttl_s=60.0)
+    await bench.store.leave("nobody's")
+
+
+async def test_places_are_lost_in_time(bench: Bench) -> None:
+    """A run whose replica died gives its place back when its time is over."""
+    await limit_key(bench.store, 1)
+    assert await bench.store.enter(KEY, "dead", ttl_s=60.0)
+    assert not await bench.store.enter(KEY, "waiting", ttl_s=60.0)
+    await bench.advance(61.0)
+    assert await bench.store.enter(KEY, "waiting", ttl_s=60.0)
+
+
+async def test_a_run_has_one_place(bench: Bench) -> None:
+    """A run that asks again, because the answer was lost, keeps its place."""
+    await limit_key(bench.store, 1)
+    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
+    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
+    await bench.store.leave("run")
+    assert await bench.store.enter(KEY, "another", ttl_s=60.0)
+
+
+async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
+    """Queued requests that run take places; those that wait do not."""
+    await limit_key(bench.store, 2)
+    await submit(bench.store, 3)
+    await claim(bench.store, 1)
+    assert await bench.store.enter(KEY, "first", ttl_s=60.0)
+    assert not await bench.store.enter(KEY, "second", ttl_s=60.0)
+
+
+async def test_limits_hold_among_runs_and_claimers(bench: Bench) -> None:
+    """Whoever comes first, both together are never over the limit."""
+    await limit_key(bench.store, 5)
+    await submit(bench.store, 10)
+    answers = await asyncio.gather(
+        *(
+            one
+            for n in range(10)
+            for one in (claim(bench.store, 1), bench.store.enter(KEY, f"run {n}", 60.0))
+        )
+    )
+    claimed = sum(len(answer) for answer in answers if isinstance(answer, list))
+    assert claimed + answers.count(True) == 5
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["no limit", "not stored"])
+async def test_some_keys_have_no_bound(bench: Bench, is_stored: bool) -> None:
+    """A key without a limit, or one of the settings, runs what it likes."""
+    if is_stored:
+        await limit_key(bench.store, None)
+    for n in range(20):
+        assert await bench.store.enter(KEY, f"run {n}", ttl_s=60.0)
+
+
+async def test_usage_adds_up(bench: Bench) -> None:
+    """By day, key and endpoint; from a day on, and of one key, when that is wanted."""
+    used = Usage(key_id="a", day="2026-01-02", path="caption", requests=1, images=1, model_s=0.5)
+    await bench.store.use([used, used, replace(used, day="2026-01-01")])
+    await bench.store.use([replace(used, path="ocr", images=0), replace(used, key_id="b")])
+    double = replace(used, requests=2, images=2, model_s=1.0)
+    assert await bench.store.usage() == [
+        replace(used, day="2026-01-01"),
+        double,
+        replace(used, path="ocr", images=0),
+        replace(used, key_id="b"),
+    ]
+    assert await bench.store.usage("2026-01-02", "b") == [replace(used, key_id="b")]
+    assert await bench.store.usage("2026-01-03") == []
+
+
+async def test_an_end_is_used(bench: Bench) -> None:
+    """Each request counts once when it ends; one with a result is an image."""
+    await ended(bench.store, Ending.done({}, model_s=0.25))
+    await ended(bench.store, Ending.done({}, model_s=0.5))
+    await ended(bench.store, FAILED)
+    lease = await begin(bench.store)
+    await bench.store.fail(lease, FAILED)
+    await bench.store.cancel(KEY, lease.id)
+    day = time.strftime("%Y-%m-%d", time.gmtime(await bench.store.now()))
+    assert await bench.store.usage() == [
+        Usage(key_id=KEY, day=day, path=PATH, requests=4, images=2, model_s=0.75)
+    ]
+
+
+# ---------------------------------------------------------------- all the rest
+
+
+async def test_a_secret_is_the_same_for_everybody(bench: Bench) -> None:
+    """The first one to ask decides."""
+    secrets = await asyncio.gather(*(bench.store.secret("s", bytes([n])) for n in range(5)))
+    assert len(set(secrets)) == 1
+    assert await bench.store.secret("s", b"later") == secrets[0]
+    assert await bench.store.secret("another", b"\x00\xff") == b"\x00\xff"
+
+
+async def test_the_clock_is_the_stores(bench: Bench) -> None:
+    """It moves on as the store's time does."""
+    before = await bench.store.now()
+    await bench.advance(100.0)
+    assert await bench.store.now() == pytest.approx(before + 100.0, abs=2)
+
+
+async def fill(bench: Bench) -> None:
+    """Put a row of every sort into each table."""
+    store = bench.store
+    await limit_key(store, 2)
+    await store.add_key(ApiKey(id="b", hash="h", name="é", rate=0.5, expires_at=2e9))
+    await store.revoke_key("b")
+    await ended(
+        store, Ending.done({"é": 1}, files=("a.png",)), webhook_url=HOOK, priority=0, trace=TRACE
+    )
+    await ended(store, FAILED, keeps_input=False, key_id="free", files_ttl_s=5.0)
+    (hook,) = await store.claim_webhooks(1, LEASE_S)
+    await store.settle_webhook(hook.id, hook.token, status=500, error="500", retry_s=9.0)
+    lease = await begin(store, key_id="free", start_timeout_s=50.0)
+    await store.fail(lease, FAILED, delay_s=5.0)
+    await begin(store, key_id="running")
+    await store.submit(order(idempotency_key="once", priority=1, base_url="http://x"))
+    await submit(store, 2, priority=1, key_id="free")
+    await submit(store, 2, priority=0, key_id="free")
+    await store.put_signing_keys([SigningKey(kid="k", x="x", state="active")])
+    await store.secret("s", b"\x00\xff")
+
+
+PAIRS = [(source, target) for source in KINDS for target in KINDS]
+
+
+@pytest.mark.parametrize(("source", "target"), PAIRS, ids=map("-to-".join, PAIRS))
+async def test_rows_are_copied(benches: Benches, source: str, target: str) -> None:
+    """All rows of every table arrive as they were, and the queue keeps its order."""
+    one, other = await benches.open(source), await benches.open(target)
+    await fill(one)
+    for table in SCHEMA_TABLES:
+        rows = await rows_of(one.store, table)
+        assert rows, table
+        assert all(tuple(row) == COLUMNS[table] for row in rows)
+        assert json.loads(json.dumps(rows)) == rows
+        await other.store.write_rows(table, rows)
+        assert await rows_of(other.store, table) == rows
+    assert await other.store.keys() == await one.store.keys()
+    assert await other.store.webhooks() == await one.store.webhooks()
+    assert await other.store.usage() == await one.store.usage()
+    assert await other.store.secret("s", b"fresh") == b"\x00\xff"
+    late = 50 * 365 * DAY_S  # their clocks may be years apart
+    await one.advance(late)
+    await other.advance(late)
+    await one.store.rescue()
+    await other.store.rescue()
+    assert await claim_ids(other.store) == await claim_ids(one.store)
+
+
+async def test_a_copied_queue_is_bounded(benches: Benches, kind: str) -> None:
+    """Rows that were written count as those that were submitted."""
+    bench = await benches.open(kind)
+    await submit(bench.store, 5)
+    full = await benches.open(kind, QueueSettings(max_queued=5))
+    await full.store.write_rows("request", await rows_of(bench.store, "request"))
+    with pytest.raises(QueueFull):
+        await submit(full.store)
+
+
+@pytest.mark.parametrize("table", SCHEMA_TABLES)
+async def test_a_row_is_written_once(bench: Bench, table: str) -> None:
+    """A row that is there already is refused, and those beside it are not written."""
+    await fill(bench)
+    rows = await rows_of(bench.store, table)
+    with pytest.raises(ValueError, match="already"):
+        await bench.store.write_rows(table, [another(table, rows[0]), rows[-1]])
+    assert await rows_of(bench.store, table) == rows
+
+
+def another(table: str, row: Row) -> Row:
+    """A row like `row` that could be added."""
+    names = {"api_key": ("id", "hash"), "usage": ("path",), "request": ("id", "idempotency_key")}
+    changed = names.get(table, COLUMNS[table][:1])
+    return row | {name: f"another {name}" for name in changed}
+
+
+# ---------------------------------------------------------------------- census
+
+
+async def test_a_census_counts_what_there_is(bench: Bench) -> None:
+    """All that wait, also for later; all that run; and every webhook by its state."""
+    assert (await bench.store.census()).queued == 0
+    delayed = await begin(bench.store)
+    await bench.store.fail(delayed, FAILED, delay_s=60.0)
+    await submit(bench.store, 3)
+    await claim(bench.store, 1)
+    census = await bench.store.census()
+    assert (census.queued, census.running) == (3, 1)
+    assert census.webhooks == dict.fromkeys(WebhookState, 0)
+    capped = await bench.store.census(cap=2)
+    assert (capped.queued, capped.running) == (2, 1)
+
+
+async def test_a_census_knows_the_busiest_keys(bench: Bench) -> None:
+    """By what they run: queued requests, and places of synchronous ones while they last."""
+    for key_id, number in (("one", 1), ("three", 3), ("two", 2)):
+        await submit(bench.store, number, key_id=key_id)
+    await claim(bench.store)
+    await submit(bench.store, 5, key_id="waits")
+    await limit_key(bench.store, 5, "synchronous")
+    for number in range(4):
+        assert await bench.store.enter("synchronous", f"run {number}", 60.0)
+    busiest = (await bench.store.census(max_keys=3)).keys
+    assert list(busiest.items()) == [("synchronous", 4), ("three", 3), ("two", 2)]
+    await bench.advance(61.0)
+    assert dict((await bench.store.census()).keys) == {"three": 3, "two": 2, "one": 1}
+
+
+async def test_a_census_knows_what_is_to_be_told(bench: Bench) -> None:
+    """Webhooks that are pending, delivered and dead, and since when the first is due."""
+    for _ in range(3):
+        await bench.store.finish(await begin(bench.store, webhook_url=HOOK), DONE)
+    await bench.advance(7.0)
+    census = await bench.store.census()
+    assert census.webhooks[WebhookState.PENDING] == 3
+    assert census.overdue_s == pytest.approx(7.0, abs=2)
+    first, second, _ = await bench.store.claim_webhooks(10, 60.0)
+    assert (await bench.store.census()).overdue_s == 0.0
+    await bench.store.settle_webhook(first.id, first.token, status=200)
+    await bench.store.settle_webhook(second.id, second.token, error="gone")
+    assert (await bench.store.census()).webhooks == dict.fromkeys(WebhookState, 1)

@@ -1,0 +1,401 @@
+"""The worker against a real store: what it claims, keeps, gives up and persists."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from deployments.errors import (
+    FileDownloadError,
+    Overloaded,
+    RunnerDisconnected,
+    ServiceError,
+    StoreUnavailable,
+)
+from deployments.jobs.job import (
+    Beat,
+    Cancellation,
+    Claimed,
+    Ending,
+    Lease,
+    Result,
+    State,
+    Submission,
+)
+from deployments.jobs.memory import MemoryStore
+from deployments.jobs.readiness import Gate
+from deployments.jobs.worker import Worker
+from deployments.settings import QueueSettings
+from deployments.telemetry.metrics import PrometheusRecorder
+
+pytestmark = pytest.mark.anyio
+
+KEY = "key"
+RULES = QueueSettings(beat_s=0.01, poll_s=0.01, retry_delay_s=0.0, max_running=4)
+DONE = Ending.done({"results": "a red circle"})
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Bench:
+    """A worker at a store; `plans` says what becomes of each attempt at a request."""
+
+    def __init__(
+        self, store: MemoryStore, rules: QueueSettings = RULES, gate: Gate | None = None
+    ) -> None:
+        self.store = store
+        self.plans: dict[str, list[ServiceError | Exception | None]] = {}
+        self.gates: dict[str, asyncio.Event] = {}
+        self.begun: list[str] = []
+        self.under_way: set[str] = set()
+        self.most_suspects = 0
+        self.recorder = PrometheusRecorder()
+        self.worker = Worker(store, self.execute, rules, self.recorder, "worker", gate)
+
+    async def submit(self, name: str, *plan: ServiceError | Exception | None) -> str:
+        """A request that takes the course of `plan`, then succeeds."""
+        self.plans[name] = list(plan)
+        await self.store.submit(Submission(id=name, key_id=KEY, path="caption", input="{}"))
+        return name
+
+    def hold(self, name: str) -> asyncio.Event:
+        """Lets the request go on when it is set."""
+        self.gates[name] = asyncio.Event()
+        return self.gates[name]
+
+    async def execute(self, claimed: Claimed) -> Ending:
+        """The work on one request."""
+        name = claimed.lease.id
+        self.begun.append(name)
+        self.under_way.add(name)
+        if claimed.attempt > 1:
+            self.most_suspects = max(self.most_suspects, len(self.under_way))
+        try:
+            if name in self.gates:
+                await self.gates[name].wait()
+            await asyncio.sleep(0)
+            plan = self.plans.get(name) or [None]
+            error = plan.pop(0)
+            if error:
+                raise error
+            return DONE
+        finally:
+            self.under_way.discard(name)
+
+    async def result(self, name: str) -> Result:
+        """The result, once there is one."""
+        async with asyncio.timeout(5):
+            while True:
+                result = await self.store.result(KEY, name)
+                assert result
+                if result.state.is_terminal:
+                    return result
+                await asyncio.sleep(0.002)
+
+    async def result_now(self, name: str) -> Result:
+        """The result as it stands."""
+        result = await self.store.result(KEY, name)
+        assert result
+        return result
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds."""
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110, it is looked at from outside
+                await asyncio.sleep(0.002)
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """The worker's loops run inside the block."""
+        loops = [
+            asyncio.create_task(self.worker.claim_forever()),
+            asyncio.create_task(self.worker.beat_forever()),
+        ]
+        try:
+            yield
+        finally:
+            loops[0].cancel()
+            await self.worker.drain(1)
+            loops[1].cancel()
+            outcomes = await asyncio.gather(*loops, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A worker at an empty store."""
+    return Bench(MemoryStore(RULES))
+
+
+async def test_requests_are_done(bench: Bench) -> None:
+    """Whatever is queued, before or after the start, ends with its result."""
+    await bench.submit("before")
+    async with bench.working():
+        await bench.submit("after")
+        bench.worker.wake()
+        results = [await bench.result(name) for name in ("before", "after")]
+
+    assert [(result.status, result.body) for result in results] == [(200, DONE.body)] * 2
+    assert bench.begun == ["before", "after"]
+
+
+async def test_no_more_are_claimed_than_there_is_room_for(bench: Bench) -> None:
+    """The rest waits in the queue, where other workers can take it."""
+    gates = [bench.hold(await bench.submit(f"r{number}")) for number in range(6)]
+    async with bench.working():
+        await bench.until(lambda: len(bench.begun) == RULES.max_running)
+        await asyncio.sleep(0.05)
+        waiting = (await bench.store.backlog()).queued
+        for gate in gates:
+            gate.set()
+        for number in range(6):
+            await bench.result(f"r{number}")
+
+    assert waiting == 2
+
+
+async def test_a_clients_fault_is_final(bench: Bench) -> None:
+    """What would fail again is not tried again, and is replayed as the client would see it."""
+    error = FileDownloadError("Failed to download the file: the server answered 404.")
+    await bench.submit("bad", error)
+    async with bench.working():
+        result = await bench.result("bad")
+
+    assert (result.state, result.status) == (State.ERROR, 422)
+    assert result.headers["X-Fal-Error-Type"] == "file_download_error"
+    assert bench.begun == ["bad"]
+
+
+async def test_a_lost_worker_costs_an_attempt(bench: Bench) -> None:
+    """Two deaths are survived, under one id."""
+    await bench.submit("unlucky", RunnerDisconnected(), RunnerDisconnected())
+    async with bench.working():
+        result = await bench.result("unlucky")
+
+    assert result.status == 200
+    assert bench.begun == ["unlucky"] * 3
+
+
+async def test_poison_ends_after_three_workers(bench: Bench) -> None:
+    """A request that kills its worker is an error then."""
+    await bench.submit("poison", *(RunnerDisconnected() for _ in range(5)))
+    async with bench.working():
+        result = await bench.result("poison")
+
+    assert (result.state, result.status) == (State.ERROR, 503)
+    assert bench.begun == ["poison"] * 3
+
+
+async def test_suspects_go_one_by_one(bench: Bench) -> None:
+    """Those that were begun before never run together, so poison takes no other suspect along."""
+    names = [await bench.submit(f"r{number}", RunnerDisconnected()) for number in range(4)]
+    async with bench.working():
+        for name in names:
+            assert (await bench.result(name)).status == 200
+
+    assert bench.most_suspects == 1
+
+
+async def test_a_full_pipeline_costs_no_attempt(bench: Bench) -> None:
+    """A request that found no place is handed back, as often as it takes."""
+    await bench.submit("patient", *(Overloaded.after(0.0) for _ in range(5)))
+    async with bench.working():
+        result = await bench.result("patient")
+
+    assert result.status == 200
+    assert bench.begun == ["patient"] * 6
+
+
+async def test_an_unforeseen_error_is_ours(bench: Bench) -> None:
+    """It is a 500 that leaks nothing."""
+    await bench.submit("odd", ZeroDivisionError("secret"))
+    async with bench.working():
+        result = await bench.result("odd")
+
+    assert result.status == 500
+    assert "secret" not in result.body
+
+
+async def test_a_cancel_reaches_running_work(bench: Bench) -> None:
+    """The work is stopped within a heartbeat, and the request ends as cancelled."""
+    bench.hold(await bench.submit("unwanted"))
+    async with bench.working():
+        await bench.until(lambda: bench.under_way == {"unwanted"})
+        assert await bench.store.cancel(KEY, "unwanted") is Cancellation.REQUESTED
+        result = await bench.result("unwanted")
+        await bench.until(lambda: not bench.under_way)
+
+    assert (result.state, result.status) == (State.CANCELLED, 499)
+
+
+async def test_what_runs_is_handed_back_at_the_end(bench: Bench) -> None:
+    """A worker that is stopped waits a little, then others may take over at once."""
+    bench.hold(await bench.submit("long"))
+    claiming = asyncio.create_task(bench.worker.claim_forever())
+    await bench.until(lambda: bench.under_way == {"long"})
+    claiming.cancel()
+    await bench.worker.drain(0.01)
+
+    [claimed] = await bench.store.claim("other", 1, 10)
+    assert (claimed.lease.id, claimed.attempt) == ("long", 1)
+    assert b'florence_dispatcher_retries_total{cause="stopped"} 1.0' in bench.recorder.exposition()
+
+
+class Slow(MemoryStore):
+    """A store whose claims have their effect, and then take their time to say so."""
+
+    def __init__(self) -> None:
+        super().__init__(RULES)
+        self.claimed = asyncio.Event()
+        self.answers = asyncio.Event()
+
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+        """See RequestStore."""
+        claimed = await super().claim(owner, limit, lease_s)
+        self.claimed.set()
+        await self.answers.wait()
+        return claimed
+
+
+async def test_what_is_being_claimed_at_the_end_is_handed_back_too() -> None:
+    """Else it would wait until the lease of a worker that has left runs out."""
+    store = Slow()
+    bench = Bench(store)
+    bench.hold(await bench.submit("just claimed"))
+    claiming = asyncio.create_task(bench.worker.claim_forever())
+    await store.claimed.wait()
+    claiming.cancel()
+    draining = asyncio.create_task(bench.worker.drain(0.01))
+    await asyncio.sleep(0)
+    store.answers.set()
+    await draining
+
+    [claimed] = await store.claim("other", 1, 10)
+    assert (claimed.lease.id, claimed.attempt) == ("just claimed", 1)
+
+
+async def test_a_lost_lease_stops_the_work() -> None:
+    """What another worker has is neither continued nor persisted here."""
+    now = 1000.0
+    store = MemoryStore(RULES, lambda: now)
+    bench = Bench(store)
+    gate = bench.hold(await bench.submit("slow"))
+    claiming = asyncio.create_task(bench.worker.claim_forever())
+    await bench.until(lambda: bench.under_way == {"slow"})
+    claiming.cancel()
+    now += RULES.lease_s + 1
+    await store.rescue()
+    now += 60
+    [other] = await store.claim("other", 1, 10)
+    beating = asyncio.create_task(bench.worker.beat_forever())
+    await bench.until(lambda: not bench.under_way)
+    beating.cancel()
+    gate.set()
+    await bench.worker.drain(1)
+
+    assert (await bench.result_now("slow")).state is State.RUNNING
+    assert await store.finish(other.lease, DONE)
+
+
+class Flaky(MemoryStore):
+    """A store that cannot be reached now and then."""
+
+    def __init__(self, rules: QueueSettings) -> None:
+        super().__init__(rules)
+        self.failures = {"claim": 1, "beat": 1, "finish": 2}
+
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+        self.stumble("claim")
+        return await super().claim(owner, limit, lease_s)
+
+    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+        self.stumble("beat")
+        return await super().beat(leases, lease_s)
+
+    async def finish(self, lease: Lease, ending: Ending) -> bool:
+        self.stumble("finish")
+        return await super().finish(lease, ending)
+
+    def stumble(self, method: str) -> None:
+        """Fail as often as is planned."""
+        if self.failures[method]:
+            self.failures[method] -= 1
+            raise StoreUnavailable
+
+
+async def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the loops nor a finished result are lost with it."""
+    monkeypatch.setattr("deployments.jobs.worker.STORE_DELAY_S", 0.01)
+    store = Flaky(RULES)
+    bench = Bench(store)
+    gate = bench.hold(await bench.submit("kept"))
+    async with bench.working():
+        await bench.until(lambda: store.failures["beat"] == 0)
+        gate.set()
+        result = await bench.result("kept")
+
+    assert result.status == 200
+    assert store.failures == {"claim": 0, "beat": 0, "finish": 0}
+    assert bench.begun == ["kept"]
+
+
+async def test_two_workers_share_the_work() -> None:
+    """Each request is done once, by either."""
+    store = MemoryStore(RULES)
+    first, second = Bench(store), Bench(store)
+    names = [await first.submit(f"r{number}") for number in range(40)]
+    async with first.working(), second.working():
+        for name in names:
+            assert (await first.result(name)).status == 200
+
+    assert sorted(first.begun + second.begun) == sorted(names)
+
+
+async def test_what_nobody_could_work_on_stays_in_the_queue() -> None:
+    """It is held there, not tried and failed; and nobody is called who would have nothing to do."""
+    are_there = asyncio.Event()
+    num_asked = 0
+
+    async def ask() -> bool:
+        nonlocal num_asked
+        num_asked += 1
+        await are_there.wait()
+        return True
+
+    bench = Bench(MemoryStore(RULES), gate=Gate(ask))
+    async with bench.working():
+        await asyncio.sleep(0.05)
+        assert num_asked == 0
+        name = await bench.submit("a")
+        await bench.until(lambda: num_asked == 1)
+        assert (await bench.result_now(name)).state is State.QUEUED
+        are_there.set()
+        assert (await bench.result(name)).status == 200
+
+
+async def test_a_worker_knows_how_much_it_has(bench: Bench) -> None:
+    """The policy that counts workers asks."""
+    go = bench.hold(await bench.submit("a"))
+    async with bench.working():
+        await bench.until(lambda: bench.worker.num_running == 1)
+        go.set()
+        await bench.until(lambda: bench.worker.num_running == 0)
+
+
+@pytest.mark.slow
+async def test_attempts_to_be_made_again_are_counted_by_cause(bench: Bench) -> None:
+    """What the work said, when it was one of those errors that may not come again."""
+    await bench.submit("a", RunnerDisconnected(), Overloaded())
+    await bench.submit("b", FileDownloadError("gone"))
+    async with bench.working():
+        await bench.result("a")
+        await bench.result("b")
+    text = bench.recorder.exposition().decode()
+    assert 'florence_dispatcher_retries_total{cause="runner_disconnected"} 1.0' in text
+    assert 'florence_dispatcher_retries_total{cause="overloaded"} 1.0' in text
+    assert text.count("florence_dispatcher_retries_total{") == 2
+    assert "florence_dispatcher_wait_seconds_count 4.0" in text

@@ -1,0 +1,88 @@
+"""A process tells of itself, whether it has work or not."""
+
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from deployments.telemetry.metrics import PrometheusRecorder
+from deployments.telemetry.process_metrics import Pulse
+
+CPU = 'florence_process_cpu_seconds_total{box="inference"}'
+
+
+def cpu_s(recorder: PrometheusRecorder) -> float:
+    """The processor time that was recorded."""
+    lines = recorder.exposition().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(CPU))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_the_processor_time_is_that_of_the_process() -> None:
+    """All of it, from its start; more when it has worked."""
+    recorder = PrometheusRecorder()
+    pulse = Pulse(recorder, "inference", every_s=60)
+    pulse.beat()
+    first = cpu_s(recorder)
+    assert 0 < first <= time.process_time()
+    goal = time.process_time() + 0.05
+    while time.process_time() < goal:
+        sum(range(1000))
+    pulse.beat()
+    assert first + 0.05 <= cpu_s(recorder) <= time.process_time()
+
+
+def test_it_beats_by_itself() -> None:
+    """Again and again, on a thread of its own."""
+    threads: list[str] = []
+    beating = Pulse(
+        PrometheusRecorder(),
+        "inference",
+        lambda: threads.append(threading.current_thread().name),
+        every_s=0.001,
+    )
+    until(lambda: len(threads) > 3)
+    assert set(threads) == {"pulse"}
+    assert beating
+
+
+def test_a_beat_that_fails_is_not_the_last() -> None:
+    """What cannot be told now is told the next time."""
+    beats: list[None] = []
+
+    def beat() -> None:
+        beats.append(None)
+        raise RuntimeError("not yet")
+
+    beating = Pulse(PrometheusRecorder(), "inference", beat, every_s=0.001)
+    until(lambda: len(beats) > 3)
+    assert beating
+
+
+def test_it_ends_with_its_owner() -> None:
+    """A box that is gone tells nothing, and is not kept in memory."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.pulse = Pulse(PrometheusRecorder(), "inference", self.tell, every_s=0.001)
+
+        def tell(self) -> None:
+            """Nothing."""
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    del owner
+
+    def is_gone() -> bool:
+        gc.collect()
+        return gone() is None
+
+    until(is_gone)

@@ -1,0 +1,79 @@
+"""Without an exporter a trace is nothing, and whoever has one is asked for what it needs."""
+
+import builtins
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.errors import SetupError
+from deployments.settings import TracingSettings
+from deployments.telemetry.tracing import NO_SPAN, OFF, check_tracing, open_tracer
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def test_without_an_exporter_nothing_is_traced() -> None:
+    """Whatever is told to a span, it has no trace for anyone to go on with."""
+    tracer = open_tracer(TracingSettings(), "Ingress")
+    with tracer.span("run", PARENT, "server", status=200) as span:
+        span.note(status=500)
+        span.fail(ValueError())
+        assert span.trace == ""
+    tracer.past("fetch", PARENT, 1.0)
+    tracer.close()
+    assert tracer is OFF
+    assert span is NO_SPAN
+
+
+def test_without_an_exporter_errors_go_on_their_way() -> None:
+    """A span holds nothing up."""
+    with pytest.raises(KeyError), OFF.span("run"):
+        raise KeyError("x")
+
+
+def test_without_an_exporter_opentelemetry_is_not_loaded() -> None:
+    """What is not used takes neither time nor memory."""
+    script = (
+        "import sys; from deployments.settings import TracingSettings;"
+        "from deployments.telemetry.tracing import check_tracing, open_tracer;"
+        "check_tracing(TracingSettings()); open_tracer(TracingSettings(), 'Ingress');"
+        "print(*(name for name in sys.modules if name.startswith('opentelemetry')))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert found.stdout.split() == []
+
+
+def test_an_exporter_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it, before anything is started."""
+    real = builtins.__import__
+
+    def without(name: str, *more: Any) -> Any:
+        if name.startswith("opentelemetry.exporter.otlp"):
+            raise ImportError(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    settings = TracingSettings(exporter="otlp")
+    with pytest.raises(SetupError, match=r"pip install 'florence-serve\[otlp\]'"):
+        check_tracing(settings)
+    with pytest.raises(SetupError, match=r"setting tracing.exporter: otlp is not installed"):
+        open_tracer(settings, "Ingress")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """In one line that says what to change."""
+    (tmp_path / "file").write_text("")
+    settings = TracingSettings(exporter="file", folder=str(tmp_path / "file" / "traces"))
+    with pytest.raises(SetupError, match=r"setting tracing.folder: .* name another folder"):
+        check_tracing(settings)
+
+
+def test_a_check_leaves_no_file(tmp_path: Path) -> None:
+    """It only makes the folder."""
+    check_tracing(TracingSettings(exporter="file", folder=str(tmp_path / "traces")))
+    assert list((tmp_path / "traces").iterdir()) == []
