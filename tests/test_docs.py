@@ -22,7 +22,7 @@ each_text = pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
 
 COMMAND = re.compile(
     r"(?<![\w/-])florence "
-    r"((?:serve|predict|demo|plan|doctor|top|keys|usage|webhooks|store)\b[^#`\n]*)"
+    r"((?:serve|predict|demo|doctor|top|keys|usage|webhooks|store)\b[^#`\n]*)"
 )
 
 

@@ -13,7 +13,6 @@ from deployments.cli import store as store_commands
 from deployments.cli import webhooks as webhook_commands
 from deployments.cli.doctor.command import doctor
 from deployments.cli.options import State
-from deployments.cli.plan import plan
 from deployments.cli.usage import usage
 from deployments.errors import SetupError
 from deployments.local.signals import raise_interrupts
@@ -145,7 +144,6 @@ def top(
 
 app.command()(doctor)
 app.add_typer(key_commands.app, name="keys")
-app.command()(plan)
 app.command()(usage)
 app.add_typer(store_commands.app, name="store")
 app.add_typer(webhook_commands.app, name="webhooks")

@@ -3,7 +3,6 @@
 import io
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -101,42 +100,6 @@ def test_without_matplotlib_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SetupError, match=r"florence-serve\[loadtest\]"):
         shown(out=tmp_path / "a.png")
-
-
-def florence(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The command itself."""
-    command = [sys.executable, "-m", "deployments.cli", "plan", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--rate", "-1"], "--rate"),
-        (["--gpu", "abacus"], "known are l4"),
-        (["--trace", "missing.csv"], "cannot read missing.csv"),
-    ],
-)
-def test_a_wrong_option_is_one_line(arguments: list[str], said: str) -> None:
-    """On stderr, with exit code 2."""
-    done = florence(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_the_command_needs_no_ray() -> None:
-    """Neither Ray nor torch is loaded by a simulation."""
-    script = (
-        "import sys; from deployments.cli.main import app; "
-        "app(['plan', '--duration', '1m', '--json'], standalone_mode=False); "
-        "print(*(name for name in ('ray', 'torch') if name in sys.modules), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
-    )
-    assert done.stderr.strip() == ""
-    assert json.loads(done.stdout)["figures"]["requests"] > 0
 
 
 def test_the_largest_value_reaches_the_top() -> None:
