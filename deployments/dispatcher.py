@@ -82,7 +82,7 @@ class Dispatcher:
         self._deliverer = Deliverer(
             self._store, self._signer, post, settings.webhooks, recorder, tracer=self._tracer
         )
-        self._pulse = Pulse(recorder, "dispatcher")
+        self._pulse = Pulse(recorder, "Dispatcher")
         readings = Readings(self._store, recorder)
         self._claiming = loop("claim", self._worker.claim_forever())
         self.loops = [

@@ -59,7 +59,7 @@ class Inference:
         )
         self._recorder = recorder or RayRecorder()
         self._told = Tally()
-        self._pulse = Pulse(self._recorder, "inference", self._tell)
+        self._pulse = Pulse(self._recorder, "Inference", self._tell)
         self._tracer = tracer or open_tracer(settings.tracing, "Inference")
 
     async def run(self, prepared: Prepared, run: Run) -> Generated:

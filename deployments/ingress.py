@@ -47,7 +47,7 @@ class Ingress:
         self._settings = settings
         self._closing = Closing()
         self._recorder = SharedRecorder(RayRecorder())
-        self._pulse = Pulse(self._recorder, "ingress")
+        self._pulse = Pulse(self._recorder, "Ingress")
         store = measured(store_of(settings.store, settings.queue), self._recorder)
         self._store = patient(store, settings.store.patience_s)
         self._tracer = open_tracer(settings.tracing, "Ingress")

@@ -47,7 +47,7 @@ class Postprocess:
         self._vocabulary = open_checkpoint(settings.model).vocabulary
         self._files = files or open_file_store(settings.files)
         self._recorder = recorder or RayRecorder()
-        self._pulse = Pulse(self._recorder, "postprocess")
+        self._pulse = Pulse(self._recorder, "Postprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Postprocess")
         self._painter = Painter(settings, self._files, self._recorder, self._tracer)
         self._pruned = Stopwatch()

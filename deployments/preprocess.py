@@ -45,10 +45,10 @@ class Preprocess:
         self._files = files or open_file_store(settings.files)
         self._checkpoint = open_checkpoint(settings.model)
         self._fetcher = Fetcher(settings.preprocess)
-        self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "preprocess")
+        self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "Preprocess")
         self._decoding: dict[int, float] = {}
         self._recorder = recorder or RayRecorder()
-        self._pulse = Pulse(self._recorder, "preprocess")
+        self._pulse = Pulse(self._recorder, "Preprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Preprocess")
 
     async def run(self, run: Run) -> Prepared:

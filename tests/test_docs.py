@@ -96,7 +96,7 @@ TELLERS = {
     "queue": "Dispatcher, Ingress",
     "webhooks": "Dispatcher, Ingress",
     "store": "Dispatcher, Ingress",
-    "process": "every box",
+    "process": "every deployment",
     "autoscaling": "Serve's controller",
 }
 

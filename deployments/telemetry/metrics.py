@@ -175,9 +175,10 @@ METRICS: dict[str, Metric] = {
         "counter", "Calls that found the store unavailable, by operation.", ("operation",)
     ),
     "florence_process_cpu_seconds_total": Metric(
-        "counter", "Processor time of all threads of a replica, by its box.", ("box",)
+        "counter", "Processor time of all threads of a replica.", ("deployment",)
     ),
 }
+SERVES_LABEL = "deployment"  # Serve refuses it from a replica, and adds it by itself
 TOLD = ("florence_preprocess_", "florence_inference_", "florence_postprocess_")
 
 
@@ -241,16 +242,20 @@ class RayRecorder:
     """Hands every metric to Ray, which exports it beside Serve's own.
 
     Args:
-        in_replica: whether Serve should say whose they are; else Serve is not even loaded.
+        in_replica: whether Serve adds the labels `deployment` and `replica`; else Serve is not
+            even loaded.
     """
 
     def __init__(self, *, in_replica: bool = True) -> None:
+        self._in_replica = in_replica
         self._ray = import_module("ray.serve.metrics" if in_replica else "ray.util.metrics")
         self._metrics: dict[str, Any] = {}
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See Recorder."""
+        if self._in_replica:
+            labels.pop(SERVES_LABEL, None)
         if name not in self._metrics:
             self._metrics[name] = self._declare(name, METRICS[name])
         metric = self._metrics[name]
@@ -270,7 +275,8 @@ class RayRecorder:
                 self._metrics[name].set(value, tags=dict(labels))
 
     def _declare(self, name: str, metric: Metric) -> Any:
-        tags: Any = metric.labels  # typed as a single tag there
+        given = (SERVES_LABEL,) if self._in_replica else ()
+        tags: Any = tuple(each for each in metric.labels if each not in given)
         match metric.kind:
             case "counter":
                 plain = name.removesuffix("_total")  # Ray adds the suffix by itself

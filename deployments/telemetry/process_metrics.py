@@ -20,19 +20,19 @@ class Pulse:
     It beats as long as its owner keeps it.
 
     Args:
-        box: whose process this is.
+        deployment: the name of the deployment that this process is a replica of.
         beats: called each time, to record what has to be asked for.
     """
 
     def __init__(
         self,
         recorder: Recorder,
-        box: str,
+        deployment: str,
         *beats: Callable[[], None],
         every_s: float = EVERY_S,
     ) -> None:
         self._recorder = recorder
-        self._box = box
+        self._deployment = deployment
         self._beats = beats
         self._every_s = every_s
         self._cpu_s = 0.0
@@ -46,7 +46,9 @@ class Pulse:
         cpu_s = time.process_time()
         more_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         try:
-            self._recorder.record("florence_process_cpu_seconds_total", more_s, box=self._box)
+            self._recorder.record(
+                "florence_process_cpu_seconds_total", more_s, deployment=self._deployment
+            )
             for beat in self._beats:
                 beat()
             self._recorder.refresh()

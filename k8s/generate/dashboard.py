@@ -16,7 +16,7 @@ HEIGHTS = {"timeseries": 8, "stat": 4}
 METRIC = re.compile(r"(?P<name>ray_\w+)(?:\{(?P<labels>[^}]*)\})?")
 INSTALLATION = 'namespace="$namespace", florence="$florence"'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-# Each installation has it, also while its boxes are away: counters stay.
+# Each installation has it, also while its deployments are away: counters stay.
 KNOWN_BY = "ray_florence_process_cpu_seconds_total"
 Json = dict[str, Any]
 

@@ -308,7 +308,7 @@ ROWS = (
                 ),
             ),
             Panel(
-                "Replicas by box",
+                "Replicas by deployment",
                 "short",
                 "Replicas that are well.",
                 (
@@ -330,17 +330,17 @@ ROWS = (
         "Cost",
         (
             Panel(
-                "Processor time for a request, by box",
+                "Processor time for a request, by deployment",
                 "s",
-                "Seconds of a core that a box spends for each image.",
-                (Query(f"{rate(CPU, 'box')} / scalar({rate(IMAGES)})", "{{box}}"),),
+                "Seconds of a core that a deployment spends for each image.",
+                (Query(f"{rate(CPU, 'deployment')} / scalar({rate(IMAGES)})", "{{deployment}}"),),
                 stacked=True,
             ),
             Panel(
-                "Cores by box",
+                "Cores by deployment",
                 "short",
                 "Cores that are at work.",
-                (Query(rate(CPU, "box"), "{{box}}"),),
+                (Query(rate(CPU, "deployment"), "{{deployment}}"),),
                 stacked=True,
             ),
             Panel(

@@ -100,12 +100,13 @@ def is_title(name: str, value: Any) -> bool:
 
 
 def deployments() -> Schema:
-    """What may be laid over each box: the options that Ray Serve knows, by name."""
+    """What may be laid over each deployment: the options that Ray Serve knows, by name."""
     options: Schema = {name: {} for name in DeploymentSchema.model_fields if name != "name"}
     options["autoscaling_config"] = closed({name: {} for name in AutoscalingConfig.model_fields})
     options["ray_actor_options"] = closed({name: {} for name in RayActorOptionsSchema.model_fields})
-    boxes = [box["name"] for box in read(serve_config())["applications"][0]["deployments"]]
+    [application] = read(serve_config())["applications"]
+    names = [deployment["name"] for deployment in application["deployments"]]
     return {
-        "Deployments": closed({name: {"$ref": "#/$defs/Deployment"} for name in boxes}),
+        "Deployments": closed({name: {"$ref": "#/$defs/Deployment"} for name in names}),
         "Deployment": closed(options),
     }

@@ -78,7 +78,7 @@ def test_every_metric_is_explained(name: str, metric: Metric) -> None:
 def test_labels_are_few(name: str, metric: Metric) -> None:
     """No label can take a value that a client invents, such as a path or an id."""
     known = {"endpoint", "status", "outcome", "key", "limit", "reason", "cause", "state"}
-    assert set(metric.labels) <= known | {"operation", "box"}
+    assert set(metric.labels) <= known | {"operation", "deployment"}
 
 
 def test_an_undeclared_metric_is_a_bug() -> None:
@@ -142,3 +142,13 @@ def test_ray_is_told_again_what_a_replicas_gauges_stand_at() -> None:
     recorder.record("florence_webhooks", 3.0, state="dead")
     recorder.refresh()
     assert said == ["8.0 {}", "3.0 {'state': 'dead'}", "8.0 {}"]
+
+
+def test_serve_labels_a_replicas_metrics_by_itself() -> None:
+    """It refuses a label `deployment` from a replica; outside of one the label is ours."""
+    name = "florence_process_cpu_seconds_total"
+    inside, outside = RayRecorder(), RayRecorder(in_replica=False)
+    for recorder in (inside, outside):
+        recorder.record(name, 1.0, deployment="Inference")
+    tags = [recorder._metrics[name].info["tag_keys"] for recorder in (inside, outside)]
+    assert tags == [(), ("deployment",)]

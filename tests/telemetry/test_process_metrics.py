@@ -9,7 +9,7 @@ from collections.abc import Callable
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.process_metrics import Pulse
 
-CPU = 'florence_process_cpu_seconds_total{box="inference"}'
+CPU = 'florence_process_cpu_seconds_total{deployment="Inference"}'
 
 
 def cpu_s(recorder: PrometheusRecorder) -> float:
@@ -29,7 +29,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_the_processor_time_is_that_of_the_process() -> None:
     """All of it, from its start; more when it has worked."""
     recorder = PrometheusRecorder()
-    pulse = Pulse(recorder, "inference", every_s=60)
+    pulse = Pulse(recorder, "Inference", every_s=60)
     pulse.beat()
     first = cpu_s(recorder)
     assert 0 < first <= time.process_time()
@@ -45,7 +45,7 @@ def test_it_beats_by_itself() -> None:
     threads: list[str] = []
     beating = Pulse(
         PrometheusRecorder(),
-        "inference",
+        "Inference",
         lambda: threads.append(threading.current_thread().name),
         every_s=0.001,
     )
@@ -62,7 +62,7 @@ def test_a_beat_that_fails_is_not_the_last() -> None:
         beats.append(None)
         raise RuntimeError("not yet")
 
-    beating = Pulse(PrometheusRecorder(), "inference", beat, every_s=0.001)
+    beating = Pulse(PrometheusRecorder(), "Inference", beat, every_s=0.001)
     until(lambda: len(beats) > 3)
     assert beating
 
@@ -72,7 +72,7 @@ def test_it_ends_with_its_owner() -> None:
 
     class Owner:
         def __init__(self) -> None:
-            self.pulse = Pulse(PrometheusRecorder(), "inference", self.tell, every_s=0.001)
+            self.pulse = Pulse(PrometheusRecorder(), "Inference", self.tell, every_s=0.001)
 
         def tell(self) -> None:
             """Nothing."""

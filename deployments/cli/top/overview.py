@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from deployments.cli.top.window import Window
 
-BOXES = ("ingress", "preprocess", "inference", "postprocess", "dispatcher")
+DEPLOYMENTS = ("ingress", "preprocess", "inference", "postprocess", "dispatcher")
 NUM_KEYS = 5
 NUM_CALLS = 5
 STAGES = {
@@ -68,7 +68,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Cpu:
-    """Processor time of a box: cores in use, and seconds for each image that was answered."""
+    """Processor time of a deployment: cores in use, and seconds for each image answered."""
 
     cores: float
     per_image_s: float | None
@@ -189,16 +189,19 @@ def engine(seen: Window, images_per_s: float | None) -> Engine:
 
 def cpu(seen: Window, images_per_s: float | None) -> dict[str, Cpu]:
     """Who takes processor time, in the order of a request's path."""
-    found = seen.rates("florence_process_cpu_seconds_total", "box")
+    rates = seen.rates("florence_process_cpu_seconds_total", "deployment")
+    found = {deployment.lower(): cores for deployment, cores in rates.items()}
     return {
-        box: Cpu(found[box], found[box] / images_per_s if images_per_s else None)
-        for box in sorted(found, key=place)
+        deployment: Cpu(
+            found[deployment], found[deployment] / images_per_s if images_per_s else None
+        )
+        for deployment in sorted(found, key=place)
     }
 
 
-def place(box: str) -> int:
-    """Where a box stands on the path."""
-    return BOXES.index(box) if box in BOXES else len(BOXES)
+def place(deployment: str) -> int:
+    """Where a deployment stands on the path."""
+    return DEPLOYMENTS.index(deployment) if deployment in DEPLOYMENTS else len(DEPLOYMENTS)
 
 
 def retries(seen: Window) -> dict[str, float]:

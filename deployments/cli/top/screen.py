@@ -114,11 +114,11 @@ def engine(seen: Engine) -> Iterable[RenderableType]:
     yield Text(f"begun {listed(seen.begun_per_s)}", no_wrap=True, overflow="ellipsis")
 
 
-def cpu(boxes: Mapping[str, Cpu]) -> Iterable[RenderableType]:
-    """Processor time by box."""
+def cpu(deployments: Mapping[str, Cpu]) -> Iterable[RenderableType]:
+    """Processor time by deployment."""
     table = section("CPU", "cores", "per image")
-    for box, used in boxes.items():
-        table.add_row(box, f"{used.cores:.2f}", duration(used.per_image_s))
+    for deployment, used in deployments.items():
+        table.add_row(deployment, f"{used.cores:.2f}", duration(used.per_image_s))
     yield table
 
 

@@ -35,7 +35,7 @@
 {{ toYaml $resources }}
 {{- end -}}
 
-{{/* Ray's own labels of a group, by which boxes find their pods. */}}
+{{/* Ray's own labels of a group, by which deployments find their pods. */}}
 {{- define "florence.rayLabels" -}}
 florence/pool: {{ .kind }}
 {{- if and (eq .kind "gpu") .accelerator }}

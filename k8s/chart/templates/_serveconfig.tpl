@@ -5,10 +5,10 @@
 {{- $app := index $config.applications 0 -}}
 {{- $known := include "florence.knownSettings" . | fromYaml -}}
 {{- $_ := set $app "args" (mergeOverwrite $app.args $known (deepCopy .Values.settings)) -}}
-{{- range $box := $app.deployments -}}
-{{- $over := deepCopy (default dict (index $.Values.serve.deployments $box.name)) -}}
-{{- $_ := mergeOverwrite $box (include "florence.knownOptions" (dict "root" $ "box" $box) | fromYaml) $over -}}
-{{- if hasKey $over "num_replicas" }}{{ $_ := unset $box "autoscaling_config" }}{{ end -}}
+{{- range $deployment := $app.deployments -}}
+{{- $over := deepCopy (default dict (index $.Values.serve.deployments $deployment.name)) -}}
+{{- $_ := mergeOverwrite $deployment (include "florence.knownOptions" (dict "root" $ "deployment" $deployment) | fromYaml) $over -}}
+{{- if hasKey $over "num_replicas" }}{{ $_ := unset $deployment "autoscaling_config" }}{{ end -}}
 {{- end -}}
 {{- $variables := $config.controller_options.runtime_env.env_vars -}}
 {{- $_ := set $variables "RAY_SERVE_ENABLE_HA_PROXY" (ternary "1" "0" .Values.serve.haproxy) -}}
@@ -34,11 +34,11 @@ webhooks:
 {{- end }}
 {{- end -}}
 
-{{/* Options of a box that follow from other values: with both kinds of groups, boxes without a
+{{/* Options of a deployment that follow from other values: with both kinds of groups, deployments without a
      model stay off the GPU pods, which they would keep from going. */}}
 {{- define "florence.knownOptions" -}}
 {{- $values := .root.Values -}}
-{{- if eq .box.name "Inference" -}}
+{{- if eq .deployment.name "Inference" -}}
 {{- if not $values.gpuGroups }}
 ray_actor_options: {num_gpus: 0}
 {{- end -}}

@@ -35,10 +35,10 @@ def test_the_model(service: Service) -> None:
 
 
 def test_processor_time_for_each_image(service: Service) -> None:
-    """By box, in the order of a request's path."""
+    """By deployment, in the order of a request's path."""
     record = service.record.record
-    for box, cpu_s in (("dispatcher", 1.0), ("ingress", 2.0), ("store", 0.5)):
-        record("florence_process_cpu_seconds_total", cpu_s, box=box)
+    for name, cpu_s in (("Dispatcher", 1.0), ("Ingress", 2.0), ("store", 0.5)):
+        record("florence_process_cpu_seconds_total", cpu_s, deployment=name)
     for _ in range(100):
         record("florence_inference_tokens", 30)
     cpu = overview(service.seen()).cpu

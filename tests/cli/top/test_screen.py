@@ -30,8 +30,8 @@ def busy() -> Overview:
     record("florence_ingress_run_seconds", 0.7, endpoint="e")
     for status in ("200", "401", "422", "429", "499", "500", "503"):
         record("florence_ingress_requests_total", int(status), endpoint="e", status=status)
-    for box in ("ingress", "preprocess", "inference", "postprocess", "dispatcher", "store"):
-        record("florence_process_cpu_seconds_total", 1, box=box)
+    for name in ("Ingress", "Preprocess", "Inference", "Postprocess", "Dispatcher", "store"):
+        record("florence_process_cpu_seconds_total", 1, deployment=name)
     for number in range(9):
         record("florence_ingress_key_requests_total", number, key=f"{number:012d}")
         record("florence_store_call_seconds", 0.01, operation=f"operation_{number}")
