@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
 
 from deployments.api.body import decode, faults, pieces
@@ -29,7 +29,7 @@ class Arrivals:
         self._places = asyncio.Semaphore(MAX_ARRIVING)
 
     @asynccontextmanager
-    async def body(self, request: Request, max_bytes: int) -> AsyncIterator[bytes]:
+    async def body(self, request: HttpRequest, max_bytes: int) -> AsyncIterator[bytes]:
         """The body of `request`, for the time of the `with` block.
 
         Raises:
@@ -41,7 +41,7 @@ class Arrivals:
         async with within(self._timeout_s), self._places:
             yield await read(request, max_bytes)
 
-    async def json(self, request: Request, model: type[Model], max_bytes: int) -> Model:
+    async def json(self, request: HttpRequest, model: type[Model], max_bytes: int) -> Model:
         """The JSON object in the body.
 
         Raises:
@@ -64,7 +64,7 @@ class Arrivals:
         return await asyncio.to_thread(self._files.create, name, data)
 
 
-async def read(request: Request, max_bytes: int) -> bytes:
+async def read(request: HttpRequest, max_bytes: int) -> bytes:
     """The whole body; stops at the first byte too many."""
     data = bytearray()
     async for piece in pieces(request):
@@ -74,7 +74,7 @@ async def read(request: Request, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def check_declared(request: Request, max_bytes: int) -> None:
+def check_declared(request: HttpRequest, max_bytes: int) -> None:
     """Refuse a body that says itself that it is too large, before any of it is read."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
@@ -16,7 +16,7 @@ THREAD_BYTES = 1024 * 1024  # below this, parsing is quicker than handing it to 
 
 
 async def read_input(
-    request: Request, model: type[ImageInput], max_bytes: int, num_beams: int
+    request: HttpRequest, model: type[ImageInput], max_bytes: int, num_beams: int
 ) -> ImageInput:
     """The input that `request` carries.
 
@@ -31,7 +31,7 @@ async def read_input(
     return await asyncio.to_thread(parse, chunks, model, num_beams)
 
 
-async def read(request: Request, max_bytes: int) -> list[bytes]:
+async def read(request: HttpRequest, max_bytes: int) -> list[bytes]:
     """All pieces of the body; stops at the first byte too many."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_bytes:
@@ -46,7 +46,7 @@ async def read(request: Request, max_bytes: int) -> list[bytes]:
     return chunks
 
 
-async def pieces(request: Request) -> AsyncIterator[bytes]:
+async def pieces(request: HttpRequest) -> AsyncIterator[bytes]:
     """The body as it arrives."""
     try:
         async for chunk in request.stream():

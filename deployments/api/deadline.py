@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 
 from deployments.errors import ClientDisconnected, RequestTimeout
 
@@ -29,7 +29,7 @@ async def within(seconds: float) -> AsyncIterator[None]:
         raise
 
 
-async def attended(request: Request, work: Awaitable[T]) -> T:
+async def attended(request: HttpRequest, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled when the caller hangs up or is given up.
 
     Raises:
@@ -49,7 +49,7 @@ async def attended(request: Request, work: Awaitable[T]) -> T:
         await asyncio.gather(running, leaving, return_exceptions=True)
 
 
-async def hang_up(request: Request) -> None:
+async def hang_up(request: HttpRequest) -> None:
     """Wait until the caller hangs up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

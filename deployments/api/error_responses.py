@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Request as HttpRequest
+from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -46,7 +47,7 @@ def refuse(error: ServiceError, **more: str) -> Response:
     return JSONResponse(more | error.body(), error.status, error.headers())
 
 
-async def refuse_route(request: Request, error: Exception) -> Response:
+async def refuse_route(request: HttpRequest, error: Exception) -> Response:
     """The router found no route, or none for this method."""
     response = refuse(ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)())
     allowed = (getattr(error, "headers", None) or {}).get("Allow")

@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
 from deployments.api.deadline import attended
@@ -39,7 +40,7 @@ class Files:
         self._promises = promises
         self._num_waiting = 0
 
-    async def get(self, request: Request, name: str) -> Response:
+    async def get(self, request: HttpRequest, name: str) -> Response:
         """One file, or a single range of it; a picture that is still being drawn is waited for."""
         file = await asyncio.to_thread(self._store.find, name)
         if file is None and is_served(name) and await self._promises.hold(name):
@@ -50,7 +51,7 @@ class Files:
             return Response(headers=describe(file) | {"Content-Length": str(file.size)})
         return await self._send(file, asked_range(request, file))
 
-    async def _wait(self, request: Request, name: str) -> StoredFile | None:
+    async def _wait(self, request: HttpRequest, name: str) -> StoredFile | None:
         if self._num_waiting >= MAX_WAITING:
             return None
         self._num_waiting += 1
@@ -109,7 +110,7 @@ def tag(file: StoredFile) -> str:
     return f'"{file.name}"'
 
 
-def asked_range(request: Request, file: StoredFile) -> range | None:
+def asked_range(request: HttpRequest, file: StoredFile) -> range | None:
     """The bytes that the client asks for; None for all of them.
 
     What is no single range of bytes is ignored, as RFC 9110 wants it.

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 
 from deployments.errors import BadRequest
 
@@ -49,7 +49,7 @@ def priority(headers: Mapping[str, str]) -> int:
     return PRIORITIES.get(headers.get("x-fal-queue-priority", "").strip().lower(), 0)
 
 
-def base_url(request: Request, public_url: str | None) -> str:
+def base_url(request: HttpRequest, public_url: str | None) -> str:
     """The address of this service as its caller sees it, without a slash at its end."""
     if public_url:
         return public_url.rstrip("/")
@@ -59,14 +59,14 @@ def base_url(request: Request, public_url: str | None) -> str:
     return f"{scheme}://{host(request)}{request.scope.get('root_path', '')}"
 
 
-def queue_url(request: Request, public_url: str | None) -> str:
+def queue_url(request: HttpRequest, public_url: str | None) -> str:
     """The address of the queue by the door that its caller took, without a slash at its end."""
     base = base_url(request, public_url)
     by_host = getattr(request.state, "is_queue_host", False) and not public_url
     return base if by_host else f"{base}/queue"
 
 
-def host(request: Request) -> str:
+def host(request: HttpRequest) -> str:
     """The host and port that the caller named; what is no host name never reaches a URL."""
     named = forwarded(request.headers, "x-forwarded-host"), request.headers.get("host", "")
     found = next((name for name in named if HOST.fullmatch(name)), None)

@@ -3,7 +3,8 @@
 from functools import cache
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
@@ -50,7 +51,7 @@ class Documents:
     def __init__(self, public_url: str | None) -> None:
         self._public_url = public_url
 
-    async def get(self, request: Request, endpoint_id: str | None = None) -> Response:
+    async def get(self, request: HttpRequest, endpoint_id: str | None = None) -> Response:
         """The document of the whole service, or of the endpoint `endpoint_id`."""
         base_url = orders.base_url(request, self._public_url)
         if endpoint_id is None:
@@ -61,7 +62,7 @@ class Documents:
         return JSONResponse(document(task, base_url))
 
 
-def whole(request: Request, base_url: str) -> dict[str, Any]:
+def whole(request: HttpRequest, base_url: str) -> dict[str, Any]:
     """Every route, in FastAPI's own dialect."""
     described: dict[str, Any] = request.app.openapi()
     schemas = schemas_of(tuple(TASKS.values()), GenerateJsonSchema)

@@ -13,7 +13,8 @@ import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -72,7 +73,7 @@ class Parts:
         self._tickets = tickets
         self._arrivals = arrivals
 
-    async def put(self, request: Request, name: str, number: str) -> Response:
+    async def put(self, request: HttpRequest, name: str, number: str) -> Response:
         """Take one part; the same part again is welcome."""
         ticket = await self._tickets.redeem("parts", name, ticket_in(request))
         index = index_of(number)
@@ -83,7 +84,7 @@ class Parts:
         etag = f'"{digest}"'
         return JSONResponse({"partNumber": index, "etag": etag}, headers={"ETag": etag})
 
-    async def complete(self, request: Request, name: str) -> Response:
+    async def complete(self, request: HttpRequest, name: str) -> Response:
         """Make one file of all parts; a second time changes nothing."""
         ticket = await self._tickets.redeem("parts", name, ticket_in(request))
         completion = await self._arrivals.json(request, Completion, MAX_JSON_BYTES)
@@ -100,7 +101,7 @@ class Parts:
         return name_for(digits[:32], ticket.expires + GRACE_S, OPAQUE)
 
 
-def ticket_in(request: Request) -> str:
+def ticket_in(request: HttpRequest) -> str:
     """The ticket in the path, or else in the query."""
     return str(request.path_params.get("ticket") or request.query_params.get("ticket", ""))
 

@@ -14,7 +14,7 @@ Redirects would do the same, but not every client of fal follows them.
 import re
 from urllib.parse import quote, unquote, urlsplit
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
@@ -55,7 +55,7 @@ async def enter(scope: Scope, keyring: Keyring) -> None:
         await keyring.authorize(headers)
         path, scope["query_string"] = destination(headers.get(TARGET, ""))
     elif path.startswith(f"/{APP}/"):
-        scope["state"]["is_queue_host"] = names_queue(orders.host(Request(scope)))
+        scope["state"]["is_queue_host"] = names_queue(orders.host(HttpRequest(scope)))
         path = prefix(path, scope["state"]["is_queue_host"]) + path
     scope["path"] = root + path
     scope["raw_path"] = quote(root + path).encode()

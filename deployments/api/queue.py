@@ -4,7 +4,8 @@ import re
 from dataclasses import replace
 from functools import partial
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from deployments.api import headers as orders
@@ -90,7 +91,7 @@ class Endpoint:
         self._meter = meter
         self._drain = drain
 
-    async def post(self, request: Request) -> Response:
+    async def post(self, request: HttpRequest) -> Response:
         """Queue the task for the image of the body; it survives everything from the answer on."""
         with (
             visit("submit", request, self._task, self._services.tracer) as work,
@@ -100,7 +101,7 @@ class Endpoint:
         self._services.wake()
         return self._tell(request, found)
 
-    async def _work(self, request: Request, work: Account) -> Submitted:
+    async def _work(self, request: HttpRequest, work: Account) -> Submitted:
         caller = await self._services.keyring.authorize(request.headers)
         work.by(caller.key_id)
         await self._limits.admit(caller)
@@ -119,7 +120,7 @@ class Endpoint:
         except QueueFull:
             raise QueueFull.after(self._drain.wait_s(self._settings.queue.max_running)) from None
 
-    def _tell(self, request: Request, found: Submitted) -> Response:
+    def _tell(self, request: HttpRequest, found: Submitted) -> Response:
         queue_url = orders.queue_url(request, self._settings.ingress.public_url)
         body = submitted(found.id, found.position, queue_url).json_text()
         headers = {"x-fal-request-id": found.id}
@@ -136,7 +137,7 @@ class Queued:
         self._store = services.store
         self._public_url = services.settings.ingress.public_url
 
-    async def status(self, request: Request) -> Response:
+    async def status(self, request: HttpRequest) -> Response:
         """How the request stands."""
         caller = await self._authorize(request)
         status = await self._find(caller, request)
@@ -145,7 +146,7 @@ class Queued:
         logs = status.logs if wants_logs(request) else ()
         return render(told(status, logs, self._queue_url(request)))
 
-    async def stream(self, request: Request) -> Response:
+    async def stream(self, request: HttpRequest) -> Response:
         """How the request stands, each time that changes, until it has ended."""
         caller = await self._authorize(request)
         status = await self._find(caller, request)
@@ -155,7 +156,7 @@ class Queued:
             return Response(headers=HEADERS, media_type=EventStream.media_type)
         return EventStream(self._watch(caller, request).events(status), headers=HEADERS)
 
-    async def result(self, request: Request) -> Response:
+    async def result(self, request: HttpRequest) -> Response:
         """The response that a run would have had, also when it is an error."""
         caller = await self._authorize(request)
         request_id = id_in(request)
@@ -167,7 +168,7 @@ class Queued:
         headers = {**result.headers, "x-fal-request-id": request_id}
         return Response(result.body, result.status, headers, media_type="application/json")
 
-    async def cancel(self, request: Request) -> Response:
+    async def cancel(self, request: HttpRequest) -> Response:
         """Stop waiting for the request, or working on it."""
         caller = await self._authorize(request)
         request_id = id_in(request)
@@ -180,23 +181,23 @@ class Queued:
             self._services.wake()
         return JSONResponse({"status": str(found)}, CANCEL_STATUS[found])
 
-    async def _authorize(self, request: Request) -> Caller:
+    async def _authorize(self, request: HttpRequest) -> Caller:
         return await self._services.keyring.authorize(request.headers)
 
-    async def _find(self, caller: Caller, request: Request) -> Status | None:
+    async def _find(self, caller: Caller, request: HttpRequest) -> Status | None:
         request_id = id_in(request)
         return await self._store.status(caller.key_id, request_id) if request_id else None
 
-    def _watch(self, caller: Caller, request: Request) -> Watch:
+    def _watch(self, caller: Caller, request: HttpRequest) -> Watch:
         look = partial(self._find, caller, request)
         tell = partial(told, queue_url=self._queue_url(request))
         return Watch(look, tell, wants_logs(request))
 
-    def _queue_url(self, request: Request) -> str:
+    def _queue_url(self, request: HttpRequest) -> str:
         return orders.queue_url(request, self._public_url)
 
 
-def id_in(request: Request) -> str | None:
+def id_in(request: HttpRequest) -> str | None:
     """The id in the path, as the store writes it; None when it cannot be one of ours.
 
     Raises:
@@ -209,7 +210,7 @@ def id_in(request: Request) -> str | None:
     return request_id.lower() if ID.fullmatch(request_id) else None
 
 
-def wants_logs(request: Request) -> bool:
+def wants_logs(request: HttpRequest) -> bool:
     """Whether the log is asked for, in any client's way of saying yes."""
     return request.query_params.get("logs", "").lower() in ("1", "true")
 

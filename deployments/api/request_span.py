@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 
 from deployments.florence.tasks import Task
 from deployments.telemetry.request_span import Account, account
@@ -10,7 +10,7 @@ from deployments.telemetry.tracing import Tracer
 
 
 def visit(
-    event: str, request: Request, task: Task, tracer: Tracer
+    event: str, request: HttpRequest, task: Task, tracer: Tracer
 ) -> AbstractContextManager[Account]:
     """Keep the account of the `with` block, in the trace that the caller may have begun."""
     return account(

@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 from functools import partial
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
 from deployments.api import headers as orders
@@ -81,16 +82,16 @@ class Endpoint:
         self._meter = meter
         self._drain = drain
 
-    async def post(self, request: Request) -> Response:
+    async def post(self, request: HttpRequest) -> Response:
         """Run the task on the image of the body, and answer with its output."""
         return render(await self._answer(request))
 
-    async def stream(self, request: Request) -> Response:
+    async def stream(self, request: HttpRequest) -> Response:
         """The same as events: the output so far each time it has grown, at last all of it."""
         work = partial(self._answer, request)
         return await OutputStream.begin(work, request.state.request_id)
 
-    async def _answer(self, request: Request, tell: Tell | None = None) -> Finished:
+    async def _answer(self, request: HttpRequest, tell: Tell | None = None) -> Finished:
         event = "stream" if tell else "run"
         with (
             visit(event, request, self._task, self._services.tracer) as work,
@@ -100,7 +101,7 @@ class Endpoint:
             work.note(attempt=finished.attempt, **finished.stages.measured())
             return finished
 
-    async def _work(self, request: Request, work: Account, tell: Tell | None) -> Finished:
+    async def _work(self, request: HttpRequest, work: Account, tell: Tell | None) -> Finished:
         caller = await self._services.keyring.authorize(request.headers)
         work.by(caller.key_id)
         await self._limits.admit(caller)
@@ -115,13 +116,15 @@ class Endpoint:
         self._note(caller, watch.seconds(), finished.stages)
         return finished
 
-    async def _run(self, request: Request, run: Run, caller: Caller, tell: Tell | None) -> Finished:
+    async def _run(
+        self, request: HttpRequest, run: Run, caller: Caller, tell: Tell | None
+    ) -> Finished:
         async with self._limits.place(caller, run.id):
             self._meter.began(caller.key_id, self._task.path)
             work = self._services.stream(run, tell) if tell else self._services.run(run)
             return await attended(request, work)
 
-    async def _parse(self, request: Request, caller: Caller) -> Run:
+    async def _parse(self, request: HttpRequest, caller: Caller) -> Run:
         now = time.time()
         start_by = orders.start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -29,7 +29,7 @@ class EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         with suppress(ClientDisconnected):
-            await attended(Request(scope, receive), self.stream_response(send))
+            await attended(HttpRequest(scope, receive), self.stream_response(send))
 
 
 class Watch:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import httpx2
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.api import headers as orders
@@ -49,7 +49,7 @@ class RetryConfig(BaseModel):
 
 
 async def read_submission(
-    request: Request, task: Task, key_id: str, settings: Settings, num_beams: int
+    request: HttpRequest, task: Task, key_id: str, settings: Settings, num_beams: int
 ) -> Submission:
     """The request that `request` submits for `task`; it may ask for `num_beams` at most.
 

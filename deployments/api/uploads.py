@@ -15,7 +15,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -79,12 +80,12 @@ class Uploads:
         self._tickets = tickets
         self._arrivals = arrivals
 
-    async def initiate(self, request: Request) -> Response:
+    async def initiate(self, request: HttpRequest) -> Response:
         """Promise the URL of a file, and say where to put it."""
         promise = await self._intended(request, "file")
         return JSONResponse(urls(promise, self._upload_url(request, promise, "")))
 
-    async def put(self, request: Request, name: str) -> Response:
+    async def put(self, request: HttpRequest, name: str) -> Response:
         """Take the file that was promised under `name`."""
         ticket = await self._tickets.redeem("file", name, request.query_params.get("ticket", ""))
         async with self._arrivals.body(request, ticket.max_bytes) as data:
@@ -95,12 +96,12 @@ class Uploads:
                 raise Forbidden("This URL was used before.") from None
         return Response(headers={"ETag": tag(file)})
 
-    async def initiate_parts(self, request: Request) -> Response:
+    async def initiate_parts(self, request: HttpRequest) -> Response:
         """Promise the URL of a file, and say where to put its parts."""
         promise = await self._intended(request, "parts")
         return JSONResponse(urls(promise, self._upload_url(request, promise, "/parts")))
 
-    async def token(self, request: Request) -> Response:
+    async def token(self, request: HttpRequest) -> Response:
         """A token that uploads without the key."""
         await self._services.keyring.authorize(request.headers)
         expires = int(time.time() + self._files.upload_expires_s)
@@ -114,7 +115,7 @@ class Uploads:
             }
         )
 
-    async def post(self, request: Request) -> Response:
+    async def post(self, request: HttpRequest) -> Response:
         """Take a file whole; its bytes say what it is."""
         await self._authorize(request)
         ttl_s = self._ttl_s(request)
@@ -122,7 +123,7 @@ class Uploads:
             file = await self._arrivals.create(new_name(sniffed(data), ttl_s), [data])
         return JSONResponse({"access_url": self._file_url(request, file.name)})
 
-    async def post_parts(self, request: Request) -> Response:
+    async def post_parts(self, request: HttpRequest) -> Response:
         """Promise the URL of a file whose parts are put below it."""
         await self._authorize(request)
         headers = request.headers
@@ -133,12 +134,12 @@ class Uploads:
         promise = await self._promise(request, intent, "parts")
         return JSONResponse({"access_url": promise.url, "uploadId": promise.ticket})
 
-    async def _intended(self, request: Request, action: Action) -> Promise:
+    async def _intended(self, request: HttpRequest, action: Action) -> Promise:
         await self._services.keyring.authorize(request.headers)
         intent = await self._arrivals.json(request, Intent, MAX_JSON_BYTES)
         return await self._promise(request, intent, action)
 
-    async def _promise(self, request: Request, intent: Intent, action: Action) -> Promise:
+    async def _promise(self, request: HttpRequest, intent: Intent, action: Action) -> Promise:
         ttl_s = self._ttl_s(request)
         name = new_name(stored_type(intent), ttl_s)
         # A file lives from its promise on, so it cannot arrive when its life is over.
@@ -147,7 +148,7 @@ class Uploads:
         text = await self._tickets.sign(ticket)
         return Promise(name, self._file_url(request, name), text)
 
-    async def _authorize(self, request: Request) -> None:
+    async def _authorize(self, request: HttpRequest) -> None:
         """Admit whoever has a token of ours, or a key.
 
         Raises:
@@ -158,17 +159,17 @@ class Uploads:
         except Forbidden:
             await self._services.keyring.authorize(request.headers)
 
-    def _ttl_s(self, request: Request) -> float:
+    def _ttl_s(self, request: HttpRequest) -> float:
         wished = files_ttl_s(request.headers)
         return self._files.expires_s if wished is None else wished
 
-    def _base_url(self, request: Request) -> str:
+    def _base_url(self, request: HttpRequest) -> str:
         return orders.base_url(request, self._services.settings.ingress.public_url)
 
-    def _file_url(self, request: Request, name: str) -> str:
+    def _file_url(self, request: HttpRequest, name: str) -> str:
         return f"{self._base_url(request)}/cdn/files/{name}"
 
-    def _upload_url(self, request: Request, promise: Promise, below: str) -> str:
+    def _upload_url(self, request: HttpRequest, promise: Promise, below: str) -> str:
         place = f"{self._base_url(request)}/cdn/upload/{promise.name}{below}"
         return f"{place}?ticket={promise.ticket}"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import Request
+from fastapi import Request as HttpRequest
 
 from deployments.api import arrivals
 from deployments.api.arrivals import Arrivals
@@ -35,7 +35,7 @@ class Body:
         self.taken = 0
         self._pieces = pieces
         self._gate = gate
-        self.request = Request({"type": "http", "headers": []}, self.receive)
+        self.request = HttpRequest({"type": "http", "headers": []}, self.receive)
 
     async def receive(self) -> dict[str, object]:
         """The next piece, as a server gives it."""
@@ -81,7 +81,7 @@ async def test_a_caller_who_hangs_up_leaves_no_file(tmp_path: Path) -> None:
         return {"type": "http.disconnect"}
 
     body = Body(iter([]))
-    body.request = Request({"type": "http", "headers": []}, hang_up)
+    body.request = HttpRequest({"type": "http", "headers": []}, hang_up)
     with pytest.raises(ClientDisconnected):
         await read(arriving(tmp_path), body, 4)
 
