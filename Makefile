@@ -35,7 +35,7 @@ bench-engine: install-test ## the engine alone against transformers on one core;
 	@.venv/bin/python -m loadtest.engine $(ARGS)
 
 drills: install-test ## break every part under load and count what is lost; ARGS="ingress weights"
-	@.venv/bin/python -m loadtest.drills $(ARGS)
+	@.venv/bin/python -m tests.chaos $(ARGS)
 
 bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers; ARGS="--dry-run" on a CPU
 	@$(PYTHON) -m loadtest.gpu $(ARGS)

@@ -15,7 +15,7 @@ from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from deployments.api.submission import DELIVERY
 from deployments.local.haproxy import binary, free_ports
 from deployments.local.profile import read, serve_config
-from loadtest.drills.habits import HABITS
+from tests.chaos.clients import POLICIES
 
 VARIABLE = "RAY_SERVE_HAPROXY_"
 # The lines of Serve's own template that matter here, and those about errors that come before ours.
@@ -175,5 +175,5 @@ def test_fals_clients_call_again_after_what_cannot_be_repeated(tmp_path: Path) -
 
     assert len(ingress.heard) == 1
     assert [broken.status_code, nobody.status_code] == [502, 503]
-    assert all(each.retries(answer) for each in HABITS for answer in (broken, nobody))
+    assert all(each.retries(answer) for each in POLICIES for answer in (broken, nobody))
     assert broken.json()["error_type"] == "runner_connection_error"

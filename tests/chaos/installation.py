@@ -1,7 +1,7 @@
 """A whole installation on this machine: cluster, HAProxy, PostgreSQL, object store, application."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,62 @@ from typing import Any
 import httpx2
 
 from deployments.local.haproxy import METRICS, ON, QUICK_END, STATS, confined, free_ports
-from deployments.local.profile import Tree
+from deployments.local.profile import Tree, laid_over, read, serve_config, without_empty
 from deployments.settings import hash_key
-from loadtest.drills.bucket import Bucket
-from loadtest.drills.cluster import Cluster
-from loadtest.drills.database import Database
-from loadtest.drills.load import Target, until
-from loadtest.drills.release import Release
+from tests.chaos.backing_services import Bucket, Database
+from tests.chaos.cluster import Cluster
+from tests.chaos.load import Target, until
 
-KEY = "florence-drills"
+SMALL = Path(__file__).parent / "installation.yaml"
+APPLICATION = "florence"
+TIMEOUT_S = 60.0
+
+
+class Release:
+    """The application on `cluster`; `over` is laid over the configuration."""
+
+    def __init__(self, cluster: Cluster, over: Tree) -> None:
+        self._cluster = cluster
+        self._tree = laid_over(laid_over(read(serve_config()), read(SMALL)), over)
+        self._path = f"{cluster.dashboard}/api/serve/applications/"
+
+    def deploy(self, args: Tree | None = None, deployments: Any = ()) -> None:
+        """Ask for the configuration with these settings and options of deployments laid over it.
+
+        Returns at once; Serve changes the replicas afterwards.
+        """
+        application = {"name": APPLICATION, "args": args or {}, "deployments": list(deployments)}
+        tree = laid_over(self._tree, {"applications": [application]})
+        [asked] = tree["applications"]
+        asked["deployments"] = [without_empty(each) for each in asked["deployments"]]
+        answer = httpx2.put(self._path, json=tree, **self._options())
+        if answer.is_error:
+            raise RuntimeError(f"Serve refused the configuration: {answer.text}")
+
+    def adopt(self, args: Tree) -> None:
+        """From now on these settings are part of the configuration."""
+        self._tree = laid_over(self._tree, {"applications": [{"name": APPLICATION, "args": args}]})
+
+    def status(self) -> Mapping[str, Any]:
+        """What Serve says of the application: `status`, `message`, `deployments`."""
+        answer = httpx2.get(self._path, **self._options())
+        answer.raise_for_status()
+        status: Mapping[str, Any] = answer.json()["applications"].get(APPLICATION, {})
+        return status
+
+    def is_running(self) -> bool:
+        """Whether every deployment has the replicas that it should have, of what was asked last."""
+        try:
+            return bool(self.status().get("status") == "RUNNING")
+        except httpx2.HTTPError:  # while the head is away
+            return False
+
+    def _options(self) -> dict[str, Any]:
+        headers = self._cluster.authorization
+        return {"headers": headers, "timeout": TIMEOUT_S, "trust_env": False}
+
+
+KEY = "florence-chaos"
 BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 HEADS_LAUNCHER = """\
 #!/bin/sh
@@ -29,7 +76,7 @@ START_S = 240.0
 
 
 @dataclass(frozen=True)
-class Site:
+class Installation:
     """All parts of it, for drills to break."""
 
     folder: Path
@@ -52,8 +99,8 @@ class Site:
 
 
 @contextmanager
-def site(haproxy: bool = True) -> Iterator[Site]:
-    """Have it whole inside the block; nothing is left of it afterwards."""
+def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Installation]:
+    """A whole one with the settings `args`; nothing is left of it after the block."""
     with ExitStack() as stack:
         # Not TMPDIR, which may be too long for the addresses of Ray's sockets.
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-", dir="/tmp"))
@@ -65,23 +112,24 @@ def site(haproxy: bool = True) -> Iterator[Site]:
         bucket.start()
         [port] = free_ports(1)
         front = dict(stack.enter_context(confined())) if haproxy else {ON: "0"}
-        for hasty in QUICK_END:  # a laptop's; here connections end as in production
-            front.pop(hasty, None)
+        for variable in QUICK_END:  # a laptop's; here connections end as in production
+            front.pop(variable, None)
         launcher = front.pop(BINARY, "")  # not the same on both nodes
-        heads = elsewhere(folder / "haproxy", launcher, port, front) if haproxy else ""
+        heads = heads_launcher(folder / "haproxy", launcher, port, front) if haproxy else ""
         cluster = Cluster(folder, bucket.environment | {BINARY: launcher}, {BINARY: heads})
         stack.callback(cluster.stop)
         cluster.start()
         over = configuration(port, front, database.url, bucket.url, folder)
         release = Release(cluster, over)
+        release.adopt(args or {})
         target = Target(f"http://127.0.0.1:{port}", KEY)
-        whole = Site(folder, target, cluster, database, bucket, release)
+        whole = Installation(folder, target, cluster, database, bucket, release)
         release.deploy()
         until(whole.is_whole, START_S, "the service is not ready")
         yield whole
 
 
-def elsewhere(file: Path, launcher: str, port: int, front: dict[str, str]) -> str:
+def heads_launcher(file: Path, launcher: str, port: int, front: dict[str, str]) -> str:
     """A launcher of HAProxy for the head that listens at other ports than the worker's.
 
     Both are on one machine here, and clients are to come in by the worker, as on a cluster.

@@ -1,4 +1,4 @@
-"""`florence serve` as a process that can be killed, whole or in parts, and started again."""
+"""`florence serve` as a process that is killed, whole or in parts, stopped, and started again."""
 
 import os
 import random
@@ -14,20 +14,21 @@ import psutil
 
 from deployments.errors import SetupError
 from deployments.local.launch import free_port
+from tests.chaos.load import Target, until
 
 ROOT = Path(__file__).parents[2]
-KEY = "florence-crash"
-START_S = 120.0
-STOP_S = 60.0
+KEY = "florence-chaos"
+START_S = 180.0
+STOP_S = 90.0
 DEATH_S = 10.0
 
 
-class Supervisor:
+class Service:
     """One service on the state in `folder`, at one port; `flags` are those of `florence serve`."""
 
     def __init__(self, folder: Path, flags: Sequence[str]) -> None:
         port = quiet_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.target = Target(f"http://127.0.0.1:{port}", KEY)
         self._log = folder / "serve.log"
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
         self._command = [*command, "--state", str(folder), *flags]
@@ -35,7 +36,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        environment = os.environ | {"FLORENCE_API_KEY": KEY}
+        environment = os.environ | {"FLORENCE_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=ROOT, env=environment, stdout=log, stderr=log
@@ -43,16 +44,8 @@ class Supervisor:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Ask until every box answers."""
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert self._process, "it was not started"
-            assert self._process.poll() is None, self._log.read_text()
-            with suppress(httpx2.HTTPError):
-                if httpx2.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise AssertionError(f"it is not ready: {self._log.read_text()}")
+        """Ask until every deployment answers."""
+        until(self._is_ready, START_S, "florence serve is not ready")
 
     def kill(self, part: str) -> None:
         """Kill every process whose title ends in `part`, such as `Inference` or `StoreOwner`."""
@@ -74,8 +67,17 @@ class Supervisor:
         wait_for_death(members)
         self._reap()
 
+    def terminate(self) -> None:
+        """Send SIGTERM, as systemd and Kubernetes do."""
+        self._running().terminate()
+
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._running().wait(STOP_S)
+        self._process = None
+
     def stop(self) -> None:
-        """Stop it as Ctrl-C does, and end what is left of it."""
+        """Stop it if it runs, and end what is left of it."""
         if self._process is None:
             return
         members = self._members()
@@ -87,14 +89,23 @@ class Supervisor:
                 member.kill()
         self._reap()
 
-    def _members(self) -> list[psutil.Process]:
+    def _is_ready(self) -> bool:
+        assert self._running().poll() is None, self._log.read_text()[-2000:]
+        with suppress(httpx2.HTTPError):
+            url = f"{self.target.url}/ready"
+            return httpx2.get(url, timeout=5, trust_env=False).status_code == 200
+        return False
+
+    def _running(self) -> "subprocess.Popen[bytes]":
         assert self._process, "it was not started"
-        first = psutil.Process(self._process.pid)
+        return self._process
+
+    def _members(self) -> list[psutil.Process]:
+        first = psutil.Process(self._running().pid)
         return [first, *first.children(recursive=True)]
 
     def _reap(self) -> None:
-        assert self._process
-        self._process.wait(DEATH_S)
+        self._running().wait(DEATH_S)
         self._process = None
 
 
@@ -119,7 +130,7 @@ def is_called(process: psutil.Process, part: str) -> bool:
 
 
 def wait_for_death(processes: Iterable[psutil.Process]) -> None:
-    """Wait until the kernel has taken them down; one that nobody has reaped yet is dead."""
+    """Wait until the kernel has ended them; a zombie counts as dead."""
     deadline = time.monotonic() + DEATH_S
     for process in processes:
         while is_alive(process):

@@ -1,4 +1,4 @@
-"""Constant load: clients that ask at a steady pace until they are told to stop."""
+"""Constant load: clients that ask at a steady pace until they are stopped."""
 
 import threading
 import time
@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from loadtest.drills.clients import Client
-from loadtest.drills.habits import HABITS
-from loadtest.drills.tally import Tally
 from loadtest.scenes import body_with, photograph
+from tests.chaos.clients import POLICIES, RetryingClient
+from tests.chaos.counts import LoadCounts
 
 PACE_S = 0.25  # between an answer and the next question
 SCENE = body_with(photograph(1, (256, 256)))
@@ -25,20 +24,22 @@ class Target:
 
 
 @contextmanager
-def load(target: Target, num_pairs: int) -> Iterator[Tally]:
+def load(target: Target, num_pairs: int) -> Iterator[LoadCounts]:
     """Ask while the block runs; yields what the clients see, which is complete after the block.
 
-    Each pair is one that runs and one that queues, with the habits of fal's clients in turn.
+    Each pair is one that runs and one that queues, with the policies of fal's clients in turn.
     """
-    tally = Tally()
+    counts = LoadCounts()
     stop = threading.Event()
-    habits = [HABITS[nth % len(HABITS)] for nth in range(num_pairs)]
-    clients = [Client(target.url, target.key, SCENE, habit, tally) for habit in habits * 2]
+    policies = [POLICIES[nth % len(POLICIES)] for nth in range(num_pairs)]
+    clients = [
+        RetryingClient(target.url, target.key, SCENE, policy, counts) for policy in policies * 2
+    ]
     works = [c.run for c in clients[:num_pairs]] + [c.queue for c in clients[num_pairs:]]
     with ThreadPoolExecutor(len(works)) as threads:
         asking = [threads.submit(repeat, work, stop) for work in works]
         try:
-            yield tally
+            yield counts
         finally:
             stop.set()
             for each in asking:

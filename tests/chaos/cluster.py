@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine that can be broken and mended, by process.
 
-The head holds the cluster's state, in rocksdb, and Serve's controller; the worker holds the boxes.
+The head holds the cluster's state, in rocksdb, and Serve's controller; the worker holds the
+deployments.
 Other clusters on the machine are not touched: everything here is found by its own folder.
 """
 
@@ -20,7 +21,7 @@ from deployments.local.launch import ENVIRONMENT, OBJECT_STORE_BYTES
 HOST = "127.0.0.1"
 START_S = 150.0
 DEATH_S = 20.0
-NUM_CPUS = 16  # what the boxes may claim; they share the cores that there are
+NUM_CPUS = 16  # what the deployments may claim; they share the cores that there are
 RAY = (sys.executable, "-m", "ray.scripts.scripts", "start")
 ROOT = Path(__file__).parents[2]
 
@@ -79,9 +80,9 @@ class Cluster:
         """End every process."""
         end(self.members())
 
-    def replicas(self, box: str) -> list[psutil.Process]:
-        """The processes of a box."""
-        return self.called(f"ray::ServeReplica:florence:{box}")
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment."""
+        return self.called(f"ray::ServeReplica:florence:{deployment}")
 
     def called(self, title: str) -> list[psutil.Process]:
         """The members whose command begins with `title`, or whose program has this name."""

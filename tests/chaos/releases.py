@@ -1,4 +1,4 @@
-"""Releases under load: bad ones, which must change nothing, and good ones, which nobody notices."""
+"""Releases under load: bad ones must change nothing, good ones must not disturb a client."""
 
 import shutil
 from pathlib import Path
@@ -11,11 +11,11 @@ from safetensors.numpy import load_file, save_file
 from deployments.florence.checkpoint import ALL_FILES, folder
 from deployments.local.profile import Tree
 from deployments.settings import ModelSettings
-from loadtest.drills.deaths import BOXES, replicas
-from loadtest.drills.drill import Drill
-from loadtest.drills.load import until
-from loadtest.drills.site import Site
-from loadtest.drills.tally import Tally
+from tests.chaos.counts import LoadCounts
+from tests.chaos.drill import Drill
+from tests.chaos.faults import DEPLOYMENTS, replicas
+from tests.chaos.installation import Installation
+from tests.chaos.load import until
 
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 FAILS_S = 240.0
@@ -28,31 +28,39 @@ class BadRelease(Drill):
 
     args: Tree
     says: ClassVar[str]  # in what Serve tells of it
-    stopped_at: ClassVar[tuple[str, ...]] = BOXES  # those that keep their replicas
+    stopped_at: ClassVar[tuple[str, ...]] = DEPLOYMENTS  # those that keep their replicas
 
-    def strike(self, site: Site) -> None:
+    def strike(self, installation: Installation) -> None:
         """Deploy it, and wait until Serve has given it up."""
-        self._before = self._kept(site)
-        site.release.deploy(self.args)
-        until(lambda: site.release.status()["status"] in FAILED, FAILS_S, "the release stands")
-        self._told = str(site.release.status())
-        self._after = self._kept(site)
+        self._before = self._kept(installation)
+        installation.release.deploy(self.args)
+        until(
+            lambda: installation.release.status()["status"] in FAILED,
+            FAILS_S,
+            "the release has not failed",
+        )
+        self._message = str(installation.release.status())
+        self._after = self._kept(installation)
 
-    def mend(self, site: Site) -> None:
+    def mend(self, installation: Installation) -> None:
         """Deploy the release before it."""
-        site.release.deploy()
+        installation.release.deploy()
 
-    def complaints(self, site: Site, tally: Tally) -> list[str]:
+    def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
         """The old replicas were there throughout, and the status says what is wrong."""
-        found = super().complaints(site, tally)
+        found = super().complaints(installation, counts)
         if not self._before <= self._after:
             found.append("old replicas were stopped")
-        if self.says not in self._told:
+        if self.says not in self._message:
             found.append(f"the status does not say {self.says!r}")
         return found
 
-    def _kept(self, site: Site) -> set[psutil.Process]:
-        return {each for box in self.stopped_at for each in site.cluster.replicas(box)}
+    def _kept(self, installation: Installation) -> set[psutil.Process]:
+        return {
+            each
+            for deployment in self.stopped_at
+            for each in installation.cluster.replicas(deployment)
+        }
 
 
 class UnknownSetting(BadRelease):
@@ -72,19 +80,19 @@ class MissingModel(BadRelease):
 
 
 class BrokenWeights(BadRelease):
-    """The model cannot be loaded; the other boxes, which do not load it, go over to the new."""
+    """The model cannot be loaded; deployments that do not load it are replaced."""
 
     what = "release with a truncated checkpoint"
     says = "Inference"
     stopped_at = ("Inference",)
 
-    def strike(self, site: Site) -> None:
+    def strike(self, installation: Installation) -> None:
         """Truncate a copy of the weights, and deploy it."""
-        broken = copied(site.folder / "broken")
+        broken = copied(installation.folder / "broken")
         weights = broken / WEIGHTS
         weights.write_bytes(weights.read_bytes()[:100_000])
         self.args = {"model": {"path": str(broken)}}
-        super().strike(site)
+        super().strike(installation)
 
 
 class NewSettings(Drill):
@@ -93,15 +101,15 @@ class NewSettings(Drill):
     what = "settings changed: all replicas replaced"
     args: Tree = {"inference": {"max_batch_size": 4}}  # noqa: RUF012, nobody changes it
 
-    def strike(self, site: Site) -> None:
+    def strike(self, installation: Installation) -> None:
         """Deploy other settings, for good."""
-        self._before = replicas(site)
-        site.release.adopt(self.args)
-        site.release.deploy()
+        self._before = replicas(installation)
+        installation.release.adopt(self.args)
+        installation.release.deploy()
 
-    def is_over(self, site: Site) -> bool:
+    def is_over(self, installation: Installation) -> bool:
         """Whether none of the replicas before is left."""
-        return site.is_whole() and replicas(site).isdisjoint(self._before)
+        return installation.is_whole() and replicas(installation).isdisjoint(self._before)
 
 
 class NewWeights(NewSettings):
@@ -109,45 +117,49 @@ class NewWeights(NewSettings):
 
     what = "other weights: all replicas replaced"
 
-    def strike(self, site: Site) -> None:
+    def strike(self, installation: Installation) -> None:
         """Change a copy of the weights a little, and deploy it."""
-        retrained = copied(site.folder / "retrained")
+        retrained = copied(installation.folder / "retrained")
         tensors = load_file(retrained / WEIGHTS)
         noise = np.random.default_rng(0).normal(0, 0.02, tensors[CHANGED].shape)
         tensors[CHANGED] += noise.astype(tensors[CHANGED].dtype)
         save_file(tensors, retrained / WEIGHTS, metadata={"format": "pt"})
         self.args = {"model": {"path": str(retrained)}}
-        super().strike(site)
+        super().strike(installation)
 
-    def complaints(self, site: Site, tally: Tally) -> list[str]:
+    def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
         """There are two kinds of answers, the last of the new kind."""
-        _, *others = tally.answers
-        return [] if others == [tally.last_answer] else ["the new weights do not answer"]
+        _, *others = counts.answers
+        return [] if others == [counts.last_answer] else ["the new weights do not answer"]
 
 
 class ReplicasStopped(Drill):
-    """Each box is scaled down to one replica, and up again: replicas stop gracefully."""
+    """Each deployment is scaled down to one replica, and up again: replicas stop gracefully."""
 
-    what = "a replica of each box stopped, and started again"
+    what = "a replica of each deployment stopped, and started again"
 
-    def strike(self, site: Site) -> None:
+    def strike(self, installation: Installation) -> None:
         """Ask for one of each, and wait until there is."""
-        self._before = replicas(site)
-        site.release.deploy(deployments=each_with(1))
-        until(lambda: len(replicas(site)) == len(self._before) // 2, FAILS_S, "they do not stop")
+        self._before = replicas(installation)
+        installation.release.deploy(deployments=each_with(1))
+        until(
+            lambda: len(replicas(installation)) == len(self._before) // 2,
+            FAILS_S,
+            "they do not stop",
+        )
 
-    def mend(self, site: Site) -> None:
+    def mend(self, installation: Installation) -> None:
         """Ask for two again."""
-        site.release.deploy()
+        installation.release.deploy()
 
-    def is_over(self, site: Site) -> bool:
+    def is_over(self, installation: Installation) -> bool:
         """Whether all are back."""
-        return len(replicas(site)) == len(self._before) and site.is_whole()
+        return len(replicas(installation)) == len(self._before) and installation.is_whole()
 
 
 def each_with(num_replicas: int) -> list[Tree]:
-    """Options that give every box so many replicas."""
-    return [{"name": box, "num_replicas": num_replicas} for box in BOXES]
+    """Options that give every deployment so many replicas."""
+    return [{"name": deployment, "num_replicas": num_replicas} for deployment in DEPLOYMENTS]
 
 
 def copied(to: Path) -> Path:

@@ -1,9 +1,9 @@
-"""`make drills`: break every part of the service under load, and count what clients lose.
+"""`make drills`: break every part of the service under load and count what clients lose.
 
-    python -m loadtest.drills [NAME …] [--seconds 20] [--proxy] [--out FILE]
+    python -m tests.chaos [NAME …] [--seconds 20] [--proxy] [--out FILE]
 
-The service is started here, as in production but small: HAProxy, two nodes of Ray, two replicas of
-each box, PostgreSQL, an object store. Exit code 1 when a request failed, or something was lost.
+The service is started here, as in production but small: HAProxy, two Ray nodes, two replicas of
+each deployment, PostgreSQL, an object store. The exit code is 1 when a request failed or was lost.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from loadtest.drills import endings, report
-from loadtest.drills.deaths import (
+from tests.chaos import sigterm
+from tests.chaos.drill import Drill, DrillResult, perform, table, verdict, write
+from tests.chaos.faults import (
     ControllerKilled,
+    DatabaseAway,
+    DatabaseConnectionsCut,
+    DatabaseProcessesKilled,
+    DatabaseRestarted,
     DispatcherKilled,
+    FilesAway,
+    FilesFrozen,
     HeadRestarted,
     InferenceKilled,
     IngressKilled,
     PostprocessKilled,
     PreprocessKilled,
 )
-from loadtest.drills.drill import Drill, Outcome, perform
-from loadtest.drills.outages import DatabaseAway, DatabaseRestarted, FilesAway, FilesFrozen
-from loadtest.drills.releases import (
+from tests.chaos.installation import installation
+from tests.chaos.releases import (
     BrokenWeights,
     MissingModel,
     NewSettings,
@@ -34,7 +40,6 @@ from loadtest.drills.releases import (
     ReplicasStopped,
     UnknownSetting,
 )
-from loadtest.drills.site import site
 
 DRILLS: dict[str, type[Drill]] = {
     "ingress": IngressKilled,
@@ -46,6 +51,8 @@ DRILLS: dict[str, type[Drill]] = {
     "head": HeadRestarted,
     "database-restart": DatabaseRestarted,
     "database-away": DatabaseAway,
+    "database-connections": DatabaseConnectionsCut,
+    "database-processes": DatabaseProcessesKilled,
     "files-away": FilesAway,
     "files-silent": FilesFrozen,
     "bad-setting": UnknownSetting,
@@ -73,24 +80,24 @@ def main(
     if unknown:
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(DRILLS)}")
     console = Console()
-    outcomes: list[Outcome] = []
-    for outcome in performed(chosen, seconds, not proxy, console):
-        outcomes.append(outcome)
-        report.write(outcomes, out)
-        console.print(f"{outcome.drill}: {report.verdict(outcome)}")
-    console.print(report.table(outcomes))
+    results: list[DrillResult] = []
+    for result in performed(chosen, seconds, not proxy, console):
+        results.append(result)
+        write(results, out)
+        console.print(f"{result.drill}: {verdict(result)}")
+    console.print(table(results))
     console.print(f"Table: {out}")
-    if not all(outcome.is_passed for outcome in outcomes):
+    if not all(result.is_passed for result in results):
         raise typer.Exit(1)
 
 
 def performed(
     names: list[str], seconds: float, haproxy: bool, console: Console
-) -> Iterator[Outcome]:
-    """What comes of each drill; those that break the site break the same one in turn."""
+) -> Iterator[DrillResult]:
+    """What comes of each drill; those that break the installation break the same one in turn."""
     of_site = [name for name in names if name != SIGTERM]
     with console.status("Starting the service …") as status, ExitStack() as stack:
-        whole = stack.enter_context(site(haproxy)) if of_site else None
+        whole = stack.enter_context(installation(haproxy)) if of_site else None
         for name in of_site:
             assert whole
             drill = DRILLS[name]()
@@ -98,8 +105,8 @@ def performed(
             yield perform(drill, whole, seconds)
         stack.close()
         if SIGTERM in names:
-            status.update(f"{endings.WHAT} …")
-            yield endings.perform(haproxy)
+            status.update(f"{sigterm.WHAT} …")
+            yield sigterm.perform(haproxy)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx2
@@ -16,7 +16,7 @@ NUM_SCENES = 6
 NUM_CLIENTS = 8
 CANCELLED_EVERY = 7
 RETRY_S = 0.2
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 RETRIED = (429, 500, 502, 503, 504)
 
 
@@ -57,8 +57,10 @@ class Crowd:
         headers = {"Authorization": f"Key {key}"}
         self._http = httpx2.AsyncClient(headers=headers, timeout=15, trust_env=False)
 
-    async def close(self) -> None:
-        """Hang up."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
     async def answers(self) -> dict[Question, Any]:
@@ -140,7 +142,7 @@ class Crowd:
 
     async def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """The answer, as soon as the service gives one that is not to be retried."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
                 answer = await self._http.request(method, self._url + path, **options)
@@ -155,19 +157,19 @@ class Crowd:
     async def _each(self, ask: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
         """What `ask` says of each acknowledged id, asked by several clients."""
         ids = iter(list(self.acknowledged))
-        told: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
 
         async def client() -> None:
             for id_ in ids:
-                told[id_] = await ask(id_)
+                answers[id_] = await ask(id_)
 
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
-        return told
+        return answers
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait until `condition` holds."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         while not await condition():  # noqa: ASYNC110, it is another process that changes
             await asyncio.sleep(0.02)
 

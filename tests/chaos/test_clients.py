@@ -5,10 +5,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from loadtest.drills import report
-from loadtest.drills.drill import Outcome
-from loadtest.drills.habits import HABITS, JAVASCRIPT, PYTHON, Habit
-from loadtest.drills.tally import Tally
+from tests.chaos.clients import JAVASCRIPT, POLICIES, PYTHON, RetryPolicy
+from tests.chaos.counts import LoadCounts
+from tests.chaos.drill import DrillResult, write
 
 
 def answer(status: int, text: str = "", **headers: str) -> httpx2.Response:
@@ -17,10 +16,10 @@ def answer(status: int, text: str = "", **headers: str) -> httpx2.Response:
     return httpx2.Response(status, text=text, headers=given)
 
 
-@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
-def test_overload_is_worth_another_call(habit: Habit) -> None:
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_overload_is_worth_another_call(policy: RetryPolicy) -> None:
     """To both clients."""
-    assert habit.retries(answer(429))
+    assert policy.retries(answer(429))
 
 
 def test_pythons_client_wants_to_hear_of_nginx() -> None:
@@ -31,39 +30,39 @@ def test_pythons_client_wants_to_hear_of_nginx() -> None:
     assert JAVASCRIPT.retries(answer(503, "unavailable", x_fal_request_id="1"))
 
 
-@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
-def test_an_internal_error_is_not(habit: Habit) -> None:
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_an_internal_error_is_not(policy: RetryPolicy) -> None:
     """To neither."""
-    assert not habit.retries(answer(500))
+    assert not policy.retries(answer(500))
 
 
-@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.name)
-def test_waits_grow_and_have_a_limit(habit: Habit) -> None:
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+def test_waits_grow_and_have_a_limit(policy: RetryPolicy) -> None:
     """Each is about twice the one before."""
-    lowest, highest = habit.jitter
+    lowest, highest = policy.jitter
     for attempt in range(1, 12):
-        expected_s = min(habit.longest_s, habit.first_s * 2 ** (attempt - 1))
-        assert expected_s * lowest <= habit.wait_s(attempt) <= expected_s * highest
+        expected_s = min(policy.longest_s, policy.first_s * 2 ** (attempt - 1))
+        assert expected_s * lowest <= policy.wait_s(attempt) <= expected_s * highest
 
 
 def test_a_drill_is_passed_when_no_request_failed_in_the_end() -> None:
     """Single calls may have failed; a complaint fails it too."""
-    tally = Tally()
-    tally.failed_once("run: ReadError")
-    assert Outcome("x", tally, 1.0).is_passed
-    assert not Outcome("x", tally, 1.0, ["the answers differ"]).is_passed
+    counts = LoadCounts()
+    counts.failed_once("run: ReadError")
+    assert DrillResult("x", counts, 1.0).is_passed
+    assert not DrillResult("x", counts, 1.0, ["the answers differ"]).is_passed
 
-    tally.failed("run: 500 (Python)")
-    assert not Outcome("x", tally, 1.0).is_passed
+    counts.failed("run: 500 (Python)")
+    assert not DrillResult("x", counts, 1.0).is_passed
 
 
 def test_the_table_says_what_was_lost(tmp_path: Path) -> None:
     """One row for each drill."""
-    tally = Tally(runs=7, queued=5)
-    tally.failed_once("run: 500")
-    tally.failed_once("run: 500")
-    tally.failed("run: 500 (Python)")
-    report.write([Outcome("the Ingress killed", tally, 2.25)], tmp_path / "drills.md")
+    counts = LoadCounts(runs=7, queued=5)
+    counts.failed_once("run: 500")
+    counts.failed_once("run: 500")
+    counts.failed("run: 500 (Python)")
+    write([DrillResult("the Ingress killed", counts, 2.25)], tmp_path / "drills.md")
     *_, last = (tmp_path / "drills.md").read_text().splitlines()
 
     assert last.split(" | ")[:5] == [

@@ -1,4 +1,4 @@
-"""`florence serve` is told to stop: who waits is answered, and nothing that was queued is lost."""
+"""`florence serve` gets SIGTERM: running requests are answered, and no queued job is lost."""
 
 import sqlite3
 import tempfile
@@ -13,12 +13,11 @@ from typing import Any
 
 import httpx2
 
-from loadtest.drills.clients import APP, Client
-from loadtest.drills.drill import Outcome
-from loadtest.drills.habits import PYTHON
-from loadtest.drills.load import SCENE, Target, until
-from loadtest.drills.service import Service
-from loadtest.drills.tally import Tally
+from tests.chaos.clients import APP, PYTHON, RetryingClient
+from tests.chaos.counts import LoadCounts
+from tests.chaos.drill import DrillResult
+from tests.chaos.load import SCENE, Target, until
+from tests.chaos.service import Service
 
 WHAT = "SIGTERM to `florence serve`, and started again"
 NUM_RUNS = 4
@@ -30,68 +29,70 @@ REFUSALS = {"503", "ConnectError", "ReadError", "RemoteProtocolError"}
 LEFT = "SELECT state, attempts FROM request WHERE state IN ('queued', 'running')"
 
 
-def perform(haproxy: bool) -> Outcome:
+def perform(haproxy: bool) -> DrillResult:
     """Stop the service amid work, look at what it has left, start it, and wait for the rest."""
-    tally = Tally()
+    counts = LoadCounts()
     flags = [*SLOW, *(["--haproxy"] if haproxy else [])]
     with tempfile.TemporaryDirectory(prefix="drill-", dir="/tmp") as name:
         service = Service(Path(name), flags)
         try:
             service.start()
-            complaints = stopped_amid_work(service, tally)
+            complaints = stopped_amid_work(service, counts)
             complaints += left_behind(Path(name) / "queue.db")
             began = time.monotonic()
             service.start()
             recovered_s = time.monotonic() - began
-            complaints += unfinished(service.target, tally)
+            complaints += unfinished(service.target, counts)
         finally:
             service.stop()
-    return Outcome(WHAT, tally, recovered_s, complaints)
+    return DrillResult(WHAT, counts, recovered_s, complaints)
 
 
-def stopped_amid_work(service: Service, tally: Tally) -> list[str]:
-    """Complaints about how others are refused meanwhile; runs that fail are in the tally."""
-    clients = [client(service.target, tally) for _ in range(NUM_RUNS)]
+def stopped_amid_work(service: Service, counts: LoadCounts) -> list[str]:
+    """Complaints about how others are refused meanwhile; runs that fail are in the counts."""
+    clients = [client(service.target, counts) for _ in range(NUM_RUNS)]
     for _ in range(NUM_QUEUED):
         clients[0].submit()
-        tally.began(is_queued=True)
-    with ThreadPoolExecutor(NUM_RUNS) as threads, knocking(service.target) as heard:
+        counts.began(is_queued=True)
+    with ThreadPoolExecutor(NUM_RUNS) as threads, asking(service.target) as responses:
         running = [threads.submit(each.run) for each in clients]
         time.sleep(UNDER_WAY_S)
         service.terminate()
         for run in running:
             run.result()
-        service.ended()
+        service.wait()
     for each in clients:
         each.close()
-    return [f"after SIGTERM some were told {what}" for what in heard.keys() - REFUSALS - {"200"}]
+    return [
+        f"after SIGTERM some clients got {what}" for what in responses.keys() - REFUSALS - {"200"}
+    ]
 
 
-def client(target: Target, tally: Tally) -> Client:
+def client(target: Target, counts: LoadCounts) -> RetryingClient:
     """A client of the service."""
-    return Client(target.url, target.key, SCENE, PYTHON, tally)
+    return RetryingClient(target.url, target.key, SCENE, PYTHON, counts)
 
 
 @contextmanager
-def knocking(target: Target) -> Iterator[Counter[str]]:
-    """Ask for a run again and again, each time on a new connection; yields what was heard."""
-    heard: Counter[str] = Counter()
+def asking(target: Target) -> Iterator[Counter[str]]:
+    """Ask for runs, each on a new connection, and count the responses by kind."""
+    responses: Counter[str] = Counter()
     stop = threading.Event()
     headers = {"Authorization": f"Key {target.key}", "Content-Type": "application/json"}
 
-    def knock() -> None:
+    def ask() -> None:
         url = f"{target.url}{APP}/caption"
         while not stop.wait(0.1):
             try:
                 options: Any = {"headers": headers, "timeout": 60, "trust_env": False}
-                heard[str(httpx2.post(url, content=SCENE, **options).status_code)] += 1
+                responses[str(httpx2.post(url, content=SCENE, **options).status_code)] += 1
             except httpx2.TransportError as error:
-                heard[type(error).__name__] += 1
+                responses[type(error).__name__] += 1
 
-    thread = threading.Thread(target=knock)
+    thread = threading.Thread(target=ask)
     thread.start()
     try:
-        yield heard
+        yield responses
     finally:
         stop.set()
         thread.join()
@@ -111,10 +112,10 @@ def left_behind(file: Path) -> list[str]:
     return complaints
 
 
-def unfinished(target: Target, tally: Tally) -> list[str]:
+def unfinished(target: Target, counts: LoadCounts) -> list[str]:
     """Complaints about acknowledged requests that are not done in the end."""
-    asking = client(target, tally)
-    waiting = set(tally.acknowledged)
+    asking = client(target, counts)
+    waiting = set(counts.acknowledged)
 
     def is_empty() -> bool:
         done = {id_ for id_ in waiting if asking.status(id_)["status"] == "COMPLETED"}

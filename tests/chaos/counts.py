@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass
-class Tally:
+class LoadCounts:
     """Counted by many threads at once.
 
     `runs` and `queued` are the requests that were begun; `raw` says what single calls failed of,

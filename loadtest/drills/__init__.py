@@ -1,1 +1,0 @@
-"""Drills: a part of the service is broken under constant load, mended, and the losses counted."""

@@ -1,0 +1,82 @@
+"""A crowd's jobs around a fault, and what must hold for them afterwards."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+
+from tests.chaos.crowd import Crowd, Question, num_started, until
+from tests.chaos.inbox import Inbox
+
+AMID = 40  # jobs that are acknowledged when the fault comes
+
+
+async def amid(crowd: Crowd, num: int, fault: Callable[[], None]) -> None:
+    """Submit `num` jobs; cause the fault when some of them are acknowledged."""
+    goal = len(crowd.acknowledged) + AMID
+    async with asyncio.TaskGroup() as both:
+        both.create_task(crowd.submit(num))
+        await crowd.reached(goal)
+        await asyncio.to_thread(fault)
+
+
+async def check(
+    crowd: Crowd, answers: dict[Question, Any], before: dict[str, Any], inbox: Inbox
+) -> None:
+    """Every acknowledged job has ended once, rightly, and was delivered.
+
+    Args:
+        answers: what a synchronous run answers to each question.
+        before: the statuses before the last fault, by job.
+    """
+    statuses = await crowd.endings()
+    results = await crowd.results()
+
+    async def all_delivered() -> bool:
+        return crowd.acknowledged.keys() <= inbox.bodies.keys()
+
+    await until(all_delivered)
+    assert_ended_once(before, statuses)
+    assert_never_begun(crowd, statuses)
+    assert_right(crowd, answers, results)
+    assert_delivered(inbox, results)
+    pictures = [r.json()["image"]["url"] for r in results.values() if "image" in r.json()]
+    assert set(await crowd.downloads(pictures[::10])) == {200}
+
+
+def assert_ended_once(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """A job that had ended before the fault has not ended in another way since."""
+    ended = {id_: status for id_, status in before.items() if status["status"] == "COMPLETED"}
+    assert ended
+    assert ended == {id_: after[id_] for id_ in ended}
+
+
+def assert_never_begun(crowd: Crowd, statuses: dict[str, Any]) -> None:
+    """A job that was cancelled in the queue was not begun afterwards."""
+    assert crowd.unbegun
+    assert {id_: num_started(statuses[id_]) for id_ in crowd.unbegun} == dict.fromkeys(
+        crowd.unbegun, 0
+    )
+    assert {statuses[id_]["error_type"] for id_ in crowd.unbegun} == {"client_cancelled"}
+    done = [status for status in statuses.values() if "error" not in status]
+    assert all(map(num_started, done))
+
+
+def assert_right(
+    crowd: Crowd, answers: dict[Question, Any], results: dict[str, httpx2.Response]
+) -> None:
+    """Every job that was not cancelled has the answer of a synchronous run."""
+    failed = {id_: r.text for id_, r in results.items() if r.status_code not in (200, 499)}
+    assert failed == {}
+    done = {id_: r.json()["results"] for id_, r in results.items() if r.status_code == 200}
+    assert {id_: answers[crowd.acknowledged[id_]] for id_ in done} == done
+    assert len(done) >= len(results) * 0.8
+
+
+def assert_delivered(inbox: Inbox, results: dict[str, httpx2.Response]) -> None:
+    """Each webhook says what the result says, however often it came."""
+    for id_, result in results.items():
+        verdict = "OK" if result.status_code == 200 else "ERROR"
+        received = [(each["status"], each["payload"]) for each in inbox.bodies[id_]]
+        assert set(map(str, received)) == {str((verdict, result.json()))}
