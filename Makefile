@@ -23,16 +23,16 @@ test-fast: install-test ## the quick tests, in about a minute
 	@.venv/bin/python -m pytest -q -n 2 -m "not slow"
 
 bench: install-test ## requests/s, latencies and memory of the running service against a plain loop
-	@.venv/bin/python -m loadtest.bench
+	@.venv/bin/python -m loadtest.bench.service
 
 bench-store: install-test ## the queue's stores alone: submits, claims, reads against a plain commit
-	@.venv/bin/python -m loadtest.store
+	@.venv/bin/python -m loadtest.bench.store
 
 bench-queue: install-test ## the queue over HTTP: submits under polling, status, memory at depth
-	@.venv/bin/python -m loadtest.queue
+	@.venv/bin/python -m loadtest.bench.queue
 
 bench-engine: install-test ## the engine alone against transformers on one core; ARGS="--beams 3" for beams
-	@.venv/bin/python -m loadtest.engine $(ARGS)
+	@.venv/bin/python -m loadtest.bench.engine $(ARGS)
 
 drills: install-test ## break every part under load and count what is lost; ARGS="ingress weights"
 	@.venv/bin/python -m tests.chaos $(ARGS)

@@ -3,7 +3,7 @@
 Serve passes arguments and results through Ray's object store, by reference: whatever the size, a
 box that only hands something on never reads it. What is small is cheaper by value, over gRPC:
 an image's two hops take 2.6 ms of processor time instead of 8 with 150 kB of pixels, as much with
-0.8 MB, and a quarter more with the 1.8 MB of the real model's (`python -m loadtest.hops`).
+0.8 MB, and a quarter more with the 1.8 MB of the real model's (docs/benchmarks.md).
 """
 
 from collections.abc import Awaitable, Callable

@@ -8,7 +8,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from deployments.florence.engine.engine import Engine
-from loadtest import figures
+from loadtest.bench import figures
 from loadtest.gpu import floor, parity, speed
 from loadtest.gpu.budget import Budget
 from loadtest.gpu.floor import H200

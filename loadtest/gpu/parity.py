@@ -13,7 +13,7 @@ from transformers import Florence2ForConditionalGeneration
 import deployments
 from deployments.florence.engine.engine import Engine, Options
 from deployments.florence.request import Query, Tokens
-from loadtest.driver import Driver
+from loadtest.bench.driver import Driver
 from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
 
 LENGTHS = (3, 40, 7, 25, 12, 48, 5, 33, 18, 9, 44, 21)  # imposed, so that rows come and go

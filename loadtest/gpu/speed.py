@@ -13,7 +13,7 @@ from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine
 from deployments.florence.engine.prefill import Prefill
 from deployments.florence.request import Query
-from loadtest.driver import Driver
+from loadtest.bench.driver import Driver
 from loadtest.gpu.floor import timed_s, wait
 from loadtest.gpu.subject import NUM_WORDS, Subject
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from loadtest.figures import machine, today
+from loadtest.bench.figures import machine, today
+from loadtest.bench.processes import Cost
 from loadtest.kit.amounts import shown_s, shown_share
 from loadtest.kit.analysis import OUTSIDE, Analysis, Spread
 from loadtest.kit.plan import Plan
 from loadtest.kit.thresholds import Verdict
-from loadtest.processes import Cost
 
 Row = tuple[str, ...]
 CALLS: Row = ("call", "arrivals", "good", "refused", "failed", "p50", "p95", "p99", "longest")

@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from deployments.errors import SetupError
+from loadtest.bench.answer_lengths import SHORT, brightness, long_lengths
 from loadtest.kit.scenarios import Length
-from loadtest.lengths import SHORT, brightness, long_lengths
 from loadtest.scenes import body_with, photograph
 
 Gallery = Mapping[Length, Sequence[bytes]]

@@ -15,9 +15,9 @@ import httpx2
 
 from deployments.errors import SetupError
 from deployments.local.launch import free_port
+from loadtest.bench.processes import Cost, Family
 from loadtest.kit.plan import KEY
 from loadtest.kit.scenarios import Scenario
-from loadtest.processes import Cost, Family
 
 MIXED = Path("out/bench/mixed")
 START_S = 180.0
@@ -71,7 +71,7 @@ def model(scenario: Scenario) -> list[str]:
     """The checkpoint: the demo's, or one whose answers have many lengths."""
     if not scenario.needs_long_answers:
         return []
-    from loadtest.checkpoint import mixed_checkpoint
+    from loadtest.bench.checkpoint import mixed_checkpoint
 
     return ["--model", str(mixed_checkpoint(MIXED).resolve())]
 

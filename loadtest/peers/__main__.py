@@ -25,16 +25,16 @@ from rich.table import Table
 
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import Checkpoint
-from loadtest import closed_loop, figures
-from loadtest.checkpoint import bench_checkpoint, mixed_checkpoint
-from loadtest.closed_loop import Load
-from loadtest.mixture import Sample, mixture
+from loadtest.bench import closed_loop, figures
+from loadtest.bench.checkpoint import bench_checkpoint, mixed_checkpoint
+from loadtest.bench.closed_loop import Load
+from loadtest.bench.mixture import Sample, mixture
+from loadtest.bench.reference import Reference
 from loadtest.peers import server
 from loadtest.peers.environment import python_of
 from loadtest.peers.machine import Moment
 from loadtest.peers.peer import Job, boxes_of
 from loadtest.peers.server import Server
-from loadtest.reference import Reference
 from loadtest.scenes import SIZE, body_with, photograph
 
 CONCURRENCIES = (1, 16)

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from loadtest.bench.reference import BATCH, Reference
 from loadtest.peers.peer import Job
-from loadtest.reference import BATCH, Reference
 
 
 def main(folder: Path, seconds: float) -> float:

@@ -27,7 +27,7 @@ from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.draw import annotate, encode
 from deployments.settings import FileSettings, PreprocessSettings
-from loadtest.reference import BATCH, Reference
+from loadtest.bench.reference import BATCH, Reference
 
 VARIABLE = "FLORENCE_PEER"
 JPEG_QUALITY = 90

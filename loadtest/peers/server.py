@@ -14,10 +14,10 @@ import psutil
 
 from deployments.errors import SetupError
 from deployments.local.launch import free_port
-from loadtest import bench
+from loadtest.bench import service as bench
+from loadtest.bench.processes import Family
 from loadtest.peers.environment import python_of
 from loadtest.peers.peer import Job
-from loadtest.processes import Family
 
 READY_TIMEOUT_S = 120.0
 ENDING_S = 15.0

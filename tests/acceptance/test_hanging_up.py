@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from loadtest import bench
-from loadtest.bench import Service
-from loadtest.checkpoint import mixed_checkpoint
-from loadtest.mixture import mixture
-from loadtest.processes import seconds, title
+from loadtest.bench import service as bench
+from loadtest.bench.checkpoint import mixed_checkpoint
+from loadtest.bench.mixture import mixture
+from loadtest.bench.processes import seconds, title
+from loadtest.bench.service import Service
 from loadtest.scenes import body_with
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from loadtest import closed_loop
+from loadtest.bench import closed_loop
 
 WAIT_S = 0.1
 

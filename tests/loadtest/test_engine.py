@@ -5,7 +5,7 @@ from statistics import mean
 
 import pytest
 
-from loadtest.engine import (
+from loadtest.bench.engine import (
     ALONE,
     ENGINE,
     LIMITS,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.checkpoint import mixed_checkpoint
-from loadtest.lengths import brightness, lengths
-from loadtest.reference import Reference
+from loadtest.bench.answer_lengths import brightness, lengths
+from loadtest.bench.checkpoint import mixed_checkpoint
+from loadtest.bench.reference import Reference
 from loadtest.scenes import photograph
 
 WANTED = [20, 350, 20, 60, 20, 20, 150, 20, 30, 240]

@@ -27,7 +27,7 @@ def multiplied(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Ten
     """Attention in two products, (n, H, k, w): a CPU's fused kernel is made for many queries.
 
     With the keys of a head in one piece they take half to four fifths of the time that it takes
-    where positions come first (`python -m loadtest.attention`).
+    where positions come first (docs/benchmarks.md).
     """
     num_rows, num_heads, num_lanes, width = query.shape
     every = mask.expand(num_rows, num_heads, num_lanes, -1).flatten(0, 1)

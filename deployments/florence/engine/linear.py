@@ -2,7 +2,7 @@
 
 On a CPU without Intel's name torch's default takes a slow path: oneDNN, which torch ships as well,
 is more than twice as fast for many rows, and for the few rows of a decoding step when the weights
-lie in its own order (`python -m loadtest.linear`).
+lie in its own order (docs/benchmarks.md).
 Its operations are those that torch's own compiler emits.
 """
 

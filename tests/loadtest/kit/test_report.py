@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from loadtest.bench.processes import Cost
 from loadtest.kit.analysis import Analysis
 from loadtest.kit.arrivals import Pattern
 from loadtest.kit.document import Document, Spent
@@ -17,7 +18,6 @@ from loadtest.kit.record import Outcome, Record
 from loadtest.kit.report import write
 from loadtest.kit.scenarios import Bounds
 from loadtest.kit.thresholds import judge
-from loadtest.processes import Cost
 
 PLOTS = {"latency", "percentiles", "rates", "stages"}
 PLAN = Plan(scenario="steady", url="http://<x>", pattern=Pattern.CONSTANT, rate=10, duration_s=20)

@@ -1,6 +1,6 @@
-"""`python -m loadtest.store`: what the SQLite and the PostgreSQL store can take.
+"""`python -m loadtest.bench.store`: what the SQLite and the PostgreSQL store can take.
 
-    python -m loadtest.store [--seconds 2] [--rows 100000] [--postgres URL]
+    python -m loadtest.bench.store [--seconds 2] [--rows 100000] [--postgres URL]
 
 Producers and workers are tasks of this one process, so its core is shared with what it measures;
 its event loop is uvloop, as in Ray's processes.
@@ -22,9 +22,9 @@ from rich.table import Table
 
 from deployments.jobs.job import Claimed, Ending
 from deployments.jobs.store import Store
-from loadtest import figures
-from loadtest.places import Place, Postgres, Sqlite
-from loadtest.producers import Pace, pace, produce, repeat, submission
+from loadtest.bench import figures
+from loadtest.bench.places import Place, Postgres, Sqlite
+from loadtest.bench.producers import Pace, pace, produce, repeat, submission
 
 PRODUCERS = (1, 8, 64)
 ROUNDS = 3

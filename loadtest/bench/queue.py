@@ -1,6 +1,6 @@
 """`make bench-queue`: what the queue costs over HTTP, and what a hundred thousand requests weigh.
 
-    python -m loadtest.queue [--seconds 8] [--depth 100000] [--haproxy] [--store URL]
+    python -m loadtest.bench.queue [--seconds 8] [--depth 100000] [--haproxy] [--store URL]
 
 The model stands still (see held.py). Submits carry a URL, so they are as small as a client's can
 be; `GET /health` in the same run tells what Serve's proxy and the Ingress take of every request.
@@ -20,10 +20,10 @@ from rich.table import Table
 from deployments.jobs.job import Submission
 from deployments.jobs.open import open_store
 from deployments.settings import QueueSettings, StoreSettings, hash_key
-from loadtest import figures
-from loadtest.bench import KEY
-from loadtest.connection import Answer, Connection, message
-from loadtest.held import ENDPOINT, Held, held
+from loadtest.bench import figures
+from loadtest.bench.connection import Answer, Connection, message
+from loadtest.bench.held import ENDPOINT, Held, held
+from loadtest.bench.service import KEY
 
 SUBMITTERS = 16
 POLLERS = 50

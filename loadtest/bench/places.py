@@ -24,7 +24,7 @@ from deployments.jobs.sqlite.file import open_file
 from deployments.jobs.sqlite.tables import Tables
 from deployments.jobs.store import POSITION_CAP, Store
 from deployments.settings import QueueSettings
-from loadtest.producers import Submit
+from loadtest.bench.producers import Submit
 
 RULES = QueueSettings(max_queued=10_000_000)
 POOL_SIZE = 8

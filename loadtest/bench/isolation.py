@@ -1,6 +1,6 @@
-"""What bad requests cost the good ones: `python -m loadtest.isolation`.
+"""What bad requests cost the good ones: `python -m loadtest.bench.isolation`.
 
-    python -m loadtest.isolation [--requests 240] [--rounds 2] [--no-haproxy]
+    python -m loadtest.bench.isolation [--requests 240] [--rounds 2] [--no-haproxy]
 
 Sixteen clients send good requests in a closed loop, by themselves and with a tenth of bad ones
 beside them, in turns: files that are no image, callers who hang up, and requests that are too
@@ -22,10 +22,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest import figures
-from loadtest.bench import ENDPOINT, KEY, Service, load, service
-from loadtest.checkpoint import bench_checkpoint
-from loadtest.closed_loop import Load
+from loadtest.bench import figures
+from loadtest.bench.checkpoint import bench_checkpoint
+from loadtest.bench.closed_loop import Load
+from loadtest.bench.service import ENDPOINT, KEY, Service, load, service
 from loadtest.scenes import body, body_with, photograph
 
 CONCURRENCY = 16

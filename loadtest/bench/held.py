@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx2
 
 from deployments.local.launch import free_port
-from loadtest.bench import KEY, front, wait_until_ready
-from loadtest.processes import Family
+from loadtest.bench.processes import Family
+from loadtest.bench.service import KEY, front, wait_until_ready
 
 ENDPOINT = "fal-ai/florence-2-large/caption"
 FOREVER_S = 86400

@@ -1,6 +1,6 @@
-"""Three times more than the service can do: `python -m loadtest.overload`.
+"""Three times more than the service can do: `python -m loadtest.bench.overload`.
 
-    python -m loadtest.overload [--minutes 5] [--no-haproxy] [--set PATH=VALUE]...
+    python -m loadtest.bench.overload [--minutes 5] [--no-haproxy] [--set PATH=VALUE]...
 
 Runs come at random times that do not wait for answers (an open loop), from four keys: at 80 % of
 the rate that a closed loop of sixteen clients has reached, then at three times that rate, where
@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.settings import hash_key
-from loadtest import figures
-from loadtest.bench import BATCH, ENDPOINT, KEY, Service, load, service
-from loadtest.checkpoint import bench_checkpoint
-from loadtest.connection import Answer, Connection, message
+from loadtest.bench import figures
+from loadtest.bench.checkpoint import bench_checkpoint
+from loadtest.bench.connection import Answer, Connection, message
+from loadtest.bench.service import BATCH, ENDPOINT, KEY, Service, load, service
 from loadtest.scenes import body
 
 KEYS = (KEY, "florence-bench-2", "florence-bench-3", "florence-bench-4")

@@ -1,6 +1,6 @@
 """`make bench`: the running service under a closed loop, against a plain loop of its model.
 
-    python -m loadtest.bench [--requests 320] [--tokens 40] [--no-haproxy] [--set PATH=VALUE]...
+    python -m loadtest.bench.service [--requests 320] [--tokens 40] [--no-haproxy] [--set P=V]...
 
 512×512 JPEGs as data URIs, the checkpoint's own three beams, answers of one length, one torch
 thread.
@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.local.launch import free_port
-from loadtest import closed_loop, figures
-from loadtest.checkpoint import bench_checkpoint
-from loadtest.closed_loop import Load
-from loadtest.processes import Family
+from loadtest.bench import closed_loop, figures
+from loadtest.bench.checkpoint import bench_checkpoint
+from loadtest.bench.closed_loop import Load
+from loadtest.bench.processes import Family
 from loadtest.scenes import body
 
 KEY = "florence-bench"
@@ -91,7 +91,7 @@ def main(
 def offline(checkpoint: Path, tokens: int) -> float:
     """Images a second of the plain loop, in a process of its own."""
     arguments = [str(checkpoint), str(tokens), str(BATCH), str(OFFLINE_S)]
-    command = [sys.executable, "-m", "loadtest.offline", *arguments]
+    command = [sys.executable, "-m", "loadtest.bench.offline", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 

@@ -20,7 +20,7 @@ from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
 from deployments.settings import PreprocessSettings
-from loadtest.lengths import LENGTHS, brightness
+from loadtest.bench.answer_lengths import LENGTHS, brightness
 from loadtest.scenes import photograph
 
 CLOCK, ALARM = 0, 1

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from deployments.jobs.job import Submission
-from loadtest import figures
+from loadtest.bench import figures
 
 Submit = Callable[[Submission], Awaitable[Any]]
 

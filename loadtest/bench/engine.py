@@ -1,6 +1,6 @@
 """`make bench-engine`: the engine alone against transformers' `generate`, on one thread of a CPU.
 
-    python -m loadtest.engine [--requests 96] [--width 8] [--beams 1] [--rounds 2]
+    python -m loadtest.bench.engine [--requests 96] [--width 8] [--beams 1] [--rounds 2]
                               [--micro-batch 4] [--patience-ms 2]
 
 A Florence-2 with random weights: width 256, four encoder and four decoder layers, 224×224 images.
@@ -33,10 +33,10 @@ from deployments.florence.model import Model
 from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
-from loadtest import figures
-from loadtest.checkpoint import SEED, config, describe
-from loadtest.driver import Driver
-from loadtest.imposed import generate
+from loadtest.bench import figures
+from loadtest.bench.checkpoint import SEED, config, describe
+from loadtest.bench.driver import Driver
+from loadtest.bench.imposed import generate
 
 LENGTHS = NormalDist(math.log(110), 0.9)  # of the logarithm
 LIMITS = (20, 600)

@@ -1,6 +1,6 @@
 """The offline limit: a plain loop of transformers' `generate`, no service around it.
 
-python -m loadtest.offline CHECKPOINT TOKENS BATCH SECONDS     prints images a second
+python -m loadtest.bench.offline CHECKPOINT TOKENS BATCH SECONDS     prints images a second
 """
 
 import random

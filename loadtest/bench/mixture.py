@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployments.florence.request import Tokens
-from loadtest.lengths import SHORT, brightness, lengths
-from loadtest.reference import Reference
+from loadtest.bench.answer_lengths import SHORT, brightness, lengths
+from loadtest.bench.reference import Reference
 from loadtest.scenes import photograph
 
 

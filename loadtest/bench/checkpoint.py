@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.florence.checkpoint import Checkpoint
 from deployments.settings import DEMO_CHECKPOINT
-from loadtest.clockwork import wind
+from loadtest.bench.clockwork import wind
 
 SEED = 0
 WIDTH = 256
