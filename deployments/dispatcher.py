@@ -16,7 +16,7 @@ from uuid import uuid4
 from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
 from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
-from deployments.files.base import open_file_store
+from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
 from deployments.florence.request import Finished, Run, Stages
 from deployments.jobs.instrumented import measured

@@ -16,7 +16,7 @@ from deployments.api.dependencies import Services
 from deployments.api.shutdown import Closing
 from deployments.box import Box, are_small, box_of
 from deployments.errors import ServiceError
-from deployments.files.base import open_file_store
+from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.jobs.instrumented import measured
 from deployments.jobs.patient import patient

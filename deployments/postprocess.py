@@ -14,14 +14,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from deployments.errors import StoreUnavailable
-from deployments.files.base import FileStore, content_type_of, open_file_store
+from deployments.files.base import FileStore, content_type_of
+from deployments.files.open import open_file_store
+from deployments.files.pending import Picture, PictureWriter
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.request import Finished, Generated, Prepared, Run, Stages, Stopwatch
 from deployments.florence.schemas import BoundingBoxes, Image
 from deployments.florence.tasks import TASKS, Results
-from deployments.images.annotate import Drawing, Painter
-from deployments.images.draw import LARGEST_SIDE
+from deployments.images.annotate import LARGEST_SIDE, annotated
 from deployments.settings import Settings
 from deployments.telemetry.log import logger, spare_refusals
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -49,7 +50,10 @@ class Postprocess:
         self._recorder = recorder or RayRecorder()
         self._pulse = Pulse(self._recorder, "Postprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Postprocess")
-        self._painter = Painter(settings, self._files, self._recorder, self._tracer)
+        self._limits, self._quality = settings.preprocess, settings.postprocess.jpeg_quality
+        self._pictures = PictureWriter(
+            settings.postprocess.draw_threads, self._files, self._recorder, self._tracer
+        )
         self._pruned = Stopwatch()
 
     async def run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
@@ -75,15 +79,15 @@ class Postprocess:
 
     async def stop(self) -> None:
         """Finish the pictures that answers have named."""
-        await self._painter.drain()
+        await self._pictures.finish()
         await asyncio.to_thread(self._tracer.close)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Serve calls this when it stops a replica, and awaits what it gets."""
-        painter = getattr(self, "_painter", None)  # missing when __init__ has failed
-        if painter and painter.is_busy:
+        pictures = getattr(self, "_pictures", None)  # missing when __init__ has failed
+        if pictures and pictures.is_busy:
             return self.stop()
-        if painter:
+        if pictures:
             self._tracer.close()
         return None
 
@@ -98,12 +102,15 @@ class Postprocess:
         if max(prepared.size) > LARGEST_SIDE:
             return None, ()
         ttl_s = self._files_ttl_s if run.files_ttl_s is None else run.files_ttl_s
-        drawing = Drawing(
-            run.id, prepared.source, results.bboxes, ttl_s, key_id=run.key_id, trace=run.trace
-        )
-        if run.picture_key and (name := self._painter.promise(drawing, run.picture_key)):
+        source, boxes = prepared.source, results.bboxes
+
+        def draw() -> bytes:
+            return annotated(source.tobytes(), boxes, self._limits, self._quality)
+
+        picture = Picture(run.id, draw, ttl_s, key_id=run.key_id, trace=run.trace)
+        if run.picture_key and (name := self._pictures.write_later(picture, run.picture_key)):
             return describe(name, None, prepared.size, run), (name,)
-        stored = await self._painter.paint(drawing)
+        stored = await self._pictures.write(picture)
         if stored is None:
             return None, ()
         return describe(stored.name, stored.size, prepared.size, run), (stored.name,)

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from deployments.errors import InternalError
-from deployments.files.base import FileStore, open_file_store
+from deployments.files.base import FileStore
+from deployments.files.open import open_file_store
 from deployments.files.own import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.request import Pixels, Prepared, Run, Stages, Stopwatch

@@ -50,7 +50,7 @@ RANKS = {
     "cli": 8,
 }
 # Edges that go as the parts are put in order.
-TOLERATED = {("images", "files"), ("files", "images"), ("webhooks", "jobs")}
+TOLERATED = {("webhooks", "jobs")}
 HOMES = {
     "ray": {
         "app.py",

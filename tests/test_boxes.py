@@ -25,10 +25,10 @@ from deployments.errors import (
 )
 from deployments.files.base import StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
-from deployments.files.pending import is_promised
+from deployments.files.pending import is_pending
 from deployments.florence.generate import Generate
 from deployments.florence.request import Finished, Generated, Prepared, Run
-from deployments.images.draw import LARGEST_SIDE
+from deployments.images.annotate import LARGEST_SIDE
 from deployments.inference import Inference
 from deployments.pipeline import held
 from deployments.postprocess import Postprocess
@@ -313,7 +313,7 @@ def test_a_run_with_a_key_is_answered_before_its_picture(
         return finished
 
     finished = asyncio.run(scenario())
-    assert is_promised(finished.files[0], "key")
+    assert is_pending(finished.files[0], "key")
     assert finished.output["image"] == {
         "url": f"https://here/cdn/files/{finished.files[0]}",
         "content_type": "image/jpeg",

@@ -15,7 +15,7 @@ from deployments.api.pending import Promises
 from deployments.api.reading import add_reading
 from deployments.errors import Headers, NotFound, RangeNotSatisfiable
 from deployments.files.base import FileStore, StoredFile, is_served
-from deployments.files.pending import find_soon
+from deployments.files.pending import wait_for_file
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -56,7 +56,7 @@ class Files:
             return None
         self._num_waiting += 1
         try:
-            return await attended(request, find_soon(self._store, name))
+            return await attended(request, wait_for_file(self._store, name))
         finally:
             self._num_waiting -= 1
 

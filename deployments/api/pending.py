@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from deployments.api.signed_urls import Tickets
 from deployments.errors import StoreUnavailable
-from deployments.files.pending import is_promised
+from deployments.files.pending import is_pending
 from deployments.jobs.store import Store
 
 MARGIN_S = 60.0  # a download waits for less, and the clocks of a cluster differ by less
@@ -35,7 +35,7 @@ class Promises:
         """Whether `name` was promised in this period or the last."""
         period = self._period()
         keys = [await self._key(period), await self._key(period - 1)]
-        return any(key and is_promised(name, key) for key in keys)
+        return any(key and is_pending(name, key) for key in keys)
 
     def _period(self) -> int:
         return int(time.time() // self._period_s)

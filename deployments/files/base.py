@@ -14,8 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from deployments.errors import SetupError, StoreUnavailable
-from deployments.settings import FileSettings
+from deployments.errors import StoreUnavailable
 from deployments.telemetry.log import logger
 
 OPAQUE = "application/octet-stream"
@@ -34,7 +33,6 @@ CONTENT_TYPES = {suffix: content_type for content_type, suffix in SUFFIXES.items
 # 128 random bits, and when the file expires: seconds since the epoch in 40 bits.
 NAME = re.compile(rf"[0-9a-f]{{32}}-([0-9a-f]{{10}})({'|'.join(map(re.escape, CONTENT_TYPES))})")
 NEVER = 0xFF_FFFF_FFFF
-SCHEMES = ("s3", "gs", "az")
 
 
 @dataclass(frozen=True)
@@ -95,25 +93,6 @@ class FileStore(Protocol):
 
     def prune(self) -> int:
         """Remove what has expired, and say how many files that were."""
-
-
-def open_file_store(settings: FileSettings) -> FileStore:
-    """The store at `settings.root`.
-
-    Raises:
-        SetupError: it cannot be used; the message names the remedy.
-    """
-    scheme, separator, _ = settings.root.partition("://")
-    if not separator:
-        from deployments.files.local import LocalFileStore
-
-        return LocalFileStore(settings)
-    if scheme in SCHEMES:
-        from deployments.files.object_store import ObjectFileStore
-
-        return ObjectFileStore(settings)
-    known = ", ".join(f"{known}://" for known in SCHEMES)
-    raise SetupError(f"setting files.root: {settings.root} is neither a folder nor one of {known}")
 
 
 def new_name(content_type: str, ttl_s: float) -> str:

@@ -6,7 +6,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from deployments.errors import FileDownloadError, FileTooLarge
 from deployments.files.base import NAME, FileStore
-from deployments.files.pending import find_soon
+from deployments.files.pending import wait_for_file
 
 FILES = "/cdn/files/"
 PORTS = {"http": 80, "https": 443}
@@ -38,7 +38,7 @@ async def read_own(store: FileStore, name: str, max_bytes: int) -> bytes:
         FileTooLarge: it has more; ctx holds `max_size`.
         StoreUnavailable: the store does not answer.
     """
-    file = await find_soon(store, name)
+    file = await wait_for_file(store, name)
     if file is None:
         raise gone()
     if file.size > max_bytes:

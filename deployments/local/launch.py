@@ -15,7 +15,7 @@ import httpx2
 import psutil
 
 from deployments.errors import SetupError
-from deployments.files.base import open_file_store
+from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
 from deployments.jobs.open import open_store

@@ -23,9 +23,9 @@ from deployments.florence.parsing import unlabelled_boxes
 from deployments.florence.request import Pixels, Tokens
 from deployments.florence.schemas import BoundingBoxes
 from deployments.florence.vocabulary import Vocabulary
+from deployments.images.annotate import annotate, encode
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
-from deployments.images.draw import annotate, encode
 from deployments.settings import FileSettings, PreprocessSettings
 from loadtest.bench.reference import BATCH, Reference
 

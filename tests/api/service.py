@@ -14,7 +14,8 @@ from deployments.api.auth import Keyring
 from deployments.api.dependencies import Services, Tell
 from deployments.api.shutdown import Closing
 from deployments.errors import StoreUnavailable
-from deployments.files.base import FileStore, open_file_store
+from deployments.files.base import FileStore
+from deployments.files.open import open_file_store
 from deployments.florence.request import Finished, Run, Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Claimed, Ending

@@ -10,9 +10,9 @@ import pytest
 
 from deployments.api import files
 from deployments.errors import StoreUnavailable
-from deployments.files import pending as promised
+from deployments.files import pending
 from deployments.files.base import StoredFile, new_name
-from deployments.files.pending import promised_name
+from deployments.files.pending import pending_name
 
 from .exchange import Exchange
 from .service import Service, build
@@ -202,7 +202,7 @@ def test_other_methods_are_refused(service: Service, picture: StoredFile) -> Non
 def promise(service: Service, ttl_s: float = 60.0) -> str:
     """The name of a picture that is promised as the answer of a run promises it."""
     service.post({"image_url": "u"})
-    return promised_name(service.runs[-1].picture_key, "image/jpeg", ttl_s)
+    return pending_name(service.runs[-1].picture_key, "image/jpeg", ttl_s)
 
 
 async def download(service: Service, name: str) -> tuple[int, dict[str, str]]:
@@ -245,7 +245,7 @@ def test_a_picture_that_is_lost_is_not_found(
     service: Service, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """After a while the download is refused."""
-    monkeypatch.setattr(promised, "WAIT_S", 0.3)
+    monkeypatch.setattr(pending, "WAIT_S", 0.3)
     name = promise(service)
     began = time.monotonic()
 
@@ -258,13 +258,13 @@ def test_what_was_not_promised_is_not_waited_for(service: Service, kind: str) ->
     """A name that is only well formed is told at once that there is nothing."""
     names = {
         "made up": new_name("image/jpeg", 60.0),
-        "promised with another key": promised_name("key", "image/jpeg", 60.0),
+        "promised with another key": pending_name("key", "image/jpeg", 60.0),
         "over": promise(service, ttl_s=-1.0),
     }
     began = time.monotonic()
 
     assert service.client.get(f"/cdn/files/{names[kind]}").status_code == 404
-    assert time.monotonic() - began < promised.WAIT_S / 2
+    assert time.monotonic() - began < pending.WAIT_S / 2
 
 
 def test_only_so_many_downloads_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

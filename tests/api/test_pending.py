@@ -8,7 +8,7 @@ import pytest
 from deployments.api import pending as promises
 from deployments.api.pending import MARGIN_S, Promises
 from deployments.files.base import new_name
-from deployments.files.pending import promised_name
+from deployments.files.pending import pending_name
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
 
@@ -33,7 +33,7 @@ def store() -> MemoryStore:
 
 async def named(store: MemoryStore) -> str:
     """A picture that one replica has promised."""
-    return promised_name(await Promises(store, LONGEST_RUN_S).key(), "image/jpeg", 3600.0)
+    return pending_name(await Promises(store, LONGEST_RUN_S).key(), "image/jpeg", 3600.0)
 
 
 async def test_a_promise_is_known_to_any_replica(store: MemoryStore) -> None:
@@ -71,7 +71,7 @@ async def test_without_the_store_nothing_is_promised() -> None:
     assert not await found.hold(new_name("image/jpeg", 60.0))
 
     store.is_away = False
-    assert await found.hold(promised_name(await found.key(), "image/jpeg", 60.0))
+    assert await found.hold(pending_name(await found.key(), "image/jpeg", 60.0))
 
 
 async def test_a_store_that_hangs_holds_no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.files import pending as promised
+from deployments.files import pending
 from deployments.files.base import StoredFile, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.own import own_name, read_own
@@ -101,7 +101,7 @@ async def test_a_file_that_is_gone_failed_to_download(
     store: LocalFileStore, monkeypatch: pytest.MonkeyPatch, ttl_s: float
 ) -> None:
     """A file that has expired, or never was, is told from a broken service."""
-    monkeypatch.setattr(promised, "WAIT_S", 0.1)
+    monkeypatch.setattr(pending, "WAIT_S", 0.1)
     with pytest.raises(FileDownloadError, match="there is no file of this name, or it has expired"):
         await read_own(store, new_name("image/png", ttl_s), 10)
 

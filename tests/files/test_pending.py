@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import StoreUnavailable
-from deployments.files import pending as promised
+from deployments.files import pending
 from deployments.files.base import NAME, StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
-from deployments.files.pending import find_soon, is_promised, promised_name
+from deployments.files.pending import is_pending, pending_name, wait_for_file
 from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> LocalFileStore:
 
 def test_a_promised_name_is_a_name_like_any_other() -> None:
     """It tells its type and its time, and no two are alike."""
-    names = {promised_name("key", "image/jpeg", 60.0) for _ in range(20)}
+    names = {pending_name("key", "image/jpeg", 60.0) for _ in range(20)}
 
     assert all(NAME.fullmatch(name) and name.endswith(".jpg") for name in names)
     assert all(59 < expiry_of(name) - time.time() <= 61 for name in names)
@@ -41,33 +41,33 @@ def test_a_promised_name_is_a_name_like_any_other() -> None:
 
 def test_a_name_is_known_by_its_key() -> None:
     """With another key it is one of many."""
-    name = promised_name("key", "image/jpeg", 60.0)
+    name = pending_name("key", "image/jpeg", 60.0)
 
-    assert is_promised(name, "key")
-    assert not is_promised(name, "other key")
-    assert not is_promised(new_name("image/jpeg", 60.0), "key")
+    assert is_pending(name, "key")
+    assert not is_pending(name, "other key")
+    assert not is_pending(new_name("image/jpeg", 60.0), "key")
 
 
 @given(place=st.integers(0, 42), digit=st.sampled_from("0123456789abcdef"))
 def test_a_name_that_was_altered_is_not_promised(place: int, digit: str) -> None:
     """No digit of it can be another: neither the random ones nor the time."""
-    name = promised_name("key", "image/jpeg", 60.0)
+    name = pending_name("key", "image/jpeg", 60.0)
     altered = name[:place] + digit + name[place + 1 :]
 
-    assert is_promised(altered, "key") == (altered == name)
+    assert is_pending(altered, "key") == (altered == name)
 
 
 async def test_a_file_that_is_there_is_found_at_once(store: LocalFileStore) -> None:
     """Nobody waits for it."""
     file = store.put(b"x", "image/png")
     async with asyncio.timeout(1.0):
-        assert await find_soon(store, file.name) == file
+        assert await wait_for_file(store, file.name) == file
 
 
 async def test_a_file_that_comes_is_waited_for(store: LocalFileStore) -> None:
     """It is found soon after another has stored it."""
     name = new_name("image/jpeg", 60.0)
-    waiting = asyncio.create_task(find_soon(store, name))
+    waiting = asyncio.create_task(wait_for_file(store, name))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     file = store.keep(name, b"x")
@@ -84,11 +84,11 @@ async def test_a_file_that_never_comes_is_given_up(
     def find(name: str) -> None:
         looks.append(time.monotonic())
 
-    monkeypatch.setattr(promised, "WAIT_S", 0.5)
+    monkeypatch.setattr(pending, "WAIT_S", 0.5)
     monkeypatch.setattr(store, "find", find)
     began = time.monotonic()
 
-    assert await find_soon(store, new_name("image/jpeg", 60.0)) is None
+    assert await wait_for_file(store, new_name("image/jpeg", 60.0)) is None
     assert 0.5 <= time.monotonic() - began < 3.0
     assert 2 <= len(looks) <= 9
 
@@ -98,7 +98,7 @@ async def test_what_can_not_come_is_not_waited_for(store: LocalFileStore, is_our
     """A file whose time is over, or that has no name of ours."""
     name = new_name("image/jpeg", -1.0) if is_ours else "nope"
     async with asyncio.timeout(1.0):
-        assert await find_soon(store, name) is None
+        assert await wait_for_file(store, name) is None
 
 
 async def test_a_store_that_is_away_is_not_waited_for(
@@ -111,4 +111,4 @@ async def test_a_store_that_is_away_is_not_waited_for(
 
     monkeypatch.setattr(store, "find", fail)
     with pytest.raises(StoreUnavailable):
-        await find_soon(store, new_name("image/jpeg", 60.0))
+        await wait_for_file(store, new_name("image/jpeg", 60.0))

@@ -17,9 +17,10 @@ from obstore.store import from_url
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.files import base as storage
 from deployments.files import local
-from deployments.files.base import FileStore, StoredFile, new_name, open_file_store
+from deployments.files.base import FileStore, StoredFile, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.object_store import ObjectFileStore
+from deployments.files.open import open_file_store
 from deployments.settings import FileSettings
 
 EXPIRES_S = 100.0

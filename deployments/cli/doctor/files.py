@@ -7,7 +7,8 @@ from deployments.cli.doctor.places import obstacle
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, warn
 from deployments.errors import StoreUnavailable
-from deployments.files.base import OPAQUE, open_file_store, reason
+from deployments.files.base import OPAQUE, reason
+from deployments.files.open import open_file_store
 from deployments.settings import FileSettings
 
 PROBE = b"florence doctor"
