@@ -20,7 +20,7 @@ from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
 from deployments.florence.request import Finished, Run, Stages
 from deployments.jobs.instrumented import measured
-from deployments.jobs.job import Claimed, Ending, LogLine
+from deployments.jobs.job import Job, JobOutcome, LogLine
 from deployments.jobs.maintenance import Keeper
 from deployments.jobs.metrics import Readings
 from deployments.jobs.readiness import Gate
@@ -133,7 +133,7 @@ class Dispatcher:
         claiming = getattr(self, "_claiming", None)  # missing when __init__ has failed
         return self.stop() if claiming and not claiming.done() else None
 
-    async def _execute(self, claimed: Claimed) -> Ending:
+    async def _execute(self, claimed: Job) -> JobOutcome:
         if claimed.attempt == 1:
             self._tracer.past("queue", claimed.trace, claimed.waited_s)
         with executing(self._tracer, claimed) as work:
@@ -142,7 +142,7 @@ class Dispatcher:
         self._gate.note()
         return ending_of(finished)
 
-    def _run_of(self, claimed: Claimed) -> Run:
+    def _run_of(self, claimed: Job) -> Run:
         given = json.loads(claimed.input)
         return Run(
             id=claimed.lease.id,
@@ -186,7 +186,7 @@ def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     return asyncio.create_task(work, name=name)
 
 
-def executing(tracer: Tracer, claimed: Claimed) -> AbstractContextManager[Account]:
+def executing(tracer: Tracer, claimed: Job) -> AbstractContextManager[Account]:
     """Keep the account of one attempt at a request, in the trace of its submit."""
     return account(
         tracer,
@@ -201,9 +201,9 @@ def executing(tracer: Tracer, claimed: Claimed) -> AbstractContextManager[Accoun
     )
 
 
-def ending_of(finished: Finished) -> Ending:
+def ending_of(finished: Finished) -> JobOutcome:
     """How a request with this answer ends."""
-    return Ending.done(
+    return JobOutcome.done(
         finished.output,
         inference_s=round(finished.stages.model_s, 6),
         model_s=finished.stages.model_s * finished.stages.batch_share,

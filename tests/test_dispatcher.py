@@ -14,7 +14,7 @@ from deployments.dispatcher import Dispatcher, journal
 from deployments.errors import InternalError, NotReady
 from deployments.files.local import LocalFileStore
 from deployments.florence.request import Finished, Run, Stages
-from deployments.jobs.job import Cancellation, Ending, Result, Submission
+from deployments.jobs.job import Cancellation, JobOutcome, StoredResponse, Submission
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import Settings, TracingSettings, parse
 from deployments.telemetry.metrics import PrometheusRecorder
@@ -102,7 +102,7 @@ class Bench:
             )
         )
 
-    async def result(self) -> Result:
+    async def result(self) -> StoredResponse:
         """Its result, once it has one."""
         async with asyncio.timeout(5):
             while True:
@@ -302,7 +302,7 @@ async def test_old_pictures_are_removed(bench: Bench) -> None:
     stored = files.put(b"picture", "image/jpeg")
     await bench.submit()
     [claimed] = await bench.store.claim("other", 1, 10)
-    await bench.store.finish(claimed.lease, Ending.done({}, files=(stored.name, "gone.jpg")))
+    await bench.store.finish(claimed.lease, JobOutcome.done({}, files=(stored.name, "gone.jpg")))
     bench.now += 4000
     async with bench.dispatching(), asyncio.timeout(5):
         while files.find(stored.name):  # noqa: ASYNC110, it is looked at from outside

@@ -10,7 +10,7 @@ import typer.main
 
 from deployments.autoscaling import GAUGES
 from deployments.cli.main import app
-from deployments.jobs.job import State
+from deployments.jobs.job import JobState
 from deployments.settings import Settings
 from deployments.telemetry.metrics import METRICS, Metric
 
@@ -89,7 +89,7 @@ def test_the_state_diagram_has_every_state() -> None:
     """And no other."""
     diagram = (ROOT / "docs" / "queue.md").read_text().split("```")[1]
     named = set(re.findall(r"(\w+) -->|--> (\w+)", diagram))
-    assert {name for pair in named for name in pair if name} == set(State)
+    assert {name for pair in named for name in pair if name} == set(JobState)
 
 
 TELLERS = {

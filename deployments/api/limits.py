@@ -36,7 +36,7 @@ class Limits:
         """
         if caller.rate is None:
             return
-        wait_s = await self._store.admit(caller.key_id, caller.rate, self._burst)
+        wait_s = await self._store.check_rate_limit(caller.key_id, caller.rate, self._burst)
         if wait_s > 0:
             self._note_refusal(caller, "rate")
             raise RateLimited.after(wait_s)
@@ -53,7 +53,7 @@ class Limits:
             return
         inside = True  # whoever is cancelled on the way in may have got in
         try:
-            inside = await self._store.enter(caller.key_id, run_id, self._ttl_s)
+            inside = await self._store.acquire_slot(caller.key_id, run_id, self._ttl_s)
             if not inside:
                 self._note_refusal(caller, "concurrency")
                 raise Overloaded.after(self._drain.wait_s(caller.concurrency))
@@ -75,4 +75,4 @@ class Limits:
     async def _give_back(self, run_id: str) -> None:
         # A store that is away now costs no result: the place frees itself.
         with suppress(StoreUnavailable):
-            await self._store.leave(run_id)
+            await self._store.release_slot(run_id)

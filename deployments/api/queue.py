@@ -24,7 +24,7 @@ from deployments.api.submission import read_submission
 from deployments.api.usage import Meter
 from deployments.errors import NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
-from deployments.jobs.job import Cancellation, Status, Submission, Submitted
+from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
 from deployments.telemetry.request_span import Account
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -184,7 +184,7 @@ class Queued:
     async def _authorize(self, request: HttpRequest) -> Caller:
         return await self._services.keyring.authorize(request.headers)
 
-    async def _find(self, caller: Caller, request: HttpRequest) -> Status | None:
+    async def _find(self, caller: Caller, request: HttpRequest) -> JobStatus | None:
         request_id = id_in(request)
         return await self._store.status(caller.key_id, request_id) if request_id else None
 

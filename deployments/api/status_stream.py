@@ -12,13 +12,13 @@ from deployments.api.deadline import attended
 from deployments.api.statuses import QueueStatus
 from deployments.errors import ClientDisconnected, StoreUnavailable
 from deployments.florence.request import Stopwatch
-from deployments.jobs.job import LogEntry, State, Status
+from deployments.jobs.job import JobState, JobStatus, LogEntry
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would hold events back
 KEEP_ALIVE = ": keep-alive\n\n"
 
-Look = Callable[[], Awaitable[Status | None]]
-Tell = Callable[[Status, Sequence[LogEntry]], QueueStatus]
+Look = Callable[[], Awaitable[JobStatus | None]]
+Tell = Callable[[JobStatus, Sequence[LogEntry]], QueueStatus]
 
 
 class EventStream(StreamingResponse):
@@ -50,10 +50,10 @@ class Watch:
         self._look = look
         self._tell = tell
         self._with_logs = with_logs
-        self._seen: tuple[State, int | None] | None = None
+        self._seen: tuple[JobState, int | None] | None = None
         self._num_logs = 0
 
-    async def events(self, status: Status | None) -> AsyncIterator[str]:
+    async def events(self, status: JobStatus | None) -> AsyncIterator[str]:
         """`status`, and each that differs from the one before; every wait is interrupted by
         a sign of life where it gets long.
         """
@@ -71,14 +71,14 @@ class Watch:
             pause_s = min(pause_s * self.SLOWER, self.MAX_POLL_S)
             status = await self._next(status)
 
-    async def _next(self, status: Status) -> Status | None:
+    async def _next(self, status: JobStatus) -> JobStatus | None:
         """The request as it stands now, or as it stood, while the store is away."""
         try:
             return await self._look()
         except StoreUnavailable:
             return status
 
-    def _news(self, status: Status) -> str:
+    def _news(self, status: JobStatus) -> str:
         """The event for `status`; empty when nothing is new."""
         seen = status.state, status.position
         logs = self._new_logs(status)
@@ -88,8 +88,8 @@ class Watch:
         self._num_logs += len(logs)
         return f"data: {self._tell(status, logs).json_text()}\n\n"
 
-    def _new_logs(self, status: Status) -> Sequence[LogEntry]:
+    def _new_logs(self, status: JobStatus) -> Sequence[LogEntry]:
         """fal tells nothing of the log while a request waits, so lines stay until it runs."""
-        if not self._with_logs or status.state is State.QUEUED:
+        if not self._with_logs or status.state is JobState.QUEUED:
             return ()
         return status.logs[self._num_logs :]

@@ -12,10 +12,10 @@ from fastapi import Response
 from pydantic import BaseModel, Field
 
 from deployments.florence.tasks import APP
-from deployments.jobs.job import LogEntry, State, Status
+from deployments.jobs.job import JobState, JobStatus, LogEntry
 
 Word = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
-WAITING: dict[State, Word] = {State.QUEUED: "IN_QUEUE", State.RUNNING: "IN_PROGRESS"}
+WAITING: dict[JobState, Word] = {JobState.QUEUED: "IN_QUEUE", JobState.RUNNING: "IN_PROGRESS"}
 
 
 class QueueLog(BaseModel):
@@ -70,7 +70,7 @@ def submitted(request_id: str, position: int, queue_url: str) -> QueueStatus:
     )
 
 
-def told(status: Status, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
+def told(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
     """What a caller is told of `status`, with these lines of its log."""
     word = WAITING.get(status.state, "COMPLETED")
     metrics = QueueMetrics(inference_time=status.inference_s)

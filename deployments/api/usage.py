@@ -67,7 +67,7 @@ class Meter:
         if not used:
             return
         try:
-            await self._store.use(list(used.values()))
+            await self._store.add_usage(list(used.values()))
         except StoreUnavailable:
             self._keep(used.values())
         except Exception as error:

@@ -16,7 +16,7 @@ from deployments.cli.options import State, StoreUrl
 from deployments.cli.stores import opened, run_with_store, shown, store_url
 from deployments.errors import SetupError
 from deployments.jobs.copy import copy_store, count_rows
-from deployments.jobs.job import State as RequestState
+from deployments.jobs.job import JobState
 from deployments.jobs.open import SQLITE
 from deployments.jobs.statements import migrations
 from deployments.jobs.store import SCHEMA_TABLES, Store
@@ -85,7 +85,7 @@ def table(states: Counter[str], rows: Counter[str]) -> Table:
     """A row for each state of requests, and for each other table."""
     filled = Table("what", "number")
     filled.columns[1].justify = "right"
-    for state in RequestState:
+    for state in JobState:
         filled.add_row(f"requests {state}", f"{states[state]:,}")
     for name in SCHEMA_TABLES[1:]:
         filled.add_row(name.replace("_", " "), f"{rows[name]:,}")

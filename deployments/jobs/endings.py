@@ -5,7 +5,7 @@ import time
 
 from deployments.errors import ClientCancelled, RunnerDisconnected, StartTimeout
 from deployments.jobs.api_key import Usage
-from deployments.jobs.job import Ending, State
+from deployments.jobs.job import JobOutcome, JobState
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import Webhook, webhook_body
 
@@ -14,52 +14,52 @@ WEBHOOK_TTL_S = 7 * DAY_S  # from its creation, unless it is pending
 REVOKED_TTL_S = 30 * DAY_S  # a revoked key is listed for so long
 
 
-def cancelled() -> Ending:
+def cancelled() -> JobOutcome:
     """The end of a request that its caller did not want any more."""
-    return Ending.failed(ClientCancelled())
+    return JobOutcome.failed(ClientCancelled())
 
 
-def lost() -> Ending:
+def lost() -> JobOutcome:
     """The end of a request whose workers have all been lost."""
-    return Ending.failed(RunnerDisconnected())
+    return JobOutcome.failed(RunnerDisconnected())
 
 
-def not_started() -> Ending:
+def not_started() -> JobOutcome:
     """The end of a request that no worker took in time."""
-    return Ending.failed(StartTimeout())
+    return JobOutcome.failed(StartTimeout())
 
 
-def expires_at(ending: Ending, keeps_input: bool, rules: QueueSettings, now: float) -> float:
+def expires_at(outcome: JobOutcome, keeps_input: bool, rules: QueueSettings, now: float) -> float:
     """When a request that ends now is forgotten."""
-    is_large = len(ending.body.encode()) >= rules.large_result_bytes
+    is_large = len(outcome.body.encode()) >= rules.large_result_bytes
     is_short = is_large or not keeps_input
     return now + (rules.large_result_ttl_s if is_short else rules.result_ttl_s)
 
 
 def webhook_of(
-    request_id: str, key_id: str, url: str, trace: str, ending: Ending, now: float
+    request_id: str, key_id: str, url: str, trace: str, outcome: JobOutcome, now: float
 ) -> Webhook:
     """The delivery that tells of the end, due at once."""
     return Webhook(
         id=request_id,
         key_id=key_id,
         url=url,
-        body=webhook_body(request_id, ending),
+        body=webhook_body(request_id, outcome),
         next_at=now,
         created_at=now,
         trace=trace,
     )
 
 
-def usage_of(key_id: str, path: str, ending: Ending, now: float) -> Usage:
+def usage_of(key_id: str, path: str, outcome: JobOutcome, now: float) -> Usage:
     """What a request has used that ends now."""
     return Usage(
         key_id=key_id,
         day=day_of(now),
         path=path,
         requests=1,
-        images=int(ending.state is State.DONE),
-        model_s=ending.model_s,
+        images=int(outcome.state is JobState.DONE),
+        model_s=outcome.model_s,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, Self
 from deployments.errors import ClientCancelled, ServiceError
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a request is in its life."""
 
     QUEUED = "queued"  # waits for a worker
@@ -32,7 +32,7 @@ class State(StrEnum):
     @property
     def is_terminal(self) -> bool:
         """Whether it stays like that."""
-        return self not in (State.QUEUED, State.RUNNING)
+        return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
 class Cancellation(StrEnum):
@@ -90,7 +90,7 @@ class Lease:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claimed:
+class Job:
     """A request that a worker holds: what was submitted, and the attempt that this is (from 1)."""
 
     lease: Lease
@@ -106,7 +106,7 @@ class Claimed:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """What a heartbeat learns: whether the lease still holds, and whether the caller cancelled."""
 
     lease: Lease
@@ -133,7 +133,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
+class JobOutcome:
     """How a request ends: the response to replay, and what is kept beside it.
 
     `body` is JSON; `files` are the names of files that live as long as the request;
@@ -141,7 +141,7 @@ class Ending:
     that, which counts as its key's usage: a batch is worked on together.
     """
 
-    state: State
+    state: JobState
     status: int
     body: str
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -155,12 +155,12 @@ class Ending:
     @classmethod
     def done(cls, output: Any, **more: Any) -> Self:
         """A result."""
-        return cls(state=State.DONE, status=200, body=compact(output), **more)
+        return cls(state=JobState.DONE, status=200, body=compact(output), **more)
 
     @classmethod
     def failed(cls, error: ServiceError, **more: Any) -> Self:
         """An error, as the client of a synchronous run would have seen it."""
-        state = State.CANCELLED if isinstance(error, ClientCancelled) else State.ERROR
+        state = JobState.CANCELLED if isinstance(error, ClientCancelled) else JobState.ERROR
         logs = (*more.pop("logs", ()), LogLine(one_line(error), level="ERROR"))
         return cls(
             state=state,
@@ -175,7 +175,7 @@ class Ending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class JobStatus:
     """What a client may know of a request while it waits for it.
 
     `position` is the number of requests ahead while it is queued, exact up to 1000.
@@ -183,7 +183,7 @@ class Status:
 
     id: str
     path: str
-    state: State
+    state: JobState
     position: int | None = None
     logs: tuple[LogEntry, ...] = ()
     error: str | None = None
@@ -192,10 +192,10 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Result:
+class StoredResponse:
     """The response of a request that has ended; `status` is 0 while it has not."""
 
-    state: State
+    state: JobState
     status: int
     body: str
     headers: Mapping[str, str]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 
-from deployments.jobs.job import Ending, LogEntry, LogLine, State, compact
+from deployments.jobs.job import JobOutcome, JobState, LogEntry, LogLine, compact
 
 RECEIVED = LogLine("Received")
 CANCEL_ASKED = LogLine("Cancellation requested")
@@ -16,16 +16,16 @@ def started(attempt: int) -> LogLine:
     return LogLine(f"Started, attempt {attempt}")
 
 
-def ended(ending: Ending) -> tuple[LogLine, ...]:
-    """What is told at the end; an error is among the ending's own lines."""
-    if ending.state is State.DONE:
-        return (*ending.logs, COMPLETED)
-    return ending.logs
+def ended(outcome: JobOutcome) -> tuple[LogLine, ...]:
+    """What is told at the end; an error is among the outcome's own lines."""
+    if outcome.state is JobState.DONE:
+        return (*outcome.logs, COMPLETED)
+    return outcome.logs
 
 
-def queued_again(ending: Ending) -> tuple[LogLine, ...]:
-    """What is told when an attempt that failed with `ending` is not the last."""
-    return (*ending.logs, QUEUED_AGAIN)
+def queued_again(outcome: JobOutcome) -> tuple[LogLine, ...]:
+    """What is told when an attempt that failed with `outcome` is not the last."""
+    return (*outcome.logs, QUEUED_AGAIN)
 
 
 def encode(lines: Iterable[LogLine], now: float) -> str:

@@ -17,22 +17,22 @@ from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.columns import COLUMNS
 from deployments.jobs.job import (
     Backlog,
-    Beat,
     Cancellation,
-    Claimed,
-    Ending,
+    Heartbeat,
+    Job,
+    JobOutcome,
+    JobState,
+    JobStatus,
     Lease,
     LogLine,
     Rescued,
-    Result,
-    State,
-    Status,
+    StoredResponse,
     Submission,
     Submitted,
     compact,
 )
 from deployments.jobs.rate_limit import pace
-from deployments.jobs.stats import CAP, MAX_KEYS, Census
+from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import POSITION_CAP, Row
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
@@ -59,7 +59,7 @@ class Record:
     fingerprint: str | None = None
     keeps_input: bool = True
     files_ttl_s: float | None = None
-    state: State = State.QUEUED
+    state: JobState = JobState.QUEUED
     attempts: int = 0
     token: int = 0
     owner: str | None = None
@@ -89,7 +89,7 @@ class Record:
 
     def is_ripe(self, now: float) -> bool:
         """Whether a worker may take it, as far as it is up to the request."""
-        return self.state is State.QUEUED and self.not_before <= now and not self.is_late(now)
+        return self.state is JobState.QUEUED and self.not_before <= now and not self.is_late(now)
 
     def is_lost(self, now: float) -> bool:
         """Whether its worker has been silent for too long."""
@@ -125,23 +125,25 @@ class MemoryStore:
         self._log(record, [logs.RECEIVED])
         return Submitted(record.id, self._ahead(record), created=True)
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """Take requests that wait."""
         return [self._take(record, owner, lease_s) for record in islice(self._claimable(), limit)]
 
-    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
         """Extend leases."""
         return [self._extend(lease, lease_s) for lease in leases]
 
-    async def finish(self, lease: Lease, ending: Ending) -> bool:
+    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
         """End a request."""
         record = self._held(lease)
         if record is None:
             return False
-        self._end(record, ending)
+        self._end(record, outcome)
         return True
 
-    async def fail(self, lease: Lease, ending: Ending, delay_s: float = 0.0) -> State | None:
+    async def retry_or_finish(
+        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
+    ) -> JobState | None:
         """End an attempt."""
         record = self._held(lease)
         if record is None:
@@ -149,12 +151,12 @@ class MemoryStore:
         if record.cancel_asked:
             self._end(record, endings.cancelled())
         elif record.attempts >= record.max_attempts:
-            self._end(record, ending)
+            self._end(record, outcome)
         else:
-            self._requeue(record, logs.queued_again(ending), delay_s)
+            self._requeue(record, logs.queued_again(outcome), delay_s)
         return record.state
 
-    async def release(self, lease: Lease, delay_s: float = 0.0) -> bool:
+    async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Hand a request back."""
         record = self._held(lease)
         if record is None:
@@ -173,7 +175,7 @@ class MemoryStore:
             return Cancellation.NOT_FOUND
         if record.state.is_terminal:
             return Cancellation.ALREADY_COMPLETED
-        if record.state is State.QUEUED:
+        if record.state is JobState.QUEUED:
             self._end(record, endings.cancelled())
         elif not record.cancel_asked:
             record.cancel_asked = True
@@ -185,15 +187,15 @@ class MemoryStore:
         now = self._clock()
         requests = list(self._requests.values())
         lost = list(islice((r for r in requests if r.is_lost(now)), limit))
-        queued = (r for r in requests if r.state is State.QUEUED)
+        queued = (r for r in requests if r.state is JobState.QUEUED)
         late = list(islice((r for r in queued if r.is_late(now)), limit))
         for record in late:
             self._end(record, endings.not_started())
         states = [self._rescue(record) for record in lost]
         return Rescued(
-            requeued=states.count(State.QUEUED),
-            failed=states.count(State.ERROR),
-            cancelled=states.count(State.CANCELLED),
+            requeued=states.count(JobState.QUEUED),
+            failed=states.count(JobState.ERROR),
+            cancelled=states.count(JobState.CANCELLED),
             expired=len(late),
         )
 
@@ -209,34 +211,34 @@ class MemoryStore:
         self._due = {key_id: due for key_id, due in self._due.items() if due > now}
         return [name for record in over for name in json.loads(record.files)]
 
-    async def status(self, key_id: str, request_id: str) -> Status | None:
+    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
         """How a request stands."""
         record = self._of(key_id, request_id)
         if record is None:
             return None
-        return Status(
+        return JobStatus(
             id=record.id,
             path=record.path,
             state=record.state,
-            position=self._ahead(record) if record.state is State.QUEUED else None,
+            position=self._ahead(record) if record.state is JobState.QUEUED else None,
             logs=logs.decode(record.logs),
             error=record.error,
             error_type=record.error_type,
             inference_s=record.inference_s,
         )
 
-    async def result(self, key_id: str, request_id: str) -> Result | None:
+    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
         """The response of a request."""
         record = self._of(key_id, request_id)
         if record is None:
             return None
         headers = json.loads(record.headers)
-        return Result(record.state, record.status, record.body, headers)
+        return StoredResponse(record.state, record.status, record.body, headers)
 
     async def position(self, request_id: str) -> int | None:
         """How many are ahead."""
         record = self._requests.get(request_id)
-        return self._ahead(record) if record and record.state is State.QUEUED else None
+        return self._ahead(record) if record and record.state is JobState.QUEUED else None
 
     async def backlog(self, cap: int = 1000) -> Backlog:
         """What a claim of `cap` would take."""
@@ -284,11 +286,11 @@ class MemoryStore:
         )
 
     def _queue(self) -> list[Record]:
-        queued = [r for r in self._requests.values() if r.state is State.QUEUED]
+        queued = [r for r in self._requests.values() if r.state is JobState.QUEUED]
         return sorted(queued, key=lambda record: record.place)
 
     def _ahead(self, record: Record) -> int:
-        if record.state is not State.QUEUED:
+        if record.state is not JobState.QUEUED:
             return 0
         ahead = sum(other.place < record.place for other in self._queue())
         return min(ahead, POSITION_CAP)
@@ -314,17 +316,17 @@ class MemoryStore:
     def _busy(self, key_id: str) -> int:
         """How many requests and slots of the key are running."""
         now, requests = self._clock(), self._requests.values()
-        running = sum(r.state is State.RUNNING and r.key_id == key_id for r in requests)
+        running = sum(r.state is JobState.RUNNING and r.key_id == key_id for r in requests)
         return running + sum(of == key_id and now < til for of, til in self._slots.values())
 
-    def _take(self, record: Record, owner: str, lease_s: float) -> Claimed:
+    def _take(self, record: Record, owner: str, lease_s: float) -> Job:
         now = self._clock()
-        record.state = State.RUNNING
+        record.state = JobState.RUNNING
         record.attempts += 1
         record.token += 1
         record.owner, record.lease_until = owner, now + lease_s
         self._log(record, [logs.started(record.attempts)])
-        return Claimed(
+        return Job(
             lease=Lease(record.id, record.token),
             attempt=record.attempts,
             key_id=record.key_id,
@@ -337,16 +339,16 @@ class MemoryStore:
             trace=record.trace,
         )
 
-    def _extend(self, lease: Lease, lease_s: float) -> Beat:
+    def _extend(self, lease: Lease, lease_s: float) -> Heartbeat:
         record = self._held(lease)
         if record is None:
-            return Beat(lease, held=False, cancelled=False)
+            return Heartbeat(lease, held=False, cancelled=False)
         record.lease_until = self._clock() + lease_s
-        return Beat(lease, held=True, cancelled=record.cancel_asked)
+        return Heartbeat(lease, held=True, cancelled=record.cancel_asked)
 
     def _held(self, lease: Lease) -> Record | None:
         record = self._requests.get(lease.id)
-        if record and record.state is State.RUNNING and record.token == lease.token:
+        if record and record.state is JobState.RUNNING and record.token == lease.token:
             return record
         return None
 
@@ -354,7 +356,7 @@ class MemoryStore:
         record = self._requests.get(request_id)
         return record if record and record.key_id == key_id else None
 
-    def _rescue(self, record: Record) -> State:
+    def _rescue(self, record: Record) -> JobState:
         if record.cancel_asked:
             self._end(record, endings.cancelled())
         elif record.attempts >= record.max_attempts:
@@ -365,28 +367,28 @@ class MemoryStore:
         return record.state
 
     def _requeue(self, record: Record, lines: Iterable[LogLine], delay_s: float = 0.0) -> None:
-        record.state = State.QUEUED
+        record.state = JobState.QUEUED
         record.owner = record.lease_until = None
         record.not_before = self._clock() + delay_s
         self._log(record, lines)
 
-    def _end(self, record: Record, ending: Ending) -> None:
+    def _end(self, record: Record, outcome: JobOutcome) -> None:
         now = self._clock()
-        record.state = ending.state
+        record.state = outcome.state
         record.owner = record.lease_until = None
         record.ended_at = now
-        record.expires_at = endings.expires_at(ending, record.keeps_input, self._rules, now)
-        record.status, record.body = ending.status, ending.body
-        record.headers, record.files = compact(dict(ending.headers)), compact(ending.files)
-        record.error, record.error_type = ending.error, ending.error_type
-        record.inference_s = ending.inference_s
+        record.expires_at = endings.expires_at(outcome, record.keeps_input, self._rules, now)
+        record.status, record.body = outcome.status, outcome.body
+        record.headers, record.files = compact(dict(outcome.headers)), compact(outcome.files)
+        record.error, record.error_type = outcome.error, outcome.error_type
+        record.inference_s = outcome.inference_s
         if not record.keeps_input:
             record.input = None
-        self._log(record, logs.ended(ending))
-        self._add_usage(endings.usage_of(record.key_id, record.path, ending, now))
+        self._log(record, logs.ended(outcome))
+        self._add_usage(endings.usage_of(record.key_id, record.path, outcome, now))
         if record.webhook_url:
             url, trace = record.webhook_url, record.trace
-            hook = endings.webhook_of(record.id, record.key_id, url, trace, ending, now)
+            hook = endings.webhook_of(record.id, record.key_id, url, trace, outcome, now)
             self._webhooks.setdefault(hook.id, hook)
 
     def _log(self, record: Record, lines: Iterable[LogLine]) -> None:
@@ -416,7 +418,7 @@ class MemoryStore:
             for hook in due[:limit]
         ]
 
-    async def settle_webhook(
+    async def record_delivery(
         self,
         webhook_id: str,
         token: int,
@@ -507,13 +509,13 @@ class MemoryStore:
         self._keys[key_id] = replace(key, hash=key_hash)
         return True
 
-    async def admit(self, key_id: str, rate: float, burst: int) -> float:
+    async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against a rate."""
         wait, due = pace(self._due.get(key_id, 0.0), self._clock(), rate, burst)
         self._due[key_id] = due
         return wait
 
-    async def enter(self, key_id: str, run_id: str, ttl_s: float) -> bool:
+    async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Take a place."""
         self._slots.pop(run_id, None)  # a run that asks again keeps one place
         bound = self._bound(key_id)
@@ -522,11 +524,11 @@ class MemoryStore:
         self._slots[run_id] = key_id, self._clock() + ttl_s
         return True
 
-    async def leave(self, run_id: str) -> None:
+    async def release_slot(self, run_id: str) -> None:
         """Give the place back."""
         self._slots.pop(run_id, None)
 
-    async def use(self, usages: Sequence[Usage]) -> None:
+    async def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
         for used in usages:
             self._add_usage(used)
@@ -557,18 +559,18 @@ class MemoryStore:
         """The store's clock."""
         return self._clock()
 
-    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
         now = self._clock()
         states = Counter(record.state for record in self._requests.values())
-        running = (r.key_id for r in self._requests.values() if r.state is State.RUNNING)
+        running = (r.key_id for r in self._requests.values() if r.state is JobState.RUNNING)
         busy = Counter(running) + Counter(of for of, until in self._slots.values() if now < until)
         hooks = Counter(hook.state for hook in self._webhooks.values())
         due = (h.next_at for h in self._webhooks.values() if h.state is WebhookState.PENDING)
         most = sorted(busy.items(), key=lambda each: (-each[1], each[0]))[:max_keys]
-        return Census(
-            queued=min(cap, states[State.QUEUED]),
-            running=min(cap, states[State.RUNNING]),
+        return StoreStats(
+            queued=min(cap, states[JobState.QUEUED]),
+            running=min(cap, states[JobState.RUNNING]),
             keys=dict(most),
             webhooks={state: min(cap, hooks[state]) for state in WebhookState},
             overdue_s=max(0.0, now - min(due, default=now)),
@@ -649,10 +651,10 @@ def plain(value: object) -> object:
     """A flag as 0 or 1, a state as its text, all else as it is."""
     if isinstance(value, bool):
         return int(value)
-    return str(value) if isinstance(value, State | WebhookState) else value
+    return str(value) if isinstance(value, JobState | WebhookState) else value
 
 
 def record_of(row: Row, seq: int) -> Record:
     """The request in `row`, at the place `seq`."""
     flags = {name: bool(row[name]) for name in ("keeps_input", "cancel_asked")}
-    return Record(seq=seq, **row | flags | {"state": State(row["state"])})
+    return Record(seq=seq, **row | flags | {"state": JobState(row["state"])})

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.job import Backlog
-from deployments.jobs.stats import CAP, MAX_KEYS, Census
+from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import Store
 from deployments.telemetry.metrics import Recorder
 
@@ -46,29 +46,29 @@ class Readings:
         with suppress(StoreUnavailable, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
                 backlog = await self._store.backlog(CLAIMABLE_CAP)
-                census = await self._store.census(CAP, MAX_KEYS)
+                stats = await self._store.stats(CAP, MAX_KEYS)
             is_up = True
-            self._record(backlog, census)
+            self._record(backlog, stats)
         self._recorder.record("florence_store_up", float(is_up))
 
-    def _record(self, backlog: Backlog, census: Census) -> None:
+    def _record(self, backlog: Backlog, stats: StoreStats) -> None:
         record = self._recorder.record
         by_state = (
-            ("queued", census.queued),
+            ("queued", stats.queued),
             ("claimable", backlog.queued),
-            ("running", census.running),
+            ("running", stats.running),
         )
         for state, number in by_state:
             record("florence_queue_requests", number, state=state)
         record("florence_queue_oldest_seconds", backlog.oldest_s)
-        for webhook_state, number in census.webhooks.items():
+        for webhook_state, number in stats.webhooks.items():
             record("florence_webhooks", number, state=str(webhook_state))
-        record("florence_webhooks_overdue_seconds", census.overdue_s)
-        self._record_keys(census.keys)
-        if census.size_bytes is not None:
-            record("florence_store_bytes", census.size_bytes)
-        if census.free_bytes is not None:
-            record("florence_store_free_bytes", census.free_bytes)
+        record("florence_webhooks_overdue_seconds", stats.overdue_s)
+        self._record_keys(stats.keys)
+        if stats.size_bytes is not None:
+            record("florence_store_bytes", stats.size_bytes)
+        if stats.free_bytes is not None:
+            record("florence_store_free_bytes", stats.free_bytes)
 
     def _record_keys(self, keys: Mapping[str, int]) -> None:
         """Also of keys that run nothing any more: a gauge keeps its last value."""

@@ -14,7 +14,7 @@ from deployments.jobs.store import Store
 
 PAUSE_S, LONGEST_PAUSE_S = 0.05, 0.5
 SLOWER = 1.5  # each call in vain makes the pause so much longer
-ADDS = frozenset({"use"})  # means twice as much twice, and its caller has patience itself
+ADDS = frozenset({"add_usage"})  # means twice as much twice, and its caller has patience itself
 
 
 class PatientStore:

@@ -10,7 +10,7 @@ MAX_KEYS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Census:
+class StoreStats:
     """Requests and webhooks by state, counted up to a cap, and the room that they take.
 
     `queued` counts all that wait, also those that may not be claimed yet;

@@ -12,19 +12,19 @@ from typing import Any, Protocol
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.job import (
     Backlog,
-    Beat,
     Cancellation,
-    Claimed,
-    Ending,
+    Heartbeat,
+    Job,
+    JobOutcome,
+    JobState,
+    JobStatus,
     Lease,
     Rescued,
-    Result,
-    State,
-    Status,
+    StoredResponse,
     Submission,
     Submitted,
 )
-from deployments.jobs.stats import CAP, MAX_KEYS, Census
+from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
 
 POSITION_CAP = 1000  # positions beyond it are all told as this one
@@ -47,7 +47,7 @@ class RequestStore(Protocol):
             IdempotencyConflict: the idempotency key was used for another path or input.
         """
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """Take up to `limit` queued requests, in the order of priority and arrival.
 
         Each becomes running, with one attempt and one token more.
@@ -56,26 +56,28 @@ class RequestStore(Protocol):
         even when several claim at once; others behind it are taken instead.
         """
 
-    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
         """Extend the leases by `lease_s` from now; one answer each, in the same order."""
 
-    async def finish(self, lease: Lease, ending: Ending) -> bool:
-        """End the request with `ending`, for good; False when the lease is not the latest.
+    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
+        """End the request with `outcome`, for good; False when the lease is not the latest.
 
         Writes in the same transaction: the webhook, if one is wanted; when to forget it
         (`result_ttl_s`; `large_result_ttl_s` for a large body or a forgotten input);
         the forgetting of the input, if wanted; the key's usage.
         """
 
-    async def fail(self, lease: Lease, ending: Ending, delay_s: float = 0.0) -> State | None:
+    async def retry_or_finish(
+        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
+    ) -> JobState | None:
         """The attempt failed for a reason that another attempt may not meet.
 
         Queues the request again, to be claimed no earlier than in `delay_s`;
-        ends it with `ending` when it has no attempt left; cancels it when that was asked for.
+        ends it with `outcome` when it has no attempt left; cancels it when that was asked for.
         Returns the state that it is in now; None when the lease is not the latest.
         """
 
-    async def release(self, lease: Lease, delay_s: float = 0.0) -> bool:
+    async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Hand a request back that was not worked on: queued again, the attempt not counted.
 
         It keeps its place; one that was to be cancelled is.
@@ -84,7 +86,7 @@ class RequestStore(Protocol):
 
     async def cancel(self, key_id: str, request_id: str) -> Cancellation:
         """Cancel the request of `key_id`: at once while it is queued, by a flag for its worker
-        while it is running (see Beat). Asked for again, a running one is still REQUESTED.
+        while it is running (see Heartbeat). Asked for again, a running one is still REQUESTED.
         """
 
     async def rescue(self, limit: int = 100) -> Rescued:
@@ -100,10 +102,10 @@ class RequestStore(Protocol):
         pending; also webhooks and revoked keys of old. Returns the names of files to remove.
         """
 
-    async def status(self, key_id: str, request_id: str) -> Status | None:
+    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
         """How the request of `key_id` stands; None when there is none, or it is another's."""
 
-    async def result(self, key_id: str, request_id: str) -> Result | None:
+    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
         """The response of the request of `key_id`; None when there is none."""
 
     async def position(self, request_id: str) -> int | None:
@@ -122,7 +124,7 @@ class WebhookStore(Protocol):
         One that is not settled within `lease_s` is due again.
         """
 
-    async def settle_webhook(
+    async def record_delivery(
         self,
         webhook_id: str,
         token: int,
@@ -170,23 +172,23 @@ class KeyStore(Protocol):
     async def replace_key_hash(self, key_id: str, key_hash: str) -> bool:
         """Give the key another secret; its requests stay its own. False as for revoke_key."""
 
-    async def admit(self, key_id: str, rate: float, burst: int) -> float:
+    async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against `rate` per second with up to `burst` at once.
 
         0.0 when it is admitted; else the seconds until one would be, and nothing is counted.
         """
 
-    async def enter(self, key_id: str, run_id: str, ttl_s: float) -> bool:
+    async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Take one of the key's places for a synchronous run, for at most `ttl_s`.
 
         False when its running requests and slots together have reached its `concurrency`;
         exact under concurrent callers and claimers. A key that is not stored has no bound.
         """
 
-    async def leave(self, run_id: str) -> None:
+    async def release_slot(self, run_id: str) -> None:
         """Give the place back."""
 
-    async def use(self, usages: Sequence[Usage]) -> None:
+    async def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
 
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
@@ -199,7 +201,7 @@ class Store(RequestStore, WebhookStore, KeyStore, Protocol):
     async def now(self) -> float:
         """The store's clock."""
 
-    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
         """What it holds, each number counted up to `cap`, and the `max_keys` busiest keys."""
 
     async def secret(self, name: str, fresh: bytes) -> bytes:

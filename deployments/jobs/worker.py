@@ -16,7 +16,7 @@ from deployments.errors import (
     ServiceError,
     StoreUnavailable,
 )
-from deployments.jobs.job import Claimed, Ending, State
+from deployments.jobs.job import Job, JobOutcome, JobState
 from deployments.jobs.readiness import Gate
 from deployments.jobs.store import RequestStore
 from deployments.settings import QueueSettings
@@ -27,18 +27,18 @@ RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would come again
 STORE_DELAY_S = 0.5
 CLAIM_S = 2.0
 
-Execute = Callable[[Claimed], Awaitable[Ending]]
+Execute = Callable[[Job], Awaitable[JobOutcome]]
 
 
 @dataclass
-class Job:
+class RunningJob:
     """A claimed request and the task that works on it.
 
     `cancelled` says that its caller wants it no more, `lost` that another worker has it.
     """
 
-    claimed: Claimed
-    task: asyncio.Task[Ending]
+    claimed: Job
+    task: asyncio.Task[JobOutcome]
     cancelled: bool = False
     lost: bool = False
 
@@ -77,7 +77,7 @@ class Worker:
         self._settings = settings
         self._recorder = recorder
         self._name = name
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, RunningJob] = {}
         self._carriers: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._filling: asyncio.Task[bool] | None = None
@@ -144,7 +144,7 @@ class Worker:
         await self._gate.open()
         return True
 
-    async def _admitted(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+    async def _admitted(self, claimed: Sequence[Job]) -> list[Job]:
         """Those to begin now: all that are new, and one suspect at a time.
 
         A request that was begun before may have killed its worker. The other suspects go back
@@ -156,10 +156,10 @@ class Worker:
         await asyncio.gather(*(self._hand_back(one, n) for n, one in enumerate(refused, 1)))
         return [one for one in claimed if one not in refused]
 
-    async def _hand_back(self, refused: Claimed, place: int) -> None:
+    async def _hand_back(self, refused: Job, place: int) -> None:
         """Let it come again when those before it should be through."""
         with suppress(StoreUnavailable):  # its lease runs out
-            await self._store.release(refused.lease, self._settings.retry_delay_s * place)
+            await self._store.requeue(refused.lease, self._settings.retry_delay_s * place)
             self._note_retry("suspect")
 
     async def _wait(self, timeout_s: float) -> None:
@@ -171,19 +171,19 @@ class Worker:
         finally:
             self._changed.clear()
 
-    def _start(self, claimed: Claimed) -> None:
+    def _start(self, claimed: Job) -> None:
         self._recorder.record("florence_dispatcher_wait_seconds", claimed.waited_s)
         name = f"request-{claimed.lease.id}"
-        job = Job(claimed, asyncio.create_task(self._work(claimed), name=name))
+        job = RunningJob(claimed, asyncio.create_task(self._work(claimed), name=name))
         self._jobs[job.id] = job
         carrier = asyncio.create_task(self._carry(job), name=f"carry-{job.id}")
         self._carriers.add(carrier)
         carrier.add_done_callback(self._carriers.discard)
 
-    async def _work(self, claimed: Claimed) -> Ending:
+    async def _work(self, claimed: Job) -> JobOutcome:
         return await self._execute(claimed)
 
-    async def _carry(self, job: Job) -> None:
+    async def _carry(self, job: RunningJob) -> None:
         """See one request to its end. Only its work is ever cancelled, never what is persisted."""
         self._recorder.record("florence_dispatcher_running", len(self._jobs))
         try:
@@ -194,7 +194,7 @@ class Worker:
             self._changed.set()
             self._recorder.record("florence_dispatcher_running", len(self._jobs))
 
-    async def _persist(self, job: Job) -> None:
+    async def _persist(self, job: RunningJob) -> None:
         """Write how the work came out; a store that is away is waited for."""
         while not job.lost:
             try:
@@ -205,47 +205,49 @@ class Worker:
             self._recorder.record("florence_dispatcher_requests_total", outcome=outcome)
             return
 
-    async def _settle(self, job: Job) -> str:
+    async def _settle(self, job: RunningJob) -> str:
         """The name of what became of the request."""
         lease = job.claimed.lease
         if job.task.cancelled():
             if not job.cancelled:
-                await self._store.release(lease)
+                await self._store.requeue(lease)
                 self._note_retry("stopped")
                 return "released"
-            return await self._finish(job, Ending.failed(ClientCancelled()))
+            return await self._finish(job, JobOutcome.failed(ClientCancelled()))
         match job.task.exception():
             case None:
                 return await self._finish(job, job.task.result())
             case Overloaded(retry_after_s=delay_s):
-                await self._store.release(lease, delay_s)
+                await self._store.requeue(lease, delay_s)
                 self._note_retry("overloaded")
                 return "released"
             case ServiceError(status=status) as error if status in RETRIED_STATUSES:
-                state = await self._store.fail(lease, Ending.failed(error), self._delay(job))
-                if state is not State.QUEUED:
+                state = await self._store.retry_or_finish(
+                    lease, JobOutcome.failed(error), self._delay(job)
+                )
+                if state is not JobState.QUEUED:
                     return str(state or "lost")
                 self._note_retry(error.type)
                 return "retried"
             case ServiceError() as error:
-                return await self._finish(job, Ending.failed(error))
+                return await self._finish(job, JobOutcome.failed(error))
             case error:
                 extra = about(job.id, job.claimed.key_id, job.claimed.trace)
                 logger.error("request %s failed", job.id, exc_info=error, extra=extra)
-                return await self._finish(job, Ending.failed(InternalError()))
+                return await self._finish(job, JobOutcome.failed(InternalError()))
 
-    async def _finish(self, job: Job, ending: Ending) -> str:
-        if not await self._store.finish(job.claimed.lease, ending):
+    async def _finish(self, job: RunningJob, outcome: JobOutcome) -> str:
+        if not await self._store.finish(job.claimed.lease, outcome):
             return "lost"
         self._recorder.record(
-            "florence_dispatcher_key_model_seconds_total", ending.model_s, key=job.claimed.key_id
+            "florence_dispatcher_key_model_seconds_total", outcome.model_s, key=job.claimed.key_id
         )
-        return str(ending.state)
+        return str(outcome.state)
 
     def _note_retry(self, cause: str) -> None:
         self._recorder.record("florence_dispatcher_retries_total", cause=cause)
 
-    def _delay(self, job: Job) -> float:
+    def _delay(self, job: RunningJob) -> float:
         return float(self._settings.retry_delay_s * 2 ** (job.claimed.attempt - 1))
 
     async def _beat(self) -> None:
@@ -254,7 +256,7 @@ class Worker:
         if not leases:
             return
         try:
-            beats = await self._store.beat(leases, self._settings.lease_s)
+            beats = await self._store.heartbeat(leases, self._settings.lease_s)
         except StoreUnavailable:
             return  # the leases last for several beats
         for beat in beats:
@@ -262,6 +264,6 @@ class Worker:
             if job and job.claimed.lease == beat.lease and not (beat.held and not beat.cancelled):
                 self._stop(job, lost=not beat.held)
 
-    def _stop(self, job: Job, lost: bool) -> None:
+    def _stop(self, job: RunningJob, lost: bool) -> None:
         job.lost, job.cancelled = lost, not lost
         job.task.cancel()

@@ -135,7 +135,7 @@ class Deliverer:
             retry_s = self._retry_s(webhook, answer)
             span.note(status=answer.status, outcome=outcome_of(answer, retry_s))
         try:
-            await self._store.settle_webhook(
+            await self._store.record_delivery(
                 webhook.id,
                 webhook.token,
                 status=answer.status,

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
-from deployments.jobs.job import Ending, State, compact
+from deployments.jobs.job import JobOutcome, JobState, compact
 
 
 class WebhookState(StrEnum):
@@ -49,13 +49,13 @@ class SigningKey:
     changed_at: float = 0.0
 
 
-def webhook_body(request_id: str, ending: Ending) -> str:
+def webhook_body(request_id: str, outcome: JobOutcome) -> str:
     """What the receiver is told, in fal's shape; the payload is the response's own body."""
     told = {
         "request_id": request_id,
         "gateway_request_id": request_id,
-        "status": "OK" if ending.state is State.DONE else "ERROR",
+        "status": "OK" if outcome.state is JobState.DONE else "ERROR",
     }
-    if ending.state is not State.DONE:
-        told["error"] = f"Invalid status code: {ending.status}"
-    return compact(told | {"payload": json.loads(ending.body)})
+    if outcome.state is not JobState.DONE:
+        told["error"] = f"Invalid status code: {outcome.status}"
+    return compact(told | {"payload": json.loads(outcome.body)})

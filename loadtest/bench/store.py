@@ -20,7 +20,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from deployments.jobs.job import Claimed, Ending
+from deployments.jobs.job import Job, JobOutcome
 from deployments.jobs.store import Store
 from loadtest.bench import figures
 from loadtest.bench.places import Place, Postgres, Sqlite
@@ -34,7 +34,7 @@ LEASE_S = 600.0
 ASKED = 500  # times that a question is asked
 CLAIMS = 50
 FILL = 500  # submits at a time
-ENDING = Ending.done(
+ENDING = JobOutcome.done(
     {"results": {"bboxes": [{"x": 1.5, "y": 2.5, "w": 30.5, "h": 40.5, "label": "car"}] * 3}},
     inference_s=0.05,
 )
@@ -163,7 +163,7 @@ async def fill(store: Store, rows: int, keys: Sequence[str] = ("key",)) -> None:
         await asyncio.gather(*map(store.submit, given))
 
 
-async def finish(store: Store, claimed: Sequence[Claimed]) -> None:
+async def finish(store: Store, claimed: Sequence[Job]) -> None:
     """End them all with a result."""
     await asyncio.gather(*(store.finish(one.lease, ENDING) for one in claimed))
 

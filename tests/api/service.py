@@ -18,7 +18,7 @@ from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
 from deployments.florence.request import Finished, Run, Stages
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.job import Claimed, Ending
+from deployments.jobs.job import Job, JobOutcome
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings, hash_key, parse
 from deployments.telemetry.metrics import PrometheusRecorder
@@ -84,15 +84,15 @@ class Service:
         headers = {"Authorization": f"Key {key}", "Content-Type": "application/json"}
         return self.client.put(f"{QUEUED}/{request_id}/cancel", headers=headers)
 
-    def claim(self) -> Claimed:
+    def claim(self) -> Job:
         """Take the next request, as a worker does."""
         [claimed] = do(self.store.claim("worker", 1, 60.0))
         return claimed
 
-    def finish(self, ending: Ending) -> Claimed:
+    def finish(self, outcome: JobOutcome) -> Job:
         """Take the next request, and end it."""
         claimed = self.claim()
-        assert do(self.store.finish(claimed.lease, ending))
+        assert do(self.store.finish(claimed.lease, outcome))
         return claimed
 
     def add_key(self, key: str = OTHER_KEY, **more: Any) -> str:

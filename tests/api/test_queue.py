@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from deployments.errors import FileDownloadError, InternalError, ServiceError
 from deployments.florence.tasks import TASKS
 from deployments.jobs.endings import cancelled
-from deployments.jobs.job import Ending, LogLine, State
+from deployments.jobs.job import JobOutcome, JobState, LogLine
 from deployments.telemetry.metrics import METRICS
 
 from .service import (
@@ -242,7 +242,7 @@ def test_a_webhook_is_kept(service: Service) -> None:
     )
 
     assert response.status_code == 200
-    service.finish(Ending.done(OUTPUT))
+    service.finish(JobOutcome.done(OUTPUT))
     [webhook] = do(service.store.webhooks())
     assert (webhook.id, webhook.url) == (response.json()["request_id"], url)
 
@@ -319,7 +319,7 @@ def test_a_repeated_submit_is_the_same_request(service: Service) -> None:
 def test_a_repeated_submit_finds_an_ended_request(service: Service) -> None:
     """The key holds as long as the request is kept."""
     first = service.submit(Idempotency_Key="k" * 255)
-    service.finish(Ending.done(OUTPUT))
+    service.finish(JobOutcome.done(OUTPUT))
     second = service.submit(Idempotency_Key="k" * 255)
 
     assert second.json()["request_id"] == first.json()["request_id"]
@@ -433,7 +433,7 @@ def test_a_request_waits_runs_and_ends(service: Service) -> None:
     waiting = service.get(told["status_url"])
     claimed = service.claim()
     running = service.get(told["status_url"])
-    do(service.store.finish(claimed.lease, Ending.done(OUTPUT, inference_s=0.25)))
+    do(service.store.finish(claimed.lease, JobOutcome.done(OUTPUT, inference_s=0.25)))
     ended = service.get(told["status_url"])
 
     assert [response.status_code for response in (waiting, running, ended)] == [202, 202, 200]
@@ -447,19 +447,19 @@ def test_a_request_waits_runs_and_ends(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "error", "error_type"),
+    ("outcome", "error", "error_type"),
     [
-        (Ending.failed(FileDownloadError("No host")), "No host", "file_download_error"),
-        (Ending.failed(InternalError("Broken")), "Broken", "internal_error"),
+        (JobOutcome.failed(FileDownloadError("No host")), "No host", "file_download_error"),
+        (JobOutcome.failed(InternalError("Broken")), "Broken", "internal_error"),
         (cancelled(), "The request was cancelled by its caller.", "client_cancelled"),
     ],
 )
 def test_a_failure_is_completed_with_an_error(
-    service: Service, ending: Ending, error: str, error_type: str
+    service: Service, outcome: JobOutcome, error: str, error_type: str
 ) -> None:
     """There are only three statuses; what failed or was cancelled says so beside it."""
     told = service.submit().json()
-    service.finish(ending)
+    service.finish(outcome)
 
     response = service.get(told["status_url"])
 
@@ -472,7 +472,7 @@ def test_a_failure_is_completed_with_an_error(
 def test_the_log_is_told_when_asked_for(service: Service, wish: str) -> None:
     """Each line has its message, its time in UTC, its level and a source."""
     told = service.submit().json()
-    service.finish(Ending.done(OUTPUT, logs=(LogLine("slow", level="WARN", age_s=0.5),)))
+    service.finish(JobOutcome.done(OUTPUT, logs=(LogLine("slow", level="WARN", age_s=0.5),)))
 
     logs = service.get(f"{told['status_url']}?logs={wish}").json()["logs"]
 
@@ -500,7 +500,7 @@ def test_the_log_is_not_told_unasked(service: Service, query: str) -> None:
 def test_the_result_is_the_output(service: Service, what: str) -> None:
     """The body is what a synchronous run would have answered, byte for byte, with its id."""
     told = service.submit().json()
-    service.finish(Ending.done(OUTPUT))
+    service.finish(JobOutcome.done(OUTPUT))
 
     response = service.get(told["response_url"] + what)
 
@@ -514,7 +514,7 @@ def test_the_result_is_the_output(service: Service, what: str) -> None:
 def test_the_result_of_a_failure_is_its_error(service: Service, error: ServiceError) -> None:
     """Status, body and headers are those that a synchronous run would have had."""
     told = service.submit().json()
-    service.finish(Ending.failed(error))
+    service.finish(JobOutcome.failed(error))
 
     response = service.get(told["response_url"])
 
@@ -560,7 +560,7 @@ def test_a_waiting_request_is_cancelled(service: Service) -> None:
     response = service.cancel(told["request_id"])
 
     assert (response.status_code, response.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
-    assert service.queued()[0]["state"] == State.CANCELLED
+    assert service.queued()[0]["state"] == JobState.CANCELLED
     assert len(service.wakes) == 2
 
 
@@ -572,14 +572,14 @@ def test_a_running_request_is_asked_to_stop(service: Service) -> None:
     statuses = [service.cancel(told["request_id"]).status_code for _ in range(2)]
 
     assert statuses == [202, 202]
-    [beat] = do(service.store.beat([claimed.lease], 60.0))
+    [beat] = do(service.store.heartbeat([claimed.lease], 60.0))
     assert beat.cancelled
 
 
 def test_an_ended_request_cannot_be_cancelled(service: Service) -> None:
     """It is too late."""
     told = service.submit().json()
-    service.finish(Ending.done(OUTPUT))
+    service.finish(JobOutcome.done(OUTPUT))
 
     response = service.cancel(told["request_id"])
 
@@ -633,7 +633,7 @@ def test_requests_of_another_key_are_not_found(service: Service, method: str, wh
 
     unknown = service.client.request(method, f"{QUEUED}/{NOWHERE}{what}", headers=headers)
     assert (response.status_code, response.json()) == (404, unknown.json())
-    assert service.queued()[0]["state"] == State.QUEUED
+    assert service.queued()[0]["state"] == JobState.QUEUED
 
 
 @pytest.mark.parametrize(("method", "what"), [*ROUTES, ("POST", None)])

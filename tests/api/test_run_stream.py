@@ -173,7 +173,7 @@ def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bo
                 assert await exchange.event() == PARTS[0]
             await began.wait()
         assert cancelled.is_set()
-        assert await service.store.enter("other", "next", 1.0)
+        assert await service.store.acquire_slot("other", "next", 1.0)
         assert "florence_ingress_running 0.0" in service.metrics()
 
     asyncio.run(scenario())

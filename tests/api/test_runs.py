@@ -354,7 +354,7 @@ def test_a_task_that_is_cancelled_gives_the_place_back(serve: Serve) -> None:
         await began.wait()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        return await service.store.enter("other", "next", 1.0)
+        return await service.store.acquire_slot("other", "next", 1.0)
 
     assert asyncio.run(scenario())
 

@@ -9,7 +9,7 @@ import pytest
 from deployments.api.status_stream import Watch
 from deployments.api.statuses import told
 from deployments.errors import GenerationError
-from deployments.jobs.job import Ending, LogLine, State, Status, Submission
+from deployments.jobs.job import JobOutcome, JobState, JobStatus, LogLine, Submission
 from deployments.jobs.memory import MemoryStore
 
 from .exchange import Exchange
@@ -39,10 +39,10 @@ async def submit(store: MemoryStore, request_id: str = FIRST, key_id: str = KEY_
     await store.submit(Submission(id=request_id, key_id=key_id, path="caption", input="{}"))
 
 
-async def finish(store: MemoryStore, ending: Ending | None = None) -> None:
+async def finish(store: MemoryStore, outcome: JobOutcome | None = None) -> None:
     """End the next request."""
     [claimed] = await store.claim("worker", 1, 60.0)
-    assert await store.finish(claimed.lease, ending or Ending.done(OUTPUT, inference_s=0.25))
+    assert await store.finish(claimed.lease, outcome or JobOutcome.done(OUTPUT, inference_s=0.25))
 
 
 def watch(service: Service, request_id: str = FIRST, query: str = "", **headers: str) -> Exchange:
@@ -67,7 +67,7 @@ async def test_each_change_is_an_event(service: Service) -> None:
         waiting = await exchange.event()
         [claimed] = await service.store.claim("worker", 1, 60.0)
         running = await exchange.event()
-        await service.store.finish(claimed.lease, Ending.done(OUTPUT, inference_s=0.25))
+        await service.store.finish(claimed.lease, JobOutcome.done(OUTPUT, inference_s=0.25))
         ended = await exchange.event()
 
         assert await exchange.piece() == ""
@@ -101,7 +101,7 @@ async def test_each_line_of_the_log_is_told_once(service: Service) -> None:
         assert "logs" not in await exchange.event()
         [claimed] = await service.store.claim("worker", 1, 60.0)
         events = [await exchange.event()]
-        await service.store.finish(claimed.lease, Ending.done(OUTPUT, logs=lines))
+        await service.store.finish(claimed.lease, JobOutcome.done(OUTPUT, logs=lines))
         events.append(await exchange.event())
 
     status = await service.store.status(KEY_ID, FIRST)
@@ -120,7 +120,7 @@ async def test_lines_wait_until_the_request_runs_again(service: Service) -> None
         await exchange.event()
         [claimed] = await service.store.claim("worker", 1, 60.0)
         running = await exchange.event()
-        await service.store.fail(claimed.lease, Ending.failed(GenerationError()))
+        await service.store.retry_or_finish(claimed.lease, JobOutcome.failed(GenerationError()))
         again = await exchange.event()
         await service.store.claim("worker", 1, 60.0)
         second = await exchange.event()
@@ -135,7 +135,7 @@ async def test_lines_wait_until_the_request_runs_again(service: Service) -> None
 async def test_without_being_asked_for_the_log_is_no_change(service: Service) -> None:
     """Lines alone make no event for a caller who does not want them."""
     await submit(service.store)
-    await finish(service.store, Ending.done(OUTPUT, logs=(LogLine("one"),)))
+    await finish(service.store, JobOutcome.done(OUTPUT, logs=(LogLine("one"),)))
     async with watch(service, query="logs=0") as exchange:
         await exchange.start()
         event = await exchange.event()
@@ -186,11 +186,11 @@ async def test_the_stream_ends_when_the_caller_hangs_up(service: Service) -> Non
 async def test_the_stream_ends_when_the_request_is_forgotten() -> None:
     """A request that is gone has no more events."""
 
-    async def gone() -> Status | None:
+    async def gone() -> JobStatus | None:
         return None
 
     watching = Watch(gone, partial(told, queue_url=""), with_logs=False)
-    waiting = Status(id=FIRST, path="caption", state=State.QUEUED, position=0)
+    waiting = JobStatus(id=FIRST, path="caption", state=JobState.QUEUED, position=0)
 
     assert len([event async for event in watching.events(waiting)]) == 1
 

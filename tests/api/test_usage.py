@@ -30,11 +30,11 @@ class BrokenStore(MemoryStore):
 
     is_broken = True
 
-    async def use(self, usages: Sequence[Usage]) -> None:
+    async def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
         if self.is_broken:
             raise RuntimeError("a bug")
-        await super().use(usages)
+        await super().add_usage(usages)
 
 
 def meter(store: MemoryStore) -> Meter:
@@ -114,7 +114,7 @@ async def test_it_is_handed_over_again_and_again(monkeypatch: pytest.MonkeyPatch
     class TellingStore(MemoryStore):
         """A store that tells what it takes."""
 
-        async def use(self, usages: Sequence[Usage]) -> None:
+        async def add_usage(self, usages: Sequence[Usage]) -> None:
             """Add to what keys have used."""
             await taken.put(usages)
 
@@ -142,7 +142,7 @@ async def test_a_shutdown_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch
     class HangingStore(MemoryStore):
         """A store that never answers."""
 
-        async def use(self, usages: Sequence[Usage]) -> None:
+        async def add_usage(self, usages: Sequence[Usage]) -> None:
             """Add to what keys have used."""
             await asyncio.Event().wait()
 

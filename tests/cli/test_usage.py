@@ -27,7 +27,7 @@ def url(tmp_path: Path) -> str:
 
     async def fill(store: Store) -> None:
         await store.add_key(ApiKey(id="a1", hash="h", name="[b]anna"))
-        await store.use(USED)
+        await store.add_usage(USED)
 
     run_with_store(url, fill)
     return url

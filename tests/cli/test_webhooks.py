@@ -8,7 +8,7 @@ import pytest
 
 from deployments.cli.stores import run_with_store
 from deployments.cli.webhooks import span
-from deployments.jobs.job import Ending, Submission
+from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import Store
 from deployments.webhooks.pem import make_key, read_keys
 from tests.cli.conftest import Florence
@@ -38,13 +38,13 @@ async def end(store: Store, request_id: str) -> None:
         )
     )
     [claimed] = await store.claim("worker", 1, 60.0)
-    assert await store.finish(claimed.lease, Ending.done({"results": "a cat"}))
+    assert await store.finish(claimed.lease, JobOutcome.done({"results": "a cat"}))
 
 
 async def settle(store: Store, request_id: str, **answer: object) -> None:
     """Deliver a webhook with this outcome."""
     [found] = [each for each in await store.claim_webhooks(9, 60.0) if each.id == request_id]
-    assert await store.settle_webhook(found.id, found.token, **answer)  # type: ignore[arg-type]
+    assert await store.record_delivery(found.id, found.token, **answer)  # type: ignore[arg-type]
 
 
 async def fill(store: Store) -> None:

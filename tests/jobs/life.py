@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deployments.jobs.job import Cancellation, Claimed, Ending, State, Submission
+from deployments.jobs.job import Cancellation, Job, JobOutcome, JobState, Submission
 from deployments.jobs.maintenance import Keeper
 from deployments.jobs.open import open_store
 from deployments.jobs.store import Store
@@ -114,16 +114,16 @@ class Life:
         status = await self._store.status(KEY, id_)
         assert status
         begun = any(line.message.startswith("Started") for line in status.logs)
-        if status.state is State.CANCELLED and not begun:
+        if status.state is JobState.CANCELLED and not begun:
             self._journal.write("cancelled", id_)
 
-    async def _execute(self, claimed: Claimed) -> Ending:
+    async def _execute(self, claimed: Job) -> JobOutcome:
         id_ = claimed.lease.id
         self._journal.write("run", id_)
         if id_ == self._poison:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(random.Random(id_).uniform(0.005, 0.03))
-        return Ending.done({"results": f"the answer to {id_}"})
+        return JobOutcome.done({"results": f"the answer to {id_}"})
 
     async def _rescue_forever(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from deployments.errors import SetupError
 from deployments.jobs import copy
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.copy import copy_store, count_rows
-from deployments.jobs.job import Ending, Submission
+from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
 from deployments.jobs.open import open_store
 from deployments.jobs.store import SCHEMA_TABLES, Row, Store
@@ -67,13 +67,15 @@ async def fill(store: Store) -> None:
     """Requests in several states, with what hangs on them."""
     await store.submit(submission("ended", webhook_url="https://there/hook", trace="00-1-2-01"))
     [claimed] = await store.claim("worker", 1, 60)
-    await store.finish(claimed.lease, Ending.done({"results": "ä"}, inference_s=0.5, files=("f",)))
+    await store.finish(
+        claimed.lease, JobOutcome.done({"results": "ä"}, inference_s=0.5, files=("f",))
+    )
     await store.submit(submission("cancelled"))
     await store.cancel("key", "cancelled")
     for number, priority in enumerate(PRIORITIES):
         await store.submit(submission(f"r{number}", priority=priority))
     await store.add_key(ApiKey(id="key", hash="h", name="n", rate=0.5, concurrency=4))
-    await store.use([Usage(key_id="key", day="2030-01-01", path="caption", requests=3)])
+    await store.add_usage([Usage(key_id="key", day="2030-01-01", path="caption", requests=3)])
     await store.put_signing_keys([SigningKey(kid="k", x="x", state="active")])
     await store.secret("uploads", b"\x00\xff")
 
@@ -114,7 +116,7 @@ async def test_a_copy_keeps_the_order_of_requests(source: Store, target: Store) 
     expected = ["r2", "r4", "r0", "r1", "r3", "r5", "r6", "new"]
     assert expected[:4] == [each.lease.id for each in claimed]
     for each in claimed:
-        await target.finish(each.lease, Ending.done({}))
+        await target.finish(each.lease, JobOutcome.done({}))
     rest = await target.claim("worker", 100, 60)
     assert expected[4:] == [each.lease.id for each in rest]
 

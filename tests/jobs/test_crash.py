@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.jobs.job import Result, State, Status
+from deployments.jobs.job import JobState, JobStatus, StoredResponse
 from deployments.webhooks.webhook import Webhook
 from tests.jobs.life import KEY, RECEIVER, Journal, open_in
 
@@ -29,8 +29,8 @@ NUM = 150
 class Found:
     """What the store says in the end of each request, by id."""
 
-    statuses: dict[str, Status]
-    results: dict[str, Result]
+    statuses: dict[str, JobStatus]
+    results: dict[str, StoredResponse]
     webhooks: list[Webhook]
     num_used: int
 
@@ -86,7 +86,7 @@ class Lives:
         return Found(statuses, results, webhooks, used)
 
 
-def started(status: Status) -> bool:
+def started(status: JobStatus) -> bool:
     """Whether a worker has ever begun the request."""
     return any(line.message.startswith("Started") for line in status.logs)
 
@@ -117,12 +117,15 @@ def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
     """None is lost, none stays behind, none fails for a death that another attempt made good."""
     assert set(lives.journal.ids("submitted")) == set(map(str, range(NUM)))
     assert set(found.statuses) == set(map(str, range(NUM)))
-    assert {status.state for status in found.statuses.values()} == {State.DONE, State.CANCELLED}
+    assert {status.state for status in found.statuses.values()} == {
+        JobState.DONE,
+        JobState.CANCELLED,
+    }
 
 
 def test_every_result_is_the_requests_own(found: Found) -> None:
     """Whoever worked on it, and whenever."""
-    done = {id_: r.body for id_, r in found.results.items() if r.state is State.DONE}
+    done = {id_: r.body for id_, r in found.results.items() if r.state is JobState.DONE}
     assert {id_: answer(id_) for id_ in done} == done
 
 
@@ -149,7 +152,7 @@ def test_what_was_cancelled_before_it_began_never_runs(lives: Lives, found: Foun
     cancelled = set(lives.journal.ids("cancelled"))
     assert cancelled, "no cancel came before a worker"
     assert cancelled & set(lives.journal.ids("run")) == set()
-    assert {found.statuses[id_].state for id_ in cancelled} == {State.CANCELLED}
+    assert {found.statuses[id_].state for id_ in cancelled} == {JobState.CANCELLED}
     assert not any(started(found.statuses[id_]) for id_ in cancelled)
     assert all(started(found.statuses[id_]) for id_ in set(lives.journal.ids("run")))
 
@@ -161,7 +164,7 @@ def test_poison_ends_after_three_workers_and_takes_nobody_along(tmp_path: Path) 
     found = lives.found()
 
     assert lives.journal.ids("run").count("1") == 3
-    assert (found.statuses["1"].state, found.results["1"].status) == (State.ERROR, 503)
+    assert (found.statuses["1"].state, found.results["1"].status) == (JobState.ERROR, 503)
     assert found.statuses["1"].error_type == "runner_disconnected"
     ends = {id_: status.state for id_, status in found.statuses.items() if id_ != "1"}
-    assert {id_ for id_, state in ends.items() if state is State.ERROR} == set()
+    assert {id_ for id_, state in ends.items() if state is JobState.ERROR} == set()

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from deployments.errors import GenerationError, IdempotencyConflict, QueueFull
 from deployments.jobs import logs
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.job import Claimed, Ending, Lease, State, Submission, Submitted
+from deployments.jobs.job import Job, JobOutcome, JobState, Lease, Submission, Submitted
 from deployments.jobs.store import Row, Store
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import Webhook
@@ -46,15 +46,15 @@ LEASE_S = 10
 PLACE_S = 30
 MAX_DELIVERIES = 3
 TIMES = {"created_at", "ended_at", "expires_at", "start_by", "not_before", "lease_until", "next_at"}
-TERMINAL = {state.value for state in State if state.is_terminal}
+TERMINAL = {state.value for state in JobState if state.is_terminal}
 # Whole seconds throughout: a real clock that runs a little ahead then changes no comparison.
 DELAYS = st.sampled_from([0, 3, 30])
 STEPS = st.sampled_from([1, 2, 5, 11, 60, 400, 4000])
 ENDINGS = st.sampled_from(
     [
-        Ending.done({"found": 1}, inference_s=0.25, files=("a.png",)),
-        Ending.done("x" * 100),
-        Ending.failed(GenerationError()),
+        JobOutcome.done({"found": 1}, inference_s=0.25, files=("a.png",)),
+        JobOutcome.done("x" * 100),
+        JobOutcome.failed(GenerationError()),
     ]
 )
 SUBMISSIONS = st.fixed_dictionaries(
@@ -120,7 +120,7 @@ class Life(RuleBasedStateMachine):
         created = (self._submit(each) for each in given)
         return multiple(*(submission for submission in created if submission))
 
-    @precondition(lambda self: self._has(State.QUEUED))
+    @precondition(lambda self: self._has(JobState.QUEUED))
     @rule(target=leases, limit=st.integers(0, 4))
     def claim(self, limit: int) -> MultipleResults[Lease]:
         """A worker takes what the rules of the queue say, and nothing else."""
@@ -129,7 +129,7 @@ class Life(RuleBasedStateMachine):
         assert [each.lease.id for each in claimed] == expected
         return multiple(*(each.lease for each in claimed))
 
-    @precondition(lambda self: self._has(State.QUEUED))
+    @precondition(lambda self: self._has(JobState.QUEUED))
     @rule(target=leases, limits=st.lists(st.integers(1, 2), min_size=2, max_size=3))
     def claim_at_once(self, limits: list[int]) -> MultipleResults[Lease]:
         """Several workers claim at the same time: together they take what one would have."""
@@ -142,35 +142,35 @@ class Life(RuleBasedStateMachine):
     def beat(self, one: Lease, another: Lease) -> None:
         """A worker is alive."""
         held = [one, another]
-        beats = self._both(lambda store: store.beat(held, LEASE_S))
+        beats = self._both(lambda store: store.heartbeat(held, LEASE_S))
         assert [beat.lease for beat in beats] == held
         assert [beat.held for beat in beats] == [self._is_latest(lease) for lease in held]
 
-    @rule(lease=leases, ending=ENDINGS)
-    def finish(self, lease: Lease, ending: Ending) -> None:
+    @rule(lease=leases, outcome=ENDINGS)
+    def finish(self, lease: Lease, outcome: JobOutcome) -> None:
         """A worker has an answer, which counts if its lease does."""
         is_latest = self._is_latest(lease)
-        assert self._both(lambda store: store.finish(lease, ending)) == is_latest
+        assert self._both(lambda store: store.finish(lease, outcome)) == is_latest
 
     @rule(lease=leases, delay_s=DELAYS)
     def fail(self, lease: Lease, delay_s: int) -> None:
         """A worker's attempt was in vain."""
-        ending = Ending.failed(GenerationError())
-        state = self._both(lambda store: store.fail(lease, ending, delay_s))
+        outcome = JobOutcome.failed(GenerationError())
+        state = self._both(lambda store: store.retry_or_finish(lease, outcome, delay_s))
         assert (state is not None) == self._is_latest(lease)
 
     @rule(lease=leases, delay_s=DELAYS)
     def release(self, lease: Lease, delay_s: int) -> None:
         """A worker shuts down."""
         is_latest = self._is_latest(lease)
-        assert self._both(lambda store: store.release(lease, delay_s)) == is_latest
+        assert self._both(lambda store: store.requeue(lease, delay_s)) == is_latest
 
     @rule(request=requests, key_id=st.sampled_from(sorted(LIMITS)))
     def cancel(self, request: Submission, key_id: str) -> None:
         """Somebody cancels a request, perhaps not his own."""
         self._both(lambda store: store.cancel(key_id, request.id))
 
-    @precondition(lambda self: self._has(State.RUNNING) or self._has(State.QUEUED))
+    @precondition(lambda self: self._has(JobState.RUNNING) or self._has(JobState.QUEUED))
     @rule()
     def rescue(self) -> None:
         """Somebody cares for what nobody cares for."""
@@ -200,7 +200,7 @@ class Life(RuleBasedStateMachine):
         self._num += 1
         run_id, until = f"run {self._num}", self._elapsed + PLACE_S
         has_room = self._free_places()[key_id] > 0
-        assert self._both(lambda store: store.enter(key_id, run_id, PLACE_S)) == has_room
+        assert self._both(lambda store: store.acquire_slot(key_id, run_id, PLACE_S)) == has_room
         if not has_room:
             return multiple()
         self._places[run_id] = key_id, until
@@ -210,7 +210,7 @@ class Life(RuleBasedStateMachine):
     def leave(self, run_id: str) -> None:
         """A synchronous run ends."""
         del self._places[run_id]
-        self._both(lambda store: store.leave(run_id))
+        self._both(lambda store: store.release_slot(run_id))
 
     @precondition(lambda self: self._awaiting())
     @rule(target=hooks)
@@ -255,7 +255,7 @@ class Life(RuleBasedStateMachine):
         for position, row in enumerate(self._queue()):
             status = self._do(self._bench.store.status(row["key_id"], row["id"]))
             assert status
-            assert (status.state, status.position) == (State.QUEUED, position)
+            assert (status.state, status.position) == (JobState.QUEUED, position)
             assert self._do(self._bench.store.status("stranger", row["id"])) is None
 
     @invariant()
@@ -308,7 +308,7 @@ class Life(RuleBasedStateMachine):
         assert self._do(work(self._bench.store)) == expected
         return expected
 
-    def _has(self, state: State) -> bool:
+    def _has(self, state: JobState) -> bool:
         return any(row["state"] == state for row in self._rows.values())
 
     def _now(self) -> float:
@@ -318,12 +318,12 @@ class Life(RuleBasedStateMachine):
         return {row["id"]: row for row in self._do(rows_of(self._bench.store, "request"))}
 
     def _queue(self) -> list[Row]:
-        queued = [row for row in self._read_rows().values() if row["state"] == State.QUEUED]
+        queued = [row for row in self._read_rows().values() if row["state"] == JobState.QUEUED]
         return sorted(queued, key=lambda row: row["priority"])
 
     def _is_latest(self, lease: Lease) -> bool:
         row = self._rows.get(lease.id)
-        return bool(row and (row["state"], row["token"]) == (State.RUNNING, lease.token))
+        return bool(row and (row["state"], row["token"]) == (JobState.RUNNING, lease.token))
 
     def _awaiting(self) -> set[str]:
         """The ids of those whose webhooks are pending."""
@@ -343,7 +343,7 @@ class Life(RuleBasedStateMachine):
     def _free_places(self) -> dict[str, float]:
         """How many more each key may run."""
         runs = [key_id for key_id, until in self._places.values() if until > self._elapsed]
-        requests = [r["key_id"] for r in self._rows.values() if r["state"] == State.RUNNING]
+        requests = [r["key_id"] for r in self._rows.values() if r["state"] == JobState.RUNNING]
         taken = Counter(runs + requests)
         return {key_id: limit - taken[key_id] for key_id, limit in LIMITS.items()}
 
@@ -363,7 +363,7 @@ async def added(store: Store, key: ApiKey) -> None:
 
 async def finished(store: Store, lease: Lease) -> bool:
     """A worker has an answer."""
-    return await store.finish(lease, Ending.done({}))
+    return await store.finish(lease, JobOutcome.done({}))
 
 
 async def submitted(store: Store, submission: Submission) -> Submitted | type[Exception]:
@@ -374,7 +374,7 @@ async def submitted(store: Store, submission: Submission) -> Submitted | type[Ex
         return type(error)
 
 
-async def claimed_by(store: Store, limit: int) -> list[Claimed]:
+async def claimed_by(store: Store, limit: int) -> list[Job]:
     """What a worker gets, but for how long it has waited."""
     claimed = await store.claim("worker", limit, LEASE_S)
     return [replace(each, waited_s=0.0) for each in claimed]
@@ -400,9 +400,9 @@ async def due_webhooks(store: Store) -> list[Webhook]:
 async def settled(store: Store, hook: Webhook, is_delivered: bool) -> bool:
     """What comes of a delivery: after a few tries it is given up."""
     if is_delivered:
-        return await store.settle_webhook(hook.id, hook.token, status=200)
+        return await store.record_delivery(hook.id, hook.token, status=200)
     retry_s = 3.0 if hook.attempts < MAX_DELIVERIES else None
-    return await store.settle_webhook(hook.id, hook.token, error="500", retry_s=retry_s)
+    return await store.record_delivery(hook.id, hook.token, error="500", retry_s=retry_s)
 
 
 async def timeless(store: Store, table: str) -> list[Row]:

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs import maintenance as keeper
-from deployments.jobs.job import Ending, State, Submission
+from deployments.jobs.job import JobOutcome, JobState, Submission
 from deployments.jobs.maintenance import Keeper
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
@@ -54,7 +54,7 @@ async def test_requests_of_dead_workers_go_back() -> None:
 
     status = await bench.store.status("key", "a")
     assert status
-    assert status.state is State.QUEUED
+    assert status.state is JobState.QUEUED
     assert b'florence_dispatcher_retries_total{cause="lease_over"} 1.0' in (
         bench.recorder.exposition()
     )
@@ -68,7 +68,7 @@ async def test_files_go_with_their_request() -> None:
     bench = Bench()
     await submitted(bench, "a")
     [claimed] = await bench.store.claim("worker", 1, 15)
-    await bench.store.finish(claimed.lease, Ending.done({}, files=("one.jpg", "two.jpg")))
+    await bench.store.finish(claimed.lease, JobOutcome.done({}, files=("one.jpg", "two.jpg")))
     bench.now += RULES.result_ttl_s - 1
     await bench.keeper.prune()
     early = list(bench.removed)

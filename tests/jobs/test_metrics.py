@@ -8,10 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.errors import ClientCancelled
 from deployments.jobs import metrics as module
-from deployments.jobs.job import Ending, Submission
+from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
 from deployments.jobs.metrics import Readings
-from deployments.jobs.stats import Census
+from deployments.jobs.stats import StoreStats
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.jobs.bench import Bench
@@ -50,7 +50,7 @@ async def test_they_follow_the_queue(bench: Bench, kind: str) -> None:
     [first] = await bench.store.claim("worker", 1, 60.0)
     await readings.read()
     assert values(recorder)["florence_queue_key_running key"] == 1
-    await bench.store.finish(first.lease, Ending.failed(ClientCancelled()))
+    await bench.store.finish(first.lease, JobOutcome.failed(ClientCancelled()))
     await bench.advance(30.0)
     await readings.read()
     told = values(recorder)
@@ -71,11 +71,11 @@ class SlowStore(MemoryStore):
         self.hangs = False
         self.asked = 0
 
-    async def census(self, cap: int = 1, max_keys: int = 1) -> Census:
+    async def stats(self, cap: int = 1, max_keys: int = 1) -> StoreStats:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
-        return await super().census(cap, max_keys)
+        return await super().stats(cap, max_keys)
 
 
 async def test_a_store_that_hangs_is_down(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ async def test_what_adds_up_is_not_repeated() -> None:
     """A sum that was added and not answered would count twice."""
     away = Away()
     with pytest.raises(StoreUnavailable):
-        await patient(away.store, 60).use([])
+        await patient(away.store, 60).add_usage([])
 
     assert away.num_asked == 1
 

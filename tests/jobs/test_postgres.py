@@ -11,7 +11,7 @@ import pytest
 
 from deployments.errors import IdempotencyConflict, QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.job import Claimed, Ending, Lease, Submission, Submitted
+from deployments.jobs.job import Job, JobOutcome, Lease, Submission, Submitted
 from deployments.jobs.postgres import PostgresStore
 from deployments.jobs.postgres.database import SESSION, Database, Transaction
 from deployments.jobs.postgres.depth import Depth
@@ -56,7 +56,7 @@ async def add_key(store: PostgresStore, key_id: str, concurrency: int | None) ->
     await store.add_key(ApiKey(id=key_id, hash=f"hash of {key_id}", concurrency=concurrency))
 
 
-def ids_of(claimed: Sequence[Claimed]) -> list[str]:
+def ids_of(claimed: Sequence[Job]) -> list[str]:
     """The ids of claimed requests."""
     return [one.lease.id for one in claimed]
 
@@ -90,18 +90,18 @@ async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
             await asyncio.sleep(dice.random() / 500)
             for one in claimed:
                 running[one.key_id] -= 1
-                assert await store.finish(one.lease, Ending.done({}))
+                assert await store.finish(one.lease, JobOutcome.done({}))
                 finished.append(one.lease.id)
 
     async def enter(store: PostgresStore, name: str) -> None:
         nth = 0
         while len(finished) < len(waiting):
             nth, key_id = nth + 1, dice.choice(list(limits))
-            if await store.enter(key_id, f"{name}-{nth}", 60.0):
+            if await store.acquire_slot(key_id, f"{name}-{nth}", 60.0):
                 start(key_id)
                 await asyncio.sleep(dice.random() / 500)
                 running[key_id] -= 1
-                await store.leave(f"{name}-{nth}")
+                await store.release_slot(f"{name}-{nth}")
 
     claimers = [claim(store, f"worker-{nth}") for nth in range(2) for store in stores]
     doors = [enter(store, f"door-{nth}") for nth, store in enumerate(stores)]
@@ -208,7 +208,7 @@ async def test_finishes_of_one_moment_are_told_apart(bench: Bench) -> None:
     claimed = await bench.store.claim("worker", 3, LEASE_S)
     leases = [one.lease for one in claimed]
     stale = Lease(leases[1].id, leases[1].token - 1)
-    endings = [Ending.done(nth) for nth in range(4)]
+    endings = [JobOutcome.done(nth) for nth in range(4)]
     given_back = [leases[0], stale, leases[2], leases[0]]
     finishes = (bench.store.finish(*pair) for pair in zip(given_back, endings, strict=True))
     assert await asyncio.gather(*finishes) == [True, False, True, False]
@@ -432,10 +432,10 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
     begun: list[tuple[str, str]] = []
 
     def worker(store: PostgresStore, name: str) -> Worker:
-        async def execute(claimed: Claimed) -> Ending:
+        async def execute(claimed: Job) -> JobOutcome:
             begun.append((name, claimed.lease.id))
             await asyncio.sleep(0.005)
-            return Ending.done({})
+            return JobOutcome.done({})
 
         rules = QueueSettings(max_running=4, poll_s=0.01)
         return Worker(store, execute, rules, PrometheusRecorder(), name)
@@ -458,7 +458,7 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
 # ------------------------------------------------------------------------------ numbers
 
 
-@pytest.mark.parametrize(("name", "values"), [("census", "10000"), ("busy_keys", "20")])
+@pytest.mark.parametrize(("name", "values"), [("stats", "10000"), ("busy_keys", "20")])
 async def test_metrics_are_read_along_indexes(bench: Bench, name: str, values: str) -> None:
     """They are asked for every other second, however long the queue is."""
     await bench.connection.execute(SESSION)

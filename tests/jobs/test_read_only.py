@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.jobs.job import Cancellation, State, Submission
+from deployments.jobs.job import Cancellation, JobState, Submission
 from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite.read_only import Beside
 from deployments.settings import QueueSettings
@@ -38,7 +38,7 @@ async def test_what_was_acknowledged_is_seen(tmp_path: Path) -> None:
     could_be_read, result = beside.read("result", "key", "r0")
 
     assert could_be_read
-    assert result.state is State.CANCELLED
+    assert result.state is JobState.CANCELLED
     assert beside.read("status", "other", "r1") == (True, None)
     await store.close()
 

@@ -14,7 +14,7 @@ import pytest
 
 from deployments.errors import QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.job import Ending, State, Submission
+from deployments.jobs.job import JobOutcome, JobState, Submission
 from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite import file as sqlite_file
 from deployments.jobs.sqlite.file import apply, connect, lock, open_file
@@ -63,7 +63,7 @@ async def test_a_store_is_found_as_it_was_left(file: Path) -> None:
     await store.add_key(ApiKey(id="a", hash="h"))
     await store.close()
     store = SqliteStore.open(file, RULES, is_owner=True)
-    assert await store.finish(claimed.lease, Ending.done({}))
+    assert await store.finish(claimed.lease, JobOutcome.done({}))
     assert [each.lease.id for each in await store.claim("worker", 9, LEASE_S)] == ["r000002"]
     assert await store.key_by_hash("h")
     await store.close()
@@ -377,7 +377,7 @@ async def test_reading_does_not_wait_for_writing(store: SqliteStore, file: Path)
     submitting = asyncio.ensure_future(store.submit(order(2)))
     status = await asyncio.wait_for(store.status(KEY, "r000001"), 2.0)
     assert status
-    assert status.state is State.QUEUED
+    assert status.state is JobState.QUEUED
     assert not submitting.done()
     other.execute("ROLLBACK")
     other.close()
@@ -445,7 +445,7 @@ def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
     assert effort.of(lambda: tables.rescue(100)) < 1_000
     assert effort.of(lambda: tables.prune(100)) < 1_000
     assert effort.of(lambda: tables.backlog(1000)) < 200_000
-    assert effort.of(lambda: tables.census(10_000, 20)) < 1_000
+    assert effort.of(lambda: tables.stats(10_000, 20)) < 1_000
     assert effort.of(lambda: tables.claim("worker", 32, LEASE_S)) < 20_000
 
 
@@ -456,7 +456,7 @@ async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Pa
     wal = file.with_name("queue.db-wal")
     before = wal.stat().st_size
     for _ in range(20):
-        await store.beat([claimed.lease], LEASE_S)
+        await store.heartbeat([claimed.lease], LEASE_S)
     assert wal.stat().st_size - before < 1_000_000
 
 
@@ -480,6 +480,6 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
     tables = Tables(connection, RULES, time.time)
     [claimed] = tables.claim("worker", 9, LEASE_S)
     assert (claimed.lease.id, claimed.trace) == ("old", "")
-    assert tables.finish(claimed.lease, Ending.done({}))
+    assert tables.finish(claimed.lease, JobOutcome.done({}))
     assert [hook.trace for hook in tables.webhooks(None, 9)] == [""]
     connection.close()

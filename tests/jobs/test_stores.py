@@ -25,13 +25,13 @@ from deployments.jobs.columns import COLUMNS
 from deployments.jobs.job import (
     Backlog,
     Cancellation,
-    Claimed,
-    Ending,
+    Job,
+    JobOutcome,
+    JobState,
     Lease,
     LogLine,
     Rescued,
-    Result,
-    State,
+    StoredResponse,
     Submission,
     Submitted,
     compact,
@@ -50,8 +50,8 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 LEASE_S = 15.0
 LONG = 10.0  # an advance that no jitter of a real clock can undo
 DAY_S = 24 * 3600.0
-DONE = Ending.done({"ok": True})
-FAILED = Ending.failed(FileDownloadError())
+DONE = JobOutcome.done({"ok": True})
+FAILED = JobOutcome.failed(FileDownloadError())
 numbers = count()
 
 
@@ -66,7 +66,7 @@ async def submit(store: Store, num: int = 1, **given: Any) -> list[str]:
     return [(await store.submit(order(**given))).id for _ in range(num)]
 
 
-async def claim(store: Store, limit: int = 100, lease_s: float = LEASE_S) -> list[Claimed]:
+async def claim(store: Store, limit: int = 100, lease_s: float = LEASE_S) -> list[Job]:
     """What a worker gets."""
     return await store.claim("worker", limit, lease_s)
 
@@ -83,7 +83,7 @@ async def begin(store: Store, **given: Any) -> Lease:
     return claimed.lease
 
 
-async def state_of(store: Store, request_id: str, key_id: str = KEY) -> State:
+async def state_of(store: Store, request_id: str, key_id: str = KEY) -> JobState:
     """Where a request is."""
     status = await store.status(key_id, request_id)
     assert status
@@ -127,7 +127,7 @@ async def test_submits_and_tells_the_place(bench: Bench) -> None:
     first, second = order(), order()
     assert await bench.store.submit(first) == Submitted(first.id, 0, created=True)
     assert await bench.store.submit(second) == Submitted(second.id, 1, created=True)
-    assert await state_of(bench.store, second.id) is State.QUEUED
+    assert await state_of(bench.store, second.id) is JobState.QUEUED
 
 
 async def test_places_a_priority_before_the_next(bench: Bench) -> None:
@@ -223,7 +223,7 @@ async def test_the_bound_knows_what_comes_back(benches: Benches, kind: str) -> N
     store = (await benches.open(kind, QueueSettings(max_queued=2))).store
     lease = await begin(store)
     (waiting,) = await submit(store)
-    assert await store.release(lease)
+    assert await store.requeue(lease)
     with pytest.raises(QueueFull):
         await submit(store)
     await store.cancel(KEY, waiting)
@@ -250,7 +250,7 @@ async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
     await bench.store.submit(given)
     await bench.advance(LONG)
     (claimed,) = await claim(bench.store)
-    assert claimed == Claimed(
+    assert claimed == Job(
         lease=Lease(given.id, 1),
         attempt=1,
         key_id=KEY,
@@ -263,7 +263,7 @@ async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
         trace=TRACE,
     )
     assert claimed.waited_s == pytest.approx(LONG, abs=2)
-    assert await state_of(bench.store, given.id) is State.RUNNING
+    assert await state_of(bench.store, given.id) is JobState.RUNNING
 
 
 async def test_claims_in_order(bench: Bench) -> None:
@@ -299,7 +299,7 @@ async def test_claims_nothing_for_nothing(bench: Bench) -> None:
 async def test_waits_out_a_delay(bench: Bench) -> None:
     """A request that failed is not taken before its delay is over, others behind it are."""
     lease = await begin(bench.store)
-    await bench.store.fail(lease, FAILED, delay_s=60.0)
+    await bench.store.retry_or_finish(lease, FAILED, delay_s=60.0)
     others = await submit(bench.store, 2)
     assert await claim_ids(bench.store) == others
     await bench.advance(61.0)
@@ -311,9 +311,9 @@ async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
     """Those before and behind a request that waits out a delay are taken."""
     before, delayed, behind = await submit(bench.store, 3)
     leases = {claimed.lease.id: claimed.lease for claimed in await claim(bench.store)}
-    await bench.store.release(leases[before])
-    await bench.store.fail(leases[delayed], FAILED, delay_s=60.0)
-    await bench.store.release(leases[behind])
+    await bench.store.requeue(leases[before])
+    await bench.store.retry_or_finish(leases[delayed], FAILED, delay_s=60.0)
+    await bench.store.requeue(leases[behind])
     assert await claim_ids(bench.store) == [before, behind]
 
 
@@ -337,7 +337,7 @@ async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
 async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
     """A request that was begun in time may begin again later."""
     lease = await begin(bench.store, start_timeout_s=60.0)
-    await bench.store.fail(lease, FAILED)
+    await bench.store.retry_or_finish(lease, FAILED)
     await bench.advance(61.0)
     assert await bench.store.rescue() == Rescued()
     assert await claim_ids(bench.store) == [lease.id]
@@ -366,7 +366,7 @@ async def test_places_of_runs_count(bench: Bench) -> None:
     """Synchronous runs and requests of a key share its limit; an old place counts no more."""
     await limit_key(bench.store, 2)
     ids = await submit(bench.store, 3)
-    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
     assert await claim_ids(bench.store) == ids[:1]
     await bench.advance(61.0)
     assert await claim_ids(bench.store) == ids[1:2]
@@ -399,7 +399,7 @@ async def test_a_beat_keeps_the_lease(bench: Bench) -> None:
     """A lease that is extended is not lost at its first end, but at its new one."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S - 5)
-    (beat,) = await bench.store.beat([lease], LEASE_S)
+    (beat,) = await bench.store.heartbeat([lease], LEASE_S)
     assert (beat.lease, beat.held, beat.cancelled) == (lease, True, False)
     await bench.advance(LEASE_S - 5)
     assert await bench.store.rescue() == Rescued()
@@ -415,18 +415,18 @@ async def test_beats_answer_in_order(bench: Bench) -> None:
     await bench.store.cancel(KEY, third.id)
     unknown = Lease("nobody's", 1)
     leases = [third, unknown, second, first]
-    beats = await bench.store.beat(leases, LEASE_S)
+    beats = await bench.store.heartbeat(leases, LEASE_S)
     assert [beat.lease for beat in beats] == leases
     assert [beat.held for beat in beats] == [True, False, False, True]
     assert [beat.cancelled for beat in beats] == [True, False, False, False]
-    assert await bench.store.beat([], LEASE_S) == []
+    assert await bench.store.heartbeat([], LEASE_S) == []
 
 
 async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) -> None:
     """A lease that is over, and was given to nobody else, can still be extended and used."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
-    (beat,) = await bench.store.beat([lease], LEASE_S)
+    (beat,) = await bench.store.heartbeat([lease], LEASE_S)
     assert beat.held
     assert await bench.store.rescue() == Rescued()
     assert await bench.store.finish(lease, DONE)
@@ -438,13 +438,13 @@ async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) ->
 async def test_finish_keeps_the_response(bench: Bench) -> None:
     """A result is replayed as it was given; the status tells of its logs and its time."""
     lease = await begin(bench.store)
-    ending = Ending.done({"é": [1, 2]}, inference_s=0.5, logs=(LogLine("seen"),))
-    assert await bench.store.finish(lease, ending)
-    expected = Result(State.DONE, 200, '{"é":[1,2]}', {})
+    outcome = JobOutcome.done({"é": [1, 2]}, inference_s=0.5, logs=(LogLine("seen"),))
+    assert await bench.store.finish(lease, outcome)
+    expected = StoredResponse(JobState.DONE, 200, '{"é":[1,2]}', {})
     assert await bench.store.result(KEY, lease.id) == expected
     status = await bench.store.status(KEY, lease.id)
     assert status
-    assert (status.state, status.position, status.inference_s) == (State.DONE, None, 0.5)
+    assert (status.state, status.position, status.inference_s) == (JobState.DONE, None, 0.5)
     assert (status.error, status.error_type) == (None, None)
 
 
@@ -455,7 +455,7 @@ async def test_finish_keeps_an_error(bench: Bench) -> None:
     assert await response_of(bench.store, lease.id) == response(FileDownloadError())
     status = await bench.store.status(KEY, lease.id)
     assert status
-    assert (status.state, status.error_type) == (State.ERROR, "file_download_error")
+    assert (status.state, status.error_type) == (JobState.ERROR, "file_download_error")
     assert status.error == FileDownloadError().message
 
 
@@ -465,8 +465,8 @@ async def test_an_end_is_for_good(bench: Bench) -> None:
     assert await bench.store.finish(lease, DONE)
     before = await rows_of(bench.store, "request")
     assert not await bench.store.finish(lease, FAILED)
-    assert await bench.store.fail(lease, FAILED) is None
-    assert not await bench.store.release(lease)
+    assert await bench.store.retry_or_finish(lease, FAILED) is None
+    assert not await bench.store.requeue(lease)
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.ALREADY_COMPLETED
     await bench.advance(LEASE_S + 1)
     assert await bench.store.rescue() == Rescued()
@@ -482,9 +482,9 @@ async def test_a_late_worker_changes_nothing(bench: Bench) -> None:
     before = await rows_of(bench.store, "request")
     for lease in (stale, Lease(stale.id, 99), Lease("nobody's", 1)):
         assert not await bench.store.finish(lease, DONE)
-        assert await bench.store.fail(lease, FAILED) is None
-        assert not await bench.store.release(lease)
-        (beat,) = await bench.store.beat([lease], LEASE_S)
+        assert await bench.store.retry_or_finish(lease, FAILED) is None
+        assert not await bench.store.requeue(lease)
+        (beat,) = await bench.store.heartbeat([lease], LEASE_S)
         assert not beat.held
     assert await rows_of(bench.store, "request") == before
     assert await bench.store.finish(claimed.lease, DONE)
@@ -496,7 +496,7 @@ async def test_a_rescued_lease_is_over_at_once(bench: Bench) -> None:
     await bench.advance(LEASE_S + 1)
     await bench.store.rescue()
     assert not await bench.store.finish(stale, DONE)
-    assert await state_of(bench.store, stale.id) is State.QUEUED
+    assert await state_of(bench.store, stale.id) is JobState.QUEUED
 
 
 async def test_one_of_many_ends_counts(bench: Bench) -> None:
@@ -512,7 +512,7 @@ async def test_fail_queues_again(bench: Bench) -> None:
     """An attempt that failed is not the last: the request is queued again, in its place."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
-    assert await bench.store.fail(lease, FAILED) is State.QUEUED
+    assert await bench.store.retry_or_finish(lease, FAILED) is JobState.QUEUED
     assert await response_of(bench.store, lease.id) == (0, "", {})
     assert await claim_ids(bench.store) == [lease.id, behind]
 
@@ -523,15 +523,15 @@ async def test_attempts_are_bounded(bench: Bench, max_attempts: int) -> None:
     await submit(bench.store, max_attempts=max_attempts)
     states = []
     while claimed := await claim(bench.store):
-        states.append(await bench.store.fail(claimed[0].lease, FAILED))
-    assert states == [State.QUEUED] * (max_attempts - 1) + [State.ERROR]
+        states.append(await bench.store.retry_or_finish(claimed[0].lease, FAILED))
+    assert states == [JobState.QUEUED] * (max_attempts - 1) + [JobState.ERROR]
 
 
 async def test_fail_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
     """A request whose caller gave it up is not tried again."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
-    assert await bench.store.fail(lease, FAILED) is State.CANCELLED
+    assert await bench.store.retry_or_finish(lease, FAILED) is JobState.CANCELLED
     assert await response_of(bench.store, lease.id) == response(ClientCancelled())
 
 
@@ -539,7 +539,7 @@ async def test_release_is_no_attempt(bench: Bench) -> None:
     """A request that is handed back keeps its place, and all its attempts."""
     lease = await begin(bench.store, max_attempts=1)
     (behind,) = await submit(bench.store)
-    assert await bench.store.release(lease)
+    assert await bench.store.requeue(lease)
     assert not await bench.store.finish(lease, DONE)
     first, second = await claim(bench.store)
     assert (first.lease, first.attempt) == (Lease(lease.id, lease.token + 1), 1)
@@ -549,7 +549,7 @@ async def test_release_is_no_attempt(bench: Bench) -> None:
 async def test_release_may_delay(bench: Bench) -> None:
     """A request that is handed back with a delay waits it out."""
     lease = await begin(bench.store)
-    assert await bench.store.release(lease, delay_s=60.0)
+    assert await bench.store.requeue(lease, delay_s=60.0)
     assert await claim_ids(bench.store) == []
     await bench.advance(61.0)
     assert await claim_ids(bench.store) == [lease.id]
@@ -559,14 +559,14 @@ async def test_release_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
     """A request whose caller gave it up is not queued again."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
-    assert await bench.store.release(lease)
-    assert await state_of(bench.store, lease.id) is State.CANCELLED
+    assert await bench.store.requeue(lease)
+    assert await state_of(bench.store, lease.id) is JobState.CANCELLED
 
 
 async def test_release_gives_the_time_to_start_back(bench: Bench) -> None:
     """A request that was never worked on ends when its time to start is over."""
     lease = await begin(bench.store, start_timeout_s=60.0)
-    await bench.store.release(lease)
+    await bench.store.requeue(lease)
     await bench.advance(61.0)
     assert await claim_ids(bench.store) == []
     assert await bench.store.rescue() == Rescued(expired=1)
@@ -581,7 +581,7 @@ async def test_cancels_a_queued_one_at_once(bench: Bench) -> None:
     (behind,) = await submit(bench.store)
     assert await bench.store.cancel(KEY, request_id) is Cancellation.REQUESTED
     assert await response_of(bench.store, request_id) == response(ClientCancelled())
-    assert await state_of(bench.store, request_id) is State.CANCELLED
+    assert await state_of(bench.store, request_id) is JobState.CANCELLED
     assert await bench.store.position(behind) == 0
     assert await claim_ids(bench.store) == [behind]
 
@@ -591,11 +591,11 @@ async def test_cancels_a_running_one_by_a_flag(bench: Bench) -> None:
     lease = await begin(bench.store)
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
-    assert await state_of(bench.store, lease.id) is State.RUNNING
-    (beat,) = await bench.store.beat([lease], LEASE_S)
+    assert await state_of(bench.store, lease.id) is JobState.RUNNING
+    (beat,) = await bench.store.heartbeat([lease], LEASE_S)
     assert (beat.held, beat.cancelled) == (True, True)
-    assert await bench.store.finish(lease, Ending.failed(ClientCancelled()))
-    assert await state_of(bench.store, lease.id) is State.CANCELLED
+    assert await bench.store.finish(lease, JobOutcome.failed(ClientCancelled()))
+    assert await state_of(bench.store, lease.id) is JobState.CANCELLED
 
 
 async def test_a_cancel_may_come_too_late(bench: Bench) -> None:
@@ -603,14 +603,14 @@ async def test_a_cancel_may_come_too_late(bench: Bench) -> None:
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
     assert await bench.store.finish(lease, DONE)
-    assert await state_of(bench.store, lease.id) is State.DONE
+    assert await state_of(bench.store, lease.id) is JobState.DONE
 
 
-@pytest.mark.parametrize("ending", [DONE, FAILED])
-async def test_cancels_nothing_that_has_ended(bench: Bench, ending: Ending) -> None:
+@pytest.mark.parametrize("outcome", [DONE, FAILED])
+async def test_cancels_nothing_that_has_ended(bench: Bench, outcome: JobOutcome) -> None:
     """What has ended, also by a cancel, is told as completed."""
     lease = await begin(bench.store)
-    await bench.store.finish(lease, ending)
+    await bench.store.finish(lease, outcome)
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.ALREADY_COMPLETED
     (cancelled,) = await submit(bench.store)
     await bench.store.cancel(KEY, cancelled)
@@ -624,7 +624,7 @@ async def test_a_request_is_its_keys(bench: Bench) -> None:
         assert await bench.store.status(key_id, id_) is None
         assert await bench.store.result(key_id, id_) is None
         assert await bench.store.cancel(key_id, id_) is Cancellation.NOT_FOUND
-    assert await state_of(bench.store, request_id) is State.QUEUED
+    assert await state_of(bench.store, request_id) is JobState.QUEUED
 
 
 # ---------------------------------------------------------------------- rescue
@@ -658,7 +658,7 @@ async def test_a_lost_request_that_must_not_be_repeated_ends(bench: Bench) -> No
     lease = await begin(bench.store, max_attempts=1)
     await bench.advance(LEASE_S + 1)
     assert await bench.store.rescue() == Rescued(failed=1)
-    assert await state_of(bench.store, lease.id) is State.ERROR
+    assert await state_of(bench.store, lease.id) is JobState.ERROR
 
 
 async def test_a_lost_request_that_was_to_be_cancelled_is(bench: Bench) -> None:
@@ -677,7 +677,7 @@ async def test_what_is_not_begun_in_time_ends(bench: Bench) -> None:
     await bench.advance(61.0)
     assert await bench.store.rescue() == Rescued(expired=1)
     assert await response_of(bench.store, request_id) == response(StartTimeout())
-    assert await state_of(bench.store, request_id) is State.ERROR
+    assert await state_of(bench.store, request_id) is JobState.ERROR
 
 
 async def test_rescues_up_to_a_limit_of_each_kind(bench: Bench) -> None:
@@ -704,10 +704,10 @@ async def test_rescuers_do_not_meet(bench: Bench) -> None:
 # ---------------------------------------------------------------------- forget
 
 
-async def ended(store: Store, ending: Ending = DONE, **given: Any) -> str:
+async def ended(store: Store, outcome: JobOutcome = DONE, **given: Any) -> str:
     """The id of a request that has ended."""
     lease = await begin(store, **given)
-    assert await store.finish(lease, ending)
+    assert await store.finish(lease, outcome)
     return lease.id
 
 
@@ -730,19 +730,19 @@ async def test_a_result_is_kept_for_an_hour(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "given"),
+    ("outcome", "given"),
     [
-        (Ending.done("x" * 10 * 1024), {}),
-        (Ending.done("é" * 5 * 1024), {}),
+        (JobOutcome.done("x" * 10 * 1024), {}),
+        (JobOutcome.done("é" * 5 * 1024), {}),
         (DONE, {"keeps_input": False}),
     ],
     ids=["large", "large in bytes", "forgotten input"],
 )
 async def test_some_results_are_kept_for_minutes(
-    bench: Bench, ending: Ending, given: dict[str, Any]
+    bench: Bench, outcome: JobOutcome, given: dict[str, Any]
 ) -> None:
     """A large result, and that of a forgotten input, go after six minutes."""
-    request_id = await ended(bench.store, ending, **given)
+    request_id = await ended(bench.store, outcome, **given)
     await bench.advance(350.0)
     await bench.store.prune()
     assert await knows(bench.store, request_id)
@@ -754,7 +754,7 @@ async def test_some_results_are_kept_for_minutes(
 async def test_an_input_is_forgotten_at_the_end(bench: Bench) -> None:
     """When that is wanted: not before another attempt could need it, however it ends."""
     lease = await begin(bench.store, keeps_input=False)
-    await bench.store.fail(lease, FAILED)
+    await bench.store.retry_or_finish(lease, FAILED)
     assert [row["input"] for row in await rows_of(bench.store, "request")] == ['{"n":1}']
     await bench.store.cancel(KEY, lease.id)
     assert [row["input"] for row in await rows_of(bench.store, "request")] == [None]
@@ -796,7 +796,7 @@ async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
     await bench.store.prune()
     assert await knows(bench.store, request_id)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, status=200)
     await bench.store.prune()
     assert not await knows(bench.store, request_id)
     assert len(await bench.store.webhooks()) == 1
@@ -806,7 +806,7 @@ async def test_webhooks_of_old_are_forgotten(bench: Bench) -> None:
     """A week after it was made a webhook goes, unless it is pending."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, status=200)
     pending = await ended(bench.store, webhook_url=HOOK)
     await bench.advance(6 * DAY_S)
     await bench.store.prune()
@@ -858,16 +858,16 @@ async def test_what_waits_out_a_delay_is_ahead(bench: Bench) -> None:
     """A request that is tried again keeps its place while it waits."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
-    await bench.store.fail(lease, FAILED, delay_s=60.0)
+    await bench.store.retry_or_finish(lease, FAILED, delay_s=60.0)
     assert await bench.store.position(behind) == 1
 
 
 async def test_no_result_before_the_end(bench: Bench) -> None:
     """The response of a request that has not ended has status 0."""
     (request_id,) = await submit(bench.store)
-    assert await bench.store.result(KEY, request_id) == Result(State.QUEUED, 0, "", {})
+    assert await bench.store.result(KEY, request_id) == StoredResponse(JobState.QUEUED, 0, "", {})
     await claim(bench.store)
-    assert await bench.store.result(KEY, request_id) == Result(State.RUNNING, 0, "", {})
+    assert await bench.store.result(KEY, request_id) == StoredResponse(JobState.RUNNING, 0, "", {})
 
 
 async def test_positions_are_capped(bench: Bench) -> None:
@@ -895,9 +895,11 @@ async def test_logs_tell_the_story(bench: Bench) -> None:
     (first,) = await claim(bench.store)
     await bench.advance(LONG)
     lines = (LogLine("tried", age_s=4.0),)
-    await bench.store.fail(first.lease, Ending.failed(GenerationError(), logs=lines))
+    await bench.store.retry_or_finish(first.lease, JobOutcome.failed(GenerationError(), logs=lines))
     (second,) = await claim(bench.store)
-    done = Ending.done({}, logs=(LogLine("slow", level="WARN", age_s=1.0), LogLine("é\u2028\n")))
+    done = JobOutcome.done(
+        {}, logs=(LogLine("slow", level="WARN", age_s=1.0), LogLine("é\u2028\n"))
+    )
     await bench.store.finish(second.lease, done)
     status = await bench.store.status(KEY, request_id)
     assert status
@@ -925,7 +927,7 @@ async def test_logs_tell_of_what_the_store_did(bench: Bench) -> None:
     (claimed,) = await claim(bench.store)
     await bench.store.cancel(KEY, lease.id)
     await bench.store.cancel(KEY, lease.id)
-    await bench.store.release(claimed.lease)
+    await bench.store.requeue(claimed.lease)
     assert await messages(bench.store, lease.id) == [
         "Received",
         "Started, attempt 1",
@@ -943,7 +945,7 @@ async def test_backlog_is_what_could_be_claimed(bench: Bench) -> None:
     """Neither a delay, nor an end of the time to start, nor a key at its limit counts."""
     assert await bench.store.backlog() == Backlog(0, 0.0)
     delayed = await begin(bench.store)
-    await bench.store.fail(delayed, FAILED, delay_s=60.0)
+    await bench.store.retry_or_finish(delayed, FAILED, delay_s=60.0)
     await submit(bench.store, start_timeout_s=1.0)
     await bench.advance(LONG)
     await limit_key(bench.store, 1, "capped")
@@ -961,13 +963,13 @@ async def test_backlog_is_what_could_be_claimed(bench: Bench) -> None:
 # -------------------------------------------------------------------- webhooks
 
 
-@pytest.mark.parametrize("ending", [DONE, FAILED], ids=["result", "error"])
-async def test_an_end_makes_a_webhook(bench: Bench, ending: Ending) -> None:
+@pytest.mark.parametrize("outcome", [DONE, FAILED], ids=["result", "error"])
+async def test_an_end_makes_a_webhook(bench: Bench, outcome: JobOutcome) -> None:
     """It is due at once, and says what the receiver is to be told."""
-    request_id = await ended(bench.store, ending, webhook_url=HOOK)
+    request_id = await ended(bench.store, outcome, webhook_url=HOOK)
     (hook,) = await bench.store.webhooks()
     assert (hook.id, hook.key_id, hook.url) == (request_id, KEY, HOOK)
-    assert hook.body == webhook_body(request_id, ending)
+    assert hook.body == webhook_body(request_id, outcome)
     assert (hook.state, hook.attempts, hook.token) == (WebhookState.PENDING, 0, 0)
     assert (hook.last_status, hook.last_error) == (None, None)
     assert [due.id for due in await bench.store.claim_webhooks(9, LEASE_S)] == [request_id]
@@ -980,7 +982,7 @@ async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
     await bench.store.cancel(KEY, cancelled)
     lost = await begin(bench.store, **wanted)
     failed = await begin(bench.store, **wanted)
-    await bench.store.fail(failed, FAILED)
+    await bench.store.retry_or_finish(failed, FAILED)
     (late,) = await submit(bench.store, start_timeout_s=5.0, **wanted)
     await bench.advance(LEASE_S + 1)
     await bench.store.rescue()
@@ -996,7 +998,7 @@ async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
 async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
     """Whoever claims it, at whichever attempt, and whoever delivers its webhook, is told it."""
     lease = await begin(bench.store, webhook_url=HOOK, trace=TRACE)
-    await bench.store.fail(lease, FAILED)
+    await bench.store.retry_or_finish(lease, FAILED)
     (again,) = await claim(bench.store)
     assert (again.attempt, again.trace) == (2, TRACE)
     await bench.store.finish(again.lease, DONE)
@@ -1021,7 +1023,7 @@ async def test_no_trace_is_one_too(bench: Bench) -> None:
 async def test_no_webhook_before_the_end(bench: Bench) -> None:
     """Another attempt is no end."""
     lease = await begin(bench.store, webhook_url=HOOK)
-    await bench.store.fail(lease, FAILED)
+    await bench.store.retry_or_finish(lease, FAILED)
     await bench.advance(LEASE_S + 1)
     assert await bench.store.webhooks() == []
 
@@ -1035,8 +1037,8 @@ async def test_a_webhook_is_one_senders_at_a_time(bench: Bench) -> None:
     await bench.advance(61.0)
     (second,) = await bench.store.claim_webhooks(5, 60.0)
     assert (second.attempts, second.token) == (2, 2)
-    assert not await bench.store.settle_webhook(first.id, first.token, status=200)
-    assert await bench.store.settle_webhook(second.id, second.token, status=200)
+    assert not await bench.store.record_delivery(first.id, first.token, status=200)
+    assert await bench.store.record_delivery(second.id, second.token, status=200)
 
 
 async def test_claims_the_webhook_that_waits_longest(bench: Bench) -> None:
@@ -1055,8 +1057,8 @@ async def test_a_delivered_webhook_is_done(bench: Bench) -> None:
     """It is not sent again, and its answer is noted; it is settled once."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    assert await bench.store.settle_webhook(hook.id, hook.token, status=204)
-    assert not await bench.store.settle_webhook(hook.id, hook.token, status=204)
+    assert await bench.store.record_delivery(hook.id, hook.token, status=204)
+    assert not await bench.store.record_delivery(hook.id, hook.token, status=204)
     (known,) = await bench.store.webhooks(WebhookState.DELIVERED)
     assert (known.last_status, known.last_error) == (204, None)
     await bench.advance(LEASE_S + 1)
@@ -1067,7 +1069,7 @@ async def test_a_failed_delivery_is_tried_again(bench: Bench) -> None:
     """Not before the time that its sender names; what went wrong is noted."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    assert await bench.store.settle_webhook(
+    assert await bench.store.record_delivery(
         hook.id, hook.token, status=503, error="503 Service Unavailable", retry_s=60.0
     )
     (known,) = await bench.store.webhooks(WebhookState.PENDING)
@@ -1083,7 +1085,7 @@ async def test_a_webhook_is_given_up(bench: Bench) -> None:
     """A failure without another try is its end."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    assert await bench.store.settle_webhook(hook.id, hook.token, error="no such host")
+    assert await bench.store.record_delivery(hook.id, hook.token, error="no such host")
     (known,) = await bench.store.webhooks(WebhookState.DEAD)
     assert (known.last_status, known.last_error) == (None, "no such host")
     await bench.advance(DAY_S)
@@ -1096,9 +1098,9 @@ async def test_an_operator_sends_a_webhook_again(bench: Bench, error: str | None
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert not await bench.store.retry_webhook(hook.id)
-    await bench.store.settle_webhook(hook.id, hook.token, error=error)
+    await bench.store.record_delivery(hook.id, hook.token, error=error)
     assert await bench.store.retry_webhook(hook.id)
-    assert not await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    assert not await bench.store.record_delivery(hook.id, hook.token, status=200)
     (again,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert (again.id, again.attempts) == (hook.id, 1)
     assert not await bench.store.retry_webhook("nobody's")
@@ -1108,7 +1110,7 @@ async def test_lists_webhooks_newest_first(bench: Bench) -> None:
     """All or those in one state, up to a limit."""
     ids = [await ended(bench.store, webhook_url=HOOK) for _ in range(3)]
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.settle_webhook(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, status=200)
     assert [h.id for h in await bench.store.webhooks()] == ids[::-1]
     assert [h.id for h in await bench.store.webhooks(limit=2)] == ids[:0:-1]
     assert [h.id for h in await bench.store.webhooks(WebhookState.PENDING)] == ids[:0:-1]
@@ -1204,55 +1206,55 @@ async def test_a_key_gets_another_secret(bench: Bench) -> None:
 async def test_rates_admit_a_burst_and_then_a_pace(bench: Bench) -> None:
     """Up to `burst` at once, then one each 1/rate seconds; a refused one costs nothing."""
     rate, burst = 0.1, 3  # so slow that a real clock does not matter
-    waits = [await bench.store.admit(KEY, rate, burst) for _ in range(3)]
+    waits = [await bench.store.check_rate_limit(KEY, rate, burst) for _ in range(3)]
     assert waits == [0.0, 0.0, 0.0]
     for _ in range(3):
-        assert await bench.store.admit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
+        assert await bench.store.check_rate_limit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
     await bench.advance(10.0)
-    assert await bench.store.admit(KEY, rate, burst) == 0.0
-    assert await bench.store.admit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
+    assert await bench.store.check_rate_limit(KEY, rate, burst) == 0.0
+    assert await bench.store.check_rate_limit(KEY, rate, burst) == pytest.approx(10.0, abs=2)
     await bench.advance(1000.0)
     await bench.store.prune()
-    waits = [await bench.store.admit(KEY, rate, burst) for _ in range(4)]
+    waits = [await bench.store.check_rate_limit(KEY, rate, burst) for _ in range(4)]
     assert waits == [0.0, 0.0, 0.0, pytest.approx(10.0, abs=2)]
 
 
 async def test_rates_are_each_keys_own(bench: Bench) -> None:
     """One key's requests do not slow another's; all callers at once share their key's."""
-    waits = await asyncio.gather(*(bench.store.admit(KEY, 0.01, 5) for _ in range(10)))
+    waits = await asyncio.gather(*(bench.store.check_rate_limit(KEY, 0.01, 5) for _ in range(10)))
     assert waits.count(0.0) == 5
-    assert await bench.store.admit("other", 0.01, 1) == 0.0
+    assert await bench.store.check_rate_limit("other", 0.01, 1) == 0.0
 
 
 async def test_runs_take_places(bench: Bench) -> None:
     """No more at a time than the key's limit; a place that is given back is free."""
     await limit_key(bench.store, 2)
     entered = await asyncio.gather(
-        *(bench.store.enter(KEY, f"run {n}", ttl_s=60.0) for n in range(5))
+        *(bench.store.acquire_slot(KEY, f"run {n}", ttl_s=60.0) for n in range(5))
     )
     assert entered.count(True) == 2
-    await bench.store.leave(f"run {entered.index(True)}")
-    assert await bench.store.enter(KEY, "later", ttl_s=60.0)
-    assert not await bench.store.enter(KEY, "too late", ttl_s=60.0)
-    await bench.store.leave("nobody's")
+    await bench.store.release_slot(f"run {entered.index(True)}")
+    assert await bench.store.acquire_slot(KEY, "later", ttl_s=60.0)
+    assert not await bench.store.acquire_slot(KEY, "too late", ttl_s=60.0)
+    await bench.store.release_slot("nobody's")
 
 
 async def test_places_are_lost_in_time(bench: Bench) -> None:
     """A run whose replica died gives its place back when its time is over."""
     await limit_key(bench.store, 1)
-    assert await bench.store.enter(KEY, "dead", ttl_s=60.0)
-    assert not await bench.store.enter(KEY, "waiting", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "dead", ttl_s=60.0)
+    assert not await bench.store.acquire_slot(KEY, "waiting", ttl_s=60.0)
     await bench.advance(61.0)
-    assert await bench.store.enter(KEY, "waiting", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "waiting", ttl_s=60.0)
 
 
 async def test_a_run_has_one_place(bench: Bench) -> None:
     """A run that asks again, because the answer was lost, keeps its place."""
     await limit_key(bench.store, 1)
-    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
-    assert await bench.store.enter(KEY, "run", ttl_s=60.0)
-    await bench.store.leave("run")
-    assert await bench.store.enter(KEY, "another", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
+    await bench.store.release_slot("run")
+    assert await bench.store.acquire_slot(KEY, "another", ttl_s=60.0)
 
 
 async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
@@ -1260,8 +1262,8 @@ async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
     await limit_key(bench.store, 2)
     await submit(bench.store, 3)
     await claim(bench.store, 1)
-    assert await bench.store.enter(KEY, "first", ttl_s=60.0)
-    assert not await bench.store.enter(KEY, "second", ttl_s=60.0)
+    assert await bench.store.acquire_slot(KEY, "first", ttl_s=60.0)
+    assert not await bench.store.acquire_slot(KEY, "second", ttl_s=60.0)
 
 
 async def test_limits_hold_among_runs_and_claimers(bench: Bench) -> None:
@@ -1272,7 +1274,7 @@ async def test_limits_hold_among_runs_and_claimers(bench: Bench) -> None:
         *(
             one
             for n in range(10)
-            for one in (claim(bench.store, 1), bench.store.enter(KEY, f"run {n}", 60.0))
+            for one in (claim(bench.store, 1), bench.store.acquire_slot(KEY, f"run {n}", 60.0))
         )
     )
     claimed = sum(len(answer) for answer in answers if isinstance(answer, list))
@@ -1285,14 +1287,14 @@ async def test_some_keys_have_no_bound(bench: Bench, is_stored: bool) -> None:
     if is_stored:
         await limit_key(bench.store, None)
     for n in range(20):
-        assert await bench.store.enter(KEY, f"run {n}", ttl_s=60.0)
+        assert await bench.store.acquire_slot(KEY, f"run {n}", ttl_s=60.0)
 
 
 async def test_usage_adds_up(bench: Bench) -> None:
     """By day, key and endpoint; from a day on, and of one key, when that is wanted."""
     used = Usage(key_id="a", day="2026-01-02", path="caption", requests=1, images=1, model_s=0.5)
-    await bench.store.use([used, used, replace(used, day="2026-01-01")])
-    await bench.store.use([replace(used, path="ocr", images=0), replace(used, key_id="b")])
+    await bench.store.add_usage([used, used, replace(used, day="2026-01-01")])
+    await bench.store.add_usage([replace(used, path="ocr", images=0), replace(used, key_id="b")])
     double = replace(used, requests=2, images=2, model_s=1.0)
     assert await bench.store.usage() == [
         replace(used, day="2026-01-01"),
@@ -1306,11 +1308,11 @@ async def test_usage_adds_up(bench: Bench) -> None:
 
 async def test_an_end_is_used(bench: Bench) -> None:
     """Each request counts once when it ends; one with a result is an image."""
-    await ended(bench.store, Ending.done({}, model_s=0.25))
-    await ended(bench.store, Ending.done({}, model_s=0.5))
+    await ended(bench.store, JobOutcome.done({}, model_s=0.25))
+    await ended(bench.store, JobOutcome.done({}, model_s=0.5))
     await ended(bench.store, FAILED)
     lease = await begin(bench.store)
-    await bench.store.fail(lease, FAILED)
+    await bench.store.retry_or_finish(lease, FAILED)
     await bench.store.cancel(KEY, lease.id)
     day = time.strftime("%Y-%m-%d", time.gmtime(await bench.store.now()))
     assert await bench.store.usage() == [
@@ -1343,13 +1345,17 @@ async def fill(bench: Bench) -> None:
     await store.add_key(ApiKey(id="b", hash="h", name="é", rate=0.5, expires_at=2e9))
     await store.revoke_key("b")
     await ended(
-        store, Ending.done({"é": 1}, files=("a.png",)), webhook_url=HOOK, priority=0, trace=TRACE
+        store,
+        JobOutcome.done({"é": 1}, files=("a.png",)),
+        webhook_url=HOOK,
+        priority=0,
+        trace=TRACE,
     )
     await ended(store, FAILED, keeps_input=False, key_id="free", files_ttl_s=5.0)
     (hook,) = await store.claim_webhooks(1, LEASE_S)
-    await store.settle_webhook(hook.id, hook.token, status=500, error="500", retry_s=9.0)
+    await store.record_delivery(hook.id, hook.token, status=500, error="500", retry_s=9.0)
     lease = await begin(store, key_id="free", start_timeout_s=50.0)
-    await store.fail(lease, FAILED, delay_s=5.0)
+    await store.retry_or_finish(lease, FAILED, delay_s=5.0)
     await begin(store, key_id="running")
     await store.submit(order(idempotency_key="once", priority=1, base_url="http://x"))
     await submit(store, 2, priority=1, key_id="free")
@@ -1412,24 +1418,24 @@ def another(table: str, row: Row) -> Row:
     return row | {name: f"another {name}" for name in changed}
 
 
-# ---------------------------------------------------------------------- census
+# ---------------------------------------------------------------------- stats
 
 
-async def test_a_census_counts_what_there_is(bench: Bench) -> None:
+async def test_stats_count_what_there_is(bench: Bench) -> None:
     """All that wait, also for later; all that run; and every webhook by its state."""
-    assert (await bench.store.census()).queued == 0
+    assert (await bench.store.stats()).queued == 0
     delayed = await begin(bench.store)
-    await bench.store.fail(delayed, FAILED, delay_s=60.0)
+    await bench.store.retry_or_finish(delayed, FAILED, delay_s=60.0)
     await submit(bench.store, 3)
     await claim(bench.store, 1)
-    census = await bench.store.census()
-    assert (census.queued, census.running) == (3, 1)
-    assert census.webhooks == dict.fromkeys(WebhookState, 0)
-    capped = await bench.store.census(cap=2)
+    stats = await bench.store.stats()
+    assert (stats.queued, stats.running) == (3, 1)
+    assert stats.webhooks == dict.fromkeys(WebhookState, 0)
+    capped = await bench.store.stats(cap=2)
     assert (capped.queued, capped.running) == (2, 1)
 
 
-async def test_a_census_knows_the_busiest_keys(bench: Bench) -> None:
+async def test_stats_have_the_busiest_keys(bench: Bench) -> None:
     """By what they run: queued requests, and places of synchronous ones while they last."""
     for key_id, number in (("one", 1), ("three", 3), ("two", 2)):
         await submit(bench.store, number, key_id=key_id)
@@ -1437,23 +1443,23 @@ async def test_a_census_knows_the_busiest_keys(bench: Bench) -> None:
     await submit(bench.store, 5, key_id="waits")
     await limit_key(bench.store, 5, "synchronous")
     for number in range(4):
-        assert await bench.store.enter("synchronous", f"run {number}", 60.0)
-    busiest = (await bench.store.census(max_keys=3)).keys
+        assert await bench.store.acquire_slot("synchronous", f"run {number}", 60.0)
+    busiest = (await bench.store.stats(max_keys=3)).keys
     assert list(busiest.items()) == [("synchronous", 4), ("three", 3), ("two", 2)]
     await bench.advance(61.0)
-    assert dict((await bench.store.census()).keys) == {"three": 3, "two": 2, "one": 1}
+    assert dict((await bench.store.stats()).keys) == {"three": 3, "two": 2, "one": 1}
 
 
-async def test_a_census_knows_what_is_to_be_told(bench: Bench) -> None:
+async def test_stats_have_pending_webhooks(bench: Bench) -> None:
     """Webhooks that are pending, delivered and dead, and since when the first is due."""
     for _ in range(3):
         await bench.store.finish(await begin(bench.store, webhook_url=HOOK), DONE)
     await bench.advance(7.0)
-    census = await bench.store.census()
-    assert census.webhooks[WebhookState.PENDING] == 3
-    assert census.overdue_s == pytest.approx(7.0, abs=2)
+    stats = await bench.store.stats()
+    assert stats.webhooks[WebhookState.PENDING] == 3
+    assert stats.overdue_s == pytest.approx(7.0, abs=2)
     first, second, _ = await bench.store.claim_webhooks(10, 60.0)
-    assert (await bench.store.census()).overdue_s == 0.0
-    await bench.store.settle_webhook(first.id, first.token, status=200)
-    await bench.store.settle_webhook(second.id, second.token, error="gone")
-    assert (await bench.store.census()).webhooks == dict.fromkeys(WebhookState, 1)
+    assert (await bench.store.stats()).overdue_s == 0.0
+    await bench.store.record_delivery(first.id, first.token, status=200)
+    await bench.store.record_delivery(second.id, second.token, error="gone")
+    assert (await bench.store.stats()).webhooks == dict.fromkeys(WebhookState, 1)

@@ -14,13 +14,13 @@ from deployments.errors import (
     StoreUnavailable,
 )
 from deployments.jobs.job import (
-    Beat,
     Cancellation,
-    Claimed,
-    Ending,
+    Heartbeat,
+    Job,
+    JobOutcome,
+    JobState,
     Lease,
-    Result,
-    State,
+    StoredResponse,
     Submission,
 )
 from deployments.jobs.memory import MemoryStore
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = "key"
 RULES = QueueSettings(beat_s=0.01, poll_s=0.01, retry_delay_s=0.0, max_running=4)
-DONE = Ending.done({"results": "a red circle"})
+DONE = JobOutcome.done({"results": "a red circle"})
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ class Bench:
         self.gates[name] = asyncio.Event()
         return self.gates[name]
 
-    async def execute(self, claimed: Claimed) -> Ending:
+    async def execute(self, claimed: Job) -> JobOutcome:
         """The work on one request."""
         name = claimed.lease.id
         self.begun.append(name)
@@ -86,7 +86,7 @@ class Bench:
         finally:
             self.under_way.discard(name)
 
-    async def result(self, name: str) -> Result:
+    async def result(self, name: str) -> StoredResponse:
         """The result, once there is one."""
         async with asyncio.timeout(5):
             while True:
@@ -96,7 +96,7 @@ class Bench:
                     return result
                 await asyncio.sleep(0.002)
 
-    async def result_now(self, name: str) -> Result:
+    async def result_now(self, name: str) -> StoredResponse:
         """The result as it stands."""
         result = await self.store.result(KEY, name)
         assert result
@@ -165,7 +165,7 @@ async def test_a_clients_fault_is_final(bench: Bench) -> None:
     async with bench.working():
         result = await bench.result("bad")
 
-    assert (result.state, result.status) == (State.ERROR, 422)
+    assert (result.state, result.status) == (JobState.ERROR, 422)
     assert result.headers["X-Fal-Error-Type"] == "file_download_error"
     assert bench.begun == ["bad"]
 
@@ -186,7 +186,7 @@ async def test_poison_ends_after_three_workers(bench: Bench) -> None:
     async with bench.working():
         result = await bench.result("poison")
 
-    assert (result.state, result.status) == (State.ERROR, 503)
+    assert (result.state, result.status) == (JobState.ERROR, 503)
     assert bench.begun == ["poison"] * 3
 
 
@@ -229,7 +229,7 @@ async def test_a_cancel_reaches_running_work(bench: Bench) -> None:
         result = await bench.result("unwanted")
         await bench.until(lambda: not bench.under_way)
 
-    assert (result.state, result.status) == (State.CANCELLED, 499)
+    assert (result.state, result.status) == (JobState.CANCELLED, 499)
 
 
 async def test_what_runs_is_handed_back_at_the_end(bench: Bench) -> None:
@@ -253,7 +253,7 @@ class Slow(MemoryStore):
         self.claimed = asyncio.Event()
         self.answers = asyncio.Event()
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """See RequestStore."""
         claimed = await super().claim(owner, limit, lease_s)
         self.claimed.set()
@@ -297,7 +297,7 @@ async def test_a_lost_lease_stops_the_work() -> None:
     gate.set()
     await bench.worker.drain(1)
 
-    assert (await bench.result_now("slow")).state is State.RUNNING
+    assert (await bench.result_now("slow")).state is JobState.RUNNING
     assert await store.finish(other.lease, DONE)
 
 
@@ -306,19 +306,19 @@ class Flaky(MemoryStore):
 
     def __init__(self, rules: QueueSettings) -> None:
         super().__init__(rules)
-        self.failures = {"claim": 1, "beat": 1, "finish": 2}
+        self.failures = {"claim": 1, "heartbeat": 1, "finish": 2}
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         self.stumble("claim")
         return await super().claim(owner, limit, lease_s)
 
-    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
-        self.stumble("beat")
-        return await super().beat(leases, lease_s)
+    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
+        self.stumble("heartbeat")
+        return await super().heartbeat(leases, lease_s)
 
-    async def finish(self, lease: Lease, ending: Ending) -> bool:
+    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
         self.stumble("finish")
-        return await super().finish(lease, ending)
+        return await super().finish(lease, outcome)
 
     def stumble(self, method: str) -> None:
         """Fail as often as is planned."""
@@ -334,12 +334,12 @@ async def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatc
     bench = Bench(store)
     gate = bench.hold(await bench.submit("kept"))
     async with bench.working():
-        await bench.until(lambda: store.failures["beat"] == 0)
+        await bench.until(lambda: store.failures["heartbeat"] == 0)
         gate.set()
         result = await bench.result("kept")
 
     assert result.status == 200
-    assert store.failures == {"claim": 0, "beat": 0, "finish": 0}
+    assert store.failures == {"claim": 0, "heartbeat": 0, "finish": 0}
     assert bench.begun == ["kept"]
 
 
@@ -372,7 +372,7 @@ async def test_what_nobody_could_work_on_stays_in_the_queue() -> None:
         assert num_asked == 0
         name = await bench.submit("a")
         await bench.until(lambda: num_asked == 1)
-        assert (await bench.result_now(name)).state is State.QUEUED
+        assert (await bench.result_now(name)).state is JobState.QUEUED
         are_there.set()
         assert (await bench.result(name)).status == 200
 

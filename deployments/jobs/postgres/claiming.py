@@ -10,7 +10,7 @@ from functools import partial
 from asyncpg import Record
 
 from deployments.jobs import logs
-from deployments.jobs.job import Backlog, Beat, Claimed, Lease
+from deployments.jobs.job import Backlog, Heartbeat, Job, Lease
 from deployments.jobs.postgres.database import Database, Transaction
 from deployments.jobs.postgres.part import CLAIMS, Part
 
@@ -20,18 +20,18 @@ WINDOW = 4  # a claim looks at so many times as many as it wants, for some may h
 class Claiming(Part):
     """Leases on requests."""
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """Take requests that wait."""
         if limit <= 0:
             return []
         return await self._database.together(partial(take, owner, limit, lease_s))
 
-    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
         """Extend leases."""
         ids, tokens = [lease.id for lease in leases], [lease.token for lease in leases]
-        rows = await self._database.rows("beat", ids, tokens, lease_s)
+        rows = await self._database.rows("heartbeat", ids, tokens, lease_s)
         held = {Lease(row["id"], row["token"]): bool(row["cancel_asked"]) for row in rows}
-        return [Beat(lease, lease in held, held.get(lease, False)) for lease in leases]
+        return [Heartbeat(lease, lease in held, held.get(lease, False)) for lease in leases]
 
     async def backlog(self, cap: int = 1000) -> Backlog:
         """What a claim of `cap` would take."""
@@ -44,7 +44,7 @@ class Claiming(Part):
         return Backlog(row["queued"], row["oldest_s"])
 
 
-async def take(owner: str, limit: int, lease_s: float, transaction: Transaction) -> list[Claimed]:
+async def take(owner: str, limit: int, lease_s: float, transaction: Transaction) -> list[Job]:
     """Choose under the lock, then take what nobody else has locked meanwhile."""
     now = await transaction.value("lock", CLAIMS)
     chosen = await choose(transaction, now, limit)
@@ -84,9 +84,9 @@ def with_room(rows: Iterable[Record]) -> list[Record]:
     return fitting
 
 
-def claimed(row: Record, now: float) -> Claimed:
+def claimed(row: Record, now: float) -> Job:
     """What the worker gets."""
-    return Claimed(
+    return Job(
         lease=Lease(row["id"], row["token"]),
         attempt=row["attempts"],
         key_id=row["key_id"],

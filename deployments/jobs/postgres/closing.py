@@ -10,14 +10,14 @@ from functools import partial
 from asyncpg import Record
 
 from deployments.jobs import endings, logs
-from deployments.jobs.job import Cancellation, Ending, Lease, Rescued, State
+from deployments.jobs.job import Cancellation, JobOutcome, JobState, Lease, Rescued
 from deployments.jobs.postgres.database import Database, Transaction
 from deployments.jobs.postgres.group_commit import Gatherer
 from deployments.jobs.postgres.outcomes import Again, End, write
 from deployments.jobs.postgres.part import Part
 from deployments.settings import QueueSettings
 
-Finish = tuple[Lease, Ending]
+Finish = tuple[Lease, JobOutcome]
 
 
 class Closing(Part):
@@ -27,24 +27,26 @@ class Closing(Part):
         super().__init__(database, rules)
         self._finishes = Gatherer(self._finish_all, "store-finishes")
 
-    async def finish(self, lease: Lease, ending: Ending) -> bool:
+    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
         """End a request."""
-        return await self._finishes.ask((lease, ending))
+        return await self._finishes.ask((lease, outcome))
 
-    async def fail(self, lease: Lease, ending: Ending, delay_s: float = 0.0) -> State | None:
+    async def retry_or_finish(
+        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
+    ) -> JobState | None:
         """End an attempt."""
 
-        async def work(transaction: Transaction) -> State | None:
+        async def work(transaction: Transaction) -> JobState | None:
             row = await held_row(transaction, lease)
             if row is None:
                 return None
-            outcome = after_failure(row, ending, delay_s)
-            await write(transaction, self._rules, [outcome])
-            return state_of(outcome)
+            change = after_failure(row, outcome, delay_s)
+            await write(transaction, self._rules, [change])
+            return state_of(change)
 
         return await self._database.together(work)
 
-    async def release(self, lease: Lease, delay_s: float = 0.0) -> bool:
+    async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Hand a request back."""
 
         async def work(transaction: Transaction) -> bool:
@@ -63,9 +65,9 @@ class Closing(Part):
             row = await transaction.row("locked", request_id, key_id)
             if row is None:
                 return Cancellation.NOT_FOUND
-            if State(row["state"]).is_terminal:
+            if JobState(row["state"]).is_terminal:
                 return Cancellation.ALREADY_COMPLETED
-            if row["state"] == State.QUEUED:
+            if row["state"] == JobState.QUEUED:
                 await write(transaction, self._rules, [End(row, endings.cancelled())])
             elif not row["cancel_asked"]:
                 line = logs.encode([logs.CANCEL_ASKED], row["now"])
@@ -84,9 +86,9 @@ class Closing(Part):
             await write(transaction, self._rules, [*late, *lost])
             states = [state_of(outcome) for outcome in lost]
             return Rescued(
-                requeued=states.count(State.QUEUED),
-                failed=states.count(State.ERROR),
-                cancelled=states.count(State.CANCELLED),
+                requeued=states.count(JobState.QUEUED),
+                failed=states.count(JobState.ERROR),
+                cancelled=states.count(JobState.CANCELLED),
                 expired=len(late),
             )
 
@@ -114,22 +116,22 @@ class Closing(Part):
         """The first of several with the same lease ends its request."""
         rows = await held_rows(transaction, [lease for lease, _ in finishes])
         ends, answers = [], []
-        for lease, ending in finishes:
+        for lease, outcome in finishes:
             row = rows.pop(lease, None)
             answers.append(row is not None)
             if row is not None:
-                ends.append(End(row, ending))
+                ends.append(End(row, outcome))
         await write(transaction, self._rules, ends)
         return answers
 
 
-def after_failure(row: Record, ending: Ending, delay_s: float) -> End | Again:
+def after_failure(row: Record, outcome: JobOutcome, delay_s: float) -> End | Again:
     """What becomes of a request whose attempt has failed."""
     if row["cancel_asked"]:
         return End(row, endings.cancelled())
     if row["attempts"] >= row["max_attempts"]:
-        return End(row, ending)
-    return Again(row, logs.queued_again(ending), row["attempts"], row["token"], delay_s)
+        return End(row, outcome)
+    return Again(row, logs.queued_again(outcome), row["attempts"], row["token"], delay_s)
 
 
 def after_release(row: Record, delay_s: float) -> End | Again:
@@ -148,9 +150,9 @@ def after_loss(row: Record) -> End | Again:
     return Again(row, [logs.QUEUED_AGAIN], row["attempts"], row["token"] + 1)
 
 
-def state_of(outcome: End | Again) -> State:
+def state_of(outcome: End | Again) -> JobState:
     """The state in which it leaves the request."""
-    return outcome.ending.state if isinstance(outcome, End) else State.QUEUED
+    return outcome.outcome.state if isinstance(outcome, End) else JobState.QUEUED
 
 
 async def held_rows(transaction: Transaction, leases: Sequence[Lease]) -> dict[Lease, Record]:

@@ -17,7 +17,7 @@ class Deliveries(Part):
         rows = await self._database.rows("claim_webhooks", limit, lease_s)
         return [webhook_in(row) for row in rows]
 
-    async def settle_webhook(
+    async def record_delivery(
         self,
         webhook_id: str,
         token: int,
@@ -30,7 +30,7 @@ class Deliveries(Part):
         state = state_after(error, retry_s)
         delay_s = retry_s if state is WebhookState.PENDING else None
         settled = await self._database.value(
-            "settle_webhook", webhook_id, token, state, status, error, delay_s
+            "record_delivery", webhook_id, token, state, status, error, delay_s
         )
         return settled is not None
 

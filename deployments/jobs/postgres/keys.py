@@ -45,7 +45,7 @@ class Keys(Part):
             raise ValueError("there is a key with this hash already") from None
         return found is not None
 
-    async def admit(self, key_id: str, rate: float, burst: int) -> float:
+    async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against a rate."""
 
         async def work(transaction: Transaction) -> float:
@@ -58,29 +58,29 @@ class Keys(Part):
 
         return await self._database.together(work)
 
-    async def enter(self, key_id: str, run_id: str, ttl_s: float) -> bool:
+    async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Take a place; under the lock of the claims, if places are counted at all."""
 
         async def work(transaction: Transaction) -> bool:
             bound = await transaction.value("bound", key_id)
             if bound is not None:
                 await transaction.value("lock", CLAIMS)
-            await transaction.rows("leave", run_id)  # a run that asks again keeps one place
+            await transaction.rows("release_slot", run_id)  # a run that asks again keeps one place
             if bound is not None and await transaction.value("busy", key_id) >= bound:
                 return False
-            await transaction.rows("enter", run_id, key_id, ttl_s)
+            await transaction.rows("acquire_slot", run_id, key_id, ttl_s)
             return True
 
         return await self._database.together(work)
 
-    async def leave(self, run_id: str) -> None:
+    async def release_slot(self, run_id: str) -> None:
         """Give the place back."""
-        await self._database.rows("leave", run_id)
+        await self._database.rows("release_slot", run_id)
 
-    async def use(self, usages: Sequence[Usage]) -> None:
+    async def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
         if usages:
-            await self._database.rows("use", *columns(astuple(used) for used in usages))
+            await self._database.rows("add_usage", *columns(astuple(used) for used in usages))
 
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
         """What was used."""

@@ -8,7 +8,7 @@ from asyncpg import Record
 
 from deployments.jobs import endings, logs
 from deployments.jobs.api_key import Usage
-from deployments.jobs.job import Ending, LogLine, compact
+from deployments.jobs.job import JobOutcome, LogLine, compact
 from deployments.jobs.postgres.database import Transaction
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import Webhook
@@ -19,7 +19,7 @@ class End:
     """A locked request and how it ends."""
 
     row: Record
-    ending: Ending
+    outcome: JobOutcome
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ async def write_ends(transaction: Transaction, rules: QueueSettings, ends: Seque
     if hooks := [webhook_of(end, now) for end in ends if end.row["webhook_url"]]:
         await transaction.rows("announce", *columns(map(webhook_columns, hooks)))
     # Last, for a key's usage is one row for all workers, and locked from here on.
-    await transaction.rows("use", *columns(astuple(usage_of(end, now)) for end in ends))
+    await transaction.rows("add_usage", *columns(astuple(usage_of(end, now)) for end in ends))
 
 
 def queued_columns(again: Again) -> tuple[Any, ...]:
@@ -65,19 +65,19 @@ def queued_columns(again: Again) -> tuple[Any, ...]:
 
 def ended_columns(end: End, rules: QueueSettings, now: float) -> tuple[Any, ...]:
     """The parameters of `end` for one request."""
-    ending = end.ending
+    outcome = end.outcome
     return (
         end.row["id"],
-        ending.state,
-        endings.expires_at(ending, bool(end.row["keeps_input"]), rules, now),
-        ending.status,
-        ending.body,
-        compact(dict(ending.headers)),
-        ending.error,
-        ending.error_type,
-        ending.inference_s,
-        compact(ending.files),
-        logs.encode(logs.ended(ending), now),
+        outcome.state,
+        endings.expires_at(outcome, bool(end.row["keeps_input"]), rules, now),
+        outcome.status,
+        outcome.body,
+        compact(dict(outcome.headers)),
+        outcome.error,
+        outcome.error_type,
+        outcome.inference_s,
+        compact(outcome.files),
+        logs.encode(logs.ended(outcome), now),
     )
 
 
@@ -90,12 +90,12 @@ def webhook_of(end: End, now: float) -> Webhook:
     """The delivery that tells of the end."""
     row = end.row
     id_, key_id, url, trace = (row[name] for name in ("id", "key_id", "webhook_url", "trace"))
-    return endings.webhook_of(id_, key_id, url, trace, end.ending, now)
+    return endings.webhook_of(id_, key_id, url, trace, end.outcome, now)
 
 
 def usage_of(end: End, now: float) -> Usage:
     """What the request has used."""
-    return endings.usage_of(end.row["key_id"], end.row["path"], end.ending, now)
+    return endings.usage_of(end.row["key_id"], end.row["path"], end.outcome, now)
 
 
 def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:

@@ -3,25 +3,25 @@
 import json
 
 from deployments.jobs import logs
-from deployments.jobs.job import Result, State, Status
+from deployments.jobs.job import JobState, JobStatus, StoredResponse
 from deployments.jobs.postgres.part import Part
-from deployments.jobs.stats import CAP, MAX_KEYS, Census
+from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import POSITION_CAP
 from deployments.webhooks.webhook import WebhookState
 
 
 class Reading(Part):
-    """Questions; each is one statement, but for the census."""
+    """Questions; each is one statement, but for the stats."""
 
-    async def status(self, key_id: str, request_id: str) -> Status | None:
+    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
         """How a request stands."""
         row = await self._database.row("status", request_id, key_id, POSITION_CAP)
         if row is None:
             return None
-        return Status(
+        return JobStatus(
             id=request_id,
             path=row["path"],
-            state=State(row["state"]),
+            state=JobState(row["state"]),
             position=row["position"],
             logs=logs.decode(row["logs"]),
             error=row["error"],
@@ -29,25 +29,25 @@ class Reading(Part):
             inference_s=row["inference_s"],
         )
 
-    async def result(self, key_id: str, request_id: str) -> Result | None:
+    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
         """The response of a request."""
         row = await self._database.row("result", request_id, key_id)
         if row is None:
             return None
         headers = json.loads(row["headers"])
-        return Result(State(row["state"]), row["status"], row["body"], headers)
+        return StoredResponse(JobState(row["state"]), row["status"], row["body"], headers)
 
     async def position(self, request_id: str) -> int | None:
         """How many are ahead."""
         ahead: int | None = await self._database.value("position", request_id, POSITION_CAP)
         return ahead
 
-    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
-        counted = await self._database.row("census", cap)
+        counted = await self._database.row("stats", cap)
         assert counted
         busy = await self._database.rows("busy_keys", max_keys)
-        return Census(
+        return StoreStats(
             queued=counted["queued"],
             running=counted["running"],
             keys={row["key_id"]: row["running"] for row in busy},

@@ -29,7 +29,7 @@ PATIENCE_S = 30.0  # for an owner that died and is started again
 RETRY_DELAY_S = 0.1
 MAX_BATCH = 256
 MAX_UNDER_WAY = 4  # batches of one lane
-READS = frozenset({"status", "result", "position", "backlog", "census", "key_by_hash", "now"})
+READS = frozenset({"status", "result", "position", "backlog", "stats", "key_by_hash", "now"})
 
 Arguments = tuple[str, tuple[Any, ...], dict[str, Any]]
 Answer = tuple[bool, Any]  # whether it went well, and the result or the error

@@ -14,15 +14,15 @@ from typing import Self, TypeVar
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.job import (
     Backlog,
-    Beat,
     Cancellation,
-    Claimed,
-    Ending,
+    Heartbeat,
+    Job,
+    JobOutcome,
+    JobState,
+    JobStatus,
     Lease,
     Rescued,
-    Result,
-    State,
-    Status,
+    StoredResponse,
     Submission,
     Submitted,
 )
@@ -30,7 +30,7 @@ from deployments.jobs.sqlite.file import connect, lock, open_file
 from deployments.jobs.sqlite.group_commit import Writer
 from deployments.jobs.sqlite.readers import Readers
 from deployments.jobs.sqlite.tables import Tables
-from deployments.jobs.stats import CAP, MAX_KEYS, Census
+from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import Row
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
@@ -84,25 +84,27 @@ class SqliteStore:
         """Queue a request."""
         return await self._write(lambda tables: tables.submit(submission))
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """Take requests that wait."""
         return await self._write(lambda tables: tables.claim(owner, limit, lease_s))
 
-    async def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
         """Extend leases."""
-        return await self._write(lambda tables: tables.beat(leases, lease_s))
+        return await self._write(lambda tables: tables.heartbeat(leases, lease_s))
 
-    async def finish(self, lease: Lease, ending: Ending) -> bool:
+    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
         """End a request."""
-        return await self._write(lambda tables: tables.finish(lease, ending))
+        return await self._write(lambda tables: tables.finish(lease, outcome))
 
-    async def fail(self, lease: Lease, ending: Ending, delay_s: float = 0.0) -> State | None:
+    async def retry_or_finish(
+        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
+    ) -> JobState | None:
         """End an attempt."""
-        return await self._write(lambda tables: tables.fail(lease, ending, delay_s))
+        return await self._write(lambda tables: tables.retry_or_finish(lease, outcome, delay_s))
 
-    async def release(self, lease: Lease, delay_s: float = 0.0) -> bool:
+    async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Hand a request back."""
-        return await self._write(lambda tables: tables.release(lease, delay_s))
+        return await self._write(lambda tables: tables.requeue(lease, delay_s))
 
     async def cancel(self, key_id: str, request_id: str) -> Cancellation:
         """Cancel a request."""
@@ -116,11 +118,11 @@ class SqliteStore:
         """Forget what is over."""
         return await self._write(lambda tables: tables.prune(limit))
 
-    async def status(self, key_id: str, request_id: str) -> Status | None:
+    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
         """How a request stands."""
         return await self._readers.run(lambda tables: tables.status(key_id, request_id))
 
-    async def result(self, key_id: str, request_id: str) -> Result | None:
+    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
         """The response of a request."""
         return await self._readers.run(lambda tables: tables.result(key_id, request_id))
 
@@ -136,7 +138,7 @@ class SqliteStore:
         """Take deliveries that are due."""
         return await self._write(lambda tables: tables.claim_webhooks(limit, lease_s))
 
-    async def settle_webhook(
+    async def record_delivery(
         self,
         webhook_id: str,
         token: int,
@@ -147,7 +149,7 @@ class SqliteStore:
     ) -> bool:
         """Note what came of a delivery."""
         return await self._write(
-            lambda tables: tables.settle_webhook(webhook_id, token, status, error, retry_s)
+            lambda tables: tables.record_delivery(webhook_id, token, status, error, retry_s)
         )
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
@@ -186,21 +188,21 @@ class SqliteStore:
         """Give the key another secret."""
         return await self._write(lambda tables: tables.replace_key_hash(key_id, key_hash))
 
-    async def admit(self, key_id: str, rate: float, burst: int) -> float:
+    async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against a rate."""
-        return await self._write(lambda tables: tables.admit(key_id, rate, burst))
+        return await self._write(lambda tables: tables.check_rate_limit(key_id, rate, burst))
 
-    async def enter(self, key_id: str, run_id: str, ttl_s: float) -> bool:
+    async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Take a place."""
-        return await self._write(lambda tables: tables.enter(key_id, run_id, ttl_s))
+        return await self._write(lambda tables: tables.acquire_slot(key_id, run_id, ttl_s))
 
-    async def leave(self, run_id: str) -> None:
+    async def release_slot(self, run_id: str) -> None:
         """Give the place back."""
-        await self._write(lambda tables: tables.leave(run_id))
+        await self._write(lambda tables: tables.release_slot(run_id))
 
-    async def use(self, usages: Sequence[Usage]) -> None:
+    async def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
-        await self._write(lambda tables: tables.use(usages))
+        await self._write(lambda tables: tables.add_usage(usages))
 
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
         """What was used."""
@@ -210,9 +212,9 @@ class SqliteStore:
         """The store's clock."""
         return self._tables.now()
 
-    async def census(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> Census:
+    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
-        return await self._readers.run(lambda tables: tables.census(cap, max_keys))
+        return await self._readers.run(lambda tables: tables.stats(cap, max_keys))
 
     async def secret(self, name: str, fresh: bytes) -> bytes:
         """The secret called `name`."""

@@ -17,23 +17,23 @@ from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.columns import COLUMNS
 from deployments.jobs.job import (
     Backlog,
-    Beat,
     Cancellation,
-    Claimed,
-    Ending,
+    Heartbeat,
+    Job,
+    JobOutcome,
+    JobState,
+    JobStatus,
     Lease,
     LogLine,
     Rescued,
-    Result,
-    State,
-    Status,
+    StoredResponse,
     Submission,
     Submitted,
     compact,
 )
 from deployments.jobs.rate_limit import pace
 from deployments.jobs.statements import statements
-from deployments.jobs.stats import Census
+from deployments.jobs.stats import StoreStats
 from deployments.jobs.store import POSITION_CAP, Row
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
@@ -64,26 +64,28 @@ class Tables:
         self._insert(submission)
         return Submitted(submission.id, min(ahead, POSITION_CAP), created=True)
 
-    def claim(self, owner: str, limit: int, lease_s: float) -> list[Claimed]:
+    def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
         """Take requests that wait."""
         now = self._clock()
         claimable = self._rows("claimable", now=now, limit=limit)
         return [self._take(row, owner, now, lease_s) for row in claimable]
 
-    def beat(self, leases: Sequence[Lease], lease_s: float) -> list[Beat]:
+    def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
         """Extend leases."""
         until = self._clock() + lease_s
         return [self._extend(lease, until) for lease in leases]
 
-    def finish(self, lease: Lease, ending: Ending) -> bool:
+    def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
         """End a request."""
         row = self._held(lease)
         if row is None:
             return False
-        self._end(row, ending)
+        self._end(row, outcome)
         return True
 
-    def fail(self, lease: Lease, ending: Ending, delay_s: float = 0.0) -> State | None:
+    def retry_or_finish(
+        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
+    ) -> JobState | None:
         """End an attempt."""
         row = self._held(lease)
         if row is None:
@@ -91,10 +93,10 @@ class Tables:
         if row["cancel_asked"]:
             return self._end(row, endings.cancelled())
         if row["attempts"] >= row["max_attempts"]:
-            return self._end(row, ending)
-        return self._requeue(row, logs.queued_again(ending), delay_s)
+            return self._end(row, outcome)
+        return self._requeue(row, logs.queued_again(outcome), delay_s)
 
-    def release(self, lease: Lease, delay_s: float = 0.0) -> bool:
+    def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
         """Hand a request back."""
         row = self._held(lease)
         if row is None:
@@ -110,9 +112,9 @@ class Tables:
         row = self._row("of_key", id=request_id, key_id=key_id)
         if row is None:
             return Cancellation.NOT_FOUND
-        if State(row["state"]).is_terminal:
+        if JobState(row["state"]).is_terminal:
             return Cancellation.ALREADY_COMPLETED
-        if row["state"] == State.QUEUED:
+        if row["state"] == JobState.QUEUED:
             self._end(row, endings.cancelled())
         elif not row["cancel_asked"]:
             self._run("ask_to_cancel", seq=row["seq"], logs=self._log([logs.CANCEL_ASKED]))
@@ -127,9 +129,9 @@ class Tables:
             self._end(row, endings.not_started())
         states = [self._rescue(row) for row in lost]
         return Rescued(
-            requeued=states.count(State.QUEUED),
-            failed=states.count(State.ERROR),
-            cancelled=states.count(State.CANCELLED),
+            requeued=states.count(JobState.QUEUED),
+            failed=states.count(JobState.ERROR),
+            cancelled=states.count(JobState.CANCELLED),
             expired=len(late),
         )
 
@@ -146,29 +148,29 @@ class Tables:
         self._run("forget_paces", now=now)
         return [name for row in over for name in json.loads(row["files"])]
 
-    def status(self, key_id: str, request_id: str) -> Status | None:
+    def status(self, key_id: str, request_id: str) -> JobStatus | None:
         """How a request stands."""
         row = self._row("status", id=request_id, key_id=key_id)
         if row is None:
             return None
-        return Status(
+        return JobStatus(
             id=row["id"],
             path=row["path"],
-            state=State(row["state"]),
-            position=self._ahead(row) if row["state"] == State.QUEUED else None,
+            state=JobState(row["state"]),
+            position=self._ahead(row) if row["state"] == JobState.QUEUED else None,
             logs=logs.decode(row["logs"]),
             error=row["error"],
             error_type=row["error_type"],
             inference_s=row["inference_s"],
         )
 
-    def result(self, key_id: str, request_id: str) -> Result | None:
+    def result(self, key_id: str, request_id: str) -> StoredResponse | None:
         """The response of a request."""
         row = self._row("result", id=request_id, key_id=key_id)
         if row is None:
             return None
         headers = json.loads(row["headers"])
-        return Result(State(row["state"]), row["status"], row["body"], headers)
+        return StoredResponse(JobState(row["state"]), row["status"], row["body"], headers)
 
     def position(self, request_id: str) -> int | None:
         """How many are ahead."""
@@ -225,7 +227,7 @@ class Tables:
         position = self.position(known["id"])
         return 0 if position is None else position  # a reader may find that it was just taken
 
-    def _take(self, claimable: sqlite3.Row, owner: str, now: float, lease_s: float) -> Claimed:
+    def _take(self, claimable: sqlite3.Row, owner: str, now: float, lease_s: float) -> Job:
         row = self._run(
             "take",
             seq=claimable["seq"],
@@ -233,7 +235,7 @@ class Tables:
             lease_until=now + lease_s,
             logs=logs.encode([logs.started(claimable["attempts"] + 1)], now),
         ).fetchone()
-        return Claimed(
+        return Job(
             lease=Lease(row["id"], row["token"]),
             attempt=row["attempts"],
             key_id=row["key_id"],
@@ -246,16 +248,16 @@ class Tables:
             trace=row["trace"],
         )
 
-    def _extend(self, lease: Lease, until: float) -> Beat:
+    def _extend(self, lease: Lease, until: float) -> Heartbeat:
         row = self._row("extend", id=lease.id, token=lease.token, lease_until=until)
         if row is None:
-            return Beat(lease, held=False, cancelled=False)
-        return Beat(lease, held=True, cancelled=bool(row["cancel_asked"]))
+            return Heartbeat(lease, held=False, cancelled=False)
+        return Heartbeat(lease, held=True, cancelled=bool(row["cancel_asked"]))
 
     def _held(self, lease: Lease) -> sqlite3.Row | None:
         return self._row("held", id=lease.id, token=lease.token)
 
-    def _rescue(self, row: sqlite3.Row) -> State:
+    def _rescue(self, row: sqlite3.Row) -> JobState:
         if row["cancel_asked"]:
             return self._end(row, endings.cancelled())
         if row["attempts"] >= row["max_attempts"]:
@@ -270,7 +272,7 @@ class Tables:
         *,
         uncounted: int = 0,
         revoked: int = 0,
-    ) -> State:
+    ) -> JobState:
         self._run(
             "requeue",
             seq=row["seq"],
@@ -279,33 +281,33 @@ class Tables:
             revoked=revoked,
             logs=self._log(lines),
         )
-        return State.QUEUED
+        return JobState.QUEUED
 
-    def _end(self, row: sqlite3.Row, ending: Ending) -> State:
+    def _end(self, row: sqlite3.Row, outcome: JobOutcome) -> JobState:
         now, keeps_input = self._clock(), bool(row["keeps_input"])
         self._run(
             "end",
             seq=row["seq"],
-            state=ending.state,
+            state=outcome.state,
             now=now,
-            expires_at=endings.expires_at(ending, keeps_input, self._rules, now),
-            status=ending.status,
-            body=ending.body,
-            headers=compact(dict(ending.headers)),
-            error=ending.error,
-            error_type=ending.error_type,
-            inference_s=ending.inference_s,
-            files=compact(ending.files),
-            logs=logs.encode(logs.ended(ending), now),
+            expires_at=endings.expires_at(outcome, keeps_input, self._rules, now),
+            status=outcome.status,
+            body=outcome.body,
+            headers=compact(dict(outcome.headers)),
+            error=outcome.error,
+            error_type=outcome.error_type,
+            inference_s=outcome.inference_s,
+            files=compact(outcome.files),
+            logs=logs.encode(logs.ended(outcome), now),
         )
         if not keeps_input:
             self._run("forget_input", seq=row["seq"])
-        self.use([endings.usage_of(row["key_id"], row["path"], ending, now)])
+        self.add_usage([endings.usage_of(row["key_id"], row["path"], outcome, now)])
         if row["webhook_url"]:
             url, trace = row["webhook_url"], row["trace"]
-            hook = endings.webhook_of(row["id"], row["key_id"], url, trace, ending, now)
+            hook = endings.webhook_of(row["id"], row["key_id"], url, trace, outcome, now)
             self._run("insert_webhook", **asdict(hook))
-        return ending.state
+        return outcome.state
 
     def _log(self, lines: Iterable[LogLine]) -> str:
         return logs.encode(lines, self._clock())
@@ -320,7 +322,7 @@ class Tables:
             for row in self._rows("due_webhooks", now=now, limit=limit)
         ]
 
-    def settle_webhook(
+    def record_delivery(
         self,
         webhook_id: str,
         token: int,
@@ -335,7 +337,7 @@ class Tables:
         elif error is not None and retry_s is not None:
             state, next_at = WebhookState.PENDING, self._clock() + retry_s
         return self._changes(
-            "settle_webhook",
+            "record_delivery",
             id=webhook_id,
             token=token,
             state=state,
@@ -397,30 +399,30 @@ class Tables:
         except sqlite3.IntegrityError:
             raise ValueError("there is a key with this hash already") from None
 
-    def admit(self, key_id: str, rate: float, burst: int) -> float:
+    def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against a rate."""
         row = self._row("due", key_id=key_id)
         wait, due = pace(row["due"] if row else 0.0, self._clock(), rate, burst)
         self._run("put_due", key_id=key_id, due=due)
         return wait
 
-    def enter(self, key_id: str, run_id: str, ttl_s: float) -> bool:
+    def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Take a place."""
         now = self._clock()
-        self.leave(run_id)  # a run that asks again keeps one place
+        self.release_slot(run_id)  # a run that asks again keeps one place
         (has_room,) = self._run("has_room", key_id=key_id, now=now).fetchone()
         if has_room:
-            self._run("enter", run_id=run_id, key_id=key_id, until=now + ttl_s)
+            self._run("acquire_slot", run_id=run_id, key_id=key_id, until=now + ttl_s)
         return bool(has_room)
 
-    def leave(self, run_id: str) -> None:
+    def release_slot(self, run_id: str) -> None:
         """Give the place back."""
-        self._run("leave", run_id=run_id)
+        self._run("release_slot", run_id=run_id)
 
-    def use(self, usages: Sequence[Usage]) -> None:
+    def add_usage(self, usages: Sequence[Usage]) -> None:
         """Add to what keys have used."""
         for used in usages:
-            self._run("use", **vars(used))
+            self._run("add_usage", **vars(used))
 
     def usage(self, since_day: str, key_id: str | None) -> list[Usage]:
         """What was used."""
@@ -432,13 +434,13 @@ class Tables:
         """The clock."""
         return self._clock()
 
-    def census(self, cap: int, max_keys: int) -> Census:
+    def stats(self, cap: int, max_keys: int) -> StoreStats:
         """What there is, in numbers, and the room on its disk."""
         now = self._clock()
-        counted = self._row("census", now=now, cap=cap)
+        counted = self._row("stats", now=now, cap=cap)
         assert counted
         busy = self._rows("busy_keys", now=now, limit=max_keys)
-        return Census(
+        return StoreStats(
             queued=counted["queued"],
             running=counted["running"],
             keys={row["key_id"]: row["running"] for row in busy},

@@ -5,7 +5,7 @@ import pytest
 from deployments.api.runs import timing
 from deployments.api.statuses import told
 from deployments.florence.request import Stages
-from deployments.jobs.job import State, Status
+from deployments.jobs.job import JobState, JobStatus
 from deployments.jobs.logs import COMPLETED, RECEIVED, entry, started
 from loadtest.kit import stages
 from loadtest.kit.record import Outcome, Record
@@ -29,11 +29,11 @@ def test_a_header_without_times_has_no_stages(header: str | None) -> None:
     assert stages.of_run(header) == {}
 
 
-def queued(*moments: float, attempts: int = 1) -> Status:
+def queued(*moments: float, attempts: int = 1) -> JobStatus:
     """A request that was received, started so many times and completed at these moments."""
     lines = [RECEIVED, *(started(number + 1) for number in range(attempts)), COMPLETED]
     logs = tuple(entry(line, at) for line, at in zip(lines, moments, strict=True))
-    return Status(id="an-id", path="", state=State.DONE, logs=logs, inference_s=0.2)
+    return JobStatus(id="an-id", path="", state=JobState.DONE, logs=logs, inference_s=0.2)
 
 
 def test_a_queued_request_is_split_by_its_log() -> None:

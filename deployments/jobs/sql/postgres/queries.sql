@@ -150,7 +150,7 @@ RETURNING
     request.id, token, attempts, key_id, path, input, base_url, priority, files_ttl_s, created_at,
     trace;
 
--- name: beat
+-- name: heartbeat
 WITH held AS MATERIALIZED (
     SELECT request.id FROM unnest($1::text[], $2::bigint[]) AS given (id, token)
     JOIN request ON request.id = given.id
@@ -324,7 +324,7 @@ taken AS (
 )
 SELECT * FROM taken ORDER BY was_due, seq;
 
--- name: settle_webhook
+-- name: record_delivery
 UPDATE webhook SET
     state = $3, last_status = $4, last_error = $5,
     next_at = coalesce(store_now() + $6::float8, next_at)
@@ -388,14 +388,14 @@ SELECT concurrency FROM api_key WHERE id = $1;
 SELECT (SELECT count(*) FROM request WHERE state = 'running' AND key_id = $1)
     + (SELECT count(*) FROM slot WHERE key_id = $1 AND until > store_now());
 
--- name: enter
+-- name: acquire_slot
 INSERT INTO slot (run_id, key_id, until) VALUES ($1, $2, store_now() + $3::float8)
 ON CONFLICT (run_id) DO UPDATE SET key_id = excluded.key_id, until = excluded.until;
 
--- name: leave
+-- name: release_slot
 DELETE FROM slot WHERE run_id = $1;
 
--- name: use
+-- name: add_usage
 INSERT INTO usage (key_id, day, path, requests, images, model_s)
 SELECT key_id, day, path, sum(requests), sum(images), sum(model_s)
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::float8[])
@@ -411,7 +411,7 @@ WHERE day >= $1 AND ($2::text IS NULL OR key_id = $2) ORDER BY day, key_id, path
 
 -- ------------------------------------------------------------------------------- numbers
 
--- name: census
+-- name: stats
 -- What is counted is walked along an index, up to the cap.
 SELECT
     (SELECT count(*) FROM (SELECT 1 FROM request WHERE state = 'queued' LIMIT $1::bigint) AS few)

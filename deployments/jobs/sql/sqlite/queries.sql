@@ -203,7 +203,7 @@ WHERE seq = :seq
 RETURNING id, key_id, url, body, state, attempts, token, next_at, created_at, last_status,
     last_error, trace
 
--- name: settle_webhook
+-- name: record_delivery
 UPDATE webhook
 SET state = :state, last_status = :status, last_error = :error,
     next_at = coalesce(:next_at, next_at)
@@ -258,7 +258,7 @@ SELECT due FROM pace WHERE key_id = :key_id
 INSERT INTO pace (key_id, due) VALUES (:key_id, :due)
 ON CONFLICT (key_id) DO UPDATE SET due = excluded.due
 
--- name: leave
+-- name: release_slot
 DELETE FROM slot WHERE run_id = :run_id
 
 -- name: has_room (whether one more of the key may run; a key that is not stored has no bound)
@@ -269,10 +269,10 @@ SELECT NOT EXISTS (
         + (SELECT count(*) FROM slot WHERE key_id = :key_id AND until > :now)
 )
 
--- name: enter
+-- name: acquire_slot
 INSERT INTO slot (run_id, key_id, until) VALUES (:run_id, :key_id, :until)
 
--- name: use
+-- name: add_usage
 INSERT INTO usage (key_id, day, path, requests, images, model_s)
 VALUES (:key_id, :day, :path, :requests, :images, :model_s)
 ON CONFLICT (day, key_id, path) DO UPDATE
@@ -290,7 +290,7 @@ INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NO
 -- name: secret
 SELECT value FROM secret WHERE name = :name
 
--- name: census (what is counted is walked along an index, up to the cap)
+-- name: stats (what is counted is walked along an index, up to the cap)
 SELECT
     (SELECT min(coalesce(sum(queued), 0), :cap) FROM depth) AS queued,
     (SELECT count(*) FROM (SELECT 1 FROM request WHERE state = 'running' LIMIT :cap)) AS running,
