@@ -1,6 +1,6 @@
-"""The application: five boxes, wired once.
+"""The application: five deployments, wired once.
 
-The classes are plain and are wrapped here, so that a replica imports only its own box:
+The classes are plain and are wrapped here, so that a replica imports only its own class:
 an Ingress without torch takes half the memory.
 """
 
@@ -33,7 +33,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def assemble(settings: Settings, options: Options | None = None) -> Application:
-    """The five boxes bound to each other; `options` are Serve's, by the name of the box.
+    """The five deployments bound to each other; `options` are Serve's, by the deployment's name.
 
     Serve itself lays the YAML's `deployments:` over an application that it deploys from a file.
     """
@@ -41,8 +41,8 @@ def assemble(settings: Settings, options: Options | None = None) -> Application:
     refuse_many_nodes(settings.store)
     check_tracing(settings.tracing)
 
-    def wrap(box: type) -> serve.Deployment:
-        return serve.deployment(**(options or {}).get(box.__name__, {}))(box)
+    def wrap(deployment: type) -> serve.Deployment:
+        return serve.deployment(**(options or {}).get(deployment.__name__, {}))(deployment)
 
     preprocess = wrap(Preprocess).bind(settings)
     inference = wrap(Inference).bind(settings)

@@ -1,7 +1,7 @@
-"""The Dispatcher box: takes requests from the queue through the pipeline, and tells of their end.
+"""The Dispatcher deployment: takes jobs from the queue through the pipeline to their end.
 
 Its loops claim, keep leases, rescue, forget, deliver webhooks, and read how much waits. One that
-dies takes the box with it: Serve then starts another, and the leases of this one run out.
+dies takes the replica with it: Serve then starts another, and the leases of this one run out.
 """
 
 import asyncio
@@ -14,11 +14,10 @@ from typing import Any
 from uuid import uuid4
 
 from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
-from deployments.box import are_small, box_of
 from deployments.errors import InternalError, SetupError, StoreUnavailable
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
-from deployments.florence.request import Finished, Run, Stages
+from deployments.florence.request import Finished, Request, Stages
 from deployments.jobs.instrumented import measured
 from deployments.jobs.job import Job, JobOutcome, LogLine
 from deployments.jobs.maintenance import Keeper
@@ -28,7 +27,7 @@ from deployments.jobs.sqlite.owner import store_of
 from deployments.jobs.store import Store
 from deployments.jobs.worker import Worker
 from deployments.net.client import Poster
-from deployments.pipeline import Pipeline
+from deployments.pipeline import Pipeline, are_small, handle_of
 from deployments.settings import Settings
 from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -65,9 +64,9 @@ class Dispatcher:
         # One attempt here is one attempt in the store: a death counts where all workers see it.
         small = are_small(image_size(settings.model))
         self._pipeline = Pipeline(
-            box_of(preprocess, small),
-            box_of(inference, small),
-            box_of(postprocess),
+            handle_of(preprocess, small),
+            handle_of(inference, small),
+            handle_of(postprocess),
             recorder,
             max_attempts=1,
         )
@@ -100,7 +99,7 @@ class Dispatcher:
         self._worker.wake()
 
     async def ready(self) -> bool:
-        """Whether this box can work."""
+        """Whether this deployment can work."""
         await self._store.now()
         return True
 
@@ -142,9 +141,9 @@ class Dispatcher:
         self._gate.note()
         return ending_of(finished)
 
-    def _run_of(self, claimed: Job) -> Run:
+    def _run_of(self, claimed: Job) -> Request:
         given = json.loads(claimed.input)
-        return Run(
+        return Request(
             id=claimed.lease.id,
             task=claimed.path,
             image_url=given["image_url"],
@@ -182,7 +181,7 @@ class Dispatcher:
 
 
 def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """A task that is to run as long as the box."""
+    """A task that is to run as long as the replica."""
     return asyncio.create_task(work, name=name)
 
 

@@ -1,4 +1,4 @@
-"""The Inference box: pixels and a task → token ids, batched around one model."""
+"""The Inference deployment: pixels and a task → token ids, batched around one model."""
 
 import sys
 from collections.abc import AsyncGenerator, Callable
@@ -14,7 +14,15 @@ from deployments.florence.cores import take_every_core
 from deployments.florence.counters import Tally
 from deployments.florence.forecast import Forecast
 from deployments.florence.progress import progress
-from deployments.florence.request import Generated, Partial, Prepared, Query, Run, Stages, Tokens
+from deployments.florence.request import (
+    Generated,
+    Partial,
+    Prepared,
+    Query,
+    Request,
+    Stages,
+    Tokens,
+)
 from deployments.florence.tasks import TASKS
 from deployments.settings import Settings
 from deployments.telemetry.log import about, logger, spare_refusals
@@ -35,7 +43,7 @@ class Inference:
         tracer: Tracer | None = None,
     ) -> None:
         spare_refusals()
-        from deployments.florence.backends import open_backend  # torch is in this box alone
+        from deployments.florence.backends import open_backend  # torch is in this deployment alone
         from deployments.florence.model import Model
 
         sys.setswitchinterval(SWITCH_S)
@@ -62,7 +70,7 @@ class Inference:
         self._pulse = Pulse(self._recorder, "Inference", self._tell)
         self._tracer = tracer or open_tracer(settings.tracing, "Inference")
 
-    async def run(self, prepared: Prepared, run: Run) -> Generated:
+    async def run(self, prepared: Prepared, run: Request) -> Generated:
         """The model's answer to `run` about the image in `prepared`.
 
         Raises:
@@ -73,7 +81,7 @@ class Inference:
         return await self._answer(prepared, run)
 
     async def stream(
-        self, prepared: Prepared, run: Run
+        self, prepared: Prepared, run: Request
     ) -> AsyncGenerator[Partial | Generated, None]:
         """What the model has said so far, each time it is more, then what `run` returns.
 
@@ -94,7 +102,7 @@ class Inference:
             self._tracer.close()
 
     async def _answer(
-        self, prepared: Prepared, run: Run, report: Callable[[Tokens], None] | None = None
+        self, prepared: Prepared, run: Request, report: Callable[[Tokens], None] | None = None
     ) -> Generated:
         with self._tracer.span("inference", run.trace, request_id=run.id, task=run.task) as span:
             generated = await self._generate(prepared, run, report)
@@ -102,7 +110,7 @@ class Inference:
             return generated
 
     async def _generate(
-        self, prepared: Prepared, run: Run, report: Callable[[Tokens], None] | None
+        self, prepared: Prepared, run: Request, report: Callable[[Tokens], None] | None
     ) -> Generated:
         query = self._query(prepared, run)
         try:
@@ -131,10 +139,10 @@ class Inference:
         return {ONGOING: self._batcher.num_ongoing}
 
     async def ready(self) -> bool:
-        """Whether this box can work: a replica is made only when its model is warm."""
+        """Whether this deployment can work: a replica is made only when its model is warm."""
         return True
 
-    def _query(self, prepared: Prepared, run: Run) -> Query:
+    def _query(self, prepared: Prepared, run: Request) -> Query:
         # A queued run may have been submitted when there were more.
         num_beams = run.num_beams and min(run.num_beams, self._num_beams)
         return Query(
@@ -145,7 +153,7 @@ class Inference:
             image_key=f"{run.key_id} {prepared.digest}" if prepared.digest else None,
         )
 
-    def _cost(self, query: Query, run: Run) -> float:
+    def _cost(self, query: Query, run: Request) -> float:
         """Tokens that it reads, and those that its beams will write."""
         num_beams = query.num_beams or self._num_beams
         return len(query.prompt) + num_beams * self._forecast.num_tokens(run.task)

@@ -1,4 +1,4 @@
-"""The Ingress box: fal's HTTP protocol in front of the pipeline. Runs no model, opens no image."""
+"""The Ingress deployment: fal's HTTP protocol in front of the pipeline; it runs no model."""
 
 import asyncio
 from contextlib import suppress
@@ -14,7 +14,6 @@ from deployments.api.app import create_app
 from deployments.api.auth import Keyring
 from deployments.api.dependencies import Services
 from deployments.api.shutdown import Closing
-from deployments.box import Box, are_small, box_of
 from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
@@ -22,7 +21,7 @@ from deployments.jobs.instrumented import measured
 from deployments.jobs.patient import patient
 from deployments.jobs.sqlite.owner import store_of
 from deployments.jobs.wakeup import Wakeup
-from deployments.pipeline import Pipeline
+from deployments.pipeline import Handle, Pipeline, are_small, handle_of
 from deployments.settings import Settings
 from deployments.streaming import Streaming
 from deployments.telemetry.metrics import RayRecorder, SharedRecorder
@@ -34,7 +33,7 @@ READY_TIMEOUT_S = 4.0
 
 @serve.ingress()
 class Ingress:
-    """One replica: an ASGI application around the handles of the other boxes and the store."""
+    """One replica: an ASGI application around the other deployments and the store."""
 
     def __init__(
         self,
@@ -56,16 +55,16 @@ class Ingress:
         self._checkpoint = open_checkpoint(settings.model)
         small = are_small(self._checkpoint.image_size)
         self._pipeline = Pipeline(
-            box_of(preprocess, small),
-            box_of(inference, small),
-            box_of(postprocess),
+            handle_of(preprocess, small),
+            handle_of(inference, small),
+            handle_of(postprocess),
             self._recorder,
             settings.ingress.max_attempts,
         )
         self._streaming = Streaming(
-            box_of(preprocess),
-            Box(inference.options(stream=True).stream.remote, inference.ready.remote),
-            box_of(postprocess),
+            handle_of(preprocess),
+            Handle(inference.options(stream=True).stream.remote, inference.ready.remote),
+            handle_of(postprocess),
             self._checkpoint.vocabulary,
             self._recorder,
             settings.ingress.max_attempts,

@@ -1,4 +1,4 @@
-"""The Postprocess box: token ids → fal's answer, with an annotated picture in the file store.
+"""The Postprocess deployment: token ids → fal's answer, with its picture in the file store.
 
 A synchronous run is answered as soon as its boxes are known: its picture is drawn while the
 answer travels, and a download waits for it. A queued run is answered when its picture is stored,
@@ -19,7 +19,7 @@ from deployments.files.open import open_file_store
 from deployments.files.pending import Picture, PictureWriter
 from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Finished, Generated, Prepared, Run, Stages, Stopwatch
+from deployments.florence.request import Finished, Generated, Prepared, Request, Stages, Stopwatch
 from deployments.florence.schemas import BoundingBoxes, Image
 from deployments.florence.tasks import TASKS, Results
 from deployments.images.annotate import LARGEST_SIDE, annotated
@@ -56,12 +56,12 @@ class Postprocess:
         )
         self._pruned = Stopwatch()
 
-    async def run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
+    async def run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
         """The answer to `run` for the client; its picture may still have to be drawn."""
         with self._tracer.span("postprocess", run.trace, request_id=run.id) as span:
             return await self._run(prepared, generated, replace(run, trace=span.trace))
 
-    async def _run(self, prepared: Prepared, generated: Generated, run: Run) -> Finished:
+    async def _run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
         watch = Stopwatch()
         results = await asyncio.to_thread(self._parse, prepared, generated, run)
         output: dict[str, Any] = {"results": plain(results)}
@@ -74,7 +74,7 @@ class Postprocess:
         return Finished(output, merged(prepared.stages, generated.stages, seconds), files)
 
     async def ready(self) -> bool:
-        """Whether this box can work."""
+        """Whether this deployment can work."""
         return True
 
     async def stop(self) -> None:
@@ -91,12 +91,12 @@ class Postprocess:
             self._tracer.close()
         return None
 
-    def _parse(self, prepared: Prepared, generated: Generated, run: Run) -> Results:
+    def _parse(self, prepared: Prepared, generated: Generated, run: Request) -> Results:
         tokens = self._vocabulary.trim(generated.tokens)
         return TASKS[run.task].parse(Answer(tokens, self._vocabulary, prepared.size))
 
     async def _picture(
-        self, prepared: Prepared, results: BoundingBoxes, run: Run
+        self, prepared: Prepared, results: BoundingBoxes, run: Request
     ) -> tuple[Any, tuple[str, ...]]:
         """The picture as JSON values, and the name of its file; None and no name without one."""
         if max(prepared.size) > LARGEST_SIDE:
@@ -130,7 +130,7 @@ def prune(files: FileStore) -> None:
         logger.warning("expired files are not removed")
 
 
-def describe(name: str, file_size: int | None, size: tuple[int, int], run: Run) -> Any:
+def describe(name: str, file_size: int | None, size: tuple[int, int], run: Request) -> Any:
     """The picture called `name` of this (width, height) as JSON values.
 
     `file_size` is in bytes, None while it is drawn.
@@ -154,7 +154,7 @@ def plain(value: BaseModel | str) -> Any:
 
 
 def merged(prepared: Stages, generated: Stages, postprocess_s: float) -> Stages:
-    """The stages of all three boxes in one."""
+    """The stages of all three deployments in one."""
     return generated.with_(
         fetch_s=prepared.fetch_s,
         decode_s=prepared.decode_s,

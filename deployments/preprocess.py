@@ -1,4 +1,4 @@
-"""The Preprocess box: an image's address → its pixels at the model's size.
+"""The Preprocess deployment: an image's address → its pixels at the model's size.
 
 Fetches or unpacks, decodes and resizes; knows nothing of the model but the size it sees.
 What lies in our own file store is read from there.
@@ -16,7 +16,7 @@ from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
 from deployments.files.own import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Pixels, Prepared, Run, Stages, Stopwatch
+from deployments.florence.request import Pixels, Prepared, Request, Stages, Stopwatch
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
@@ -52,7 +52,7 @@ class Preprocess:
         self._pulse = Pulse(self._recorder, "Preprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Preprocess")
 
-    async def run(self, run: Run) -> Prepared:
+    async def run(self, run: Request) -> Prepared:
         """The image of `run`, ready for the model.
 
         Raises:
@@ -70,7 +70,7 @@ class Preprocess:
         if hasattr(self, "_tracer"):  # missing when __init__ has failed
             self._tracer.close()
 
-    async def _run(self, run: Run) -> Prepared:
+    async def _run(self, run: Request) -> Prepared:
         watch = Stopwatch()
         source = await self._read(run)
         fetch_s = watch.seconds()
@@ -92,10 +92,10 @@ class Preprocess:
             raise InternalError("An image takes too long to decode.")
 
     async def ready(self) -> bool:
-        """Whether this box can work."""
+        """Whether this deployment can work."""
         return True
 
-    async def _read(self, run: Run) -> bytes:
+    async def _read(self, run: Request) -> bytes:
         url, max_bytes = run.image_url, self._settings.max_bytes
         if url[:5].lower() == "data:":
             return await asyncio.get_running_loop().run_in_executor(

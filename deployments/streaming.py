@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
-from deployments.box import Box
 from deployments.errors import InternalError
 from deployments.florence.partial_parser import Reader
-from deployments.florence.request import Finished, Generated, Partial, Run
+from deployments.florence.request import Finished, Generated, Partial, Request
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
-from deployments.pipeline import Pipeline
+from deployments.pipeline import Handle, Pipeline
 from deployments.telemetry.metrics import Recorder
 
 
@@ -26,9 +25,9 @@ class Streaming:
 
     def __init__(
         self,
-        preprocess: Box,
-        inference: Box,
-        postprocess: Box,
+        preprocess: Handle,
+        inference: Handle,
+        postprocess: Handle,
         vocabulary: Vocabulary,
         recorder: Recorder,
         max_attempts: int,
@@ -36,7 +35,7 @@ class Streaming:
         self._path = partial(Told, preprocess, inference, postprocess, recorder, max_attempts)
         self._vocabulary = vocabulary
 
-    async def run(self, run: Run, tell: Callable[[Any], None]) -> Finished:
+    async def run(self, run: Request, tell: Callable[[Any], None]) -> Finished:
         """The finished run; `tell` gets the output so far, as JSON values, each time it has grown.
 
         Raises:

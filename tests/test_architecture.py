@@ -20,7 +20,7 @@ from deployments.preprocess import Preprocess
 
 PACKAGE = Path(deployments.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-BOXES = (Ingress, Preprocess, Inference, Postprocess, Dispatcher)
+DEPLOYMENTS = (Ingress, Preprocess, Inference, Postprocess, Dispatcher)
 
 # A part may import those of lower rank, and itself; parts of one rank never each other,
 # but for the ground floor.
@@ -29,7 +29,6 @@ RANKS = {
     "errors": 0,
     "telemetry": 0,
     "autoscaling": 0,
-    "box": 0,
     "net": 0,
     "florence": 1,
     "images": 1,
@@ -56,7 +55,6 @@ HOMES = {
         "app.py",
         "autoscaling.py",
         "ingress.py",
-        "box.py",
         "pipeline.py",
         "telemetry/metrics.py",
         "jobs/sqlite/owner.py",
@@ -173,7 +171,7 @@ def test_libraries_stay_where_they_belong(library: str) -> None:
 
 @pytest.mark.parametrize(("name", "library"), sorted(LAZY))
 def test_some_libraries_wait_until_they_are_needed(name: str, library: str) -> None:
-    """Ray is not loaded by the metrics or the command line, nor torch by a box's class."""
+    """Ray is not loaded by the metrics or the command line, nor torch by a deployment."""
     loaded = imported_at_once(tree(PACKAGE / name))
     assert [module for module in loaded if f"{module}.".startswith(f"{library}.")] == []
 
@@ -213,7 +211,7 @@ def test_every_module_says_what_it_is() -> None:
             ("torch", "transformers", "ray", "fastapi", "opentelemetry"),
         ),
     ],
-    ids=["boxes", "workers", "command line"],
+    ids=["deployments", "workers", "command line"],
 )
 def test_a_fresh_process_loads_no_more_than_it_needs(modules: str, absent: tuple[str, ...]) -> None:
     """An Ingress replica without torch takes half the memory; a command starts at once."""
@@ -225,14 +223,14 @@ def test_a_fresh_process_loads_no_more_than_it_needs(modules: str, absent: tuple
 
 
 @pytest.mark.parametrize("file", [serve_config(), LAPTOP], ids=lambda file: file.name)
-def test_boxes_are_named_alike_in_code_and_configuration(file: Path) -> None:
+def test_deployments_are_named_alike_in_code_and_configuration(file: Path) -> None:
     """Serve matches a deployment's options to its class by name."""
     [application] = yaml.safe_load(file.read_text())["applications"]
     names = {deployment["name"] for deployment in application["deployments"]}
-    assert {box.__name__ for box in BOXES} == names
+    assert {deployment.__name__ for deployment in DEPLOYMENTS} == names
 
 
-@pytest.mark.parametrize("box", BOXES, ids=lambda box: box.__name__)
-def test_a_box_travels_by_reference(box: type) -> None:
-    """A replica imports its own box; a class that is sent by value drags in all it knows."""
-    assert len(cloudpickle.dumps(box)) < 100  # type: ignore[no-untyped-call]
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.__name__)
+def test_a_deployment_travels_by_reference(deployment: type) -> None:
+    """A replica imports its own class; one that is sent by value drags in all it knows."""
+    assert len(cloudpickle.dumps(deployment)) < 100  # type: ignore[no-untyped-call]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from deployments.box import Box, are_small, box_of
 from deployments.florence.checkpoint import image_size
+from deployments.pipeline import Handle, are_small, handle_of
 from deployments.settings import ModelSettings
 
 
@@ -34,8 +34,8 @@ def test_the_demo_sees_small_images() -> None:
 
 def test_a_box_stays_what_it_is() -> None:
     """Only a handle is wrapped."""
-    box = Box(begins, ready)
-    assert box_of(box) is box
+    box = Handle(begins, ready)
+    assert handle_of(box) is box
 
 
 def test_what_is_small_takes_the_way_that_there_is() -> None:
@@ -43,5 +43,5 @@ def test_what_is_small_takes_the_way_that_there_is() -> None:
 
     def small(*_: Any) -> Any: ...
 
-    assert Box(begins, ready).small is begins
-    assert Box(begins, ready, small).small is small
+    assert Handle(begins, ready).run_small is begins
+    assert Handle(begins, ready, small).run_small is small

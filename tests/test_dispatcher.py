@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from deployments.autoscaling import ONGOING, Reading
-from deployments.box import Box
 from deployments.dispatcher import Dispatcher, journal
 from deployments.errors import InternalError, NotReady
 from deployments.files.local import LocalFileStore
-from deployments.florence.request import Finished, Run, Stages
+from deployments.florence.request import Finished, Request, Stages
 from deployments.jobs.job import Cancellation, JobOutcome, StoredResponse, Submission
 from deployments.jobs.memory import MemoryStore
+from deployments.pipeline import Handle
 from deployments.settings import Settings, TracingSettings, parse
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.lines import Lines, logging_lines
@@ -52,23 +52,23 @@ class Bench:
         self.settings = settings
         self.now = 1000.0
         self.store = MemoryStore(settings.queue, lambda: self.now)
-        self.runs: list[Run] = []
+        self.runs: list[Request] = []
         self.readings: list[Reading] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def preprocess(self, run: Run) -> str:
+    async def preprocess(self, run: Request) -> str:
         self.runs.append(run)
         if self.failures:
             raise self.failures.pop()
         await self.gate.wait()
         return "prepared"
 
-    async def inference(self, prepared: Any, run: Run) -> str:
+    async def inference(self, prepared: Any, run: Request) -> str:
         return f"generated from {await prepared}"
 
-    async def postprocess(self, prepared: Any, generated: Any, run: Run) -> Finished:
+    async def postprocess(self, prepared: Any, generated: Any, run: Request) -> Finished:
         assert generated == "generated from prepared"
         return FINISHED
 
@@ -113,13 +113,13 @@ class Bench:
                 await asyncio.sleep(0.005)
 
 
-def box(run: Callable[..., Any]) -> Box:
+def box(run: Callable[..., Any]) -> Handle:
     """A neighbour that is a function; what it begins can be awaited by several, as in Ray."""
 
     async def ready() -> bool:
         return True
 
-    return Box(run=lambda *args: asyncio.ensure_future(run(*args)), ready=ready)
+    return Handle(run=lambda *args: asyncio.ensure_future(run(*args)), ready=ready)
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from ray.serve.exceptions import (
 )
 
 from deployments import pipeline
-from deployments.box import Box
 from deployments.errors import (
     ImageLoadError,
     NotReady,
@@ -35,8 +34,8 @@ from deployments.errors import (
     RunnerDisconnected,
     ServiceError,
 )
-from deployments.florence.request import Finished, Generated, Prepared, Run, Stages
-from deployments.pipeline import Pipeline
+from deployments.florence.request import Finished, Generated, Prepared, Request, Stages
+from deployments.pipeline import Handle, Pipeline
 
 NAMES = ("preprocess", "inference", "postprocess")
 FINISHED = Finished({"results": "a red circle"}, Stages())
@@ -74,13 +73,13 @@ class Boxes:
     def refresh(self) -> None:
         """Nothing is forgotten here."""
 
-    def box(self, name: str) -> Box:
+    def box(self, name: str) -> Handle:
         """A box that begins its work in a task, as a handle does."""
 
         def run(*given: Any) -> Awaitable[Any]:
             return asyncio.create_task(self.work(name, given))
 
-        return Box(run=run, ready=self.ready, run_small=run)
+        return Handle(run=run, ready=self.ready, run_by_value=run)
 
     async def ready(self) -> bool:
         """Every box is ready."""
@@ -98,7 +97,7 @@ class Boxes:
         except asyncio.CancelledError:
             self.log.append(f"{name} cancelled")
             raise
-        assert isinstance(before[-1], Run)
+        assert isinstance(before[-1], Request)
         return RESULTS[name]
 
 
@@ -109,12 +108,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "READY_TIMEOUT_S", 0.1)
 
 
-def a_run(seconds: float = 60, url: str = BY_REFERENCE) -> Run:
+def a_run(seconds: float = 60, url: str = BY_REFERENCE) -> Request:
     """A run with some seconds to go."""
-    return Run("r", "caption", url, deadline=time.time() + seconds)
+    return Request("r", "caption", url, deadline=time.time() + seconds)
 
 
-def outcome(boxes: Boxes, run: Run | None = None, max_attempts: int = 3) -> Any:
+def outcome(boxes: Boxes, run: Request | None = None, max_attempts: int = 3) -> Any:
     """What the pipeline returns or raises."""
 
     async def scenario() -> Any:
@@ -160,13 +159,14 @@ class Seen:
 
         return run
 
-    def see(self, run: Run, small: Sequence[str]) -> Finished:
+    def see(self, run: Request, small: Sequence[str]) -> Finished:
         """One run through them; those in `small` can be asked in two ways."""
 
         async def scenario() -> Finished:
-            plain = {name: Box(self.begins(name), Boxes().ready) for name in NAMES}
+            plain = {name: Handle(self.begins(name), Boxes().ready) for name in NAMES}
             boxes = plain | {
-                name: replace(plain[name], run_small=self.begins(name, ", small")) for name in small
+                name: replace(plain[name], run_by_value=self.begins(name, ", small"))
+                for name in small
             }
             first, second, third = boxes.values()
             return await Pipeline(first, second, third, Boxes(), 1).run(run)
@@ -351,7 +351,7 @@ def test_a_box_that_fails_at_once_cancels_the_others() -> None:
     async def scenario() -> None:
         first, third = boxes.box("preprocess"), boxes.box("postprocess")
         with pytest.raises(Overloaded):
-            await Pipeline(first, Box(broken, boxes.ready), third, boxes, 3).run(a_run())
+            await Pipeline(first, Handle(broken, boxes.ready), third, boxes, 3).run(a_run())
         await asyncio.sleep(0)
         assert len(asyncio.all_tasks()) == 1
 
@@ -409,8 +409,8 @@ def test_ready_means_that_every_box_answers(
     position: int, ready: Callable[[], Awaitable[bool]], expected: bool
 ) -> None:
     """One box that says no, hangs or fails is enough for no, and soon."""
-    boxes = [Box(Boxes().box("x").run, answers(True)) for _ in range(3)]
-    boxes[position] = Box(boxes[0].run, ready)
+    boxes = [Handle(Boxes().box("x").run, answers(True)) for _ in range(3)]
+    boxes[position] = Handle(boxes[0].run, ready)
 
     async def scenario() -> bool:
         first, second, third = boxes

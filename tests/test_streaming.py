@@ -10,10 +10,10 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from deployments import pipeline
-from deployments.box import Box
 from deployments.errors import GenerationError, RequestTimeout, RunnerDisconnected
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Finished, Generated, Partial, Run, Stages
+from deployments.florence.request import Finished, Generated, Partial, Request, Stages
+from deployments.pipeline import Handle
 from deployments.settings import ModelSettings
 from deployments.streaming import Streaming
 
@@ -73,11 +73,11 @@ class Boxes:
 
     async def run(self, seconds: float = 60, max_attempts: int = 3) -> Finished:
         """A run through them."""
-        run = Run("r", "region-proposal", "u", deadline=time.time() + seconds)
+        run = Request("r", "region-proposal", "u", deadline=time.time() + seconds)
         streaming = Streaming(
-            Box(self._preprocess, self._ready),
-            Box(self._inference, self._ready),
-            Box(self._postprocess, self._ready),
+            Handle(self._preprocess, self._ready),
+            Handle(self._inference, self._ready),
+            Handle(self._postprocess, self._ready),
             VOCABULARY,
             self,
             max_attempts,
@@ -87,13 +87,13 @@ class Boxes:
     def _tell(self, output: Any) -> None:
         self.told.append(len(output["results"]["bboxes"]))
 
-    def _preprocess(self, run: Run) -> Awaitable[Any]:
+    def _preprocess(self, run: Request) -> Awaitable[Any]:
         assert run.image_url == "u"
         prepared: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         prepared.set_result("prepared")
         return prepared
 
-    def _inference(self, prepared: Any, run: Run) -> Any:
+    def _inference(self, prepared: Any, run: Request) -> Any:
         assert isinstance(prepared, asyncio.Future)  # pixels are passed on unawaited
         assert run.image_url == ""
         return self._left.pop(0)

@@ -7,7 +7,7 @@ from typing import Any
 from deployments.api.auth import Keyring
 from deployments.api.shutdown import Closing
 from deployments.files.base import FileStore
-from deployments.florence.request import Finished, Run
+from deployments.florence.request import Finished, Request
 from deployments.jobs.store import Store
 from deployments.settings import Settings
 from deployments.telemetry.metrics import PrometheusRecorder
@@ -29,8 +29,8 @@ class Services:
 
     settings: Settings
     num_beams: int
-    run: Callable[[Run], Awaitable[Finished]]
-    stream: Callable[[Run, Tell], Awaitable[Finished]]
+    run: Callable[[Request], Awaitable[Finished]]
+    stream: Callable[[Request, Tell], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
     wake: Callable[[], None]
     files: FileStore

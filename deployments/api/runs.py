@@ -26,7 +26,7 @@ from deployments.api.request_span import visit
 from deployments.api.retry_after import Drain
 from deployments.api.run_stream import OutputStream
 from deployments.api.usage import Meter
-from deployments.florence.request import Finished, Run, Stages, Stopwatch
+from deployments.florence.request import Finished, Request, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.telemetry.metrics import Recorder
 from deployments.telemetry.request_span import Account
@@ -117,21 +117,21 @@ class Endpoint:
         return finished
 
     async def _run(
-        self, request: HttpRequest, run: Run, caller: Caller, tell: Tell | None
+        self, request: HttpRequest, run: Request, caller: Caller, tell: Tell | None
     ) -> Finished:
         async with self._limits.place(caller, run.id):
             self._meter.began(caller.key_id, self._task.path)
             work = self._services.stream(run, tell) if tell else self._services.run(run)
             return await attended(request, work)
 
-    async def _parse(self, request: HttpRequest, caller: Caller) -> Run:
+    async def _parse(self, request: HttpRequest, caller: Caller) -> Request:
         now = time.time()
         start_by = orders.start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
         given = await read_input(
             request, self._task.input, self._ingress.max_body_bytes, self._services.num_beams
         )
-        return Run(
+        return Request(
             id=request.state.request_id,
             task=self._task.path,
             image_url=given.image_url,

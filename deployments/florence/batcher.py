@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from deployments.errors import InternalError, Overloaded, RequestTimeout, ServiceError
 from deployments.florence.backend import Backend, Job
 from deployments.florence.counters import Tally
-from deployments.florence.request import Run
+from deployments.florence.request import Request
 from deployments.florence.scheduler import Schedule
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Entry(Generic[T, R]):
     priority: int
     number: int
     job: Job[T] = field(compare=False)
-    run: Run = field(compare=False)
+    run: Request = field(compare=False)
     future: "Future[Batched[R]]" = field(compare=False)
     cost: float = field(compare=False, default=1.0)
     report: Callable[[R], None] | None = field(compare=False, default=None)
@@ -133,7 +133,7 @@ class Batcher(Generic[T, R]):
     async def submit(
         self,
         item: T,
-        run: Run,
+        run: Request,
         cost: float = 1.0,
         report: Callable[[R], None] | None = None,
     ) -> Batched[R]:
@@ -208,7 +208,7 @@ class Batcher(Generic[T, R]):
         self._thread.join()
 
     def _entry(
-        self, item: T, run: Run, cost: float, report: Callable[[R], None] | None
+        self, item: T, run: Request, cost: float, report: Callable[[R], None] | None
     ) -> Entry[T, R]:
         future: Future[Batched[R]] = Future()
         job = Job(item, Interest(future, run.deadline))

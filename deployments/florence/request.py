@@ -16,7 +16,7 @@ Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class Request:
     """A request: what to do, by when, and where its pictures will be found.
 
     Times are seconds since the epoch, because a run crosses machines;

@@ -1,6 +1,6 @@
 """Spans, as the rest of the service makes them; without an exporter they are nothing.
 
-What a span is a child of is told by text, W3C's `traceparent`, which travels in a Run, waits in
+What a span is a child of is told by text, W3C's `traceparent`, which travels in a Request, waits in
 the store beside a queued request, and goes out with its webhook. So one trace leads from the
 client through all replicas, whoever carries the request and however long it was queued.
 

@@ -16,7 +16,7 @@ from deployments.api.shutdown import Closing
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
-from deployments.florence.request import Finished, Run, Stages
+from deployments.florence.request import Finished, Request, Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome
 from deployments.jobs.memory import MemoryStore
@@ -46,8 +46,8 @@ ANSWER = Finished({"results": "a red square"}, STAGES)
 
 NUM_BEAMS = 3
 
-RunFunction = Callable[[Run], Awaitable[Finished]]
-StreamFunction = Callable[[Run, Tell], Awaitable[Finished]]
+RunFunction = Callable[[Request], Awaitable[Finished]]
+StreamFunction = Callable[[Request, Tell], Awaitable[Finished]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Service:
     client: TestClient
     files: FileStore
     root: Path
-    runs: list[Run]
+    runs: list[Request]
     store: MemoryStore
     wakes: list[None] = field(default_factory=list)
     closing: Closing = field(default_factory=Closing)
@@ -136,14 +136,14 @@ def build(
     **sections: Any,
 ) -> Service:
     """A service whose files are under `root`."""
-    runs: list[Run] = []
+    runs: list[Request] = []
     wakes: list[None] = []
 
-    async def answer(given: Run) -> Finished:
+    async def answer(given: Request) -> Finished:
         runs.append(given)
         return await run(given) if run else ANSWER
 
-    async def tell_and_answer(given: Run, tell: Tell) -> Finished:
+    async def tell_and_answer(given: Request, tell: Tell) -> Finished:
         if stream is None:
             return await answer(given)
         runs.append(given)

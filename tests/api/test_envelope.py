@@ -11,7 +11,7 @@ import pytest
 from fastapi.responses import StreamingResponse
 from starlette.types import Message
 
-from deployments.florence.request import Finished, Run
+from deployments.florence.request import Finished, Request
 
 from .service import AUTHORIZED, CAPTION, QUEUED, Serve, Service
 
@@ -38,7 +38,7 @@ REQUESTS: list[tuple[str, str, dict[str, str], int]] = [
 ]
 
 
-async def fail(run: Run) -> Finished:
+async def fail(run: Request) -> Finished:
     """A run that meets a bug."""
     raise RuntimeError("secret detail")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import NotReady
-from deployments.florence.request import Finished, Run
+from deployments.florence.request import Finished, Request
 from tests.lines import Lines, logging_lines
 from tests.telemetry.spans import spans_in
 
@@ -64,7 +64,7 @@ def test_a_run_is_told(service: Service, lines: Lines) -> None:
 def test_a_run_that_was_begun_again_says_so(serve: Serve, lines: Lines) -> None:
     """The attempt is the one that came through."""
 
-    async def second(run: Run) -> Finished:
+    async def second(run: Request) -> Finished:
         return replace(ANSWER, attempt=2)
 
     serve(run=second).post({"image_url": "u"})
@@ -113,10 +113,10 @@ def test_what_is_refused_is_told(service: Service, lines: Lines) -> None:
 def test_a_failure_of_ours_is_told(serve: Serve, lines: Lines) -> None:
     """What was foreseen in one line; for what was not, another one says where it happened."""
 
-    async def away(run: Run) -> Finished:
+    async def away(run: Request) -> Finished:
         raise NotReady
 
-    async def broken(run: Run) -> Finished:
+    async def broken(run: Request) -> Finished:
         raise KeyError("here")
 
     serve(run=away).post({"image_url": "u"})
@@ -141,7 +141,7 @@ def test_what_is_only_asked_is_not_told(service: Service, lines: Lines) -> None:
 def test_no_line_holds_a_secret(serve: Serve, lines: Lines) -> None:
     """Neither a key nor an image nor where a webhook goes, whatever happens to the request."""
 
-    async def broken(run: Run) -> Finished:
+    async def broken(run: Request) -> Finished:
         raise KeyError("x")
 
     service = serve(run=broken)

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.api.dependencies import Tell
 from deployments.errors import FileDownloadError, Overloaded, RequestTimeout, RunnerDisconnected
-from deployments.florence.request import Finished, Run
+from deployments.florence.request import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
@@ -32,7 +32,7 @@ def events(response: Any) -> list[Any]:
 def failing(error: Exception) -> StreamFunction:
     """A run that tells of something, then fails."""
 
-    async def stream(given: Run, tell: Tell) -> Finished:
+    async def stream(given: Request, tell: Tell) -> Finished:
         tell(PARTS[0])
         await asyncio.sleep(0.01)
         raise error
@@ -70,7 +70,7 @@ def test_what_is_told_is_sent_at_once(serve: Serve) -> None:
     async def scenario() -> None:
         told = [asyncio.Event() for _ in PARTS]
 
-        async def stream(given: Run, tell: Tell) -> Finished:
+        async def stream(given: Request, tell: Tell) -> Finished:
             for part, go_on in zip(PARTS, told, strict=True):
                 tell(part)
                 await go_on.wait()
@@ -93,7 +93,7 @@ def test_an_event_stays_in_one_line(serve: Serve) -> None:
     """A line break in the output does not end the event."""
     output = {"results": "one\ntwo\r\n\nthree"}
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         return Finished(output, ANSWER.stages)
 
     assert events(serve(run).post(INPUT, STREAM)) == [output]
@@ -102,7 +102,7 @@ def test_an_event_stays_in_one_line(serve: Serve) -> None:
 def test_an_error_before_the_first_event_is_no_event(serve: Serve) -> None:
     """What fails is answered as a run that fails: with its status."""
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         raise FileDownloadError
 
     response = serve(run).post(INPUT, STREAM)
@@ -132,7 +132,7 @@ def test_a_stream_ends_at_its_deadline(serve: Serve) -> None:
     """Also when something has been told."""
     cancelled = []
 
-    async def stream(given: Run, tell: Tell) -> Finished:
+    async def stream(given: Request, tell: Tell) -> Finished:
         tell(PARTS[0])
         try:
             await asyncio.sleep(60)
@@ -154,7 +154,7 @@ def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bo
     async def scenario() -> None:
         began, cancelled = asyncio.Event(), asyncio.Event()
 
-        async def stream(given: Run, tell: Tell) -> Finished:
+        async def stream(given: Request, tell: Tell) -> Finished:
             if has_begun:
                 tell(PARTS[0])
             began.set()
@@ -183,7 +183,7 @@ def test_a_stream_takes_a_place(serve: Serve) -> None:
     """As long as it lasts, the next run finds all places taken."""
 
     async def scenario() -> None:
-        async def stream(given: Run, tell: Tell) -> Finished:
+        async def stream(given: Request, tell: Tell) -> Finished:
             tell(PARTS[0])
             await asyncio.Event().wait()
             return ANSWER
@@ -205,7 +205,7 @@ def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
     async def scenario() -> None:
         cancelled = asyncio.Event()
 
-        async def stream(given: Run, tell: Tell) -> Finished:
+        async def stream(given: Request, tell: Tell) -> Finished:
             tell(PARTS[0])
             try:
                 await asyncio.Event().wait()
@@ -230,7 +230,7 @@ def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
 def test_a_stream_is_counted_as_a_run(serve: Serve) -> None:
     """Its metrics are the run's."""
 
-    async def stream(given: Run, tell: Tell) -> Finished:
+    async def stream(given: Request, tell: Tell) -> Finished:
         tell(PARTS[0])
         return ANSWER
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.types import Message
 
 from deployments.api.deadline import attended
@@ -20,7 +20,7 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.request import Finished, Run
+from deployments.florence.request import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
@@ -57,7 +57,7 @@ def test_output_is_sent_as_it_is(serve: Serve) -> None:
     """The output arrives as compact JSON with every character and digit of the model's."""
     output = {"results": {"bboxes": [{"x": 0.1 + 0.2, "label": "né 猫 </a>"}]}, "image": None}
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         return Finished(output, ANSWER.stages)
 
     response = serve(run).post(INPUT)
@@ -203,7 +203,7 @@ def test_unknown_tasks_are_not_found(service: Service, path: str) -> None:
 def test_errors_of_the_pipeline_reach_the_client(serve: Serve, error: ServiceError) -> None:
     """A ServiceError is answered with its status, its body and its headers."""
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         raise error
 
     response = serve(run).post(INPUT)
@@ -216,7 +216,7 @@ def test_errors_of_the_pipeline_reach_the_client(serve: Serve, error: ServiceErr
 def test_output_that_is_no_json_is_our_fault(serve: Serve) -> None:
     """An output with NaN is a 500, never invalid JSON."""
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         return Finished({"x": math.nan}, ANSWER.stages)
 
     response = serve(run).post(INPUT)
@@ -228,7 +228,7 @@ def test_run_is_given_up_at_its_deadline(serve: Serve) -> None:
     """A run that takes longer than the deadline is cancelled, and answered with 504."""
     cancelled = []
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -245,7 +245,7 @@ def test_run_is_given_up_at_its_deadline(serve: Serve) -> None:
 def test_timeout_inside_a_run_is_our_fault(serve: Serve) -> None:
     """A TimeoutError of the pipeline's own is not mistaken for the deadline."""
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         raise TimeoutError
 
     assert serve(run).post(INPUT).status_code == 500
@@ -257,7 +257,7 @@ def test_no_more_runs_than_places(serve: Serve) -> None:
     async def scenario() -> list[int]:
         full, release = asyncio.Event(), asyncio.Event()
 
-        async def run(given: Run) -> Finished:
+        async def run(given: Request) -> Finished:
             if len(service.runs) == 2:
                 full.set()
             await release.wait()
@@ -283,7 +283,7 @@ def test_a_key_has_no_more_runs_than_it_may(serve: Serve) -> None:
     async def scenario() -> list[int]:
         full, release = asyncio.Event(), asyncio.Event()
 
-        async def run(given: Run) -> Finished:
+        async def run(given: Request) -> Finished:
             full.set()
             await release.wait()
             return ANSWER
@@ -322,7 +322,7 @@ def test_the_place_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> Non
     """Whether the caller hangs up or the run fails, the key may run again."""
 
     async def scenario() -> int:
-        async def run(given: Run) -> Finished:
+        async def run(given: Request) -> Finished:
             if len(service.runs) > 1:
                 return ANSWER
             if is_hung_up:
@@ -343,7 +343,7 @@ def test_a_task_that_is_cancelled_gives_the_place_back(serve: Serve) -> None:
     async def scenario() -> bool:
         began = asyncio.Event()
 
-        async def run(given: Run) -> Finished:
+        async def run(given: Request) -> Finished:
             began.set()
             await asyncio.Event().wait()
             return ANSWER
@@ -363,7 +363,7 @@ def test_a_result_is_not_lost_when_the_place_cannot_be_given_back(serve: Serve) 
     """The store may go away within a run; the place frees itself after the deadline."""
     store = AwayStore()
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         store.is_away = True
         return ANSWER
 
@@ -443,7 +443,7 @@ def test_a_lifecycle_that_is_not_understood_is_refused(service: Service) -> None
 def test_what_a_key_uses_is_counted(serve: Serve) -> None:
     """Each run that begins counts, an image for each result, and its share of the model's time."""
 
-    async def run(given: Run) -> Finished:
+    async def run(given: Request) -> Finished:
         if given.image_url == "broken":
             raise FileDownloadError
         return ANSWER
@@ -468,7 +468,7 @@ def test_run_is_cancelled_when_the_caller_hangs_up(serve: Serve) -> None:
     async def scenario() -> str:
         cancelled = asyncio.Event()
 
-        async def run(given: Run) -> Finished:
+        async def run(given: Request) -> Finished:
             try:
                 await asyncio.Event().wait()
             finally:
@@ -496,7 +496,7 @@ def test_failing_connection_is_not_taken_for_a_hang_up() -> None:
         return ANSWER
 
     with pytest.raises(OSError, match="broken"):
-        asyncio.run(attended(Request({"type": "http"}, broken), forever()))
+        asyncio.run(attended(HttpRequest({"type": "http"}, broken), forever()))
 
 
 def test_hang_up_within_the_body(serve: Serve) -> None:

@@ -32,7 +32,7 @@ from deployments.florence.batcher import (
     settle,
     tell,
 )
-from deployments.florence.request import Run
+from deployments.florence.request import Request
 from tests.florence.countdown import SOON_S, Countdown, Item, Said, numbers, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -74,10 +74,10 @@ def set_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return forward
 
 
-def a_run(**fields: Any) -> Run:
+def a_run(**fields: Any) -> Request:
     """A run with a minute to go."""
     whole: dict[str, Any] = {"id": "r", "task": "t", "image_url": "u", "deadline": time.time() + 60}
-    return Run(**whole | fields)
+    return Request(**whole | fields)
 
 
 Task = asyncio.Task[Batched[Said]]
@@ -1049,7 +1049,7 @@ def test_every_admitted_request_is_answered_exactly_once(
     answers: dict[int, list[Any]] = {}
     left: set[int] = set()
 
-    async def request(item: int, run: Run) -> None:
+    async def request(item: int, run: Request) -> None:
         try:
             answers[item].append((await batcher.submit(items[item], run)).result)
         except asyncio.CancelledError:

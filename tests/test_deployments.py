@@ -1,4 +1,4 @@
-"""Preprocess, Inference and Postprocess without Ray: the boxes are plain classes."""
+"""Preprocess, Inference and Postprocess without Ray: the deployments are plain classes."""
 
 import asyncio
 import io
@@ -27,7 +27,7 @@ from deployments.files.base import StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.pending import is_pending
 from deployments.florence.generate import Generate
-from deployments.florence.request import Finished, Generated, Prepared, Run
+from deployments.florence.request import Finished, Generated, Prepared, Request
 from deployments.images.annotate import LARGEST_SIDE
 from deployments.inference import Inference
 from deployments.pipeline import held
@@ -55,9 +55,9 @@ def inference(settings: Settings) -> Inference:
     return Inference(settings, PrometheusRecorder())
 
 
-def run(image_url: str = "", task: str = "region-proposal") -> Run:
+def run(image_url: str = "", task: str = "region-proposal") -> Request:
     """A request with a minute of patience."""
-    return Run("id", task, image_url, time.time() + 60, base_url="https://here")
+    return Request("id", task, image_url, time.time() + 60, base_url="https://here")
 
 
 def prepare(settings: Settings, image_url: str) -> Prepared:
@@ -65,8 +65,8 @@ def prepare(settings: Settings, image_url: str) -> Prepared:
     return asyncio.run(Preprocess(settings, PrometheusRecorder()).run(run(image_url)))
 
 
-async def through(settings: Settings, inference: Inference, given: Run) -> Finished:
-    """One run through all three boxes."""
+async def through(settings: Settings, inference: Inference, given: Request) -> Finished:
+    """One run through all three deployments."""
     recorder = PrometheusRecorder()
     prepared = await Preprocess(settings, recorder).run(given)
     generated = await inference.run(prepared, given)
@@ -94,24 +94,24 @@ def test_preprocess_keeps_the_bytes_as_they_came(settings: Settings) -> None:
 
 def test_preprocess_is_healthy_while_images_decode_in_time(settings: Settings) -> None:
     """An image that has been decoding for minutes makes the replica unhealthy."""
-    box = Preprocess(settings, PrometheusRecorder())
-    box.check_health()
-    box._decoding[1] = time.monotonic() - 1000
+    preprocess = Preprocess(settings, PrometheusRecorder())
+    preprocess.check_health()
+    preprocess._decoding[1] = time.monotonic() - 1000
 
     with pytest.raises(InternalError):
-        box.check_health()
+        preprocess.check_health()
 
 
 def test_a_file_that_fails_leaves_nothing_decoding(settings: Settings) -> None:
     """A bad image is an error of its own and is forgotten."""
-    box = Preprocess(settings, PrometheusRecorder())
+    preprocess = Preprocess(settings, PrometheusRecorder())
     with pytest.raises(ImageLoadError):
-        asyncio.run(box.run(run(uri(b"no image"))))
+        asyncio.run(preprocess.run(run(uri(b"no image"))))
 
-    assert box._decoding == {}
+    assert preprocess._decoding == {}
 
 
-def test_the_boxes_find_what_is_there(settings: Settings, inference: Inference) -> None:
+def test_the_deployments_find_what_is_there(settings: Settings, inference: Inference) -> None:
     """An image becomes boxes near the true ones, with a stored picture and all stages measured."""
     finished = asyncio.run(through(settings, inference, run(uri(scene(1).image))))
     boxes = finished.output["results"]["bboxes"]
@@ -129,9 +129,9 @@ def test_an_image_in_the_request_is_drawn_on_without_preprocess(
     given = run(uri(scene(1).image))
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
-    box = Postprocess(settings, PrometheusRecorder())
+    postprocess = Postprocess(settings, PrometheusRecorder())
     whole, known = (
-        asyncio.run(box.run(each, generated, given.without_image()))
+        asyncio.run(postprocess.run(each, generated, given.without_image()))
         for each in (prepared, held(given, generated))
     )
 
@@ -199,11 +199,11 @@ def test_a_run_costs_what_it_reads_and_what_its_beams_will_write(
 class Steps:
     """Counts a model's steps and lets it take as many as it is allowed to."""
 
-    def __init__(self, box: Inference) -> None:
+    def __init__(self, inference: Inference) -> None:
         self.taken = 0
         self.reached = threading.Semaphore(0)
         self.allowed = threading.Semaphore(0)
-        backend: Any = box._batcher._backend
+        backend: Any = inference._batcher._backend
         if isinstance(backend, Generate):
             backend._model.florence.register_forward_pre_hook(self.take)
         else:
@@ -228,13 +228,13 @@ def test_a_run_that_is_cancelled_frees_the_model(settings: Settings, backend: st
     limits = {"min_new_tokens": 500, "max_wait_ms": 0.0, "max_batch_size": 1}
     update = {"backend": backend, "num_beams": 1} | limits
     long = settings.inference.model_copy(update=update)
-    box = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
+    inference = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
     prepared = prepare(settings, uri(scene(0).image))
-    steps = Steps(box)
+    steps = Steps(inference)
 
     async def scenario() -> Generated:
-        left = asyncio.create_task(box.run(prepared, run()))
-        next_ = asyncio.create_task(box.run(prepared, run()))
+        left = asyncio.create_task(inference.run(prepared, run()))
+        next_ = asyncio.create_task(inference.run(prepared, run()))
         steps.allowed.release(4)
         for _ in range(5):
             assert await asyncio.to_thread(steps.reached.acquire, timeout=30)
@@ -250,7 +250,7 @@ def test_a_run_that_is_cancelled_frees_the_model(settings: Settings, backend: st
 
 
 def test_inference_is_healthy_while_its_engine_lives(inference: Inference) -> None:
-    """The engine's heartbeat is the health of the box."""
+    """The engine's heartbeat is the health of the replica."""
     inference.check_health()
 
 
@@ -274,8 +274,8 @@ def test_a_store_that_is_away_costs_the_picture_alone(
     given = run(uri(scene(1).image))
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
-    box = Postprocess(settings, PrometheusRecorder(), FullStore(settings.files))
-    finished = asyncio.run(box.run(prepared, generated, given))
+    postprocess = Postprocess(settings, PrometheusRecorder(), FullStore(settings.files))
+    finished = asyncio.run(postprocess.run(prepared, generated, given))
 
     assert finished.output["image"] is None
     assert finished.files == ()
@@ -294,22 +294,22 @@ class SlowStore(LocalFileStore):
 def test_a_run_with_a_key_is_answered_before_its_picture(
     settings: Settings, inference: Inference
 ) -> None:
-    """The answer has the boxes and a promise; a box that Serve stops keeps it."""
+    """The answer has the boxes and a promise; a replica that Serve stops keeps it."""
     given = replace(run(uri(scene(1).image)), picture_key="key")
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     files = SlowStore(settings.files)
 
     async def scenario() -> Finished:
-        box = Postprocess(settings, PrometheusRecorder(), files)
-        finished = await box.run(prepared, generated, given)
+        postprocess = Postprocess(settings, PrometheusRecorder(), files)
+        finished = await postprocess.run(prepared, generated, given)
         [name] = finished.files
         assert files.find(name) is None
-        stopping = box.__del__()
+        stopping = postprocess.__del__()
         assert stopping
         await stopping
         assert files.find(name)
-        assert box.__del__() is None
+        assert postprocess.__del__() is None
         return finished
 
     finished = asyncio.run(scenario())
@@ -439,27 +439,27 @@ def test_an_answer_can_be_heard_while_it_is_written(
 def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> None:
     """Who stops listening has freed the model."""
     long = settings.inference.model_copy(update={"num_beams": 1, "min_new_tokens": 500})
-    box = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
+    inference = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
     given = run(uri(scene(0).image))
     prepared = prepare(settings, given.image_url)
 
     async def hear_the_first() -> Any:
-        stream = box.stream(prepared, given)
+        stream = inference.stream(prepared, given)
         await anext(stream)
-        [entry] = box._batcher._running.values()
+        [entry] = inference._batcher._running.values()
         await stream.aclose()
         return entry
 
     entry = asyncio.run(hear_the_first())
     deadline = time.monotonic() + 30
-    while box._batcher._running:
+    while inference._batcher._running:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     assert entry.num_steps < 250
 
 
 @pytest.mark.parametrize("num_beams", [3, 99])
-def test_a_run_has_no_more_beams_than_the_box(
+def test_a_run_has_no_more_beams_than_the_deployment(
     settings: Settings, inference: Inference, num_beams: int
 ) -> None:
     """A request may have been queued when there were more."""
@@ -474,10 +474,10 @@ def test_a_run_has_no_more_beams_than_the_box(
 def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
     """Slots, steps and their requests, why batches began, and how long the model worked."""
     recorder = PrometheusRecorder()
-    box = Inference(settings, recorder)
-    asyncio.run(through(settings, box, run(uri(scene(0).image))))
-    box._pulse.beat()
-    box._pulse.beat()
+    inference = Inference(settings, recorder)
+    asyncio.run(through(settings, inference, run(uri(scene(0).image))))
+    inference._pulse.beat()
+    inference._pulse.beat()
     text = recorder.exposition().decode()
     families = text_string_to_metric_families(text)
     told = {each.name: each.value for family in families for each in family.samples}
@@ -495,9 +495,9 @@ def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
     remembering = settings.inference.model_copy(update={"image_cache_mb": 10})
     changed = settings.model_copy(update={"inference": remembering})
     recorder = PrometheusRecorder()
-    box = Inference(changed, recorder)
+    inference = Inference(changed, recorder)
     for _ in range(2):
-        asyncio.run(through(changed, box, run(uri(scene(0).image))))
+        asyncio.run(through(changed, inference, run(uri(scene(0).image))))
     families = text_string_to_metric_families(recorder.exposition().decode())
     told = {each.name: each.value for family in families for each in family.samples}
     assert told["florence_inference_image_hits_total"] == 1
@@ -507,10 +507,12 @@ def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
 @pytest.fixture
 def tracer(tmp_path: Path) -> Tracer:
     """Writes spans into the folder of the test."""
-    return open_tracer(TracingSettings(exporter="file", folder=str(tmp_path / "traces")), "boxes")
+    return open_tracer(
+        TracingSettings(exporter="file", folder=str(tmp_path / "traces")), "Postprocess"
+    )
 
 
-def test_the_boxes_tell_where_a_run_was(
+def test_the_deployments_tell_where_a_run_was(
     settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
 ) -> None:
     """Each has a span in the run's trace, and below it one for each of its stages."""
@@ -539,10 +541,10 @@ def test_the_boxes_tell_where_a_run_was(
         ("", "postprocess"),
         ("postprocess", "picture"),
     }
-    boxes = [named[name] for name in ("preprocess", "inference", "postprocess")]
-    assert {f"00-{span.trace}-{span.parent}-01" for span in boxes} == {TRACE}
+    above = [named[name] for name in ("preprocess", "inference", "postprocess")]
+    assert {f"00-{span.trace}-{span.parent}-01" for span in above} == {TRACE}
     assert {span.trace for span in spans} == {TRACE[3:35]}
-    assert {span.attributes["florence.request_id"] for span in boxes} == {"id"}
+    assert {span.attributes["florence.request_id"] for span in above} == {"id"}
     assert named["batch"].attributes["florence.tokens"] == finished.stages.num_tokens
     assert named["batch"].attributes["florence.batch_size"] == 1
     assert named["preprocess"].attributes["florence.width"] == 640
@@ -551,15 +553,15 @@ def test_the_boxes_tell_where_a_run_was(
 def test_a_picture_that_comes_later_belongs_to_the_trace(
     settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
 ) -> None:
-    """It is drawn when the answer has left, and is told when its box is stopped."""
+    """It is drawn when the answer has left, and is told when its replica is stopped."""
     given = replace(run(uri(scene(1).image)), trace=TRACE, picture_key="ab" * 16)
     prepared = prepare(settings, given.image_url)
     generated = asyncio.run(inference.run(prepared, given))
 
     async def answered() -> None:
-        box = Postprocess(settings, PrometheusRecorder(), tracer=tracer)
-        await box.run(prepared, generated, given)
-        await box.stop()
+        postprocess = Postprocess(settings, PrometheusRecorder(), tracer=tracer)
+        await postprocess.run(prepared, generated, given)
+        await postprocess.stop()
 
     asyncio.run(answered())
     assert tree(spans_in(tmp_path / "traces")) == {("", "postprocess"), ("postprocess", "picture")}
@@ -569,9 +571,9 @@ def test_an_image_that_cannot_be_read_is_seen_in_the_trace(
     settings: Settings, tracer: Tracer, tmp_path: Path
 ) -> None:
     """By the name that the client gets for it, and as no fault of ours."""
-    box = Preprocess(settings, PrometheusRecorder(), tracer=tracer)
+    preprocess = Preprocess(settings, PrometheusRecorder(), tracer=tracer)
     with pytest.raises(ImageLoadError):
-        asyncio.run(box.run(replace(run(uri(b"no image")), trace=TRACE)))
+        asyncio.run(preprocess.run(replace(run(uri(b"no image")), trace=TRACE)))
     tracer.close()
     [span] = spans_in(tmp_path / "traces")
     assert (span.name, span.attributes["error.type"]) == ("preprocess", "image_load_error")
