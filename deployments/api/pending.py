@@ -14,7 +14,7 @@ from contextlib import suppress
 from deployments.api.signed_urls import Tickets
 from deployments.errors import StoreUnavailable
 from deployments.files.pending import is_pending
-from deployments.jobs.store import Store
+from deployments.jobs.store import KeyStore
 
 MARGIN_S = 60.0  # a download waits for less, and the clocks of a cluster differ by less
 STORE_TIMEOUT_S = 1.0
@@ -23,7 +23,7 @@ STORE_TIMEOUT_S = 1.0
 class Promises:
     """Keys to promise pictures with; each is good for at least `longest_run_s` and a margin."""
 
-    def __init__(self, store: Store, longest_run_s: float) -> None:
+    def __init__(self, store: KeyStore, longest_run_s: float) -> None:
         self._tickets = Tickets(store)
         self._period_s = longest_run_s + MARGIN_S
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.errors import Forbidden
-from deployments.jobs.store import Store
+from deployments.jobs.store import KeyStore
 
 SECRET = "uploads"  # its name in the store
 TEXT = re.compile(r"([0-9a-f]{1,11})\.([0-9a-f]{1,11})\.([0-9a-f]{64})")
@@ -38,7 +38,7 @@ class Ticket:
 class Tickets:
     """Signs tickets and checks them, with a secret that all replicas share."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: KeyStore) -> None:
         self._store = store
         self._secret: bytes | None = None
 

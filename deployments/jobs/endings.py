@@ -1,13 +1,14 @@
 """What every store agrees on when a request ends: how, what of it is kept, and for how long."""
 
 import hashlib
+import json
 import time
 
 from deployments.errors import ClientCancelled, RunnerDisconnected, StartTimeout
 from deployments.jobs.api_key import Usage
-from deployments.jobs.job import JobOutcome, JobState
+from deployments.jobs.job import JobOutcome, JobState, compact
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import Webhook, webhook_body
+from deployments.webhooks.webhook import Webhook
 
 DAY_S = 24 * 3600.0
 WEBHOOK_TTL_S = 7 * DAY_S  # from its creation, unless it is pending
@@ -49,6 +50,18 @@ def webhook_of(
         created_at=now,
         trace=trace,
     )
+
+
+def webhook_body(request_id: str, outcome: JobOutcome) -> str:
+    """What the receiver is told, in fal's shape; the payload is the response's own body."""
+    told = {
+        "request_id": request_id,
+        "gateway_request_id": request_id,
+        "status": "OK" if outcome.state is JobState.DONE else "ERROR",
+    }
+    if outcome.state is not JobState.DONE:
+        told["error"] = f"Invalid status code: {outcome.status}"
+    return compact(told | {"payload": json.loads(outcome.body)})
 
 
 def usage_of(key_id: str, path: str, outcome: JobOutcome, now: float) -> Usage:

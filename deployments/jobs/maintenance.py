@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from deployments.errors import StoreUnavailable
-from deployments.jobs.store import RequestStore
+from deployments.jobs.store import JobStore
 from deployments.telemetry.metrics import Recorder
 
 RESCUE_EVERY_S = 2.0
@@ -22,7 +22,7 @@ class Keeper:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: JobStore,
         remove_files: Callable[[Sequence[str]], Awaitable[None]],
         recorder: Recorder,
     ) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from deployments.errors import StoreUnavailable
 from deployments.jobs.job import Backlog
 from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.jobs.store import Store
+from deployments.jobs.store import JobStore
 from deployments.telemetry.metrics import Recorder
 
 EVERY_S = 2.0
@@ -19,7 +19,7 @@ TIMEOUT_S = 3.0  # a scrape waits no longer for a store that is away
 class Readings:
     """Asks the store at most every two seconds, however often it is asked itself."""
 
-    def __init__(self, store: Store, recorder: Recorder, every_s: float = EVERY_S) -> None:
+    def __init__(self, store: JobStore, recorder: Recorder, every_s: float = EVERY_S) -> None:
         self._store = store
         self._recorder = recorder
         self._every_s = every_s

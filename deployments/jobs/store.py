@@ -25,7 +25,7 @@ from deployments.jobs.job import (
     Submitted,
 )
 from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.webhook import WebhookStore
 
 POSITION_CAP = 1000  # positions beyond it are all told as this one
 SCHEMA_TABLES = ("request", "webhook", "api_key", "usage", "signing_key", "secret")
@@ -33,7 +33,7 @@ SCHEMA_TABLES = ("request", "webhook", "api_key", "usage", "signing_key", "secre
 Row = dict[str, Any]
 
 
-class RequestStore(Protocol):
+class JobStore(Protocol):
     """The queue."""
 
     async def submit(self, submission: Submission) -> Submitted:
@@ -114,40 +114,11 @@ class RequestStore(Protocol):
     async def backlog(self, cap: int = 1000) -> Backlog:
         """How many wait, counted up to `cap`, and how long the oldest has waited."""
 
+    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
+        """What it holds, each number counted up to `cap`, and the `max_keys` busiest keys."""
 
-class WebhookStore(Protocol):
-    """Deliveries to be made."""
-
-    async def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
-        """Take up to `limit` pending webhooks that are due; each has one attempt more.
-
-        One that is not settled within `lease_s` is due again.
-        """
-
-    async def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        retry_s: float | None = None,
-    ) -> bool:
-        """Note what came of a delivery: delivered without `error`; with it, due again in
-        `retry_s`, or dead when that is None. False when the token is not the latest.
-        """
-
-    async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
-        """The latest webhooks, those in `state` only when it is given; newest first."""
-
-    async def retry_webhook(self, webhook_id: str) -> bool:
-        """Make a dead or delivered webhook due at once, its attempts forgotten."""
-
-    async def signing_keys(self) -> list[SigningKey]:
-        """The public halves of all webhook keys, those that sign first, then next, then retired."""
-
-    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
-        """Add or change these keys together; `changed_at` is set to now where the state is new."""
+    async def now(self) -> float:
+        """The store's clock."""
 
 
 class KeyStore(Protocol):
@@ -194,18 +165,15 @@ class KeyStore(Protocol):
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
         """What was used, by day, key and endpoint, from `since_day` on."""
 
-
-class Store(RequestStore, WebhookStore, KeyStore, Protocol):
-    """All of it, and what is needed to run it."""
+    async def secret(self, name: str, fresh: bytes) -> bytes:
+        """The secret called `name`, the same for everybody; `fresh` at the first call."""
 
     async def now(self) -> float:
         """The store's clock."""
 
-    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
-        """What it holds, each number counted up to `cap`, and the `max_keys` busiest keys."""
 
-    async def secret(self, name: str, fresh: bytes) -> bytes:
-        """The secret called `name`, the same for everybody; `fresh` at the first call."""
+class Store(JobStore, WebhookStore, KeyStore, Protocol):
+    """All three, for those who open, copy or close a whole store."""
 
     def read_rows(self, table: str) -> AsyncIterator[Row]:
         """Every row of one of SCHEMA_TABLES, in the order of insertion; for copies."""

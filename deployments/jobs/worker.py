@@ -18,7 +18,7 @@ from deployments.errors import (
 )
 from deployments.jobs.job import Job, JobOutcome, JobState
 from deployments.jobs.readiness import Gate
-from deployments.jobs.store import RequestStore
+from deployments.jobs.store import JobStore
 from deployments.settings import QueueSettings
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
@@ -64,7 +64,7 @@ class Worker:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: JobStore,
         execute: Execute,
         settings: QueueSettings,
         recorder: Recorder,

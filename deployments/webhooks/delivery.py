@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deployments.errors import StoreUnavailable
-from deployments.jobs.store import WebhookStore
 from deployments.net.client import CallFailed
 from deployments.net.url import CallRefused
 from deployments.settings import WebhookSettings
@@ -22,7 +21,7 @@ from deployments.telemetry.metrics import Recorder
 from deployments.telemetry.tracing import OFF, Tracer
 from deployments.webhooks.pem import PrivateKey
 from deployments.webhooks.signing import signed_headers
-from deployments.webhooks.webhook import Webhook
+from deployments.webhooks.webhook import Webhook, WebhookStore
 
 MAX_RUNNING = 64  # nearly all of a delivery is waiting for a receiver
 LEASE_SLACK_S = 15.0  # beyond a delivery's own time, to note what came of it

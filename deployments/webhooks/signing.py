@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from deployments.errors import SetupError
-from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings
 from deployments.webhooks.pem import PrivateKey, make_key, read_keys
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.webhook import SigningKey, WebhookStore
 
 CACHED_S = 24 * 3600.0  # receivers may remember the published keys for so long, says fal
 REREAD_S = 10.0
@@ -52,7 +51,7 @@ class KeyFolder:
     def __init__(
         self,
         settings: WebhookSettings,
-        store: Store,
+        store: WebhookStore,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = Path(settings.keys)

@@ -1,10 +1,12 @@
-"""A webhook as the store keeps it: written with the request's end, delivered at least once."""
+"""A webhook as the store keeps it, and what its delivery needs of the store.
 
-import json
+It is written in the transaction that ends its job, and delivered at least once.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-
-from deployments.jobs.job import JobOutcome, JobState, compact
+from typing import Protocol
 
 
 class WebhookState(StrEnum):
@@ -49,13 +51,39 @@ class SigningKey:
     changed_at: float = 0.0
 
 
-def webhook_body(request_id: str, outcome: JobOutcome) -> str:
-    """What the receiver is told, in fal's shape; the payload is the response's own body."""
-    told = {
-        "request_id": request_id,
-        "gateway_request_id": request_id,
-        "status": "OK" if outcome.state is JobState.DONE else "ERROR",
-    }
-    if outcome.state is not JobState.DONE:
-        told["error"] = f"Invalid status code: {outcome.status}"
-    return compact(told | {"payload": json.loads(outcome.body)})
+class WebhookStore(Protocol):
+    """Deliveries to be made, and the public keys that receivers check them with."""
+
+    async def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
+        """Take up to `limit` pending webhooks that are due; each has one attempt more.
+
+        One that is not settled within `lease_s` is due again.
+        """
+
+    async def record_delivery(
+        self,
+        webhook_id: str,
+        token: int,
+        *,
+        status: int | None = None,
+        error: str | None = None,
+        retry_s: float | None = None,
+    ) -> bool:
+        """Note what came of a delivery: delivered without `error`; with it, due again in
+        `retry_s`, or dead when that is None. False when the token is not the latest.
+        """
+
+    async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
+        """The latest webhooks, those in `state` only when it is given; newest first."""
+
+    async def retry_webhook(self, webhook_id: str) -> bool:
+        """Make a dead or delivered webhook due at once, its attempts forgotten."""
+
+    async def signing_keys(self) -> list[SigningKey]:
+        """The public halves of all webhook keys, those that sign first, then next, then retired."""
+
+    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
+        """Add or change these keys together; `changed_at` is set to now where the state is new."""
+
+    async def now(self) -> float:
+        """The store's clock."""

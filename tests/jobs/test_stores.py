@@ -22,6 +22,7 @@ from deployments.errors import (
 )
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.columns import COLUMNS
+from deployments.jobs.endings import webhook_body
 from deployments.jobs.job import (
     Backlog,
     Cancellation,
@@ -38,7 +39,7 @@ from deployments.jobs.job import (
 )
 from deployments.jobs.store import POSITION_CAP, SCHEMA_TABLES, Row, Store
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import SigningKey, WebhookState, webhook_body
+from deployments.webhooks.webhook import SigningKey, WebhookState
 from tests.jobs.bench import KINDS, Bench, Benches
 
 pytestmark = pytest.mark.anyio

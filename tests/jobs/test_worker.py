@@ -254,7 +254,7 @@ class Slow(MemoryStore):
         self.answers = asyncio.Event()
 
     async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
-        """See RequestStore."""
+        """See JobStore."""
         claimed = await super().claim(owner, limit, lease_s)
         self.claimed.set()
         await self.answers.wait()

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
-from deployments.jobs.store import RequestStore
+from deployments.jobs.store import JobStore
 from deployments.net.client import CallFailed, Poster
 from deployments.net.url import CallRefused
 from deployments.settings import QueueSettings, TracingSettings, WebhookSettings
@@ -126,7 +126,7 @@ class Bench:
         )
 
 
-async def end(store: RequestStore, url: str, request_id: str, trace: str = "") -> None:
+async def end(store: JobStore, url: str, request_id: str, trace: str = "") -> None:
     """A request that wants a webhook, and is done."""
     wanted = Submission(id=request_id, key_id=USER, path="caption", input="{}", webhook_url=url)
     await store.submit(replace(wanted, trace=trace))
