@@ -1,4 +1,4 @@
-"""What the README says is what the code does."""
+"""What the README and the reference pages say is what the code does."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ from deployments.settings import Settings
 GATHERING = {ServiceError, ModelError, InputError, RequestError}
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "docs"
+MAX_WORDS = 1200
 
 
-def section(title: str) -> str:
-    """The text below a heading, up to the next heading of its rank."""
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found, f"README has no section {title}"
-    return found[1]
+def page(name: str) -> str:
+    """A page of the documentation."""
+    return (DOCS / name).read_text()
 
 
 def settings_rows() -> list[str]:
@@ -66,22 +66,22 @@ def error_rows() -> list[str]:
 
 
 def test_the_settings_table_is_the_code() -> None:
-    """Every setting stands in the README with its default and its description, in order."""
-    rows = re.findall(r"^\| `\w+\.\w+` \|.*$", section("Settings"), re.MULTILINE)
+    """Every setting has its row with its default and its description, in order."""
+    rows = re.findall(r"^\| `\w+\.\w+` \|.*$", page("settings.md"), re.MULTILINE)
 
     assert rows == settings_rows()
 
 
 def test_the_errors_table_is_the_code() -> None:
-    """Every error stands in the README with its status, fal's name and its meaning."""
-    rows = re.findall(r"^\| \d{3} \|.*$", section("Errors"), re.MULTILINE)
+    """Every error has its row with its status, fal's name and its meaning."""
+    rows = re.findall(r"^\| \d{3} \|.*$", page("errors.md"), re.MULTILINE)
 
     assert rows == error_rows()
 
 
 def tree_names() -> list[str]:
-    """The paths of the folder tree in the README."""
-    block = section("The folder tree").split("```")[1]
+    """The paths of the folder tree."""
+    block = page("architecture.md").partition("## The folder tree")[2].split("```")[1]
     names: list[str] = []
     folder = ""
     for line in block.strip("\n").splitlines()[1:]:
@@ -101,7 +101,7 @@ def test_the_folder_tree_exists() -> None:
 
 
 def test_every_module_stands_in_the_folder_tree() -> None:
-    """No box and no folder of the package is left out."""
+    """No module and no folder of the package is left out."""
     here = {
         f"deployments/{path.name}{'/' if path.is_dir() else ''}"
         for path in (ROOT / "deployments").iterdir()
@@ -115,6 +115,11 @@ def test_every_module_stands_in_the_folder_tree() -> None:
 def test_make_targets_exist(target: str) -> None:
     """Every `make` command of the README is in the Makefile."""
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_readme_is_short() -> None:
+    """A reader gets through it in five minutes."""
+    assert len(README.split()) < MAX_WORDS
 
 
 def test_pictures_exist() -> None:
