@@ -202,8 +202,7 @@ def test_every_module_says_what_it_is() -> None:
         ),
         ("deployments.preprocess, deployments.postprocess", ("fastapi",)),
         (
-            "deployments.cli.main, deployments.cli.predict, deployments.cli.serve, "
-            "deployments.cli.demo",
+            "deployments.cli.predict, deployments.cli.serve, deployments.cli.demo",
             ("torch", "transformers", "ray", "fastapi", "opentelemetry"),
         ),
     ],

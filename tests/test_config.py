@@ -19,8 +19,8 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.local.haproxy import ON
-from deployments.local.profile import LAPTOP, laid_over, serve_config
+from deployments.local.haproxy import ENABLE_HAPROXY
+from deployments.local.profile import LAPTOP, merge, serve_config
 from deployments.settings import parse
 
 FILES = (serve_config(), LAPTOP)
@@ -85,7 +85,7 @@ def deployable(file: Path) -> dict[str, Any]:
     """A whole configuration: the laptop's stands over the other, without options taken away."""
     if file != LAPTOP:
         return read(file)
-    tree: dict[str, Any] = laid_over(read(serve_config()), read(LAPTOP))
+    tree: dict[str, Any] = merge(read(serve_config()), read(LAPTOP))
     return tree
 
 
@@ -185,7 +185,7 @@ def test_only_the_model_has_a_loop_apart_from_serves() -> None:
 
 def test_production_has_haproxy_in_front() -> None:
     """A laptop has it only when asked, as it serves no https."""
-    assert [next(environments(read(file)))[ON] for file in FILES] == ["1", "0"]
+    assert [next(environments(read(file)))[ENABLE_HAPROXY] for file in FILES] == ["1", "0"]
 
 
 def test_production_runs_on_gpus() -> None:

@@ -13,8 +13,9 @@ import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from deployments.api.submission import DELIVERY
-from deployments.local.haproxy import binary, free_ports
-from deployments.local.profile import read, serve_config
+from deployments.local.haproxy import haproxy_binary
+from deployments.local.ports import free_ports
+from deployments.local.profile import read_yaml, serve_config
 from tests.chaos.clients import POLICIES
 
 VARIABLE = "RAY_SERVE_HAPROXY_"
@@ -93,7 +94,7 @@ def delivery(heard: bytes) -> bytes:
 @contextmanager
 def haproxy(folder: Path, behind: int) -> Iterator[str]:
     """HAProxy as Serve would start it, before one Ingress; yields its address."""
-    variables = read(serve_config())["controller_options"]["runtime_env"]["env_vars"]
+    variables = read_yaml(serve_config())["controller_options"]["runtime_env"]["env_vars"]
     ours = {
         name.removeprefix(VARIABLE): value
         for name, value in variables.items()
@@ -104,7 +105,7 @@ def haproxy(folder: Path, behind: int) -> Iterator[str]:
     error_file.write_text(ERROR)
     config = folder / "haproxy.cfg"
     config.write_text(CONFIG.format(port=port, behind=behind, error_file=error_file, **ours))
-    with subprocess.Popen([binary(), "-db", "-f", str(config)]) as process:
+    with subprocess.Popen([haproxy_binary(), "-db", "-f", str(config)]) as process:
         try:
             wait_for(port)
             yield f"http://127.0.0.1:{port}"

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
 from deployments.autoscaling import GAUGES
-from deployments.cli.main import app
+from deployments.cli.main import COMMANDS, load
 from deployments.jobs.job import JobState
 from deployments.settings import Settings
 from deployments.telemetry.metrics import METRICS, Metric
@@ -22,7 +21,7 @@ each_text = pytest.mark.parametrize("file", TEXTS, ids=lambda file: file.name)
 
 COMMAND = re.compile(
     r"(?<![\w/-])florence "
-    r"((?:serve|predict|demo|doctor|top|keys|usage|webhooks|store)\b[^#`\n]*)"
+    rf"((?:{'|'.join(COMMANDS)})\b[^#`\n]*)"
 )
 
 
@@ -43,8 +42,8 @@ def options_of(words: list[str]) -> set[str]:
     Raises:
         KeyError: there is no such command.
     """
-    command: Any = typer.main.get_command(app)
-    for word in words:
+    command: Any = load(words[0])
+    for word in words[1:]:
         if not hasattr(command, "commands"):
             break
         command = command.commands[word]

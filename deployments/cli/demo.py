@@ -6,47 +6,47 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from deployments.cli.output import make_folder
-from deployments.cli.serve import local_profile
+from deployments.cli.options import make_folder
 from deployments.demo.scenes import Scene, draw_scene
-from deployments.local.client import Client, data_uri_of
-from deployments.local.launch import running
-from deployments.local.state import State
+from deployments.demo.scoring import ApiBox, SceneScore, box_of, score_boxes
+from deployments.local.client import ServiceClient, data_uri_of
+from deployments.local.launch import launch
+from deployments.local.profile import local_profile
+from deployments.local.state import StateFolder
 
 TASK = "region-proposal"
 SIZES = ((640, 480), (512, 512), (480, 640))
 FOUND_AT = 0.5  # intersection over union
 ENOUGH = 0.9  # of the true boxes
 
-Box = dict[str, Any]
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A true box, the found box that overlaps it most, and by how much."""
+@app.command()
+def demo(
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the scenes.", show_default="random")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for scenes, pictures and answers.")] = Path(
+        "out/demo"
+    ),
+) -> None:
+    """Find the shapes in three random scenes, and show how well.
 
-    truth: Box
-    found: Box | None
-    iou: float
+    Starts a service of its own. The exit code is 1 when too few shapes are found.
+    """
+    raise typer.Exit(run_demo(seed, out))
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A pair for each true box of a scene, and what was found where nothing is."""
-
-    pairs: Sequence[Pair]
-    strays: Sequence[Box] = ()
-
-
-def show(seed: int | None, out: Path) -> int:
+def run_demo(seed: int | None, out: Path) -> int:
     """Run the demonstration; the exit code is 1 when too few true boxes are found.
 
     Raises:
@@ -63,15 +63,15 @@ def show(seed: int | None, out: Path) -> int:
     )
     with steps(console) as step, tempfile.TemporaryDirectory(prefix="florence-") as folder:
         step("Starting Ray and loading the model")
-        state = State(Path(folder))
+        state = StateFolder(Path(folder))
         profile = local_profile(state, "127.0.0.1", 0, {}, tls=False)
-        with running(profile), Client(profile.base_url, state.api_key()) as client:
-            verdicts = []
+        with launch(profile), ServiceClient(profile.base_url, state.api_key()) as client:
+            scores = []
             for number, scene in enumerate(scenes, 1):
                 step(f"Asking about scene {number} of {len(scenes)}")
-                verdicts.append(ask(client, scene, number, out))
+                scores.append(ask(client, scene, number, out))
             step("Stopping")
-    return report(console, verdicts, out)
+    return report(console, scores, out)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def steps(console: Console) -> Iterator[Callable[[str], None]]:
         yield step
 
 
-def ask(client: Client, scene: Scene, number: int, out: Path) -> Verdict:
+def ask(client: ServiceClient, scene: Scene, number: int, out: Path) -> SceneScore:
     """Send one scene; write it, the truth, the answer as it came, and the annotated picture."""
     truth = [box_of(thing.box) for thing in scene.objects]
     scene.image.save(out / f"scene-{number}.png")
@@ -98,48 +98,15 @@ def ask(client: Client, scene: Scene, number: int, out: Path) -> Verdict:
     picture = Image.open(io.BytesIO(client.download(answer["image"]["url"])))
     picture.save(out / f"annotated-{number}.png")
     found = answer["results"]["bboxes"]
-    pairs = matched(truth, found)
-    used = [pair.found for pair in pairs]
-    return Verdict(pairs, [box for box in found if box not in used])
+    return score_boxes(truth, found)
 
 
-def box_of(corners: tuple[float, float, float, float]) -> Box:
-    """Corners (x1, y1, x2, y2) as a box in the API's words."""
-    x1, y1, x2, y2 = corners
-    return {"x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1, "label": ""}
-
-
-def matched(truth: Sequence[Box], found: Sequence[Box]) -> list[Pair]:
-    """Each true box with a found box of its own, the best overlaps first."""
-    order = sorted(
-        ((iou(t, f), i, j) for i, t in enumerate(truth) for j, f in enumerate(found)), reverse=True
-    )
-    partner: dict[int, tuple[int, float]] = {}
-    taken: set[int] = set()
-    for overlap, i, j in order:
-        if overlap > 0 and i not in partner and j not in taken:
-            partner[i] = j, overlap
-            taken.add(j)
-    return [
-        Pair(box, found[partner[i][0]], partner[i][1]) if i in partner else Pair(box, None, 0.0)
-        for i, box in enumerate(truth)
-    ]
-
-
-def iou(one: Box, other: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one["x"] + one["w"], other["x"] + other["w"]) - max(one["x"], other["x"])
-    height = min(one["y"] + one["h"], other["y"] + other["h"]) - max(one["y"], other["y"])
-    common = max(0.0, width) * max(0.0, height)
-    return float(common / (one["w"] * one["h"] + other["w"] * other["h"] - common))
-
-
-def report(console: Console, verdicts: Sequence[Verdict], out: Path) -> int:
+def report(console: Console, scores: Sequence[SceneScore], out: Path) -> int:
     """Print the table and what it comes to; 1 when too few were found."""
-    console.print(table(verdicts))
-    overlaps = [pair.iou for verdict in verdicts for pair in verdict.pairs]
+    console.print(table(scores))
+    overlaps = [match.iou for score in scores for match in score.matches]
     num_found = sum(overlap >= FOUND_AT for overlap in overlaps)
-    num_strays = sum(len(verdict.strays) for verdict in verdicts)
+    num_strays = sum(len(score.strays) for score in scores)
     console.print(
         f"{num_found} of {len(overlaps)} true boxes found at IoU {FOUND_AT}, "
         f"mean IoU {sum(overlaps) / len(overlaps):.3f}, {num_strays} found where nothing is. "
@@ -148,19 +115,19 @@ def report(console: Console, verdicts: Sequence[Verdict], out: Path) -> int:
     return int(num_found < ENOUGH * len(overlaps))
 
 
-def table(verdicts: Sequence[Verdict]) -> Table:
+def table(scores: Sequence[SceneScore]) -> Table:
     """A row for each true box, then for each stray."""
     shown = Table("scene", "truth", "found", "IoU", title="Boxes as x, y, w, h in pixels")
-    for number, verdict in enumerate(verdicts, 1):
-        for pair in verdict.pairs:
-            colour = "green" if pair.iou >= FOUND_AT else "red"
-            found = written(pair.found) if pair.found else "not found"
-            shown.add_row(str(number), written(pair.truth), found, f"[{colour}]{pair.iou:.3f}[/]")
-        for box in verdict.strays:
+    for number, score in enumerate(scores, 1):
+        for match in score.matches:
+            colour = "green" if match.iou >= FOUND_AT else "red"
+            found = written(match.found) if match.found else "not found"
+            shown.add_row(str(number), written(match.truth), found, f"[{colour}]{match.iou:.3f}[/]")
+        for box in score.strays:
             shown.add_row(str(number), "nothing", written(box), "")
     return shown
 
 
-def written(box: Box) -> str:
+def written(box: ApiBox) -> str:
     """A box for a person."""
     return ", ".join(f"{box[side]:.0f}" for side in ("x", "y", "w", "h"))

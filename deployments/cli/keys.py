@@ -11,19 +11,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments.cli.moments import iso, minute, moment_after
-from deployments.cli.options import Json, State, StoreUrl
-from deployments.cli.stores import run_with_store, store_url
+from deployments.cli.options import (
+    JsonOption,
+    StateOption,
+    StoreOption,
+    iso,
+    minute,
+    run_with_store,
+    store_url,
+    time_after,
+)
 from deployments.errors import SetupError
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.store import Store
 from deployments.local.state import KEY_PREFIX
-from deployments.settings import hash_key, state_home
+from deployments.settings import hash_key
 
 RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smh]))?")
 PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Create, list, rotate and revoke API keys.",
+)
 KeyId = Annotated[
     str, typer.Argument(metavar="ID", help="The key's id, as in `florence keys list`.")
 ]
@@ -31,69 +43,75 @@ KeyId = Annotated[
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Option(help="Whose it is, for people.")] = "",
+    name: Annotated[str, typer.Option(help="Who uses it.")] = "",
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Requests that run at a time.", show_default="unbounded"),
+        typer.Option(
+            min=1, help="Requests that may run at the same time.", show_default="unbounded"
+        ),
     ] = None,
     rate: Annotated[
         str | None,
-        typer.Option(help="Requests that begin: 5/s, 300/m, 1000/h.", show_default="unbounded"),
+        typer.Option(help="Rate limit: 5/s, 300/m, 1000/h.", show_default="unbounded"),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="When it ends: 30d, 12h or a date.", show_default="never")
+        str | None, typer.Option(help="When it expires: 30d, 12h or a date.", show_default="never")
     ] = None,
-    as_json: Json = False,
-    store: StoreUrl = None,
-    state: State = None,
+    as_json: JsonOption = False,
+    store: StoreOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Make a key, and print it: it is not shown again."""
+    """Create a key, and print it. It is not shown again."""
     limit = None if rate is None else per_second(rate)
     id_ = secrets.token_hex(4)
     secret = fresh_secret(id_)
     key = ApiKey(id=id_, hash=hash_key(secret), name=name, concurrency=concurrency, rate=limit)
-    url = store_url(store, state or state_home())
-    made = run_with_store(url, lambda opened: add(opened, key, expires))
-    show_secret(secret, described(made, "valid"), as_json)
+    url = store_url(store, state)
+    made = run_with_store(url, lambda opened: add_key(opened, key, expires))
+    show_secret(secret, as_tree(made, "valid"), as_json)
 
 
 @app.command("list")
-def list_(as_json: Json = False, store: StoreUrl = None, state: State = None) -> None:
-    """Show all keys, but not their secrets, which nobody knows."""
+def list_(
+    as_json: JsonOption = False, store: StoreOption = None, state: StateOption = None
+) -> None:
+    """List all keys. Their secrets are not stored."""
 
     async def read(opened: Store) -> tuple[list[ApiKey], float]:
         return await opened.keys(), await opened.now()
 
-    keys, now = run_with_store(store_url(store, state or state_home()), read)
+    keys, now = run_with_store(store_url(store, state), read)
     if as_json:
-        typer.echo(json.dumps([described(key, state_of(key, now)) for key in keys], indent=2))
+        typer.echo(json.dumps([as_tree(key, state_of(key, now)) for key in keys], indent=2))
         return
     Console().print(table(keys, now) if keys else "No keys: make one with `florence keys create`.")
 
 
 @app.command()
-def revoke(id_: KeyId, store: StoreUrl = None, state: State = None) -> None:
-    """Let a key open nothing any more, from a few seconds on."""
-    url = store_url(store, state or state_home())
+def revoke(id_: KeyId, store: StoreOption = None, state: StateOption = None) -> None:
+    """Revoke a key. It is refused within 5 seconds."""
+    url = store_url(store, state)
     if not run_with_store(url, lambda opened: opened.revoke_key(id_)):
         raise missing(id_)
     typer.echo(f"{id_} is revoked; it is refused everywhere within 5 s.")
 
 
 @app.command()
-def rotate(id_: KeyId, as_json: Json = False, store: StoreUrl = None, state: State = None) -> None:
-    """Give a key another secret, and print it; the old one is refused from a few seconds on."""
+def rotate(
+    id_: KeyId, as_json: JsonOption = False, store: StoreOption = None, state: StateOption = None
+) -> None:
+    """Give a key a new secret, and print it. The old one is refused within 5 seconds."""
     secret = fresh_secret(id_)
-    url = store_url(store, state or state_home())
+    url = store_url(store, state)
     if not run_with_store(url, lambda opened: opened.replace_key_hash(id_, hash_key(secret))):
         raise missing(id_)
     show_secret(secret, {"id": id_}, as_json)
 
 
-async def add(store: Store, key: ApiKey, expires: str | None) -> ApiKey:
-    """The key as it was stored, with its times on the store's clock."""
+async def add_key(store: Store, key: ApiKey, expires: str | None) -> ApiKey:
+    """Store a key, with its times on the store's clock, and return it."""
     now = await store.now()
-    expires_at = None if expires is None else moment_after(now, expires)
+    expires_at = None if expires is None else time_after(now, expires)
     dated = replace(key, created_at=now, expires_at=expires_at)
     await store.add_key(dated)
     return dated
@@ -117,19 +135,19 @@ def per_second(text: str) -> float:
 
 
 def missing(id_: str) -> SetupError:
-    """The error for a key that is not there, or not any more."""
+    """The error for a key that does not exist, or is revoked."""
     return SetupError(f"no valid key {id_}: see `florence keys list`")
 
 
 def state_of(key: ApiKey, now: float) -> str:
-    """Whether a key opens the door, in a word."""
+    """`valid`, `expired` or `revoked`."""
     if key.revoked_at is not None:
         return "revoked"
     return "valid" if key.is_valid(now) else "expired"
 
 
-def described(key: ApiKey, state: str) -> dict[str, Any]:
-    """A key for a program."""
+def as_tree(key: ApiKey, state: str) -> dict[str, Any]:
+    """A key as JSON."""
     return {
         "id": key.id,
         "name": key.name,
@@ -143,7 +161,7 @@ def described(key: ApiKey, state: str) -> dict[str, Any]:
 
 
 def show_secret(secret: str, about: dict[str, Any], as_json: bool) -> None:
-    """Print a key in full, the only time; what is said about it goes to standard error."""
+    """Print a key in full, the only time. The note about it goes to standard error."""
     if as_json:
         typer.echo(json.dumps({"key": secret} | about, indent=2))
         return
@@ -161,7 +179,7 @@ def table(keys: list[ApiKey], now: float) -> Table:
 
 
 def limits_of(key: ApiKey) -> str:
-    """What a key may do at most."""
+    """The limits of a key."""
     bounds = [
         f"{key.concurrency} at a time" if key.concurrency is not None else "",
         f"{key.rate:g}/s" if key.rate is not None else "",

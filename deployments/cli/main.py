@@ -1,162 +1,64 @@
-"""The command `florence`: serve on this machine, ask a service, show a demonstration."""
+"""The command `florence`. The module of a command is imported only when it is called."""
 
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 import typer
-from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from deployments.cli import keys as key_commands
-from deployments.cli import store as store_commands
-from deployments.cli import webhooks as webhook_commands
-from deployments.cli.doctor.command import doctor
-from deployments.cli.options import State
-from deployments.cli.usage import usage
 from deployments.errors import SetupError
 from deployments.local.signals import raise_interrupts
-from deployments.settings import state_home
 
-app = typer.Typer(
+COMMANDS = {
+    "serve": "Serve on this machine until Ctrl-C.",
+    "predict": "Ask a running service about images.",
+    "demo": "Find the shapes in three random scenes, and show how well.",
+    "top": "Show what a running service does now.",
+    "doctor": "Check a setup: this machine, a service at a URL, or a cluster.",
+    "keys": "Create, list, rotate and revoke API keys.",
+    "usage": "Show what each key has used, by day and endpoint.",
+    "webhooks": "List and retry webhooks, and rotate the keys that sign them.",
+    "store": "Check a store, or copy it to another.",
+}
+MODULES = {
+    "doctor": "doctor.command",
+    "top": "top.live",
+}  # where the name of the command is not the module's
+
+
+def load(name: str) -> Any:
+    """The command called `name`, out of the Typer `app` of its module."""
+    module = import_module(f"deployments.cli.{MODULES.get(name, name)}")
+    return typer.main.get_command(module.app)
+
+
+class LazyGroup(TyperGroup):
+    """Its commands are names and summaries for the help; the one that is called is loaded."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else None, rest
+
+
+app = LazyGroup(
+    name="florence",
+    commands={name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()},
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes as long to import as all the rest
     help="Florence-2 behind fal's HTTP protocol, on your own machines.",
 )
 
 
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint: a folder, a hub id, or `demo`.", show_default="demo"),
-    ] = None,
-    state: State = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Serve https with a private CA.")] = False,
-    haproxy: Annotated[
-        bool, typer.Option("--haproxy", help="HAProxy in front, as on a cluster; http only.")
-    ] = False,
-    device: Annotated[
-        str | None, typer.Option(help="Where the model runs: cpu or cuda.", show_default="cpu")
-    ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            help="The queue: postgresql://… or sqlite:///FILE.",
-            show_default="SQLite in the state folder",
-        ),
-    ] = None,
-    ephemeral: Annotated[
-        bool, typer.Option("--ephemeral", help="Keep the queue in memory alone.")
-    ] = False,
-    files: Annotated[
-        str | None,
-        typer.Option(
-            help="Uploads and pictures: a folder, s3://, gs:// or az://.",
-            show_default="in the state folder",
-        ),
-    ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Any setting; may be repeated."),
-    ] = None,
-) -> None:
-    """Serve until Ctrl-C; prints the address, the key and how to call when it is ready."""
-    from deployments.cli.serve import serve_forever
-
-    if ephemeral and store:
-        raise typer.BadParameter("--ephemeral and --store exclude each other.")
-    url = "memory:" if ephemeral else store
-    folder = state or state_home()
-    serve_forever(host, port, model, folder, tls, haproxy, device, url, files, sets or [])
-
-
-@app.command()
-def predict(
-    images: Annotated[
-        list[str], typer.Argument(help="Files, folders or URLs.", metavar="IMAGE...")
-    ],
-    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
-    key: Annotated[
-        str | None,
-        typer.Option(help="API key.", show_default="FLORENCE_API_KEY, or the local service's"),
-    ] = None,
-    task: Annotated[str, typer.Option(help="What to do with each image.")] = "region-proposal",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
-    state: State = None,
-) -> None:
-    """Ask a running service about images."""
-    from deployments.cli.predict import predict_all
-
-    raise typer.Exit(predict_all(images, url, key, task, out, json, state or state_home()))
-
-
-@app.command()
-def demo(
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of the scenes.", show_default="random")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for scenes, pictures and answers.")] = Path(
-        "out/demo"
-    ),
-) -> None:
-    """Find the shapes in three random scenes with a service of its own, and show how well."""
-    from deployments.cli.demo import show
-
-    raise typer.Exit(show(seed, out))
-
-
-@app.command()
-def top(
-    urls: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="Where metrics are, http://HOST:PORT/metrics; may be repeated.",
-            show_default="the service on this machine",
-        ),
-    ] = None,
-    every: Annotated[
-        float, typer.Option(min=0.2, metavar="SECONDS", help="Time between two frames.")
-    ] = 2.0,
-    window: Annotated[
-        float, typer.Option(min=1.0, metavar="SECONDS", help="Time that rates are over.")
-    ] = 30.0,
-    once: Annotated[
-        bool,
-        typer.Option("--once", help="One frame over 10 s; as without a terminal."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The numbers of one frame.")] = False,
-    state: State = None,
-) -> None:
-    """Show what the service does now: traffic, queue, model, stages, CPU, store, webhooks, keys."""
-    from deployments.cli.top.live import show
-
-    show(urls or [], every, window, once, as_json, state or state_home())
-
-
-app.command()(doctor)
-app.add_typer(key_commands.app, name="keys")
-app.command()(usage)
-app.add_typer(store_commands.app, name="store")
-app.add_typer(webhook_commands.app, name="webhooks")
-
-
 def main() -> None:
-    """The entry point: a wrong flag or setup is one line and exit code 2."""
+    """Run a command. A wrong option or setup is one line on standard error and exit code 2."""
     raise_interrupts()
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app.main(prog_name="florence", standalone_mode=False))
     except TyperException as error:
-        said = getattr(error, "format_message", error.__str__)()
-        refuse(f"{said} See `florence --help`.") if said else sys.exit(2)  # the help is shown
+        text = getattr(error, "format_message", error.__str__)()
+        refuse(f"{text} See `florence --help`.") if text else sys.exit(2)  # the help is shown
     except SetupError as error:
         refuse(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -164,7 +66,7 @@ def main() -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """Say in one line what to change."""
+    """Print `line` in red, and exit with 2."""
     text = " ".join(line.split())
-    Console(stderr=True).print(f"florence: {text}", style="red", markup=False, soft_wrap=True)
+    typer.secho(f"florence: {text}", err=True, fg=typer.colors.RED)
     sys.exit(2)

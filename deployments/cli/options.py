@@ -1,19 +1,39 @@
-"""The options that many commands share."""
+"""What several commands share: options, and what the options name.
 
+The store (opened for one command, always closed), the output folder, and times in UTC.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 import typer
+from pydantic import ValidationError
 
-State = Annotated[
+from deployments.errors import SetupError, StoreUnavailable
+from deployments.jobs.open import MEMORY, SQLITE, open_store
+from deployments.jobs.store import Store
+from deployments.local.state import StateFolder
+from deployments.settings import QueueSettings, StoreSettings, state_home, store_from_environment
+
+T = TypeVar("T")
+DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+StateOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder for keys, certificates and files.  [default: XDG state directory]",
-        show_default=False,
+        help="Folder for keys, certificates and files.",
+        show_default="the XDG state directory",
         file_okay=False,
     ),
 ]
-StoreUrl = Annotated[
+StoreOption = Annotated[
     str | None,
     typer.Option(
         "--store",
@@ -21,4 +41,141 @@ StoreUrl = Annotated[
         show_default="FLORENCE_STORE, or the local service's",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(help="API key.", show_default="FLORENCE_API_KEY, or the local service's"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Any setting; may be repeated."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of `--out`.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
+
+
+def store_url(store: str | None, state: Path | None) -> str:
+    """The store's URL: `--store`, else FLORENCE_STORE, else the local service's file.
+
+    Raises:
+        SetupError: the state folder cannot be made.
+    """
+    return store or store_from_environment() or StateFolder(state or state_home()).store
+
+
+def run_with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    """Open the store at `url` and return what `work` makes of it.
+
+    Raises:
+        SetupError: it cannot be opened, or does not answer.
+    """
+    return asyncio.run(with_store(url, work))
+
+
+async def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+    """The same inside an event loop."""
+    async with opened_store(url) as store:
+        return await work(store)
+
+
+@asynccontextmanager
+async def opened_store(url: str) -> AsyncIterator[Store]:
+    """The store at `url`, open inside the block.
+
+    Raises:
+        SetupError: it cannot be opened, or does not answer.
+    """
+    try:
+        store = await open_store(store_settings(url), QueueSettings())
+        try:
+            yield store
+        finally:
+            await store.close()
+    except StoreUnavailable as error:
+        raise SetupError(f"store {without_password(url)} does not answer: {error}") from error
+
+
+def store_settings(url: str) -> StoreSettings:
+    """Settings for a store that several processes can open.
+
+    Raises:
+        SetupError: `url` is not the URL of one.
+    """
+    if url == MEMORY:
+        raise SetupError("store memory: lives in its service alone: give another with --store")
+    try:
+        return StoreSettings(url=url)
+    except ValidationError:
+        raise SetupError(
+            f"{without_password(url)} is no store: write --store postgresql://… or sqlite:///FILE"
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be shown."""
+    if url.startswith(SQLITE):
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "this URL"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def time_after(now: float, text: str) -> float:
+    """The time that is `text` (`30d`) later than `now`, or the date that it names (`2030-01-31`).
+
+    Raises:
+        SetupError: it is neither, or in the past.
+    """
+    time = now + duration_s(text) if DURATION.fullmatch(text) else date_in(text).timestamp()
+    if time <= now:
+        raise SetupError(f"{text} is over: give a later date, or a time from now such as 30d")
+    return time
+
+
+def day_before(now: float, text: str) -> str:
+    """The day that is `text` (`7d`) before `now`, or the one that it names, as `YYYY-MM-DD`.
+
+    Raises:
+        SetupError: it is neither.
+    """
+    if DURATION.fullmatch(text):
+        return f"{datetime.fromtimestamp(max(0.0, now - duration_s(text)), UTC):%Y-%m-%d}"
+    return f"{date_in(text):%Y-%m-%d}"
+
+
+def duration_s(text: str) -> int:
+    """The seconds in `12h`."""
+    return int(text[:-1]) * UNITS_S[text[-1]]
+
+
+def date_in(text: str) -> datetime:
+    """The date, or the date and time, in `text`."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SetupError(
+            f"{text} is no time: write YYYY-MM-DD, or a duration such as 12h or 30d"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def minute(time: float | None) -> str:
+    """A time for a table; a dash for none."""
+    return "–" if time is None else f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M}"
+
+
+def iso(time: float | None) -> str | None:
+    """A time for a program."""
+    return None if time is None else datetime.fromtimestamp(time, UTC).isoformat()

@@ -6,28 +6,53 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.output import make_folder
+from deployments.cli.options import KeyOption, StateOption, make_folder
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
-from deployments.local.client import CallError, Client, data_uri_of_file
-from deployments.local.state import State
-from deployments.settings import api_key_from_environment
+from deployments.local.client import CallError, ServiceClient, data_uri_of_file
+from deployments.local.state import StateFolder
+from deployments.settings import api_key_from_environment, state_home
 
 AT_ONCE = 8
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[str], typer.Argument(help="Files, folders or URLs.", metavar="IMAGE...")
+    ],
+    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
+    key: KeyOption = None,
+    task: Annotated[str, typer.Option(help="What to do with each image.")] = "region-proposal",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Ask a running service about images.
+
+    The exit code is 1 when one of them failed.
+    """
+    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state or state_home()))
+
+
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one image: an answer, or why there is none."""
+class Prediction:
+    """One image with its answer, or with the reason why there is none."""
 
     image: str
     answer: dict[str, Any] | None = None
@@ -54,25 +79,25 @@ def predict_all(
         make_folder(out)
     key, authority = credentials(key, state_folder)
     names = expand(images)
-    console, complaints = Console(), Console(stderr=True)
-    outcomes: list[Outcome] = []
-    with Client(url, key, authority) as client, progress(complaints, len(names)) as advance:
+    output, errors = Console(), Console(stderr=True)
+    predictions: list[Prediction] = []
+    with ServiceClient(url, key, authority) as client, progress(errors, len(names)) as advance:
         pictures = picture_names(names, out)
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            for outcome in threads.map(
+            for prediction in threads.map(
                 lambda name: predict_one(client, task, name, pictures.get(name)), names
             ):
-                outcomes.append(outcome)
+                predictions.append(prediction)
                 advance()
-    report(console, complaints, outcomes, as_json)
-    return int(any(outcome.error for outcome in outcomes))
+    report(output, errors, predictions, as_json)
+    return int(any(each.error for each in predictions))
 
 
 def check_task(task: str) -> None:
-    """Refuse a task that nobody serves.
+    """Refuse a task that is not served.
 
     Raises:
-        SetupError: it names those that are.
+        SetupError: the message names those that are.
     """
     if task not in TASKS:
         raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
@@ -84,7 +109,7 @@ def credentials(key: str | None, state_folder: Path) -> tuple[str, Path | None]:
     Raises:
         SetupError: there is no key.
     """
-    found = key or api_key_from_environment() or State(state_folder).stored_key()
+    found = key or api_key_from_environment() or StateFolder(state_folder).stored_key()
     if not found:
         raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
     return found, state_folder / "tls" / "ca.pem"
@@ -142,19 +167,19 @@ def numbers() -> Iterator[str]:
         number += 1
 
 
-def predict_one(client: Client, task: str, name: str, picture: Path | None) -> Outcome:
-    """Ask about one image; a failure is an outcome too."""
+def predict_one(client: ServiceClient, task: str, name: str, picture: Path | None) -> Prediction:
+    """Ask about one image. A failure is a prediction with an error."""
     try:
         image_url = name if is_url(name) else data_uri_of_file(Path(name))
         answer = read_answer(client.run(task, image_url))
         if picture is None or not answer.get("image"):
-            return Outcome(name, answer)
+            return Prediction(name, answer)
         picture.write_bytes(client.download(answer["image"]["url"]))
     except CallError as error:
-        return Outcome(name, error=str(error))
+        return Prediction(name, error=str(error))
     except OSError as error:
-        return Outcome(name, error=f"cannot write {picture}: {error.strerror}")
-    return Outcome(name, answer, picture)
+        return Prediction(name, error=f"cannot write {picture}: {error.strerror}")
+    return Prediction(name, answer, picture)
 
 
 def read_answer(body: bytes) -> dict[str, Any]:
@@ -182,20 +207,19 @@ def progress(console: Console, total: int) -> Iterator[Any]:
 
 
 def report(
-    console: Console, complaints: Console, outcomes: Sequence[Outcome], as_json: bool
+    output: Console, errors: Console, predictions: Sequence[Prediction], as_json: bool
 ) -> None:
-    """Print the answers on standard output and each failure on standard error."""
-    answered = [outcome for outcome in outcomes if outcome.answer is not None]
+    """Print the answers to standard output, and a line for each failure to standard error."""
+    answered = [each for each in predictions if each.answer is not None]
     if as_json:
-        for outcome in answered:
-            line = json.dumps({"input": outcome.image, **(outcome.answer or {})})
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for each in answered:
+            typer.echo(json.dumps({"input": each.image, **(each.answer or {})}))
     elif answered:
-        console.print(table(answered))
-    for outcome in outcomes:
-        if outcome.error:
-            complaints.print(
-                f"{outcome.image[:200]}: {outcome.error}",
+        output.print(table(answered))
+    for each in predictions:
+        if each.error:
+            errors.print(
+                f"{each.image[:200]}: {each.error}",
                 style="red",
                 markup=False,
                 highlight=False,
@@ -203,21 +227,22 @@ def report(
             )
 
 
-def table(outcomes: Sequence[Outcome]) -> Table:
+def table(predictions: Sequence[Prediction]) -> Table:
     """A row for each box, or for each text."""
     shown = Table("image", "x", "y", "w", "h", "label")
     for column in shown.columns[1:5]:
         column.justify = "right"
-    for outcome in outcomes:
-        for row in rows(outcome):
+    for each in predictions:
+        for row in rows(each):
             shown.add_row(*map(escape, row))
     return shown
 
 
-def rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
+def rows(prediction: Prediction) -> Iterator[tuple[str, ...]]:
     """The rows of one image; its name stands in the first."""
-    results = (outcome.answer or {})["results"]
-    name = outcome.image if len(outcome.image) < 60 else outcome.image[:57] + "…"
+    results = (prediction.answer or {})["results"]
+    image = prediction.image
+    name = image if len(image) < 60 else image[:57] + "…"
     if isinstance(results, str):
         yield name, "", "", "", "", results
         return

@@ -3,106 +3,112 @@
 import json
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 
+from deployments.cli.options import SetOption, StateOption
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
 from deployments.local.client import data_uri_of
-from deployments.local.haproxy import ON
-from deployments.local.launch import exporters, free_port, running
-from deployments.local.profile import Profile, Tree, compose, laid_over, tree_of
-from deployments.local.state import State, write_private
-from deployments.local.tls import certificates
+from deployments.local.launch import launch, metrics_targets
+from deployments.local.profile import Profile, Tree, local_profile, merge, parse_sets
+from deployments.local.state import StateFolder, write_private
+from deployments.settings import state_home
 
 ENDPOINT = f"{APP}/region-proposal"
+NEEDS_TLS = "  fal's Python client speaks https only: start again with --tls"
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def serve_forever(
-    host: str,
-    port: int,
-    model: str | None,
-    state_folder: Path,
-    tls: bool,
-    haproxy: bool,
-    device: str | None,
-    store: str | None,
-    files: str | None,
-    sets: list[str],
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Checkpoint: a folder, a hub id, or `demo`.", show_default="demo"),
+    ] = None,
+    state: StateOption = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Serve https with a private CA.")] = False,
+    haproxy: Annotated[
+        bool, typer.Option("--haproxy", help="Put HAProxy in front, as on a cluster; http only.")
+    ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="Where the model runs: cpu or cuda.", show_default="cpu")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="The queue: postgresql://… or sqlite:///FILE.",
+            show_default="SQLite in the state folder",
+        ),
+    ] = None,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Forget the queue when the service stops.")
+    ] = False,
+    files: Annotated[
+        str | None,
+        typer.Option(
+            help="Uploads and pictures: a folder, s3://, gs:// or az://.",
+            show_default="in the state folder",
+        ),
+    ] = None,
+    sets: SetOption = None,
 ) -> None:
-    """Start, say how to call, wait for Ctrl-C or SIGTERM, and stop.
+    """Serve on this machine until Ctrl-C.
+
+    Prints the address, the key and how to call when the service is ready.
+    """
+    if ephemeral and store:
+        raise typer.BadParameter("--ephemeral and --store exclude each other.")
+    if haproxy and tls:
+        raise SetupError("HAProxy serves plain http here: leave --tls or --haproxy out")
+    url = "memory:" if ephemeral else store
+    args = merge(settings_of(model, device, url, files), parse_sets(sets or []))
+    folder = StateFolder(state or state_home())
+    serve_until_stopped(local_profile(folder, host, port, args, tls=tls, haproxy=haproxy), folder)
+
+
+def serve_until_stopped(profile: Profile, state: StateFolder) -> None:
+    """Start, print how to call, wait for Ctrl-C or SIGTERM, and stop.
 
     Raises:
         SetupError: something is wrong; nothing is left running.
     """
-    if haproxy and tls:
-        raise SetupError("HAProxy serves plain http here: leave --tls or --haproxy out")
     console = Console()
-    state = State(state_folder)
-    chosen = laid_over(options(model, device, store, files), tree_of(sets))
-    profile = local_profile(state, host, port, chosen, tls, haproxy)
-    with console.status("Starting Ray and loading the model …") as status, running(profile):
+    with console.status("Starting Ray and loading the model …") as status, launch(profile):
         status.stop()
-        text = welcome(profile, state, tls)
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-        with told(state), suppress(KeyboardInterrupt):
+        console.print(welcome(profile, state), markup=False, highlight=False, soft_wrap=True)
+        with metrics_targets(state), suppress(KeyboardInterrupt):
             threading.Event().wait()
         console.print("Stopping …")
 
 
-@contextmanager
-def told(state: State) -> Iterator[None]:
-    """Leave the addresses of metrics in the state folder inside the block."""
-    targets = [{"targets": exporters(), "labels": {"job": "florence"}}]
-    write_private(state.targets, json.dumps(targets) + "\n")
-    try:
-        yield
-    finally:
-        state.targets.unlink(missing_ok=True)
-
-
-def options(model: str | None, device: str | None, store: str | None, files: str | None) -> Tree:
-    """The settings behind the flags."""
-    named = {
+def settings_of(
+    model: str | None, device: str | None, store: str | None, files: str | None
+) -> Tree:
+    """The settings that the options stand for."""
+    options = {
         "model": {"path": model, "device": device},
         "store": {"url": store},
         "files": {"root": files},
     }
     return {
         section: {key: value for key, value in given.items() if value is not None}
-        for section, given in named.items()
+        for section, given in options.items()
     }
 
 
-def local_profile(
-    state: State, host: str, port: int, args: Tree, tls: bool, haproxy: bool = False
-) -> Profile:
-    """The laptop's profile with this state, address, settings and front.
-
-    Raises:
-        SetupError: a setting is wrong.
-    """
-    own = state.settings | {"keys": {"hashes": state.key_hashes()}}
-    http: Tree = {"host": host, "port": port or free_port(host)}
-    if tls:
-        found = certificates(state.tls, host)
-        http |= {"ssl_certfile": str(found.server), "ssl_keyfile": str(found.server_key)}
-    profile = compose(laid_over(own, args), http)
-    if profile.settings.model.device == "cuda":
-        profile.options["Inference"]["ray_actor_options"]["num_gpus"] = 1
-    if haproxy:
-        profile.environment[ON] = "1"
-    return profile
-
-
-def welcome(profile: Profile, state: State, tls: bool) -> str:
+def welcome(profile: Profile, state: StateFolder) -> str:
     """What a user needs to call the service, each part ready to paste."""
     url, key = profile.base_url, state.api_key()
     model = profile.settings.model
-    authority = state.tls / "ca.pem" if tls else None
+    authority = state.tls / "ca.pem" if url.startswith("https:") else None
     lines = [
         f"Florence Serve is ready: {model.path} on {model.device}. Ctrl-C stops it.",
         "",
@@ -110,7 +116,7 @@ def welcome(profile: Profile, state: State, tls: bool) -> str:
         f"  API key   {key}",
         "",
         "curl",
-        curl(url, key, example(state), authority),
+        curl(url, key, example_body(state), authority),
         "",
         "JavaScript (@fal-ai/client 1.10 or newer)",
         javascript(url, key, authority),
@@ -122,10 +128,7 @@ def welcome(profile: Profile, state: State, tls: bool) -> str:
     return "\n".join(lines)
 
 
-NEEDS_TLS = "  fal's Python client speaks https only: start again with --tls"
-
-
-def example(state: State) -> Path:
+def example_body(state: StateFolder) -> Path:
     """A request body with a small scene, for the curl line."""
     from deployments.demo.scenes import draw_scene
 
@@ -145,7 +148,7 @@ def curl(url: str, key: str, body: Path, authority: Path | None) -> str:
 
 
 def javascript(url: str, key: str, authority: Path | None) -> str:
-    """The configuration of fal's JavaScript client and one call."""
+    """The configuration of fal's JavaScript client, and one call."""
     trust = f"  export NODE_EXTRA_CA_CERTS={authority}\n" if authority else ""
     return (
         f"{trust}"
@@ -156,7 +159,7 @@ def javascript(url: str, key: str, authority: Path | None) -> str:
 
 
 def python(url: str, key: str, authority: Path) -> str:
-    """The environment of fal's Python client and one call."""
+    """The environment of fal's Python client, and one call."""
     address = url.removeprefix("https://")
     return (
         f"  export SSL_CERT_FILE={authority}\n"

@@ -12,26 +12,36 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.options import State, StoreUrl
-from deployments.cli.stores import opened, run_with_store, shown, store_url
+from deployments.cli.options import (
+    StateOption,
+    StoreOption,
+    opened_store,
+    run_with_store,
+    store_url,
+    without_password,
+)
 from deployments.errors import SetupError
 from deployments.jobs.copy import copy_store, count_rows
 from deployments.jobs.job import JobState
 from deployments.jobs.open import SQLITE
 from deployments.jobs.statements import migrations
 from deployments.jobs.store import SCHEMA_TABLES, Store
-from deployments.settings import state_home
 
-app = typer.Typer(no_args_is_help=True, help="Look into the store, or move it.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Check a store, or copy it to another.",
+)
 
 
 @app.command()
-def check(store: StoreUrl = None, state: State = None) -> None:
-    """Open the store, bring its schema up to date, and show what is in it."""
-    url = store_url(store, state or state_home())
+def check(store: StoreOption = None, state: StateOption = None) -> None:
+    """Open the store, migrate its schema, and show what is in it."""
+    url = store_url(store, state)
     states, rows = run_with_store(url, contents)
     console = Console()
-    console.print(f"{shown(url)}, schema version {schema_version(url)}", markup=False)
+    console.print(f"{without_password(url)}, schema version {schema_version(url)}", markup=False)
     console.print(table(states, rows))
 
 
@@ -40,14 +50,17 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The URL of the store to copy.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="The URL of an empty store.")],
 ) -> None:
-    """Copy everything into another store; stop the service before, and start it on the copy."""
+    """Copy a store to another one. Stop the service before, and start it on the copy."""
     refuse_absent(source)
     rows = asyncio.run(copy_between(source, target))
-    typer.echo(f"Copied {sum(rows.values()):,} rows from {shown(source)} to {shown(target)}.")
+    typer.echo(
+        f"Copied {sum(rows.values()):,} rows from {without_password(source)} "
+        f"to {without_password(target)}."
+    )
 
 
 def refuse_absent(url: str) -> None:
-    """Do nothing when there is something to copy: opening a SQLite store would make its file.
+    """Refuse a SQLite file that does not exist; opening the store would make it.
 
     Raises:
         SetupError: there is no such file.
@@ -62,7 +75,7 @@ async def copy_between(source: str, target: str) -> Counter[str]:
     Raises:
         SetupError: a store cannot be opened, the target is not empty, or the source changes.
     """
-    async with opened(source) as old, opened(target) as new:
+    async with opened_store(source) as old, opened_store(target) as new:
         total = (await count_rows(old)).total()
         with progress(total) as advance:
             return await copy_store(old, new, advance)
@@ -77,7 +90,7 @@ async def contents(store: Store) -> tuple[Counter[str], Counter[str]]:
 
 
 def schema_version(url: str) -> int:
-    """The version that an open store has: opening it has brought it there."""
+    """The schema version of an open store: opening it has migrated it."""
     return len(migrations("sqlite" if url.startswith(SQLITE) else "postgres"))
 
 
@@ -97,7 +110,7 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; yields what moves it on by so many rows."""
     console = Console(stderr=True)
     columns = TextColumn("Copying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    shown_ = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown_) as bar:
+    is_shown = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not is_shown) as bar:
         task = bar.add_task("", total=total)
         yield lambda count: bar.advance(task, count)

@@ -12,28 +12,38 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments.cli.moments import day_before
-from deployments.cli.options import Json, State, StoreUrl
-from deployments.cli.stores import run_with_store, store_url
+from deployments.cli.options import (
+    JsonOption,
+    StateOption,
+    StoreOption,
+    day_before,
+    run_with_store,
+    store_url,
+)
 from deployments.errors import SetupError
 from deployments.jobs.api_key import Usage
 from deployments.jobs.store import Store
-from deployments.settings import state_home
 
 COLUMNS = ("day", "key", "name", "endpoint", "requests", "images", "model_s")
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+
+@app.command()
 def usage(
     since: Annotated[
         str | None, typer.Option(help="First day: YYYY-MM-DD, or 7d.", show_default="all")
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="ID", help="One key only.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of a table.")] = False,
-    store: StoreUrl = None,
-    state: State = None,
+    store: StoreOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Show requests, images and model seconds by day, key and endpoint."""
+    """Show what each key has used, by day and endpoint.
+
+    Requests, images and seconds of the model.
+    """
     if as_json and as_csv:
         raise SetupError("--json and --csv exclude each other: give one of them")
 
@@ -42,7 +52,7 @@ def usage(
         names = {known.id: known.name for known in await opened.keys()}
         return await opened.usage(first, key), names
 
-    used, names = run_with_store(store_url(store, state or state_home()), read)
+    used, names = run_with_store(store_url(store, state), read)
     rows = [named(each, names) for each in sorted(used, key=order)]
     if as_json:
         typer.echo(json.dumps({"usage": rows, "total": total(used)}, indent=2))
@@ -60,19 +70,19 @@ def order(used: Usage) -> tuple[str, str, str]:
 def named(used: Usage, names: dict[str, str]) -> dict[str, Any]:
     """A row under the names of COLUMNS; a key of the settings has no name."""
     name = names.get(used.key_id, "")
-    told = {"day": used.day, "key": used.key_id, "name": name, "endpoint": used.path}
-    return told | counted(used)
+    key = {"day": used.day, "key": used.key_id, "name": name, "endpoint": used.path}
+    return key | numbers(used)
 
 
-def counted(used: Usage) -> dict[str, Any]:
+def numbers(used: Usage) -> dict[str, Any]:
     """The numbers of a row; seconds to the millisecond."""
-    numbers = {name: value for name, value in asdict(used).items() if name in COLUMNS[4:]}
-    return numbers | {"model_s": round(used.model_s, 3)}
+    found = {name: value for name, value in asdict(used).items() if name in COLUMNS[4:]}
+    return found | {"model_s": round(used.model_s, 3)}
 
 
 def total(used: Sequence[Usage]) -> dict[str, Any]:
     """All rows added up."""
-    return counted(
+    return numbers(
         Usage(
             key_id="",
             day="",
@@ -100,8 +110,8 @@ def table(rows: Sequence[dict[str, Any]], sums: dict[str, Any]) -> Table:
         column.footer = readable(sums[name])
     for row in rows:
         who = f"{row['key']} {row['name']}".strip()
-        numbers = (readable(row[name]) for name in COLUMNS[4:])
-        shown.add_row(row["day"], escape(who), row["endpoint"], *numbers)
+        cells = (readable(row[name]) for name in COLUMNS[4:])
+        shown.add_row(row["day"], escape(who), row["endpoint"], *cells)
     return shown
 
 

@@ -10,9 +10,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments.cli.moments import iso, minute
-from deployments.cli.options import Json, State, StoreUrl
-from deployments.cli.stores import run_with_store, store_url
+from deployments.cli.options import (
+    JsonOption,
+    StateOption,
+    StoreOption,
+    iso,
+    minute,
+    run_with_store,
+    store_url,
+)
 from deployments.errors import SetupError
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, state_home
@@ -23,9 +29,12 @@ from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 app = typer.Typer(
-    no_args_is_help=True, help="See what became of webhooks, and rotate the keys that sign them."
+    add_completion=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="List and retry webhooks, and rotate the keys that sign them.",
 )
-Keys = Annotated[
+KeysOption = Annotated[
     Path | None,
     typer.Option(
         help="Folder of the keys that sign webhooks.",
@@ -37,22 +46,24 @@ Keys = Annotated[
 
 @app.command("list")
 def list_(
-    pending: Annotated[bool, typer.Option("--pending", help="Those to be sent.")] = False,
-    delivered: Annotated[bool, typer.Option("--delivered", help="Those that arrived.")] = False,
-    dead: Annotated[bool, typer.Option("--dead", help="Those given up.")] = False,
-    as_json: Json = False,
-    store: StoreUrl = None,
-    state: State = None,
+    pending: Annotated[bool, typer.Option("--pending", help="Only those still to send.")] = False,
+    delivered: Annotated[
+        bool, typer.Option("--delivered", help="Only those that arrived.")
+    ] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Only those given up.")] = False,
+    as_json: JsonOption = False,
+    store: StoreOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Show the latest 100 webhooks, or those in one state; newest first."""
+    """List the latest 100 webhooks, or those in one state, newest first."""
     wanted = wanted_state({"pending": pending, "delivered": delivered, "dead": dead})
 
     async def read(opened: Store) -> tuple[list[Webhook], float]:
         return await opened.webhooks(wanted), await opened.now()
 
-    webhooks, now = run_with_store(store_url(store, state or state_home()), read)
+    webhooks, now = run_with_store(store_url(store, state), read)
     if as_json:
-        typer.echo(json.dumps([described(webhook) for webhook in webhooks], indent=2))
+        typer.echo(json.dumps([as_tree(webhook) for webhook in webhooks], indent=2))
         return
     Console().print(table(webhooks, now) if webhooks else "No webhooks.")
 
@@ -62,11 +73,11 @@ def retry(
     webhook_id: Annotated[
         str, typer.Argument(metavar="ID", help="The id, as in `florence webhooks list`.")
     ],
-    store: StoreUrl = None,
-    state: State = None,
+    store: StoreOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Send a dead or delivered webhook again, with all its attempts before it."""
-    url = store_url(store, state or state_home())
+    """Send a dead or delivered webhook again, with a full set of attempts."""
+    url = store_url(store, state)
     if not run_with_store(url, lambda opened: opened.retry_webhook(webhook_id)):
         raise SetupError(f"no dead or delivered webhook {webhook_id}: see `florence webhooks list`")
     typer.echo(f"{webhook_id} is due now.")
@@ -75,19 +86,19 @@ def retry(
 @app.command()
 def rotate(
     now: Annotated[
-        bool, typer.Option("--now", help="Although receivers may not know the next key yet.")
+        bool, typer.Option("--now", help="Rotate even if receivers may not know the next key yet.")
     ] = False,
-    keys: Keys = None,
-    store: StoreUrl = None,
-    state: State = None,
+    keys: KeysOption = None,
+    store: StoreOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Sign with the next key from now on, and publish another one for the next rotation."""
+    """Sign with the next key from now on, and publish a new one for the next rotation."""
     folder = keys_folder(keys, state)
 
     async def work(opened: Store) -> Rotation:
         return await KeyFolder(settings_of(folder), opened).rotate(early=now)
 
-    rotation = run_with_store(store_url(store, state or state_home()), work)
+    rotation = run_with_store(store_url(store, state), work)
     typer.echo(f"{rotation.active} signs from now on.")
     for retired in rotation.retired:
         typer.echo(f"{retired} is retired, and published until its webhooks have been read.")
@@ -98,20 +109,22 @@ def rotate(
 
 
 @app.command("keys")
-def list_keys(keys: Keys = None, store: StoreUrl = None, state: State = None) -> None:
-    """Show the published keys, those that sign first."""
+def list_keys(
+    keys: KeysOption = None, store: StoreOption = None, state: StateOption = None
+) -> None:
+    """List the published keys."""
     folder = keys_folder(keys, state)
 
     async def read(opened: Store) -> list[SigningKey]:
         return await KeyFolder(settings_of(folder), opened).published()
 
-    published = run_with_store(store_url(store, state or state_home()), read)
+    published = run_with_store(store_url(store, state), read)
     here = read_keys(folder)
     Console().print(key_table(published, here) if published else "No keys: a service makes them.")
 
 
 def wanted_state(chosen: dict[str, bool]) -> WebhookState | None:
-    """The one state that was asked for, if any.
+    """The state that was chosen, if any.
 
     Raises:
         typer.BadParameter: there are several.
@@ -132,8 +145,8 @@ def settings_of(folder: Path) -> WebhookSettings:
     return WebhookSettings(keys=str(folder))
 
 
-def described(webhook: Webhook) -> dict[str, Any]:
-    """A webhook for a program; without its body, which may be large."""
+def as_tree(webhook: Webhook) -> dict[str, Any]:
+    """A webhook as JSON, without its body, which may be large."""
     return {
         "id": webhook.id,
         "key_id": webhook.key_id,
@@ -160,20 +173,20 @@ def table(webhooks: Sequence[Webhook], now: float) -> Table:
 
 
 def last(webhook: Webhook) -> str:
-    """What came of the last attempt, if there was one."""
+    """The result of the last attempt."""
     if webhook.last_error:
         return webhook.last_error
     return str(webhook.last_status or "–")
 
 
 def next_try(webhook: Webhook, now: float) -> str:
-    """When the next attempt is due, if there is to be one."""
+    """When the next attempt is due."""
     if webhook.state is not WebhookState.PENDING:
         return "–"
-    return "now" if webhook.next_at <= now else f"in {span(webhook.next_at - now)}"
+    return "now" if webhook.next_at <= now else f"in {duration(webhook.next_at - now)}"
 
 
-def span(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in its largest unit that is not zero."""
     size, unit = next((each for each in UNITS if seconds >= each[0]), UNITS[-1])
     return f"{seconds / size:.0f} {unit}"

@@ -20,19 +20,19 @@ class CallError(Exception):
     """A call that failed; the message is one line for a person."""
 
 
-class Client:
+class ServiceClient:
     """Calls the service at `url` with `key`; trusts `authority` besides the usual ones."""
 
     def __init__(self, url: str, key: str, authority: Path | None = None) -> None:
         self._url = url.rstrip("/")
         self._authorization = {"Authorization": f"Key {key}"}
         try:
-            self._http = httpx2.Client(verify=trust(authority), timeout=TIMEOUT_S)
+            self._http = httpx2.Client(verify=ssl_context(authority), timeout=TIMEOUT_S)
             httpx2.URL(self._url)
         except (httpx2.InvalidURL, UnicodeError) as error:
             raise SetupError(f"{url} is no URL of a service ({error})") from None
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "ServiceClient":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -64,10 +64,10 @@ class Client:
             raise CallError(f"no answer from {self._url}: {error}") from None
         if response.is_success:
             return response.content
-        raise CallError(complaint(response))
+        raise CallError(error_line(response))
 
 
-def trust(authority: Path | None) -> ssl.SSLContext:
+def ssl_context(authority: Path | None) -> ssl.SSLContext:
     """The certificates that are believed."""
     context = ssl.create_default_context()
     if authority is not None and authority.is_file():
@@ -75,7 +75,7 @@ def trust(authority: Path | None) -> ssl.SSLContext:
     return context
 
 
-def complaint(response: httpx2.Response) -> str:
+def error_line(response: httpx2.Response) -> str:
     """One line out of an error in fal's shape."""
     try:
         detail = response.json()["detail"]

@@ -5,21 +5,19 @@ could not share, and keeps its admin socket where any user can write to it. Here
 loopback, at free ports, and the socket is in a folder that only this user can enter.
 """
 
-import random
 import shlex
 import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deployments.errors import SetupError
+from deployments.local.ports import free_ports
 
-ON = "RAY_SERVE_ENABLE_HA_PROXY"
-PLACES = {
+ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+PATHS = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
@@ -28,8 +26,7 @@ PLACES = {
 }
 STATS, METRICS = "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"
 PORTS = (STATS, METRICS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-QUIET = range(20_000, 30_000)
-QUICK_END = {
+FAST_STOP = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
 }
@@ -41,7 +38,7 @@ exec {with_parent}{binary} "$@"
 
 
 @contextmanager
-def confined() -> Iterator[dict[str, str]]:
+def private_haproxy() -> Iterator[dict[str, str]]:
     """The environment for HAProxy in a folder of its own, which is there inside the block.
 
     Raises:
@@ -52,18 +49,18 @@ def confined() -> Iterator[dict[str, str]]:
         folder = Path(name)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         launcher = folder / "haproxy"
-        launcher.write_text(launch(binary(), ports[STATS], ports[METRICS]))
+        launcher.write_text(launcher_script(haproxy_binary(), ports[STATS], ports[METRICS]))
         launcher.chmod(0o700)
         yield {
-            ON: "1",
+            ENABLE_HAPROXY: "1",
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
-            **{variable: str(folder / file) for variable, file in PLACES.items()},
+            **{variable: str(folder / file) for variable, file in PATHS.items()},
             **{variable: str(port) for variable, port in ports.items()},
-            **QUICK_END,
+            **FAST_STOP,
         }
 
 
-def binary() -> str:
+def haproxy_binary() -> str:
     """The HAProxy that comes with Ray, or the system's.
 
     Raises:
@@ -75,7 +72,7 @@ def binary() -> str:
         raise SetupError("HAProxy comes with Ray on Linux alone: leave --haproxy out") from None
 
 
-def launch(binary: str, stats: int, metrics: int) -> str:
+def launcher_script(binary: str, stats: int, metrics: int) -> str:
     """A script that starts `binary` as Serve asks, but with these ports on loopback.
 
     Serve would leave HAProxy behind when it is killed; the kernel can end it with its parent.
@@ -87,23 +84,3 @@ def launch(binary: str, stats: int, metrics: int) -> str:
         with_parent=f"{shlex.quote(setpriv)} --pdeathsig KILL " if setpriv else "",
         binary=shlex.quote(binary),
     )
-
-
-def free_ports(num: int) -> list[int]:
-    """Ports on loopback that nobody listens on now, and that systems give to nobody unasked.
-
-    Raises:
-        SetupError: there are not so many.
-    """
-    free = filter(is_free, random.sample(QUIET, len(QUIET)))
-    ports = list(islice(free, num))
-    if len(ports) < num:
-        raise SetupError(f"all ports from {QUIET[0]} to {QUIET[-1]} are in use: end what uses them")
-    return ports
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
-    with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-        return True
-    return False

@@ -1,9 +1,9 @@
-"""Starts the application on this machine with a Ray of its own, and stops what it started."""
+"""Starts the service on this machine with a Ray of its own, and stops what it started."""
 
 import asyncio
+import json
 import logging
 import os
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -19,18 +19,20 @@ from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cores import left_to_engine
 from deployments.jobs.open import open_store
-from deployments.local.haproxy import confined
+from deployments.local.haproxy import private_haproxy
+from deployments.local.ports import free_port
 from deployments.local.profile import Profile, Tree
-from deployments.local.signals import held_off, kept, postponed
+from deployments.local.signals import deferred_interrupts, ignored_signals, restored_handlers
+from deployments.local.state import StateFolder, write_private
 from deployments.settings import Settings, with_environment
 from deployments.telemetry.tracing import check_tracing
 
 APPLICATION = "florence"
-FRONTS = ("ray::ProxyActor", "ray::HAProxyManager")
-CLOSING_S = 10.0
-HANDING_BACK_S = 30.0
+PROXIES = ("ray::ProxyActor", "ray::HAProxyManager")
+DRAIN_S = 10.0
+REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
-ENDING_S = 2.0
+EXIT_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,33 +47,33 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def running(profile: Profile) -> Iterator[None]:
-    """Have the service ready inside the block.
+def launch(profile: Profile) -> Iterator[None]:
+    """Run the service; it is ready inside the block.
 
     Raises:
-        SetupError: something that it needs is missing; it names the remedy.
+        SetupError: something that it needs is missing; the message names the remedy.
     """
-    check(profile)
-    load()
-    front: AbstractContextManager[Tree] = confined() if profile.haproxy else nullcontext({})
-    with front as of_front:
-        os.environ.update(ENVIRONMENT | profile.environment | of_front)
+    preflight(profile)
+    import_application()
+    proxy: AbstractContextManager[Tree] = private_haproxy() if profile.haproxy else nullcontext({})
+    with proxy as environment:
+        os.environ.update(ENVIRONMENT | profile.environment | environment)
         before = descendants()
         try:
             start(profile)
             try:
                 yield
             finally:
-                with held_off():
-                    close(before)
+                with ignored_signals():
+                    drain(before)
         finally:
-            with held_off():
+            with ignored_signals():
                 stop(before)
 
 
-def load() -> None:
-    """Import all of Ray and of the application, which cannot be done again once interrupted."""
-    with postponed():
+def import_application() -> None:
+    """Import Ray and the application. An import that was interrupted cannot be repeated."""
+    with deferred_interrupts():
         for name in ("ray.serve", "deployments.app"):
             import_module(name)
 
@@ -82,7 +84,7 @@ def descendants() -> set[psutil.Process]:
 
 
 def stop(before: set[psutil.Process]) -> None:
-    """Let what runs finish, then end every process that was not there `before`.
+    """Stop Serve and Ray, then end every process that was not there `before`.
 
     Ray's agents outlive an interrupted start by a minute, so what does not end is ended.
     """
@@ -98,19 +100,19 @@ def stop(before: set[psutil.Process]) -> None:
     finally:
         started = descendants() - before
         ray.shutdown()
-        _, left = psutil.wait_procs(started, timeout=ENDING_S)
+        _, left = psutil.wait_procs(started, timeout=EXIT_S)
         for process in left:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=ENDING_S)
+        psutil.wait_procs(left, timeout=EXIT_S)
 
 
-def close(before: set[psutil.Process]) -> None:
-    """Begin nothing new, answer who waits, hand queued requests back; then let nobody connect.
+def drain(before: set[psutil.Process]) -> None:
+    """Begin nothing new, answer the requests under way, requeue jobs; then refuse connections.
 
-    Processes that were there `before` are others'.
-    Serve would stop all boxes at once, also those that the requests under way still need, and
-    would meanwhile say 404 to others, after which no client calls again.
+    Processes that were there `before` are not touched.
+    Serve would stop all deployments at once, also those that the requests under way still need,
+    and would meanwhile answer 404 to others, after which clients do not retry.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -118,27 +120,27 @@ def close(before: set[psutil.Process]) -> None:
 
     with suppress(RayError, RayServeException, TimeoutError):
         ingress, dispatcher = (
-            serve.get_deployment_handle(box, APPLICATION) for box in ("Ingress", "Dispatcher")
+            serve.get_deployment_handle(name, APPLICATION) for name in ("Ingress", "Dispatcher")
         )
-        endings = ingress.close.remote(CLOSING_S), dispatcher.stop.remote()
+        endings = ingress.close.remote(DRAIN_S), dispatcher.stop.remote()
         for ending in endings:
-            ending.result(timeout_s=HANDING_BACK_S)
-    hush()
+            ending.result(timeout_s=REQUEUE_S)
+    silence_worker_deaths()
     for process in descendants() - before:
         with suppress(psutil.NoSuchProcess):
-            if process.name() == "haproxy" or "".join(process.cmdline()).startswith(FRONTS):
+            if process.name() == "haproxy" or "".join(process.cmdline()).startswith(PROXIES):
                 process.kill()
 
 
-def hush() -> None:
-    """Have Ray no longer print, on standard output, that a process has died: now we end them."""
+def silence_worker_deaths() -> None:
+    """Keep Ray from printing that a process has died: from now on we end them."""
     from ray._private import worker
 
     worker._worker_logs_enabled = False
 
 
-def check(profile: Profile) -> None:
-    """Find what is missing before anything is started.
+def preflight(profile: Profile) -> None:
+    """Find out what is missing before anything is started.
 
     Raises:
         SetupError: the port is in use, there is no such model or device, or what is to be kept
@@ -154,33 +156,13 @@ def check(profile: Profile) -> None:
 
 
 async def check_store(settings: Settings) -> None:
-    """Find out whether the queue can be opened, and is not another service's.
+    """Find out whether the store can be opened, and is not another service's.
 
     Raises:
         SetupError: it cannot.
     """
     store = await open_store(settings.store, settings.queue, is_owner=True)
     await store.close()
-
-
-def free_port(host: str, port: int = 0) -> int:
-    """`port`, or any port for 0, that can be listened on at `host` now.
-
-    Raises:
-        SetupError: it cannot.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise SetupError(
-                f"cannot listen on {host}:{port} ({reason}): choose another with --port or --host"
-            ) from None
-        found: int = probe.getsockname()[1]
-        return found
 
 
 def start(profile: Profile) -> None:
@@ -196,7 +178,7 @@ def start(profile: Profile) -> None:
     from deployments.app import assemble
 
     model = profile.settings.model
-    with kept(), left_to_engine(model.torch_threads if model.own_cores else 0):
+    with restored_handlers(), left_to_engine(model.torch_threads if model.own_cores else 0):
         ray.init(
             address="local",
             include_dashboard=False,
@@ -217,6 +199,17 @@ def start(profile: Profile) -> None:
     wait_until_ready(profile, logs)
 
 
+@contextmanager
+def metrics_targets(state: StateFolder) -> Iterator[None]:
+    """Write the addresses of the metrics to the state folder; they are removed after the block."""
+    targets = [{"targets": exporters(), "labels": {"job": "florence"}}]
+    write_private(state.targets, json.dumps(targets) + "\n")
+    try:
+        yield
+    finally:
+        state.targets.unlink(missing_ok=True)
+
+
 def exporters() -> list[str]:
     """Where the nodes that were started here export metrics, as `HOST:PORT`."""
     import ray
@@ -225,7 +218,7 @@ def exporters() -> list[str]:
 
 
 def stop_idle_helpers() -> None:
-    """Stop what Ray starts for clusters; on one machine it does nothing but take memory."""
+    """Stop what Ray starts for clusters, which only takes memory on one machine."""
     from ray._private.worker import _global_node
 
     assert _global_node is not None
@@ -235,13 +228,13 @@ def stop_idle_helpers() -> None:
 
 
 def wait_until_ready(profile: Profile, logs: Path) -> None:
-    """Ask /ready until it says yes.
+    """Ask /ready until it answers 200.
 
     Raises:
-        SetupError: it does not within two minutes.
+        SetupError: it does not within READY_TIMEOUT_S.
     """
     deadline = time.monotonic() + READY_TIMEOUT_S
-    with httpx2.Client(verify=unchecked(), trust_env=False, timeout=5) as client:
+    with httpx2.Client(verify=unverified_tls(), trust_env=False, timeout=5) as client:
         while time.monotonic() < deadline:
             with suppress(httpx2.HTTPError):
                 if client.get(f"{profile.base_url}/ready").status_code == 200:
@@ -250,8 +243,8 @@ def wait_until_ready(profile: Profile, logs: Path) -> None:
     raise SetupError(f"the service is not ready after {READY_TIMEOUT_S:.0f} s: see {logs}")
 
 
-def unchecked() -> ssl.SSLContext:
-    """For our own port, whose certificate need not be for the address that we ask at."""
+def unverified_tls() -> ssl.SSLContext:
+    """TLS without verification: our own certificate need not name the address that we ask at."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -8,7 +8,10 @@ from typing import Any
 import yaml
 
 from deployments.errors import SetupError
-from deployments.local import haproxy
+from deployments.local.haproxy import ENABLE_HAPROXY
+from deployments.local.ports import free_port
+from deployments.local.state import StateFolder
+from deployments.local.tls import certificates
 from deployments.settings import Settings, parse
 
 PACKAGE = Path(__file__).parent.parent
@@ -18,13 +21,13 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class Profile:
-    """What a local service is started with."""
+    """What a service on this machine is started with."""
 
     settings: Settings
-    options: Mapping[str, Tree]  # Serve's options, by the name of the box
+    options: Mapping[str, Tree]  # Serve's options, by the name of the deployment
     http: Tree
     logging: Tree
-    environment: dict[str, str]  # Serve's own, by the name of the variable
+    environment: dict[str, str]  # Serve's own variables
 
     @property
     def base_url(self) -> str:
@@ -36,8 +39,35 @@ class Profile:
 
     @property
     def haproxy(self) -> bool:
-        """Whether HAProxy stands in front, and not Serve's own proxy."""
-        return self.environment[haproxy.ON] == "1"
+        """Whether HAProxy is in front, in place of Serve's own proxy."""
+        return self.environment[ENABLE_HAPROXY] == "1"
+
+
+def local_profile(
+    state: StateFolder,
+    host: str,
+    port: int,
+    args: Tree,
+    *,
+    tls: bool = False,
+    haproxy: bool = False,
+) -> Profile:
+    """The laptop's profile with its data in `state`; `args` are settings, port 0 is a free one.
+
+    Raises:
+        SetupError: a setting is wrong.
+    """
+    own = state.settings | {"keys": {"hashes": state.key_hashes()}}
+    http: Tree = {"host": host, "port": port or free_port(host)}
+    if tls:
+        found = certificates(state.tls, host)
+        http |= {"ssl_certfile": str(found.server), "ssl_keyfile": str(found.server_key)}
+    profile = compose(merge(own, args), http)
+    if profile.settings.model.device == "cuda":
+        profile.options["Inference"]["ray_actor_options"]["num_gpus"] = 1
+    if haproxy:
+        profile.environment[ENABLE_HAPROXY] = "1"
+    return profile
 
 
 def serve_config() -> Path:
@@ -52,48 +82,48 @@ def compose(args: Tree, http: Tree) -> Profile:
     Raises:
         SetupError: a setting is wrong.
     """
-    config = laid_over(read(serve_config()), read(LAPTOP))
+    config = merge(read_yaml(serve_config()), read_yaml(LAPTOP))
     application = config["applications"][0]
     return Profile(
-        settings=parse(laid_over(application["args"], args)),
+        settings=parse(merge(application["args"], args)),
         options={
-            deployment["name"]: without_empty(deployment)
+            deployment["name"]: without_nulls(deployment)
             for deployment in application["deployments"]
         },
-        http=laid_over(config["http_options"], http),
+        http=merge(config["http_options"], http),
         logging=config["logging_config"],
         environment=config["controller_options"]["runtime_env"]["env_vars"],
     )
 
 
-def read(file: Path) -> Tree:
+def read_yaml(file: Path) -> Tree:
     """A YAML file."""
     tree: Tree = yaml.safe_load(file.read_text())
     return tree
 
 
-def laid_over(below: Any, above: Any) -> Any:
-    """`above` where it says something, `below` elsewhere; lists of named things merge by name."""
+def merge(below: Any, above: Any) -> Any:
+    """`above` laid over `below`. Mappings merge by key, lists of named mappings by name."""
     if isinstance(below, dict) and isinstance(above, dict):
-        shared = {key: laid_over(below[key], above[key]) for key in below.keys() & above.keys()}
+        shared = {key: merge(below[key], above[key]) for key in below.keys() & above.keys()}
         return below | above | shared
-    if named(below) and named(above):
-        by_name = laid_over({i["name"]: i for i in below}, {i["name"]: i for i in above})
+    if is_named_list(below) and is_named_list(above):
+        by_name = merge({i["name"]: i for i in below}, {i["name"]: i for i in above})
         return list(by_name.values())
     return above
 
 
-def named(value: Any) -> bool:
+def is_named_list(value: Any) -> bool:
     """Whether `value` is a list of mappings that each have a name."""
     return isinstance(value, list) and all(isinstance(i, dict) and "name" in i for i in value)
 
 
-def without_empty(deployment: Tree) -> Tree:
-    """Serve's options of a box; a null in the profile takes an option away."""
+def without_nulls(deployment: Tree) -> Tree:
+    """Serve's options of a deployment; a null in the profile takes an option away."""
     return {key: value for key, value in deployment.items() if value is not None}
 
 
-def tree_of(sets: Sequence[str]) -> Tree:
+def parse_sets(sets: Sequence[str]) -> Tree:
     """The settings given as `path=value`, values read as YAML.
 
     Raises:
@@ -106,7 +136,7 @@ def tree_of(sets: Sequence[str]) -> Tree:
             raise SetupError(
                 f"--set {text}: write PATH=VALUE, such as --set inference.max_batch_size=16"
             )
-        tree = laid_over(tree, nested(path.split("."), value_of(text, value)))
+        tree = merge(tree, nested(path.split("."), value_of(text, value)))
     return tree
 
 

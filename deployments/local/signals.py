@@ -38,7 +38,7 @@ def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def restored_handlers() -> Iterator[None]:
     """After the block the handlers are as before it, whoever set others in it: Ray does."""
     before = {number: signal.getsignal(number) for number in (*STOPS, AGAIN)}
     try:
@@ -49,23 +49,23 @@ def kept() -> Iterator[None]:
 
 
 @contextmanager
-def held_off() -> Iterator[None]:
+def ignored_signals() -> Iterator[None]:
     """Inside the block none of them is heard, so that stopping is done to its end."""
-    with kept():
+    with restored_handlers():
         for number in (*STOPS, AGAIN):
             signal.signal(number, signal.SIG_IGN)
         yield
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
+def deferred_interrupts() -> Iterator[None]:
     """Inside the block they wait, for what must not be left half done.
 
     Raises:
         KeyboardInterrupt: after the block, when one came.
     """
     came: list[int] = []
-    with kept():
+    with restored_handlers():
         for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda number, _frame: came.append(number))

@@ -11,7 +11,7 @@ from deployments.settings import api_key_from_environment, hash_key, store_from_
 KEY_PREFIX = "florence-"
 
 
-class State:
+class StateFolder:
     """A private folder; `make` is False for who only looks.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
 
-from deployments.local.profile import read, serve_config
+from deployments.local.profile import read_yaml, serve_config
 from deployments.settings import Settings
 from k8s.generate.values import Key, read_keys
 
@@ -104,7 +104,7 @@ def deployments() -> Schema:
     options: Schema = {name: {} for name in DeploymentSchema.model_fields if name != "name"}
     options["autoscaling_config"] = closed({name: {} for name in AutoscalingConfig.model_fields})
     options["ray_actor_options"] = closed({name: {} for name in RayActorOptionsSchema.model_fields})
-    [application] = read(serve_config())["applications"]
+    [application] = read_yaml(serve_config())["applications"]
     names = [deployment["name"] for deployment in application["deployments"]]
     return {
         "Deployments": closed({name: {"$ref": "#/$defs/Deployment"} for name in names}),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx2
 
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.bench.processes import Family
 from loadtest.bench.service import KEY, front, wait_until_ready
 

@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.bench import closed_loop, figures
 from loadtest.bench.checkpoint import bench_checkpoint
 from loadtest.bench.closed_loop import Load

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.bench.processes import Cost, Family
 from loadtest.kit.plan import KEY
 from loadtest.kit.scenarios import Scenario

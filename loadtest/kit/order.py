@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.kit.arrivals import Pattern
 from loadtest.kit.gallery import images_in
 from loadtest.kit.plan import KEY, Plan

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.kit import crew, local, preflight, tally
 from loadtest.kit.amounts import shown_s
 from loadtest.kit.analysis import Analysis

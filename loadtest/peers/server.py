@@ -13,7 +13,7 @@ import httpx2
 import psutil
 
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from loadtest.bench import service as bench
 from loadtest.bench.processes import Family
 from loadtest.peers.environment import python_of

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from deployments.errors import SetupError
-from deployments.local.profile import read
+from deployments.local.profile import read_yaml
 from deployments.settings import Settings, parse
 from loadtest.plan.meter import Pace
 from loadtest.plan.replica import Slots
@@ -79,7 +79,7 @@ def deployed_in(file: Path) -> Deployed:
         SetupError: it cannot be read, or has not our boxes.
     """
     try:
-        tree = read(file)
+        tree = read_yaml(file)
     except (OSError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or "no YAML"
         raise SetupError(f"cannot read {file} ({reason}): --config is a Serve config") from None

@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-from deployments.cli.demo import box_of
 from deployments.demo.scenes import Scene, draw_scene
+from deployments.demo.scoring import box_of
 
 APP = "/fal-ai/florence-2-large"
 PROPOSAL = f"{APP}/region-proposal"

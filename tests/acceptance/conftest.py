@@ -8,10 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from deployments.cli.serve import local_profile
-from deployments.local.launch import running
-from deployments.local.profile import read, serve_config, tree_of
-from deployments.local.state import State
+from deployments.local.launch import launch
+from deployments.local.profile import local_profile, parse_sets, read_yaml, serve_config
+from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
 from tests.acceptance.front import Front
@@ -58,9 +57,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+def state(tmp_path_factory: pytest.TempPathFactory) -> StateFolder:
     """The service's state folder."""
-    return State(tmp_path_factory.mktemp("state"))
+    return StateFolder(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +77,7 @@ def storm_address() -> str:
 
 @pytest.fixture(scope="session")
 def caller(
-    state: State, origin: Origin, receiver: Receiver, storm_address: str, told: Told
+    state: StateFolder, origin: Origin, receiver: Receiver, storm_address: str, told: Told
 ) -> Iterator[Caller]:
     """The running service and a client of it."""
     here = (
@@ -86,16 +85,16 @@ def caller(
         f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}', '{storm_address}']",
         f"tracing.folder={told.traces}",
     )
-    args = tree_of([*SETTINGS, *here])
+    args = parse_sets([*SETTINGS, *here])
     profile = local_profile(state, "127.0.0.1", 0, args, tls=False)
-    logging = read(serve_config())["logging_config"] | {"logs_dir": str(told.logs)}
+    logging = read_yaml(serve_config())["logging_config"] | {"logs_dir": str(told.logs)}
     profile = replace(profile, logging=logging)
-    with running(profile), httpx2.Client(timeout=60, trust_env=False) as http:
+    with launch(profile), httpx2.Client(timeout=60, trust_env=False) as http:
         yield Caller(profile.base_url, state.api_key(), http)
 
 
 @pytest.fixture(scope="session")
-def front(caller: Caller, state: State) -> Iterator[Front]:
+def front(caller: Caller, state: StateFolder) -> Iterator[Front]:
     """The running service behind TLS."""
     server = Front(certificates(state.tls), int(caller.url.rpartition(":")[2]))
     server.start()

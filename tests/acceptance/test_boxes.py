@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.cli.demo import matched
+from deployments.demo.scoring import match_boxes
 from tests.acceptance.caller import APP, Caller, encoded, error_type, scene, truth, uri
 from tests.acceptance.origin import Origin
 
@@ -26,7 +26,7 @@ def test_finds_the_true_boxes(caller: Caller) -> None:
     for seed in range(12):
         shown = scene(seed, SIZES[seed % len(SIZES)])
         found = caller.send(shown.image).json()["results"]["bboxes"]
-        overlaps += [pair.iou for pair in matched(truth(shown), found)]
+        overlaps += [pair.iou for pair in match_boxes(truth(shown), found)]
         num_found += len(found)
 
     assert recall(overlaps) >= 0.95
@@ -118,7 +118,7 @@ def test_boxes_lie_where_a_person_sees_the_object(caller: Caller, orientation: i
     exif = Image.Exif()
     exif[0x0112] = orientation
     answer = caller.send(uri(encoded(stored, "JPEG", quality=95, exif=exif), "image/jpeg")).json()
-    pairs = matched(truth(shown), answer["results"]["bboxes"])
+    pairs = match_boxes(truth(shown), answer["results"]["bboxes"])
 
     assert (answer["image"]["width"], answer["image"]["height"]) == (480, 360)
     assert min(pair.iou for pair in pairs) >= 0.5
@@ -153,7 +153,7 @@ def test_every_format_works(caller: Caller, name: str) -> None:
     shown = scene(4)
     found = caller.send(FORMATS[name](shown.image)).json()["results"]["bboxes"]
 
-    assert min(pair.iou for pair in matched(truth(shown), found)) >= 0.5
+    assert min(pair.iou for pair in match_boxes(truth(shown), found)) >= 0.5
 
 
 def test_sixteen_bit_grey_works(caller: Caller) -> None:
@@ -170,7 +170,7 @@ def test_fetches_an_image_by_url(caller: Caller, origin: Origin) -> None:
     """An http URL is fetched, also when the server sends it elsewhere first."""
     for path in ("/scene.png", "/moved"):
         found = caller.send(origin.url + path).json()["results"]["bboxes"]
-        assert min(pair.iou for pair in matched(truth(scene(0)), found)) >= 0.5
+        assert min(pair.iou for pair in match_boxes(truth(scene(0)), found)) >= 0.5
 
 
 def test_object_detection_names_the_shapes(caller: Caller) -> None:
@@ -179,7 +179,7 @@ def test_object_detection_names_the_shapes(caller: Caller) -> None:
     for seed in range(6):
         shown = scene(seed)
         found = caller.send(shown.image, f"{APP}/object-detection").json()["results"]["bboxes"]
-        for thing, pair in zip(shown.objects, matched(truth(shown), found), strict=True):
+        for thing, pair in zip(shown.objects, match_boxes(truth(shown), found), strict=True):
             total += 1
             right += pair.found is not None and pair.found["label"] == thing.shape
 
@@ -209,7 +209,7 @@ def test_good_and_bad_input_do_not_mix(caller: Caller) -> None:
         pair.iou
         for seed, response in enumerate(responses)
         if seed % 3
-        for pair in matched(truth(shown[seed]), response.json()["results"]["bboxes"])
+        for pair in match_boxes(truth(shown[seed]), response.json()["results"]["bboxes"])
     ]
 
     assert {(r.status_code, error_type(r)) for r in bad} == {(422, "image_load_error")}

@@ -22,10 +22,10 @@ import yaml
 from PIL import Image
 
 from deployments.jobs.sqlite import SqliteStore
-from deployments.local.haproxy import ON, confined
-from deployments.local.launch import free_port
-from deployments.local.profile import LAPTOP, laid_over, read, serve_config
-from deployments.local.state import State
+from deployments.local.haproxy import ENABLE_HAPROXY, private_haproxy
+from deployments.local.ports import free_port
+from deployments.local.profile import LAPTOP, merge, read_yaml, serve_config
+from deployments.local.state import StateFolder
 from deployments.settings import QueueSettings
 from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 
@@ -78,7 +78,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_predict_prints_a_table_and_writes_pictures(
-    caller: Caller, state: State, pictures: Path, tmp_path: Path
+    caller: Caller, state: StateFolder, pictures: Path, tmp_path: Path
 ) -> None:
     """A folder of images becomes rows of boxes and annotated pictures."""
     done = florence(
@@ -233,7 +233,7 @@ def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_pictures_that_answers_have_named_are_finished_at_the_end(tmp_path: Path) -> None:
     """Ctrl-C right after an answer loses no picture of it."""
     photograph = uri(encoded(scene(1).image.resize((4000, 3000)), "JPEG"), "image/jpeg")
-    state = State(tmp_path / "state")
+    state = StateFolder(tmp_path / "state")
     with serving(tmp_path / "log", "--state", str(state.folder)) as printed:
         url = re.search(r"Base URL  (\S+)", printed)
         assert url
@@ -271,13 +271,13 @@ def test_serve_run_starts_the_same_application(tmp_path: Path) -> None:
     HAProxy stands in front as in production, with ports and files of its own.
     """
     url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
-    with confined() as front, (tmp_path / "log").open("w") as log:
+    with private_haproxy() as front, (tmp_path / "log").open("w") as log:
         file = write_config(tmp_path, int(url.rpartition(":")[2]), front)
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("serve")), "run", str(file)],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"FLORENCE_API_KEY": "k", ON: "0"} | OWN_RAY,
+            env=os.environ | {"FLORENCE_API_KEY": "k", ENABLE_HAPROXY: "0"} | OWN_RAY,
         )
         try:
             wait_until_ready(process, url, tmp_path / "log")
@@ -305,7 +305,7 @@ def write_config(folder: Path, port: int, front: dict[str, str]) -> Path:
         "controller_options": {"runtime_env": {"env_vars": front}},
         "applications": [{"name": "florence", "args": args}],
     }
-    config = laid_over(laid_over(read(serve_config()), read(LAPTOP)), own)
+    config = merge(merge(read_yaml(serve_config()), read_yaml(LAPTOP)), own)
     for deployment in config["applications"][0]["deployments"]:
         deployment.pop("autoscaling_config", None)
     file = folder / "serve_config.yaml"

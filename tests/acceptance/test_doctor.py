@@ -6,14 +6,14 @@ import subprocess
 import sys
 
 from deployments import __version__
-from deployments.local.state import State
+from deployments.local.state import StateFolder
 from tests.acceptance.caller import Caller
 
 AT_URL = {"service", "service-clock", "service-key", "service-webhook-keys", "service-paths"}
 Findings = dict[str, dict[str, str]]
 
 
-def doctor(state: State, *words: str) -> tuple[int, Findings]:
+def doctor(state: StateFolder, *words: str) -> tuple[int, Findings]:
     """The exit code, and what was said of each check."""
     done = subprocess.run(
         [
@@ -43,7 +43,7 @@ def verdicts(found: Findings) -> dict[str, str]:
     return {name: each["verdict"] for name, each in found.items()}
 
 
-def test_a_service_that_serves_is_fine(caller: Caller, state: State) -> None:
+def test_a_service_that_serves_is_fine(caller: Caller, state: StateFolder) -> None:
     """The local key is found, and a run answers with boxes."""
     code, found = doctor(state, "--url", caller.url, "--smoke")
     assert verdicts(found) == dict.fromkeys([*AT_URL, "smoke"], "ok") | {"service-ports": "skip"}
@@ -52,7 +52,7 @@ def test_a_service_that_serves_is_fine(caller: Caller, state: State) -> None:
     assert code == 0
 
 
-def test_a_wrong_key_fails(caller: Caller, state: State) -> None:
+def test_a_wrong_key_fails(caller: Caller, state: StateFolder) -> None:
     """Both by itself, and with the run."""
     code, found = doctor(state, "--url", caller.url, "--key", "wrong:key", "--smoke")
     assert code == 1
@@ -61,7 +61,7 @@ def test_a_wrong_key_fails(caller: Caller, state: State) -> None:
     assert "401" in found["service-key"]["said"]
 
 
-def test_what_it_keeps_is_fine_while_it_runs(caller: Caller, state: State) -> None:
+def test_what_it_keeps_is_fine_while_it_runs(caller: Caller, state: StateFolder) -> None:
     """Its store, files, keys and Ray, beside the service; nothing disturbs it."""
     code, found = doctor(state)
     assert code == 0, found

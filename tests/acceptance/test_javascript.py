@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deployments.cli.demo import matched
+from deployments.demo.scoring import match_boxes
 from deployments.local.profile import compose
-from deployments.local.state import State
+from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
@@ -61,7 +61,7 @@ def script(
 
 def check(output: dict[str, Any]) -> None:
     """The boxes are those of the scene."""
-    pairs = matched(truth(scene(0)), output["results"]["bboxes"])
+    pairs = match_boxes(truth(scene(0)), output["results"]["bboxes"])
     assert min(pair.iou for pair in pairs) >= 0.5
 
 
@@ -80,7 +80,7 @@ def test_published_subscribe(script: Script) -> None:
 
 
 def test_published_subscribe_with_a_private_authority(
-    script: Script, front: Front, state: State
+    script: Script, front: Front, state: StateFolder
 ) -> None:
     """The same over https, where Node is told whom to trust."""
     authority = str(certificates(state.tls).authority)

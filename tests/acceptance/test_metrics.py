@@ -17,10 +17,9 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from deployments.cli.serve import told
 from deployments.cli.top.exposition import samples
-from deployments.local.launch import exporters
-from deployments.local.state import State
+from deployments.local.launch import exporters, metrics_targets
+from deployments.local.state import StateFolder
 from deployments.telemetry.metrics import METRICS
 from k8s.generate.panels import ROWS
 from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
@@ -83,7 +82,7 @@ def named() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def used(caller: Caller, receiver: Receiver, state: State) -> Mapping[str, float]:
+def used(caller: Caller, receiver: Receiver, state: StateFolder) -> Mapping[str, float]:
     """The service has run, queued, told, refused and begun again; what it exported before."""
     before = exported()
     image_url = uri(scene(0, (256, 256)).image)
@@ -122,7 +121,8 @@ def used(caller: Caller, receiver: Receiver, state: State) -> Mapping[str, float
         wait_for(answers, 12)
 
     with load(caller, 6) as answers:
-        until_moved("florence_queue_key_running", {}, lambda: submit(8))  # told while they run
+        # It is exported while they run
+        until_moved("florence_queue_key_running", {}, lambda: submit(8))
         until_moved("florence_ingress_retries_total", before, die_under_runs)
         until_moved("florence_dispatcher_retries_total", before, die_under_the_queue)
     assert {answer.status_code for answer in answers} <= {200, 429}
@@ -149,7 +149,7 @@ def until_moved(name: str, before: Mapping[str, float], step: Callable[[], None]
 
 
 def wait_for_ray(name: str, before: Mapping[str, float]) -> None:
-    """Wait until a metric has moved, for as long as it may take to be told."""
+    """Wait until a metric has moved, for as long as exporting it may take."""
     deadline = time.monotonic() + TOLD_S
     while not has_moved(name, before, exported()) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -205,9 +205,9 @@ def test_the_pages_of_the_ingress_tell_of_the_queue(
 
 
 @pytest.fixture
-def known(caller: Caller, state: State) -> Iterator[Path]:
+def known(caller: Caller, state: StateFolder) -> Iterator[Path]:
     """The state folder of a service that says where its metrics are, as `florence serve` does."""
-    with told(state):
+    with metrics_targets(state):
         yield state.folder
 
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deployments.cli.demo import matched
-from deployments.local.state import State
+from deployments.demo.scoring import match_boxes
+from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
 from tests.acceptance.front import Front
@@ -41,7 +41,7 @@ def call(
     version: str,
     caller: Caller,
     front: Front,
-    state: State,
+    state: StateFolder,
     origin: Origin,
     receiver: Receiver,
     image_file: Path,
@@ -104,7 +104,7 @@ def check(caller: Caller, front: Front, version: str) -> Check:
     names = ("localhost",) if version == NEWEST else ("localhost", "queue.localhost")
 
     def checked(output: dict[str, Any]) -> None:
-        pairs = matched(truth(scene(0)), output["results"]["bboxes"])
+        pairs = match_boxes(truth(scene(0)), output["results"]["bboxes"])
         url = urlsplit(output["image"]["url"])
         picture = caller.http.get(caller.url + url.path, headers={"Host": url.netloc})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cli.demo import matched
+from deployments.demo.scoring import match_boxes
 from tests.acceptance.caller import Caller, scene, truth
 from tests.acceptance.node import NEWEST, SERVER_PROXY, Node, installed
 from tests.acceptance.origin import Origin
@@ -35,7 +35,7 @@ def page(
 
 def check(output: dict[str, Any]) -> None:
     """The boxes are those of the scene."""
-    pairs = matched(truth(scene(0)), output["results"]["bboxes"])
+    pairs = match_boxes(truth(scene(0)), output["results"]["bboxes"])
     assert min(pair.iou for pair in pairs) >= 0.5
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from deployments.local.haproxy import free_ports
+from deployments.local.ports import free_ports
 
 NAME = "drills"
 START_S = 60.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from deployments.local.haproxy import free_ports
 from deployments.local.launch import ENVIRONMENT, OBJECT_STORE_BYTES
+from deployments.local.ports import free_ports
 
 HOST = "127.0.0.1"
 START_S = 150.0

@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx2
 
-from deployments.local.haproxy import METRICS, ON, QUICK_END, STATS, confined, free_ports
-from deployments.local.profile import Tree, laid_over, read, serve_config, without_empty
+from deployments.local.haproxy import ENABLE_HAPROXY, FAST_STOP, METRICS, STATS, private_haproxy
+from deployments.local.ports import free_ports
+from deployments.local.profile import Tree, merge, read_yaml, serve_config, without_nulls
 from deployments.settings import hash_key
 from tests.chaos.backing_services import Bucket, Database
 from tests.chaos.cluster import Cluster
@@ -26,7 +27,7 @@ class Release:
 
     def __init__(self, cluster: Cluster, over: Tree) -> None:
         self._cluster = cluster
-        self._tree = laid_over(laid_over(read(serve_config()), read(SMALL)), over)
+        self._tree = merge(merge(read_yaml(serve_config()), read_yaml(SMALL)), over)
         self._path = f"{cluster.dashboard}/api/serve/applications/"
 
     def deploy(self, args: Tree | None = None, deployments: Any = ()) -> None:
@@ -35,16 +36,16 @@ class Release:
         Returns at once; Serve changes the replicas afterwards.
         """
         application = {"name": APPLICATION, "args": args or {}, "deployments": list(deployments)}
-        tree = laid_over(self._tree, {"applications": [application]})
+        tree = merge(self._tree, {"applications": [application]})
         [asked] = tree["applications"]
-        asked["deployments"] = [without_empty(each) for each in asked["deployments"]]
+        asked["deployments"] = [without_nulls(each) for each in asked["deployments"]]
         answer = httpx2.put(self._path, json=tree, **self._options())
         if answer.is_error:
             raise RuntimeError(f"Serve refused the configuration: {answer.text}")
 
     def adopt(self, args: Tree) -> None:
         """From now on these settings are part of the configuration."""
-        self._tree = laid_over(self._tree, {"applications": [{"name": APPLICATION, "args": args}]})
+        self._tree = merge(self._tree, {"applications": [{"name": APPLICATION, "args": args}]})
 
     def status(self) -> Mapping[str, Any]:
         """What Serve says of the application: `status`, `message`, `deployments`."""
@@ -111,8 +112,8 @@ def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Ins
         stack.callback(bucket.stop)
         bucket.start()
         [port] = free_ports(1)
-        front = dict(stack.enter_context(confined())) if haproxy else {ON: "0"}
-        for variable in QUICK_END:  # a laptop's; here connections end as in production
+        front = dict(stack.enter_context(private_haproxy())) if haproxy else {ENABLE_HAPROXY: "0"}
+        for variable in FAST_STOP:  # a laptop's; here connections end as in production
             front.pop(variable, None)
         launcher = front.pop(BINARY, "")  # not the same on both nodes
         heads = heads_launcher(folder / "haproxy", launcher, port, front) if haproxy else ""
@@ -155,7 +156,7 @@ def configuration(
         "webhooks": {"keys": str(folder / "webhooks")},
     }
     return {
-        "proxy_location": "EveryNode" if front[ON] == "1" else "HeadOnly",
+        "proxy_location": "EveryNode" if front[ENABLE_HAPROXY] == "1" else "HeadOnly",
         "http_options": {"port": port},
         "controller_options": {"runtime_env": {"env_vars": front}},
         "applications": [{"name": "florence", "args": settings}],

@@ -13,7 +13,7 @@ import httpx2
 import psutil
 
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
+from deployments.local.ports import free_port
 from tests.chaos.load import Target, until
 
 ROOT = Path(__file__).parents[2]

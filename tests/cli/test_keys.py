@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.cli.keys import limits_of, per_second, state_of
-from deployments.cli.stores import run_with_store
+from deployments.cli.options import run_with_store
 from deployments.errors import SetupError
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import main as cli
+from deployments.cli.main import COMMANDS, load
 from deployments.florence.tasks import TASKS
 
 
@@ -100,22 +101,44 @@ def test_a_wrong_flag_is_one_line(
     assert "--help" in err
 
 
-@pytest.mark.parametrize("command", ["serve", "predict", "demo"])
-def test_every_command_explains_itself(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    """`--help` has a sentence for the command and for each option."""
-    code, out, err = run(monkeypatch, capsys, command, "--help")
-    assert (code, err) == (0, "")
-    assert "--help" in out
+def test_the_help_lists_the_commands_and_imports_none() -> None:
+    """`--help` answers at once: no command, and nothing large, is imported for it."""
+    script = (
+        "import sys; sys.argv = ['florence', '--help']; from deployments.cli.main import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stderr.split())
+    heavy = {"ray", "torch", "numpy", "pydantic", "httpx2", "cryptography", "PIL", "yaml", "rich"}
+    assert loaded & heavy == set()
+    ours = {"", ".errors", ".local", ".local.signals", ".cli", ".cli.main"}
+    assert {name for name in loaded if name.startswith("deployments")} == {
+        f"deployments{name}" for name in ours
+    }
+    listed = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines()[-9:])
+    assert listed == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    """It begins with the summary of the list; each option and argument has a help text."""
+    command = load(name)
+    assert command.help.partition("\n")[0] == COMMANDS[name]
+    each = getattr(command, "commands", {name: command}).values()
+    assert all(one.help for one in each)
+    assert [p.name for one in each for p in one.params if not p.help] == []
 
 
 def test_without_a_command_there_is_help(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All three commands are shown."""
-    _, out, err = run(monkeypatch, capsys)
-    assert all(command in out + err for command in ("serve", "predict", "demo"))
+    """The exit code is 2, as for any wrong call."""
+    code, out, err = run(monkeypatch, capsys)
+    assert code == 2
+    assert all(summary in out + err for summary in COMMANDS.values())
 
 
 def in_a_process(*words: str) -> subprocess.CompletedProcess[str]:

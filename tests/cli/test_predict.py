@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from deployments.cli.predict import expand, picture_names, predict_all
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
-from deployments.local.client import CallError, Client, data_uri_of_file
-from deployments.local.state import State
+from deployments.local.client import CallError, ServiceClient, data_uri_of_file
+from deployments.local.state import StateFolder
 
 KEY = "florence-test:secret"
 PICTURE = b"\xff\xd8 an annotated picture"
@@ -234,7 +234,7 @@ def test_a_person_gets_a_table(
 def test_the_local_services_key_is_used(url: str, tmp_path: Path) -> None:
     """Without a key, the one that a service on this machine made is taken."""
     state = tmp_path / "state"
-    State(state).api_key()
+    StateFolder(state).api_key()
     (state / "api_key").write_text(KEY + "\n")
     assert predict(images(tmp_path, a=b"1"), url, state, key=None) == 0
 
@@ -263,7 +263,7 @@ def test_a_folder_that_cannot_be_made_is_refused(url: str, tmp_path: Path) -> No
 def test_what_is_no_url_is_refused(tmp_path: Path, address: str) -> None:
     """The line names it."""
     with pytest.raises(SetupError, match="is no URL of a service"):
-        Client(address, KEY)
+        ServiceClient(address, KEY)
 
 
 def test_folders_are_replaced_by_their_images(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.stores import run_with_store, shown
+from deployments.cli.options import run_with_store, without_password
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Submission
@@ -124,4 +124,4 @@ def test_a_store_that_is_lost_on_the_way_is_one_line(url: str) -> None:
 )
 def test_passwords_are_not_shown(url: str, expected: str) -> None:
     """Who looks over the shoulder learns the host at most."""
-    assert expected == shown(url)
+    assert expected == without_password(url)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.stores import run_with_store
+from deployments.cli.options import run_with_store
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.store import Store
 from tests.cli.conftest import Florence

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli.stores import run_with_store
-from deployments.cli.webhooks import span
+from deployments.cli.options import run_with_store
+from deployments.cli.webhooks import duration
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import Store
 from deployments.webhooks.pem import make_key, read_keys
@@ -216,4 +216,4 @@ def test_the_environments_store(
 )
 def test_times_have_one_unit(seconds: float, text: str) -> None:
     """A person wants to know about when."""
-    assert span(seconds) == text
+    assert duration(seconds) == text

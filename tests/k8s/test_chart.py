@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.local.profile import read, serve_config
+from deployments.local.profile import read_yaml, serve_config
 from deployments.settings import parse
 from k8s.generate.helm import CHART, documents, notes, packed, render, texts
 from tests.k8s import rendered
@@ -115,7 +115,7 @@ def test_the_rollout_token_is_in_every_pod() -> None:
 
 def test_serve_is_given_the_repository_s_config() -> None:
     """With the model that the values name, and CPU boxes kept off the GPU pods; nothing else."""
-    expected = read(serve_config())
+    expected = read_yaml(serve_config())
     app = expected["applications"][0]
     app["args"]["model"] |= {"path": "florence-community/Florence-2-large", "revision": "main"}
     for box in app["deployments"]:

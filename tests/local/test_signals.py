@@ -8,7 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployments.local.signals import STOPS, held_off, kept, postponed, raise_interrupts
+from deployments.local.signals import (
+    STOPS,
+    deferred_interrupts,
+    ignored_signals,
+    raise_interrupts,
+    restored_handlers,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +28,7 @@ def hook() -> Iterator[None]:
 @pytest.mark.parametrize("number", STOPS)
 def test_each_raises_an_interrupt(number: signal.Signals) -> None:
     """Whatever ends the command ends it the same way."""
-    with kept():
+    with restored_handlers():
         raise_interrupts()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
@@ -30,7 +36,7 @@ def test_each_raises_an_interrupt(number: signal.Signals) -> None:
 
 def test_what_is_ignored_stays_ignored() -> None:
     """A command started by nohup survives its terminal."""
-    with kept():
+    with restored_handlers():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise_interrupts()
         os.kill(os.getpid(), signal.SIGHUP)
@@ -39,7 +45,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 def test_handlers_are_as_before() -> None:
     """Whoever sets handlers inside the block changes nothing for long."""
     before = [signal.getsignal(number) for number in STOPS]
-    with kept():
+    with restored_handlers():
         raise_interrupts()
 
     assert [signal.getsignal(number) for number in STOPS] == before
@@ -47,7 +53,7 @@ def test_handlers_are_as_before() -> None:
 
 def test_stopping_is_not_interrupted() -> None:
     """A second Ctrl-C does not leave half behind."""
-    with held_off():
+    with ignored_signals():
         for number in STOPS:
             os.kill(os.getpid(), number)
 
@@ -64,7 +70,7 @@ def test_one_that_a_finalizer_drops_is_raised_again(number: signal.Signals) -> N
         Final()
         time.sleep(5)
 
-    with kept():
+    with restored_handlers():
         raise_interrupts()
         with pytest.raises(KeyboardInterrupt):
             drop()
@@ -77,7 +83,7 @@ def test_other_dropped_errors_are_noted(capsys: pytest.CaptureFixture[str]) -> N
         def __del__(self) -> None:
             raise ValueError("of a finalizer")
 
-    with kept():
+    with restored_handlers():
         raise_interrupts()
         Final()
         time.sleep(0.05)
@@ -91,11 +97,11 @@ def test_a_postponed_one_is_raised_afterwards(number: signal.Signals) -> None:
     done = []
 
     def do() -> None:
-        with postponed():
+        with deferred_interrupts():
             os.kill(os.getpid(), number)
             done.append(number)
 
-    with kept():
+    with restored_handlers():
         raise_interrupts()
         with pytest.raises(KeyboardInterrupt):
             do()
@@ -105,7 +111,7 @@ def test_a_postponed_one_is_raised_afterwards(number: signal.Signals) -> None:
 
 def test_postponing_nothing_raises_nothing() -> None:
     """Without a signal the block is a block like any other."""
-    with kept():
+    with restored_handlers():
         raise_interrupts()
-        with postponed():
+        with deferred_interrupts():
             pass

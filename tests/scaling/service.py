@@ -15,7 +15,7 @@ import httpx2
 import psutil
 from PIL import Image
 
-from deployments.local.profile import compose, laid_over, without_empty
+from deployments.local.profile import compose, merge, without_nulls
 from deployments.settings import hash_key
 from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port
@@ -149,11 +149,11 @@ def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tr
         "files": {"root": str(folder / "files")},
         "model": {"own_cores": False},
     }
-    composed = compose(laid_over(own, args), {"host": "127.0.0.1", "port": port})
+    composed = compose(merge(own, args), {"host": "127.0.0.1", "port": port})
     return {
         "settings": composed.settings.model_dump(mode="json"),
         "options": {
-            name: without_empty(box | over[name]) for name, box in composed.options.items()
+            name: without_nulls(box | over[name]) for name, box in composed.options.items()
         },
         "http": composed.http,
         "folder": str(folder),

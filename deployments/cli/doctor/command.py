@@ -32,11 +32,11 @@ from deployments.cli.doctor.remote import Service
 from deployments.cli.doctor.report import report
 from deployments.cli.doctor.subject import Subject, settings_here, settings_of
 from deployments.cli.doctor.verdict import Verdict, skip
-from deployments.cli.options import State as StateOption
+from deployments.cli.options import KeyOption, SetOption, StateOption
 from deployments.errors import SetupError
-from deployments.local.client import trust
-from deployments.local.profile import Tree, laid_over, tree_of
-from deployments.local.state import State
+from deployments.local.client import ssl_context
+from deployments.local.profile import Tree, merge, parse_sets
+from deployments.local.state import StateFolder
 from deployments.settings import api_key_from_environment, state_home
 from deployments.telemetry.log import logger
 
@@ -44,6 +44,10 @@ RELEASE = "florence"
 LOAD_LIMIT_S, RUN_LIMIT_S, ANSWER_S = 600.0, 300.0, 15.0
 
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
 def doctor(
     state: StateOption = None,
     config: Annotated[
@@ -54,10 +58,7 @@ def doctor(
             dir_okay=False,
         ),
     ] = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Any setting; may be repeated."),
-    ] = None,
+    sets: SetOption = None,
     store_url: Annotated[
         str | None,
         typer.Option(
@@ -70,10 +71,7 @@ def doctor(
     url: Annotated[
         str | None, typer.Option(help="A running service to look at, over HTTP.")
     ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(help="API key.", show_default="FLORENCE_API_KEY, or the local service's"),
-    ] = None,
+    key: KeyOption = None,
     with_smoke: Annotated[
         bool, typer.Option("--smoke", help="Send the service one image.")
     ] = False,
@@ -92,10 +90,11 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each check.")] = False,
 ) -> None:
-    """Say whether everything is in place: here, at a URL, in a cluster. 1 when something is not.
+    """Check a setup: this machine, a service at a URL, or a cluster.
 
-    With --url, or one of --release, --namespace, --context and --kubeconfig, that is looked at;
-    this machine then only with --config, --set, --store or --load.
+    Without options, this machine is checked. --url checks a service; --release, --namespace,
+    --context or --kubeconfig checks a cluster; this machine is then checked only with --config,
+    --set, --store or --load. The exit code is 1 when a check fails.
     """
     if with_smoke and not url:
         raise typer.BadParameter("--smoke needs --url.")
@@ -123,7 +122,7 @@ def chosen(sets: list[str], store_url: str | None) -> Tree:
     Raises:
         SetupError: one cannot be read.
     """
-    found: Tree = laid_over(tree_of(sets), {"store": {"url": store_url}} if store_url else {})
+    found: Tree = merge(parse_sets(sets), {"store": {"url": store_url}} if store_url else {})
     return found
 
 
@@ -134,11 +133,11 @@ def service_at(url: str, key: str | None, folder: Path) -> Iterator[Service]:
     Raises:
         SetupError: it is no URL.
     """
-    state = State(folder, make=False)
+    state = StateFolder(folder, make=False)
     if not url.startswith(("http://", "https://")):
         raise SetupError(f"--url {url}: write http://HOST:PORT")
     secret = key or api_key_from_environment() or state.stored_key() or ""
-    with httpx2.Client(verify=trust(state.tls / "ca.pem"), timeout=ANSWER_S) as http:
+    with httpx2.Client(verify=ssl_context(state.tls / "ca.pem"), timeout=ANSWER_S) as http:
         yield Service(url.rstrip("/"), http, secret)
 
 

@@ -12,7 +12,7 @@ from deployments import __version__
 from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.verdict import Failed, Verdict, fail, ok, skip, warn
 from deployments.florence.tasks import APP
-from deployments.local.client import complaint
+from deployments.local.client import error_line
 
 RUN_S = 240.0
 DATE_GRAIN_S = 1.0  # a `Date` has whole seconds
@@ -57,10 +57,10 @@ def health(service: Service) -> Verdict:
         Failed: it does not answer.
     """
     if (alive := service.get("/health")).status_code != 200:
-        return fail(f"{service.url}/health answers {complaint(alive)}", REMEDY)
+        return fail(f"{service.url}/health answers {error_line(alive)}", REMEDY)
     if (ready := service.get("/ready")).status_code != 200:
         remedy = "wait while it starts; else see Serve's log, or --release on a cluster"
-        return fail(f"it lives, and /ready answers {complaint(ready)}", remedy)
+        return fail(f"it lives, and /ready answers {error_line(ready)}", remedy)
     there = version_of(service)
     if there != __version__:
         remedy = "use the doctor of the same release"
@@ -107,7 +107,7 @@ def key(service: Service) -> Verdict:
     if (answer := service.get(path, key=service.key)).status_code == 404:  # no such request
         return ok("accepted, and strangers are refused")
     return fail(
-        f"refused: {complaint(answer)}", "give another --key; `florence keys list` has them"
+        f"refused: {error_line(answer)}", "give another --key; `florence keys list` has them"
     )
 
 
@@ -121,7 +121,7 @@ def webhook_keys(service: Service) -> Verdict:
     try:
         found = answer.json()["keys"]
     except (ValueError, LookupError, TypeError):
-        return fail(f"/.well-known/jwks.json answers {complaint(answer)}", REMEDY)
+        return fail(f"/.well-known/jwks.json answers {error_line(answer)}", REMEDY)
     if not found:
         return warn("none is published yet", "see a Dispatcher's log: its keys could not be read")
     return ok(f"{len(found)} published")

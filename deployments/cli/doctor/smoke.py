@@ -10,7 +10,7 @@ from deployments.cli.doctor.verdict import Verdict, fail, ok
 from deployments.demo.scenes import draw_scene
 from deployments.florence.schemas import BoundingBoxOutput
 from deployments.florence.tasks import TASKS
-from deployments.local.client import complaint, data_uri_of
+from deployments.local.client import data_uri_of, error_line
 
 TASK = TASKS["region-proposal"]
 SEED, SIZE = 7, (256, 256)
@@ -29,7 +29,7 @@ def smoke(service: Service) -> Verdict:
     answer = service.post(f"/{TASK.endpoint}", {"image_url": data_uri_of(scene.image)})
     took_s = time.monotonic() - before
     if not answer.is_success:
-        said = f"{TASK.path} answers {complaint(answer)}"
+        said = f"{TASK.path} answers {error_line(answer)}"
         return fail(said, f"look for {answer.headers.get('x-fal-request-id', 'it')} in Serve's log")
     try:
         found = BoundingBoxOutput.model_validate_json(answer.content).results.bboxes

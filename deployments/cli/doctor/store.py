@@ -8,7 +8,7 @@ from typing import TypeVar
 from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, skip, warn
-from deployments.cli.stores import shown, with_store
+from deployments.cli.options import with_store, without_password
 from deployments.jobs.inspect import Look, look_at
 from deployments.jobs.open import MEMORY, SQLITE
 from deployments.jobs.store import Store
@@ -23,11 +23,11 @@ def store(subject: Subject) -> Verdict:
     if url == MEMORY:
         return warn("kept in memory alone", "give store.url, or a restart forgets every request")
     if is_out_of_sight(subject):
-        return skip(f"{shown(url)} is a file on the service's own node")
+        return skip(f"{without_password(url)} is a file on the service's own node")
     found = asyncio.run(look_at(subject.settings.store))
     if found is None:
-        return ok(f"{shown(url)} is made at the first start")
-    return judged(shown(url), found)
+        return ok(f"{without_password(url)} is made at the first start")
+    return judged(without_password(url), found)
 
 
 def is_out_of_sight(subject: Subject) -> bool:

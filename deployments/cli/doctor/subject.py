@@ -6,8 +6,8 @@ from pathlib import Path
 import yaml
 
 from deployments.errors import SetupError
-from deployments.local.profile import Tree, compose, laid_over, read
-from deployments.local.state import State
+from deployments.local.profile import Tree, compose, merge, read_yaml
+from deployments.local.state import StateFolder
 from deployments.settings import Settings, parse, with_environment
 
 
@@ -32,9 +32,9 @@ def settings_here(folder: Path, given: Tree) -> Settings:
     Raises:
         SetupError: a setting is wrong.
     """
-    state = State(folder, make=False)
+    state = StateFolder(folder, make=False)
     own = state.settings | {"keys": {"hashes": state.kept_hashes()}}
-    return with_environment(compose(laid_over(own, given), {}).settings)
+    return with_environment(compose(merge(own, given), {}).settings)
 
 
 def settings_of(file: Path, given: Tree) -> Settings:
@@ -43,7 +43,7 @@ def settings_of(file: Path, given: Tree) -> Settings:
     Raises:
         SetupError: there is no such config, or a setting is wrong.
     """
-    return with_environment(parse(laid_over(args_in(file), given)))
+    return with_environment(parse(merge(args_in(file), given)))
 
 
 def args_in(file: Path) -> Tree:
@@ -53,7 +53,7 @@ def args_in(file: Path) -> Tree:
         SetupError: there are none.
     """
     try:
-        args: Tree = read(file)["applications"][0].get("args") or {}
+        args: Tree = read_yaml(file)["applications"][0].get("args") or {}
     except OSError as error:
         raise SetupError(f"cannot read {file} ({error.strerror}): give --config a file") from None
     except (yaml.YAMLError, LookupError, TypeError, AttributeError):

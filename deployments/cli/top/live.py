@@ -8,22 +8,59 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
+from deployments.cli.options import StateOption
 from deployments.cli.top.exposition import Scrape
 from deployments.cli.top.overview import Overview, overview
 from deployments.cli.top.screen import Screen
 from deployments.cli.top.sources import REMEDY, Exporters, sources
 from deployments.cli.top.window import Window
 from deployments.errors import SetupError
-from deployments.local.state import State
+from deployments.local.state import StateFolder
+from deployments.settings import state_home
 
 ONCE_S = 10.0  # Ray's nodes on a cluster tell something new every ten seconds
 FIRST_S = 1.0
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def top(
+    urls: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Where metrics are, http://HOST:PORT/metrics; may be repeated.",
+            show_default="the service on this machine",
+        ),
+    ] = None,
+    every: Annotated[
+        float, typer.Option(min=0.2, metavar="SECONDS", help="Time between two frames.")
+    ] = 2.0,
+    window: Annotated[
+        float, typer.Option(min=1.0, metavar="SECONDS", help="Time that rates are over.")
+    ] = 30.0,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="One frame over 10 s; as without a terminal."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The numbers of one frame.")] = False,
+    state: StateOption = None,
+) -> None:
+    """Show what a running service does now.
+
+    Traffic, queue, model, stages, CPU, store, webhooks and keys.
+    """
+    show(urls or [], every, window, once, as_json, state or state_home())
 
 
 def show(
@@ -35,7 +72,7 @@ def show(
         SetupError: there is nothing to show; one line with the remedy.
     """
     found = sources(urls, state)
-    with closing(Exporters(found, State(state).tls / "ca.pem")) as exporters:
+    with closing(Exporters(found, StateFolder(state).tls / "ca.pem")) as exporters:
         if once or as_json or not sys.stdout.isatty():
             print_once(exporters, min(window_s, ONCE_S), title(found), as_json)
         else:

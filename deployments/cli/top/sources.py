@@ -15,8 +15,8 @@ import httpx2
 
 from deployments.cli.top.exposition import NoExposition, Scrape, scrape
 from deployments.errors import SetupError
-from deployments.local.client import trust
-from deployments.local.state import State
+from deployments.local.client import ssl_context
+from deployments.local.state import StateFolder
 
 RAYS = Path("/tmp/ray/prom_metrics_service_discovery.json")
 TIMEOUT_S = 5.0
@@ -31,7 +31,7 @@ def sources(urls: Sequence[str], state: Path) -> list[str]:
     """
     if urls:
         return [address(url) for url in dict.fromkeys(urls)]
-    for file in (State(state).targets, RAYS):
+    for file in (StateFolder(state).targets, RAYS):
         if file.is_file():
             return [f"http://{target}/metrics" for target in targets_in(file)]
     raise SetupError(f"no service is known on this machine: {REMEDY}")
@@ -69,7 +69,9 @@ class Exporters:
 
     def __init__(self, urls: Sequence[str], authority: Path | None = None) -> None:
         self._urls = urls
-        self._http = httpx2.Client(verify=trust(authority), trust_env=False, timeout=TIMEOUT_S)
+        self._http = httpx2.Client(
+            verify=ssl_context(authority), trust_env=False, timeout=TIMEOUT_S
+        )
         self._threads = ThreadPoolExecutor(min(16, len(urls)), "exporter")
 
     def fetch(self) -> Scrape:

@@ -9,7 +9,7 @@ from deployments.cli.doctor.check import safely
 from deployments.cli.doctor.keys import keys, webhook_keys
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Kind, Verdict
-from deployments.cli.stores import run_with_store
+from deployments.cli.options import run_with_store
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, hash_key

@@ -13,7 +13,7 @@ from deployments.cli.doctor.check import safely
 from deployments.cli.doctor.clock import agreement
 from deployments.cli.doctor.store import clock, judged, store
 from deployments.cli.doctor.verdict import Kind, Verdict
-from deployments.cli.stores import run_with_store
+from deployments.cli.options import run_with_store
 from deployments.jobs.inspect import Look
 from deployments.jobs.statements import migrations
 from deployments.jobs.store import Store

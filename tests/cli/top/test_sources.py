@@ -12,8 +12,8 @@ import pytest
 from deployments.cli.top import sources as module
 from deployments.cli.top.sources import Exporters, address, sources
 from deployments.errors import SetupError
-from deployments.local.launch import free_port
-from deployments.local.state import State
+from deployments.local.ports import free_port
+from deployments.local.state import StateFolder
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.cli.conftest import Florence
 from tests.cli.top.exporting import RAYS_OWN, text_of
@@ -82,7 +82,7 @@ def test_the_service_of_this_machine_is_found(tmp_path: Path) -> None:
     targets = json.dumps([{"targets": ["127.0.0.1:1", "127.0.0.1:2"], "labels": {}}])
     module.RAYS.write_text(targets.replace("127", "128"))
     assert sources([], tmp_path)[0] == "http://128.0.0.1:1/metrics"
-    State(tmp_path).targets.write_text(targets)
+    StateFolder(tmp_path).targets.write_text(targets)
     expected = ["http://127.0.0.1:1/metrics", "http://127.0.0.1:2/metrics"]
     assert sources([], tmp_path) == expected
 
@@ -92,7 +92,7 @@ def test_without_a_service_the_remedy_is_told(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"start `florence serve`, or give --url"):
         sources([], tmp_path)
     for broken in ("", "[]", "{}", '[{"labels": {}}]'):
-        State(tmp_path).targets.write_text(broken)
+        StateFolder(tmp_path).targets.write_text(broken)
         with pytest.raises(SetupError, match="names no exporter"):
             sources([], tmp_path)
 

@@ -1,8 +1,10 @@
-"""Moments: spans from now, dates in UTC."""
+"""The options that commands share: times in UTC, the output folder."""
+
+from pathlib import Path
 
 import pytest
 
-from deployments.cli.moments import day_before, iso, minute, moment_after
+from deployments.cli.options import day_before, iso, make_folder, minute, time_after
 from deployments.errors import SetupError
 
 NOW = 1_900_000_000.0  # 2030-03-17 17:46:40 UTC
@@ -23,20 +25,20 @@ NOW = 1_900_000_000.0  # 2030-03-17 17:46:40 UTC
 )
 def test_a_later_moment(text: str, expected: float) -> None:
     """A span counts from now; a date begins at midnight in UTC."""
-    assert expected == moment_after(NOW, text)
+    assert expected == time_after(NOW, text)
 
 
 @pytest.mark.parametrize("text", ["0d", "2030-03-17", "2001-01-01"])
 def test_a_moment_that_is_over_is_refused(text: str) -> None:
     """The line says how to give a later one."""
     with pytest.raises(SetupError, match=f"{text} is over"):
-        moment_after(NOW, text)
+        time_after(NOW, text)
 
 
 @pytest.mark.parametrize("text", ["", "d", "1y", "-3d", "1.5d", "2030-02-30", "9999999d", "٣d"])
 def test_nonsense_is_refused(text: str) -> None:
     """Both kinds of moment name what can be written."""
-    for read in (moment_after, day_before):
+    for read in (time_after, day_before):
         with pytest.raises(SetupError, match="is no time: write YYYY-MM-DD"):
             read(NOW, text)
 
@@ -64,3 +66,10 @@ def test_moments_are_shown_in_utc() -> None:
     """To the minute for people, exactly for programs."""
     assert (minute(NOW), minute(None)) == ("2030-03-17 17:46", "–")
     assert (iso(NOW), iso(None)) == ("2030-03-17T17:46:40+00:00", None)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    """One line says which option to use."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="choose another --out"):
+        make_folder(tmp_path / "file")
