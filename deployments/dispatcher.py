@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publish
-from deployments.errors import InternalError, SetupError, StoreUnavailable
+from deployments.errors import InternalError, StoreUnavailable
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
 from deployments.florence.request import Finished, Request, Stages
@@ -34,11 +34,8 @@ from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import Pulse
 from deployments.telemetry.request_span import Account, account
 from deployments.telemetry.tracing import Tracer, open_tracer
-from deployments.webhooks.delivery import Deliverer
-from deployments.webhooks.signing import KeyFolder
-
-DELIVER_EVERY_S = 1.0
-SETUP_DELAY_S = 30.0
+from deployments.webhooks.delivery import WebhookSender
+from deployments.webhooks.signing import SigningKeys
 
 
 class Dispatcher:
@@ -76,10 +73,13 @@ class Dispatcher:
             self._store, self._execute, settings.queue, recorder, name, self._gate
         )
         self._keeper = Keeper(self._store, self._remove, recorder)
-        self._signer = KeyFolder(settings.webhooks, self._store)
-        post = Poster(settings.webhooks).post
-        self._deliverer = Deliverer(
-            self._store, self._signer, post, settings.webhooks, recorder, tracer=self._tracer
+        sender = WebhookSender(
+            self._store,
+            SigningKeys(settings.webhooks, self._store),
+            Poster(settings.webhooks).post,
+            settings.webhooks,
+            recorder,
+            tracer=self._tracer,
         )
         self._pulse = Pulse(recorder, "Dispatcher")
         readings = Readings(self._store, recorder)
@@ -89,7 +89,7 @@ class Dispatcher:
             loop("beat", self._worker.beat_forever()),
             loop("rescue", self._keeper.rescue_forever()),
             loop("prune", self._keeper.prune_forever()),
-            loop("deliver", self._deliver_forever()),
+            loop("deliver", sender.deliver_forever()),
             loop("read", self._read_forever()),
             loop("measure", readings.read_forever()),
         ]
@@ -167,17 +167,6 @@ class Dispatcher:
                 reading = Reading(backlog.queued, backlog.oldest_s)
                 await asyncio.to_thread(self._publish, reading)
             await asyncio.sleep(LOOK_EVERY_S)
-
-    async def _deliver_forever(self) -> None:
-        while True:
-            try:
-                await self._deliverer.round()
-            except StoreUnavailable:
-                pass  # there is a next time
-            except SetupError as error:  # webhooks wait for the operator, requests do not
-                logger.error("no webhook is delivered: %s", error)
-                await asyncio.sleep(SETUP_DELAY_S)
-            await asyncio.sleep(DELIVER_EVERY_S)
 
 
 def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -5,7 +5,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.api.dependencies import Services
 from deployments.api.reading import add_reading
-from deployments.webhooks.signing import jwks, published
+from deployments.webhooks.signing import jwks, published_keys
 
 PATHS = ("/.well-known/jwks.json", "/rest/.well-known/jwks.json")  # the second is fal's own
 MAX_AGE_S = 600
@@ -29,8 +29,7 @@ class KeyDocument:
 
     async def get(self) -> Response:
         """Every key that may have signed a webhook, or soon will."""
-        now = await self._store.now()
-        keys = published(await self._store.signing_keys(), now, self._span_s)
+        keys = await published_keys(self._store, self._span_s)
         # Before a first start has made its keys, there is nothing worth remembering.
         caching = f"public, max-age={MAX_AGE_S}" if keys else "no-store"
         return JSONResponse(jwks(keys), headers={"Cache-Control": caching})

@@ -22,9 +22,8 @@ from deployments.cli.options import (
 from deployments.errors import SetupError
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, state_home
-from deployments.webhooks.pem import read_keys
-from deployments.webhooks.signing import KeyFolder, Rotation
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.signing import KeyRotation, SigningKeys, read_keys
+from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -95,8 +94,8 @@ def rotate(
     """Sign with the next key from now on, and publish a new one for the next rotation."""
     folder = keys_folder(keys, state)
 
-    async def work(opened: Store) -> Rotation:
-        return await KeyFolder(settings_of(folder), opened).rotate(early=now)
+    async def work(opened: Store) -> KeyRotation:
+        return await SigningKeys(settings_of(folder), opened).rotate(early=now)
 
     rotation = run_with_store(store_url(store, state), work)
     typer.echo(f"{rotation.active} signs from now on.")
@@ -115,8 +114,8 @@ def list_keys(
     """List the published keys."""
     folder = keys_folder(keys, state)
 
-    async def read(opened: Store) -> list[SigningKey]:
-        return await KeyFolder(settings_of(folder), opened).published()
+    async def read(opened: Store) -> list[PublicKey]:
+        return await SigningKeys(settings_of(folder), opened).published()
 
     published = run_with_store(store_url(store, state), read)
     here = read_keys(folder)
@@ -192,7 +191,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / size:.0f} {unit}"
 
 
-def key_table(keys: Sequence[SigningKey], here: Collection[str]) -> Table:
+def key_table(keys: Sequence[PublicKey], here: Collection[str]) -> Table:
     """A row for each key; the private halves of those in `here` are at hand."""
     shown = Table("key", "state", "since", "public half", "private half")
     for key in keys:

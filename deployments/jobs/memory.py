@@ -35,7 +35,7 @@ from deployments.jobs.rate_limit import pace
 from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import POSITION_CAP, Row
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 SIGNING_ORDER = ("active", "next", "retired")
 
@@ -107,7 +107,7 @@ class MemoryStore:
         self._webhooks: dict[str, Webhook] = {}
         self._keys: dict[str, ApiKey] = {}
         self._usage: dict[tuple[str, str, str], Usage] = {}
-        self._signing_keys: dict[str, SigningKey] = {}
+        self._signing_keys: dict[str, PublicKey] = {}
         self._secrets: dict[str, bytes] = {}
         self._slots: dict[str, tuple[str, float]] = {}  # run: (key, until)
         self._due: dict[str, float] = {}  # of keys with a rate
@@ -455,12 +455,12 @@ class MemoryStore:
         self._put_webhook(replace(hook, state=state, attempts=0, token=hook.token + 1, next_at=now))
         return True
 
-    async def signing_keys(self) -> list[SigningKey]:
+    async def signing_keys(self) -> list[PublicKey]:
         """The public halves of all webhook keys."""
         newest_first = sorted(self._signing_keys.values(), key=lambda key: -key.changed_at)
         return sorted(newest_first, key=lambda key: SIGNING_ORDER.index(key.state))
 
-    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
+    async def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
         """Add or change keys."""
         now = self._clock()
         for key in keys:
@@ -625,7 +625,7 @@ class MemoryStore:
         elif table == "usage":
             self._add_usage(Usage(**row))
         elif table == "signing_key":
-            self._signing_keys[row["kid"]] = SigningKey(**row)
+            self._signing_keys[row["kid"]] = PublicKey(**row)
         else:
             self._secrets[row["name"]] = bytes.fromhex(row["value"])
 

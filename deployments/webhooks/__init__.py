@@ -1,1 +1,1 @@
-"""Webhooks: what is delivered, how it is signed, and how it is delivered."""
+"""Webhooks: the job's outcome sent to a URL, signed, until it is delivered."""

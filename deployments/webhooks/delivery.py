@@ -1,8 +1,7 @@
-"""Delivers webhooks: at least once each, signed anew each time, ever further apart.
+"""Delivers webhooks: at least once each, with a new signature for each attempt.
 
-A delivery whose lease is over is made again, so a receiver may hear of a request twice, for
-example when this process dies between the answer and its note; receivers tell by the request id.
-How a body is posted is `post`'s business.
+When the lease of a delivery expires, for example because this process died before it recorded the
+receiver's answer, the webhook is sent again. Receivers recognise it by its request id.
 """
 
 import asyncio
@@ -10,55 +9,48 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from deployments.errors import StoreUnavailable
+from deployments.errors import SetupError, StoreUnavailable
 from deployments.net.client import CallFailed
 from deployments.net.url import CallRefused
 from deployments.settings import WebhookSettings
-from deployments.telemetry.log import Fields, about, logger
+from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
 from deployments.telemetry.tracing import OFF, Tracer
-from deployments.webhooks.pem import PrivateKey
-from deployments.webhooks.signing import signed_headers
+from deployments.webhooks.signing import PrivateKey, SigningKeys, signed_headers
 from deployments.webhooks.webhook import Webhook, WebhookStore
 
-MAX_RUNNING = 64  # nearly all of a delivery is waiting for a receiver
-LEASE_SLACK_S = 15.0  # beyond a delivery's own time, to note what came of it
-CLAIM_EVERY_S = 0.5
-JITTER = 0.1  # receivers that went away together are not all called again together
+MAX_CONCURRENT = 64  # a delivery mostly waits for its receiver
+LEASE_SLACK_S = 15.0  # beyond the timeout of the HTTP call, to record its result
+CLAIM_INTERVAL_S = 0.5  # while deliveries are under way
+IDLE_INTERVAL_S = 1.0
+SETUP_INTERVAL_S = 30.0
+JITTER = 0.1  # spreads the retries to receivers that failed together
 
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
 
 
-class Signer(Protocol):
-    """Knows what to sign with."""
-
-    async def key(self) -> PrivateKey:
-        """The key to sign with now."""
-
-
 @dataclass(frozen=True)
-class Answer:
-    """What came of one delivery: delivered without `error`; `is_final` when no other may help."""
+class DeliveryResult:
+    """The result of one attempt: delivered without `error`; never retried if `is_final`."""
 
     status: int | None = None
     error: str | None = None
     is_final: bool = False
 
 
-class Deliverer:
-    """Several may run at once, on several machines.
+class WebhookSender:
+    """Delivers the webhooks of `store`. Several senders may run at once, on several machines.
 
     Args:
-        post: gives the HTTP status of an answer; raises CallFailed, or CallRefused for good.
-        clock: the time that is signed; receivers allow it to be five minutes off.
+        post: sends a body, returns the HTTP status; raises CallFailed, or CallRefused for good.
+        clock: the time that is signed; receivers accept five minutes of difference.
     """
 
     def __init__(
         self,
         store: WebhookStore,
-        signer: Signer,
+        keys: SigningKeys,
         post: Post,
         settings: WebhookSettings,
         recorder: Recorder,
@@ -68,7 +60,7 @@ class Deliverer:
         tracer: Tracer = OFF,
     ) -> None:
         self._store = store
-        self._signer = signer
+        self._keys = keys
         self._post = post
         self._settings = settings
         self._recorder = recorder
@@ -76,148 +68,146 @@ class Deliverer:
         self._rng = rng or random.Random()
         self._tracer = tracer
 
-    async def round(self) -> int:
-        """Deliver what is due until nothing is, and say how many deliveries that were.
+    async def deliver_forever(self) -> None:
+        """Deliver what is due, again and again."""
+        while True:
+            try:
+                await self.deliver_due()
+            except StoreUnavailable:
+                pass  # the next round asks again
+            except SetupError as error:  # only webhooks need the keys: jobs go on
+                logger.error("no webhook is delivered: %s", error)
+                await asyncio.sleep(SETUP_INTERVAL_S)
+            await asyncio.sleep(IDLE_INTERVAL_S)
 
-        A slow receiver holds up no other: while it is waited for, more are claimed.
+    async def deliver_due(self) -> int:
+        """Deliver until nothing is due, and return the number of attempts.
+
+        A slow receiver does not delay others: meanwhile more webhooks are claimed.
 
         Raises:
             SetupError: there is no key to sign with; nothing was claimed.
-            StoreUnavailable: the store does not say what is due.
+            StoreUnavailable: the store cannot say what is due, and nothing is under way.
         """
         running: set[asyncio.Task[None]] = set()
-        num_begun = 0
+        num_attempts = 0
         try:
             while True:
-                begun = await self._begin(running)
-                num_begun += len(begun)
-                running |= begun
+                started = await self._start(running)
+                num_attempts += len(started)
+                running |= started
                 if not running:
-                    return num_begun
-                running = await self._progress(running)
-        finally:
-            await stop(running)
+                    return num_attempts
+                done, running = await asyncio.wait(
+                    running, timeout=CLAIM_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+        finally:  # the leases of cancelled deliveries expire
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
-    async def _begin(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-        """As many more deliveries as there is room for."""
-        room = MAX_RUNNING - len(running)
-        if room == 0:
+    async def _start(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """Claim as many webhooks as may run beside `running`, and start their deliveries."""
+        limit = MAX_CONCURRENT - len(running)
+        if limit == 0:
             return set()
         try:
-            key = await self._signer.key()
+            key = await self._keys.current()
             lease_s = self._settings.timeout_s + LEASE_SLACK_S
-            claimed = await self._store.claim_webhooks(room, lease_s)
+            claimed = await self._store.claim_webhooks(limit, lease_s)
         except StoreUnavailable:
             if not running:
                 raise
-            return set()  # what is under way is brought to its end first
+            return set()
         return {
             asyncio.create_task(self._deliver(webhook, key), name=f"webhook-{webhook.id}")
             for webhook in claimed
         }
 
-    async def _progress(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-        """Those still running after one has come to its end, or after a moment."""
-        done, running = await asyncio.wait(
-            running, timeout=CLAIM_EVERY_S, return_when=asyncio.FIRST_COMPLETED
-        )
-        for task in done:
-            task.result()
-        return running
-
     async def _deliver(self, webhook: Webhook, key: PrivateKey) -> None:
-        """One delivery, and the note of what came of it."""
+        """Make one attempt, and record its result."""
         with self._tracer.span(
             "webhook", webhook.trace, "client", request_id=webhook.id, attempt=webhook.attempts
         ) as span:
-            answer = await self._call(webhook, key, span.trace)
-            retry_s = self._retry_s(webhook, answer)
-            span.note(status=answer.status, outcome=outcome_of(answer, retry_s))
+            result = await self._call(webhook, key, span.trace)
+            retry_s = self._retry_delay_s(webhook, result)
+            outcome = outcome_of(result, retry_s)
+            span.note(status=result.status, outcome=outcome)
         try:
             await self._store.record_delivery(
                 webhook.id,
                 webhook.token,
-                status=answer.status,
-                error=answer.error,
+                status=result.status,
+                error=result.error,
                 retry_s=retry_s,
             )
-        except StoreUnavailable:
-            after = "its delivery could not be noted"
-            logger.warning("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
-            return  # it is delivered again when its lease is over
-        self._tell(webhook, answer, retry_s)
-
-    async def _call(self, webhook: Webhook, key: PrivateKey, trace: str) -> Answer:
-        if webhook.attempts > self._settings.max_attempts:
-            return Answer(webhook.last_status, "its last deliveries were broken off by us", True)
-        body = webhook.body.encode()
-        now = int(self._clock())
-        headers = signed_headers(webhook.id, webhook.key_id, now, body, key)
-        if trace:
-            headers["traceparent"] = trace
-        begun = time.perf_counter()
-        try:
-            return judge(await self._post(webhook.url, body, headers))
-        except CallRefused as error:
-            return Answer(error=str(error), is_final=True)
-        except CallFailed as error:
-            return Answer(error=str(error))
-        finally:
-            took_s = time.perf_counter() - begun
-            self._recorder.record("florence_dispatcher_webhook_seconds", took_s)
-
-    def _retry_s(self, webhook: Webhook, answer: Answer) -> float | None:
-        """When to deliver again; None for never."""
-        tries = self._settings.max_attempts
-        if answer.error is None or answer.is_final or webhook.attempts >= tries:
-            return None
-        jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
-        return gap_s(webhook.attempts, tries, self._settings.span_s) * jitter
-
-    def _tell(self, webhook: Webhook, answer: Answer, retry_s: float | None) -> None:
-        """Leave a trace for the operator; never the URL, in which there may be a secret."""
-        outcome = outcome_of(answer, retry_s)
+        except StoreUnavailable:  # it is sent again when its lease expires
+            log(webhook, "its delivery could not be noted", logger.warning)
+            return
         self._recorder.record("florence_dispatcher_webhooks_total", outcome=outcome)
         if outcome == "retried":
-            after = f"attempt {webhook.attempts}: {answer.error}; next in {retry_s:.0f} s"
-            logger.info("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
+            said = f"attempt {webhook.attempts}: {result.error}; next in {retry_s:.0f} s"
+            log(webhook, said, logger.info)
         if outcome == "dead":
-            after = f"given up after attempt {webhook.attempts}: {answer.error}"
-            logger.warning("webhook %s: %s", webhook.id, after, extra=extra_of(webhook))
+            said = f"given up after attempt {webhook.attempts}: {result.error}"
+            log(webhook, said, logger.warning)
+
+    async def _call(self, webhook: Webhook, key: PrivateKey, trace: str) -> DeliveryResult:
+        if webhook.attempts > self._settings.max_attempts:
+            error = "its last deliveries were broken off by us"
+            return DeliveryResult(webhook.last_status, error, is_final=True)
+        body = webhook.body.encode()
+        headers = signed_headers(webhook.id, webhook.key_id, int(self._clock()), body, key)
+        if trace:
+            headers["traceparent"] = trace
+        started = time.perf_counter()
+        try:
+            return result_of(await self._post(webhook.url, body, headers))
+        except CallRefused as refused:
+            return DeliveryResult(error=str(refused), is_final=True)
+        except CallFailed as failed:
+            return DeliveryResult(error=str(failed))
+        finally:
+            seconds = time.perf_counter() - started
+            self._recorder.record("florence_dispatcher_webhook_seconds", seconds)
+
+    def _retry_delay_s(self, webhook: Webhook, result: DeliveryResult) -> float | None:
+        """Seconds until the next attempt; None for no other attempt."""
+        max_attempts = self._settings.max_attempts
+        if result.error is None or result.is_final or webhook.attempts >= max_attempts:
+            return None
+        jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
+        return retry_delay_s(webhook.attempts, max_attempts, self._settings.span_s) * jitter
 
 
-def extra_of(webhook: Webhook) -> Fields:
-    """The fields of a log line about a delivery."""
-    return about(webhook.id, webhook.key_id, webhook.trace, attempt=webhook.attempts)
-
-
-def judge(status: int) -> Answer:
-    """What an answer with this status means; a redirect is not followed, now or later."""
+def result_of(status: int) -> DeliveryResult:
+    """The result of an HTTP call with this status; redirects are not followed."""
     if 200 <= status < 300:
-        return Answer(status)
+        return DeliveryResult(status)
     if 300 <= status < 400:
-        return Answer(status, f"the receiver redirects ({status})", is_final=True)
-    return Answer(status, f"the receiver answered {status}")
+        return DeliveryResult(status, f"the receiver redirects ({status})", is_final=True)
+    return DeliveryResult(status, f"the receiver answered {status}")
 
 
-def outcome_of(answer: Answer, retry_s: float | None) -> str:
-    """The metric's word for it."""
-    if answer.error is None:
+def outcome_of(result: DeliveryResult, retry_s: float | None) -> str:
+    """The metric's label: delivered, retried or dead."""
+    if result.error is None:
         return "delivered"
     return "dead" if retry_s is None else "retried"
 
 
-def gap_s(attempt: int, max_attempts: int, span_s: float) -> float:
-    """The time between `attempt`, from 1, and the one after it.
+def retry_delay_s(attempt: int, max_attempts: int, span_s: float) -> float:
+    """Seconds between `attempt`, from 1, and the next one, without jitter.
 
-    The gaps grow as 1, 4, 9, … and together make `span_s`: by default from 19 seconds, about a
+    The delays grow as 1, 4, 9, … and sum up to `span_s`: by default from 19 seconds, about a
     receiver's restart, to half an hour.
     """
     return span_s * attempt**2 / sum(number**2 for number in range(1, max_attempts))
 
 
-async def stop(tasks: set[asyncio.Task[None]]) -> None:
-    """Break off what is under way; its leases run out."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+def log(webhook: Webhook, said: str, write: Callable[..., None]) -> None:
+    """Log a line without the URL, which may contain a secret."""
+    extra = about(webhook.id, webhook.key_id, webhook.trace, attempt=webhook.attempts)
+    write("webhook %s: %s", webhook.id, said, extra=extra)

@@ -1,7 +1,4 @@
-"""A webhook as the store keeps it, and what its delivery needs of the store.
-
-It is written in the transaction that ends its job, and delivered at least once.
-"""
+"""A webhook, the public half of a key that signs webhooks, and the store of both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +7,20 @@ from typing import Protocol
 
 
 class WebhookState(StrEnum):
-    """Where a delivery is."""
+    """State of a webhook."""
 
-    PENDING = "pending"  # to be sent, now or at a later try
-    DELIVERED = "delivered"  # the receiver has answered 2xx
+    PENDING = "pending"  # due now, or later after a failed attempt
+    DELIVERED = "delivered"  # the receiver answered 2xx
     DEAD = "dead"  # given up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
-    """One delivery; there is at most one for each request, so the request's id is its own.
+    """The delivery of one job's outcome. A job has at most one, so both have the same id.
 
-    `body` was frozen when the request ended; `attempts` counts those that were begun.
+    `body` is the JSON to send, fixed when the job ended.
+    `attempts` counts the attempts that began.
+    Times are seconds since the epoch on the store's clock.
     """
 
     id: str
@@ -30,19 +29,27 @@ class Webhook:
     body: str
     state: WebhookState = WebhookState.PENDING
     attempts: int = 0
-    token: int = 0  # of the lease that a claim gives
+    token: int = 0  # fencing token of the latest lease
     next_at: float = 0.0
     created_at: float = 0.0
     last_status: int | None = None
     last_error: str | None = None
-    trace: str = ""  # the request's
+    trace: str = ""  # the job's W3C `traceparent`
+
+
+class KeyState(StrEnum):
+    """State of a signing key."""
+
+    NEXT = "next"  # published, so that receivers know it before it signs
+    ACTIVE = "active"  # signs
+    RETIRED = "retired"  # no longer signs; published while its webhooks may be under way
 
 
 @dataclass(frozen=True, kw_only=True)
-class SigningKey:
-    """The public half of a webhook key; `x` is base64url with its padding.
+class PublicKey:
+    """The public half of a signing key.
 
-    `state` is `next` (published, not used yet), `active` (signs) or `retired` (published still).
+    `x` is base64url with padding; `state` is one of KeyState.
     """
 
     kid: str
@@ -52,12 +59,15 @@ class SigningKey:
 
 
 class WebhookStore(Protocol):
-    """Deliveries to be made, and the public keys that receivers check them with."""
+    """Webhooks to deliver, and the public halves of the keys that sign them.
+
+    Any method may raise StoreUnavailable.
+    """
 
     async def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
-        """Take up to `limit` pending webhooks that are due; each has one attempt more.
+        """Lease up to `limit` pending webhooks that are due; each begins one more attempt.
 
-        One that is not settled within `lease_s` is due again.
+        Without `record_delivery` within `lease_s`, a webhook is due again.
         """
 
     async def record_delivery(
@@ -69,21 +79,23 @@ class WebhookStore(Protocol):
         error: str | None = None,
         retry_s: float | None = None,
     ) -> bool:
-        """Note what came of a delivery: delivered without `error`; with it, due again in
-        `retry_s`, or dead when that is None. False when the token is not the latest.
+        """Record an attempt: without `error` the webhook is delivered.
+
+        With `error` it is due again in `retry_s`, or dead when `retry_s` is None.
+        False when `token` is not the latest.
         """
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
-        """The latest webhooks, those in `state` only when it is given; newest first."""
+        """The latest webhooks, newest first; only those in `state` when it is given."""
 
     async def retry_webhook(self, webhook_id: str) -> bool:
-        """Make a dead or delivered webhook due at once, its attempts forgotten."""
+        """Make a dead or delivered webhook due now, with all its attempts again."""
 
-    async def signing_keys(self) -> list[SigningKey]:
-        """The public halves of all webhook keys, those that sign first, then next, then retired."""
+    async def signing_keys(self) -> list[PublicKey]:
+        """All public keys: active, then next, then retired ones."""
 
-    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
-        """Add or change these keys together; `changed_at` is set to now where the state is new."""
+    async def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
+        """Add or change keys in one transaction; a new state sets `changed_at` to now."""
 
     async def now(self) -> float:
         """The store's clock."""

@@ -10,7 +10,7 @@ from deployments.cli.options import run_with_store
 from deployments.cli.webhooks import duration
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import Store
-from deployments.webhooks.pem import make_key, read_keys
+from deployments.webhooks.signing import make_key, read_keys
 from tests.cli.conftest import Florence
 
 

@@ -15,7 +15,7 @@ from deployments.jobs.memory import MemoryStore
 from deployments.jobs.open import open_store
 from deployments.jobs.store import SCHEMA_TABLES, Row, Store
 from deployments.settings import QueueSettings, StoreSettings
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.webhook import PublicKey
 from tests.jobs.postgres import Bench
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ async def fill(store: Store) -> None:
         await store.submit(submission(f"r{number}", priority=priority))
     await store.add_key(ApiKey(id="key", hash="h", name="n", rate=0.5, concurrency=4))
     await store.add_usage([Usage(key_id="key", day="2030-01-01", path="caption", requests=3)])
-    await store.put_signing_keys([SigningKey(kid="k", x="x", state="active")])
+    await store.put_signing_keys([PublicKey(kid="k", x="x", state="active")])
     await store.secret("uploads", b"\x00\xff")
 
 

@@ -39,7 +39,7 @@ from deployments.jobs.job import (
 )
 from deployments.jobs.store import POSITION_CAP, SCHEMA_TABLES, Row, Store
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import SigningKey, WebhookState
+from deployments.webhooks.webhook import PublicKey, WebhookState
 from tests.jobs.bench import KINDS, Bench, Benches
 
 pytestmark = pytest.mark.anyio
@@ -1121,7 +1121,7 @@ async def test_lists_webhooks_newest_first(bench: Bench) -> None:
 
 async def test_signing_keys_change_together(bench: Bench) -> None:
     """Those that sign come first; the time is that of the latest change of state."""
-    a, b, c = (SigningKey(kid=kid, x=f"x of {kid}", state="next") for kid in "abc")
+    a, b, c = (PublicKey(kid=kid, x=f"x of {kid}", state="next") for kid in "abc")
     assert await bench.store.signing_keys() == []
     await bench.store.put_signing_keys([replace(a, state="active"), b])
     first = await bench.store.now()
@@ -1361,7 +1361,7 @@ async def fill(bench: Bench) -> None:
     await store.submit(order(idempotency_key="once", priority=1, base_url="http://x"))
     await submit(store, 2, priority=1, key_id="free")
     await submit(store, 2, priority=0, key_id="free")
-    await store.put_signing_keys([SigningKey(kid="k", x="x", state="active")])
+    await store.put_signing_keys([PublicKey(kid="k", x="x", state="active")])
     await store.secret("s", b"\x00\xff")
 
 

@@ -33,8 +33,8 @@ from deployments.settings import QueueSettings, TracingSettings, WebhookSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import OFF, Tracer, open_tracer
 from deployments.webhooks import delivery
-from deployments.webhooks.delivery import LEASE_SLACK_S, Deliverer, Post, gap_s
-from deployments.webhooks.signing import KeyFolder, jwks
+from deployments.webhooks.delivery import LEASE_SLACK_S, Post, WebhookSender, retry_delay_s
+from deployments.webhooks.signing import SigningKeys, jwks
 from deployments.webhooks.webhook import Webhook, WebhookState
 from tests.jobs.bench import Bench as StoreBench
 from tests.net.receiver import Answer, Posted, Receiver, moved, receiving, status
@@ -64,13 +64,13 @@ class Store(MemoryStore):
         return await super().claim_webhooks(limit, lease_s)
 
     async def record_delivery(self, webhook_id: str, token: int, **settled: Any) -> bool:
-        if "settle" in self.away:
+        if "record" in self.away:
             raise StoreUnavailable
         return await super().record_delivery(webhook_id, token, **settled)
 
 
 class Bench:
-    """A store with ended requests, keys in a folder, and deliverers."""
+    """A store with ended requests, keys in a folder, and senders."""
 
     def __init__(self, folder: Path, *receivers: Receiver, **changes: Any) -> None:
         self.now = 1_700_000_000.0
@@ -78,14 +78,14 @@ class Bench:
         tree = {"keys": str(folder), "timeout_s": 3.0, "allowed_hosts": allowed} | changes
         self.settings = WebhookSettings(**tree)
         self.store = Store(lambda: self.now)
-        self.folder = KeyFolder(self.settings, self.store, lambda: self.now)
+        self.keys = SigningKeys(self.settings, self.store, lambda: self.now)
         self.recorder = PrometheusRecorder()
 
-    def deliverer(self, post: Post | None = None, tracer: Tracer = OFF) -> Deliverer:
+    def sender(self, post: Post | None = None, tracer: Tracer = OFF) -> WebhookSender:
         """One that posts over HTTP, or by calling `post`."""
-        return Deliverer(
+        return WebhookSender(
             self.store,
-            self.folder,
+            self.keys,
             post or Poster(self.settings).post,
             self.settings,
             self.recorder,
@@ -105,9 +105,9 @@ class Bench:
 
     async def document(self) -> Any:
         """The published keys, as a receiver reads them."""
-        return json.loads(json.dumps(jwks(await self.folder.published())))
+        return json.loads(json.dumps(jwks(await self.keys.published())))
 
-    def lease_out(self) -> None:
+    def expire_lease(self) -> None:
         """Let the time of a delivery that was not settled pass."""
         self.now += self.settings.timeout_s + LEASE_SLACK_S
 
@@ -134,7 +134,7 @@ async def end(store: JobStore, url: str, request_id: str, trace: str = "") -> No
     assert await store.finish(claimed.lease, JobOutcome.done(OUTPUT))
 
 
-class Poses:
+class FakePost:
     """A post without HTTP that does what it is told: gives a status, or raises."""
 
     def __init__(self, *ends: int | Exception) -> None:
@@ -208,7 +208,7 @@ each_verifier = pytest.mark.parametrize("verify", [verify_in_python, verify_in_n
 async def delivered(bench: Bench, receiver: Receiver) -> Posted:
     """A webhook as its receiver has it."""
     await bench.end(receiver.url(HERE))
-    assert await bench.deliverer().round() == 1
+    assert await bench.sender().deliver_due() == 1
     [posted] = receiver.posted
     return posted
 
@@ -256,7 +256,7 @@ async def test_a_receiver_refuses_what_is_old_or_another_services(
         bench = Bench(tmp_path / "ours", receiver)
         posted = await delivered(bench, receiver)
     other = Bench(tmp_path / "others")
-    await other.folder.ensure()
+    await other.keys.ensure()
     headers, body = posted.headers, posted.body
 
     assert not verify(headers, body, await bench.document(), bench.now + LEEWAY_S + 1)
@@ -271,9 +271,9 @@ async def test_a_receiver_verifies_across_a_rotation(tmp_path: Path, verify: Ver
         first = await delivered(bench, receiver)
         before, sent = await bench.document(), bench.now
         bench.now += 24 * 3600
-        await bench.folder.rotate()
+        await bench.keys.rotate()
         await bench.end(receiver.url(HERE), "r2")
-        await bench.deliverer().round()
+        await bench.sender().deliver_due()
     second = receiver.posted[1]
 
     assert verify(first.headers, first.body, await bench.document(), sent)
@@ -303,7 +303,7 @@ async def test_a_delivery(tmp_path: Path) -> None:
     assert (webhook.state, webhook.attempts) == (WebhookState.DELIVERED, 1)
     assert (webhook.last_status, webhook.last_error) == (200, None)
     assert bench.count("delivered") == 1
-    assert await bench.deliverer().round() == 0
+    assert await bench.sender().deliver_due() == 0
 
 
 @pytest.mark.parametrize("code", [200, 201, 202, 204, 299])
@@ -311,7 +311,7 @@ async def test_every_2xx_is_a_yes(tmp_path: Path, code: int) -> None:
     """Receivers answer as they like."""
     bench = Bench(tmp_path)
     await bench.end(URL)
-    await bench.deliverer(Poses(code).post).round()
+    await bench.sender(FakePost(code).post).deliver_due()
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
 
@@ -329,11 +329,11 @@ async def test_a_failure_is_tried_again(
     tmp_path: Path, end: int | Exception, error: str, code: int | None
 ) -> None:
     """What it was is kept for the operator; nothing happens until the next try is due."""
-    bench, poses = Bench(tmp_path), Poses(end)
+    bench, fake = Bench(tmp_path), FakePost(end)
     await bench.end(URL)
-    deliverer = bench.deliverer(poses.post)
+    sender = bench.sender(fake.post)
 
-    assert [await deliverer.round(), await deliverer.round()] == [1, 0]
+    assert [await sender.deliver_due(), await sender.deliver_due()] == [1, 0]
     webhook = await bench.webhook()
     assert (webhook.state, webhook.attempts) == (WebhookState.PENDING, 1)
     assert (webhook.last_status, webhook.last_error) == (code, error)
@@ -353,7 +353,7 @@ async def test_a_refusal_is_for_good(tmp_path: Path, end: int | Exception, error
     """Trying again would change nothing."""
     bench = Bench(tmp_path)
     await bench.end(URL)
-    await bench.deliverer(Poses(end).post).round()
+    await bench.sender(FakePost(end).post).deliver_due()
 
     webhook = await bench.webhook()
     assert (webhook.state, webhook.attempts, webhook.last_error) == (WebhookState.DEAD, 1, error)
@@ -373,7 +373,7 @@ async def test_private_targets(tmp_path: Path, url: str) -> None:
     """A webhook does not reach into our network, by the real guard and the real resolver."""
     bench = Bench(tmp_path)
     await bench.end(url)
-    await bench.deliverer().round()
+    await bench.sender().deliver_due()
 
     webhook = await bench.webhook()
     assert webhook.state is WebhookState.DEAD
@@ -401,7 +401,7 @@ async def test_a_redirect_into_our_network(tmp_path: Path) -> None:
 @given(st.integers(min_value=2, max_value=100), st.floats(min_value=0.1, max_value=1e6))
 def test_gaps_grow_and_make_the_span(max_attempts: int, span_s: float) -> None:
     """However the operator sets the number and the time."""
-    gaps = [gap_s(attempt, max_attempts, span_s) for attempt in range(1, max_attempts)]
+    gaps = [retry_delay_s(attempt, max_attempts, span_s) for attempt in range(1, max_attempts)]
 
     assert sum(gaps) == pytest.approx(span_s)
     assert gaps == sorted(gaps)
@@ -409,15 +409,15 @@ def test_gaps_grow_and_make_the_span(max_attempts: int, span_s: float) -> None:
 
 async def test_ten_retries_in_two_hours(tmp_path: Path) -> None:
     """The first try is at once, ten follow ever later, and then it is given up."""
-    bench, poses = Bench(tmp_path), Poses(503)
+    bench, fake = Bench(tmp_path), FakePost(503)
     await bench.end(URL)
-    deliverer, begun = bench.deliverer(poses.post), bench.now
+    sender, begun = bench.sender(fake.post), bench.now
     while (await bench.webhook()).state is WebhookState.PENDING:
         bench.now = max(bench.now, (await bench.webhook()).next_at)
-        assert await deliverer.round() == 1
-    gaps = [after - before for before, after in zip(poses.times, poses.times[1:], strict=False)]
+        assert await sender.deliver_due() == 1
+    gaps = [after - before for before, after in zip(fake.times, fake.times[1:], strict=False)]
 
-    assert (poses.times[0], len(gaps)) == (begun, 10)
+    assert (fake.times[0], len(gaps)) == (begun, 10)
     assert gaps == sorted(gaps)
     assert sum(gaps) == pytest.approx(7200, rel=0.1)
     assert (await bench.webhook()).last_error == "the receiver answered 503"
@@ -429,7 +429,7 @@ async def test_gaps_differ(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     for number in range(20):
         await bench.end(URL, f"r{number}")
-    await bench.deliverer(Poses(500).post).round()
+    await bench.sender(FakePost(500).post).deliver_due()
 
     assert len({webhook.next_at for webhook in await bench.store.webhooks()}) == 20
 
@@ -438,11 +438,11 @@ async def test_a_dead_webhook_is_retried_by_the_operator(tmp_path: Path) -> None
     """It has all its attempts again."""
     bench = Bench(tmp_path, max_attempts=1)
     await bench.end(URL)
-    deliverer = bench.deliverer(Poses(500, 200).post)
-    await deliverer.round()
+    sender = bench.sender(FakePost(500, 200).post)
+    await sender.deliver_due()
     assert (await bench.webhook()).state is WebhookState.DEAD
     assert await bench.store.retry_webhook("r1")
-    await deliverer.round()
+    await sender.deliver_due()
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
 
@@ -452,14 +452,14 @@ async def test_a_receiver_that_restarts(tmp_path: Path) -> None:
     async with receiving(status(500)) as receiver:
         bench = Bench(tmp_path, receiver)
         await bench.end(receiver.url(HERE))
-        deliverer = bench.deliverer()
-        await deliverer.round()
+        sender = bench.sender()
+        await sender.deliver_due()
     bench.now += 60
-    assert await deliverer.round() == 1
+    assert await sender.deliver_due() == 1
     assert (await bench.webhook()).last_error == "the host could not be reached"
     async with receiving(status(200), receiver.port) as back:
         bench.now += 600
-        assert await deliverer.round() == 1
+        assert await sender.deliver_due() == 1
     [first], [last] = receiver.posted, back.posted
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
@@ -489,15 +489,15 @@ async def test_a_crash_after_the_receiver_was_told(tmp_path: Path) -> None:
     async with receiving(held(asked, answered)) as receiver:
         bench = Bench(tmp_path, receiver)
         await bench.end(receiver.url(HERE))
-        dying = asyncio.create_task(bench.deliverer().round())
+        dying = asyncio.create_task(bench.sender().deliver_due())
         await within(asked)
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         answered.set()
-        survivor = bench.deliverer()
-        assert await survivor.round() == 0
-        bench.lease_out()
-        assert await survivor.round() == 1
+        survivor = bench.sender()
+        assert await survivor.deliver_due() == 0
+        bench.expire_lease()
+        assert await survivor.deliver_due() == 1
     first, second = receiver.posted
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
@@ -507,7 +507,7 @@ async def test_a_crash_after_the_receiver_was_told(tmp_path: Path) -> None:
         assert verify_in_python(posted.headers, posted.body, await bench.document(), now)
 
 
-async def test_a_late_deliverer_changes_nothing(tmp_path: Path) -> None:
+async def test_a_late_sender_changes_nothing(tmp_path: Path) -> None:
     """Its lease was over, and another has told the receiver since."""
     bench, asked, answered = Bench(tmp_path), asyncio.Event(), asyncio.Event()
 
@@ -517,17 +517,17 @@ async def test_a_late_deliverer_changes_nothing(tmp_path: Path) -> None:
         return 500
 
     await bench.end(URL)
-    late = asyncio.create_task(bench.deliverer(post).round())
+    late = asyncio.create_task(bench.sender(post).deliver_due())
     await within(asked)
-    bench.lease_out()
-    assert await bench.deliverer(Poses(200).post).round() == 1
+    bench.expire_lease()
+    assert await bench.sender(FakePost(200).post).deliver_due() == 1
     answered.set()
     await late
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
 
 
-async def test_a_delivery_that_kills_its_deliverer_ends(tmp_path: Path) -> None:
+async def test_a_delivery_that_kills_its_sender_ends(tmp_path: Path) -> None:
     """It is not posted more often than any other."""
     bench = Bench(tmp_path, max_attempts=2)
     await bench.end(URL)
@@ -540,9 +540,9 @@ async def test_a_delivery_that_kills_its_deliverer_ends(tmp_path: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(MemoryError):
-            await bench.deliverer(post).round()
-        bench.lease_out()
-    assert await bench.deliverer(post).round() == 1
+            await bench.sender(post).deliver_due()
+        bench.expire_lease()
+    assert await bench.sender(post).deliver_due() == 1
 
     webhook = await bench.webhook()
     assert (begun, webhook.state) == (2, WebhookState.DEAD)
@@ -553,12 +553,12 @@ async def test_a_slow_receiver_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is waited for, webhooks that come later are delivered."""
-    monkeypatch.setattr(delivery, "CLAIM_EVERY_S", 0.01)
+    monkeypatch.setattr(delivery, "CLAIM_INTERVAL_S", 0.01)
     asked, never = asyncio.Event(), asyncio.Event()
     async with receiving(held(asked, never)) as slow, receiving(status(200)) as quick:
         bench = Bench(tmp_path, slow, quick, timeout_s=0.5)
         await bench.end(slow.url(HERE), "slow")
-        rounds = asyncio.create_task(bench.deliverer().round())
+        rounds = asyncio.create_task(bench.sender().deliver_due())
         await within(asked)
         await bench.end(quick.url(HERE), "quick")
         assert await rounds == 2
@@ -571,7 +571,7 @@ async def test_no_more_at_a_time_than_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And all of them in one round."""
-    monkeypatch.setattr(delivery, "MAX_RUNNING", 3)
+    monkeypatch.setattr(delivery, "MAX_CONCURRENT", 3)
     bench, running, most = Bench(tmp_path), 0, 0
 
     async def post(*_: object) -> int:
@@ -584,37 +584,37 @@ async def test_no_more_at_a_time_than_bounded(
 
     for number in range(10):
         await bench.end(URL, f"r{number}")
-    assert await bench.deliverer(post).round() == 10
+    assert await bench.sender(post).deliver_due() == 10
     assert (most, bench.count("delivered")) == (3, 10)
 
 
-async def test_two_deliverers_share(tmp_path: Path) -> None:
+async def test_two_senders_share(tmp_path: Path) -> None:
     """Each webhook is delivered by one of them."""
-    bench, poses = Bench(tmp_path), Poses(200)
+    bench, fake = Bench(tmp_path), FakePost(200)
     for number in range(100):
         await bench.end(URL, f"r{number}")
-    rounds = (bench.deliverer(poses.post).round() for _ in range(2))
+    rounds = (bench.sender(fake.post).deliver_due() for _ in range(2))
 
     assert sum(await asyncio.gather(*rounds)) == 100
-    assert len(poses.times) == 100
+    assert len(fake.times) == 100
 
 
 async def test_from_every_store(bench: StoreBench, tmp_path: Path) -> None:
     """A failure, a success and a rotation, wherever webhooks and keys are kept."""
-    settings, poses = WebhookSettings(keys=str(tmp_path / "keys")), Poses(500, 200)
-    folder = KeyFolder(settings, bench.store)
-    deliverer = Deliverer(bench.store, folder, poses.post, settings, PrometheusRecorder())
+    settings, fake = WebhookSettings(keys=str(tmp_path / "keys")), FakePost(500, 200)
+    keys = SigningKeys(settings, bench.store)
+    sender = WebhookSender(bench.store, keys, fake.post, settings, PrometheusRecorder())
     await end(bench.store, URL, "r1")
-    rounds = [await deliverer.round(), await deliverer.round()]
+    rounds = [await sender.deliver_due(), await sender.deliver_due()]
     await bench.advance(24 * 3600)
-    rounds += [await deliverer.round(), await deliverer.round()]
-    rotation = await folder.rotate()
+    rounds += [await sender.deliver_due(), await sender.deliver_due()]
+    rotation = await keys.rotate()
     [webhook] = await bench.store.webhooks()
 
     assert rounds == [1, 0, 1, 0]
     assert (webhook.state, webhook.attempts, webhook.last_status) == ("delivered", 2, 200)
-    assert (await KeyFolder(settings, bench.store).key()).kid == rotation.active
-    assert [key.state for key in await folder.published()] == ["active", "next", "retired"]
+    assert (await SigningKeys(settings, bench.store).current()).kid == rotation.active
+    assert [key.state for key in await keys.published()] == ["active", "next", "retired"]
 
 
 # ---- what is missing
@@ -626,7 +626,7 @@ async def test_without_a_key_nothing_is_claimed(tmp_path: Path) -> None:
     bench = Bench(tmp_path / "file" / "keys")
     await bench.end(URL)
     with pytest.raises(SetupError):
-        await bench.deliverer(Poses(200).post).round()
+        await bench.sender(FakePost(200).post).deliver_due()
 
     assert (await bench.webhook()).attempts == 0
 
@@ -636,7 +636,7 @@ async def test_a_store_that_is_away(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.store.away = {"claim"}
     with pytest.raises(StoreUnavailable):
-        await bench.deliverer(Poses(200).post).round()
+        await bench.sender(FakePost(200).post).deliver_due()
 
 
 async def test_a_store_that_goes_away_while_a_receiver_is_waited_for(tmp_path: Path) -> None:
@@ -653,7 +653,7 @@ async def test_a_store_that_goes_away_while_a_receiver_is_waited_for(tmp_path: P
     await bench.end(URL, "r1")
     await bench.end(URL, "r2")
     with pytest.raises(StoreUnavailable):
-        await bench.deliverer(post).round()
+        await bench.sender(post).deliver_due()
 
     states = sorted(webhook.state for webhook in await bench.store.webhooks())
     assert states == [WebhookState.DELIVERED, WebhookState.PENDING]
@@ -664,17 +664,17 @@ async def test_an_answer_that_could_not_be_noted(
 ) -> None:
     """The receiver is told again, as nobody knows that it was."""
     caplog.set_level(logging.WARNING, "ray.serve.florence")
-    bench, poses = Bench(tmp_path), Poses(200)
+    bench, fake = Bench(tmp_path), FakePost(200)
     await bench.end(URL)
-    bench.store.away = {"settle"}
-    assert await bench.deliverer(poses.post).round() == 1
+    bench.store.away = {"record"}
+    assert await bench.sender(fake.post).deliver_due() == 1
     assert "webhook r1: its delivery could not be noted" in caplog.messages
     bench.store.away = set()
-    bench.lease_out()
-    assert await bench.deliverer(poses.post).round() == 1
+    bench.expire_lease()
+    assert await bench.sender(fake.post).deliver_due() == 1
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
-    assert len(poses.times) == 2
+    assert len(fake.times) == 2
 
 
 async def test_a_delivery_belongs_to_the_requests_trace(tmp_path: Path) -> None:
@@ -684,10 +684,10 @@ async def test_a_delivery_belongs_to_the_requests_trace(tmp_path: Path) -> None:
     async with receiving(status(500)) as receiver:
         bench = Bench(tmp_path, receiver)
         await bench.end(receiver.url(HERE), trace=TRACE)
-        await bench.deliverer(tracer=tracer).round()
+        await bench.sender(tracer=tracer).deliver_due()
         receiver.answer = status(200)
         bench.now += 10_000
-        await bench.deliverer(tracer=tracer).round()
+        await bench.sender(tracer=tracer).deliver_due()
     tracer.close()
     spans = sorted(spans_in(tmp_path / "traces"), key=lambda span: span.began)
 
@@ -705,7 +705,7 @@ async def test_without_tracing_a_receiver_hears_of_no_trace(tmp_path: Path) -> N
     async with receiving(status(200)) as receiver:
         bench = Bench(tmp_path, receiver)
         await bench.end(receiver.url(HERE), trace=TRACE)
-        await bench.deliverer().round()
+        await bench.sender().deliver_due()
     assert "traceparent" not in receiver.posted[0].headers
 
 
@@ -716,10 +716,10 @@ async def test_the_log_tells_the_operator_but_not_the_url(
     caplog.set_level(logging.INFO, "ray.serve.florence")
     bench = Bench(tmp_path, max_attempts=2)
     await bench.end("http://hooks.example/secret")
-    deliverer = bench.deliverer(Poses(500).post)
-    await deliverer.round()
+    sender = bench.sender(FakePost(500).post)
+    await sender.deliver_due()
     bench.now += 10_000
-    await deliverer.round()
+    await sender.deliver_due()
 
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.messages[0].startswith("webhook r1: attempt 1: the receiver answered 500; next")

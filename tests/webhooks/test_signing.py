@@ -14,9 +14,17 @@ from deployments.errors import SetupError
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings, WebhookSettings
 from deployments.webhooks import signing
-from deployments.webhooks.pem import PrivateKey, make_key, read_keys
-from deployments.webhooks.signing import CACHED_S, REREAD_S, KeyFolder, jwks, signed_headers
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.signing import (
+    CACHED_S,
+    REREAD_S,
+    PrivateKey,
+    SigningKeys,
+    jwks,
+    make_key,
+    read_keys,
+    signed_headers,
+)
+from deployments.webhooks.webhook import PublicKey
 
 pytestmark = pytest.mark.anyio
 
@@ -43,15 +51,15 @@ class Bench:
         self.path = folder
         self.settings = WebhookSettings(keys=str(folder))
         self.store = MemoryStore(QueueSettings(), lambda: self.now)
-        self.folder = self.another()
+        self.keys = self.another()
 
-    def another(self) -> KeyFolder:
+    def another(self) -> SigningKeys:
         """The folder as another process has it."""
-        return KeyFolder(self.settings, self.store, lambda: self.now)
+        return SigningKeys(self.settings, self.store, lambda: self.now)
 
     async def states(self) -> dict[str, str]:
         """The state of each published key."""
-        return {key.kid: key.state for key in await self.folder.published()}
+        return {key.kid: key.state for key in await self.keys.published()}
 
     async def in_state(self, state: str) -> list[str]:
         """The ids of the published keys in one state."""
@@ -83,7 +91,7 @@ def test_the_vector() -> None:
 
 def test_the_document() -> None:
     """A receiver finds each public half with its padding, in the order given."""
-    keys = [SigningKey(kid="a", x=X, state="active"), SigningKey(kid="b", x=X, state="next")]
+    keys = [PublicKey(kid="a", x=X, state="active"), PublicKey(kid="b", x=X, state="next")]
     document = jwks(keys)
 
     assert [key["kid"] for key in document["keys"]] == ["a", "b"]
@@ -103,7 +111,7 @@ def test_the_document() -> None:
 
 async def test_the_first_start_makes_two_keys(bench: Bench) -> None:
     """One signs, one is next; both are published, and a second start changes nothing."""
-    usable = await bench.folder.ensure()
+    usable = await bench.keys.ensure()
     states = await bench.states()
 
     assert list(states.values()) == ["active", "next"]
@@ -115,7 +123,7 @@ async def test_the_first_start_makes_two_keys(bench: Bench) -> None:
 
 async def test_keys_are_private(bench: Bench) -> None:
     """Nobody else on the machine can read a key, or see that there is one."""
-    await bench.folder.ensure()
+    await bench.keys.ensure()
     files = list(bench.path.iterdir())
 
     assert stat.S_IMODE(bench.path.stat().st_mode) == 0o700
@@ -125,7 +133,7 @@ async def test_keys_are_private(bench: Bench) -> None:
 
 async def test_a_key_is_a_plain_pem_file(bench: Bench) -> None:
     """Any tool can read it: PKCS8, not encrypted; the file's name is the key's id."""
-    [first, _] = await bench.folder.ensure()
+    [first, _] = await bench.keys.ensure()
     text = (bench.path / f"{first.kid}.pem").read_text()
 
     assert text.startswith("-----BEGIN PRIVATE KEY-----")
@@ -136,17 +144,17 @@ async def test_a_key_is_a_plain_pem_file(bench: Bench) -> None:
 
 async def test_the_active_key_signs(bench: Bench) -> None:
     """And goes on to for as long as it is active."""
-    key = await bench.folder.key()
+    key = await bench.keys.current()
     assert [key.kid] == await bench.in_state("active")
     bench.now += 30 * DAY
-    assert (await bench.folder.key()).kid == key.kid
+    assert (await bench.keys.current()).kid == key.kid
 
 
 async def test_a_secret_is_taken_as_it_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the keys that somebody else put there, the first signs and the others are next."""
     made = sorted(make_key(bench.path).kid for _ in range(3))
     monkeypatch.setattr(signing, "make_key", None)  # nothing is written
-    await bench.folder.ensure()
+    await bench.keys.ensure()
 
     assert await bench.in_state("active") == made[:1]
     assert sorted(await bench.in_state("next")) == made[1:]
@@ -162,41 +170,41 @@ async def test_a_secret_mounted_by_kubernetes(bench: Bench, tmp_path: Path) -> N
     (bench.path / f"{key.kid}.pem").symlink_to(Path("..data") / f"{key.kid}.pem")
     (bench.path / ".hidden.pem").write_text("not a key")
 
-    assert [each.kid for each in await bench.folder.ensure()] == [key.kid]
+    assert [each.kid for each in await bench.keys.ensure()] == [key.kid]
 
 
 async def test_a_file_put_there_is_published(bench: Bench) -> None:
     """Without a restart, as the next key."""
-    await bench.folder.key()
+    await bench.keys.current()
     added = make_key(bench.path)
     bench.now += REREAD_S - 1
-    await bench.folder.key()
+    await bench.keys.current()
     assert added.kid not in await bench.states()
     bench.now += 1
-    await bench.folder.key()
+    await bench.keys.current()
     assert added.kid in await bench.in_state("next")
 
 
 async def test_another_replica_signs_with_the_same_key(bench: Bench) -> None:
     """Those that share the folder and the store agree."""
-    assert (await bench.folder.key()).kid == (await bench.another().key()).kid
+    assert (await bench.keys.current()).kid == (await bench.another().current()).kid
 
 
 async def test_without_the_active_key_another_published_one_signs(bench: Bench) -> None:
     """The file is lost; the next key is published too, so receivers can verify with it."""
-    active = await bench.folder.key()
+    active = await bench.keys.current()
     (bench.path / f"{active.kid}.pem").unlink()
 
-    key = await bench.another().key()
+    key = await bench.another().current()
     assert [key.kid] == await bench.in_state("next")
 
 
 async def test_a_lost_folder_is_made_again(bench: Bench, tmp_path: Path) -> None:
     """There are new keys to sign with; the old active one stays published."""
-    old = await bench.folder.key()
+    old = await bench.keys.current()
     bench.path.rename(tmp_path / "lost")
 
-    key = await bench.another().key()
+    key = await bench.another().current()
     assert key.kid in await bench.in_state("next")
     assert [old.kid] == await bench.in_state("active")
 
@@ -206,7 +214,7 @@ async def test_a_folder_without_keys_that_cannot_be_written(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     bench = Bench(tmp_path / "file" / "webhooks")
     with pytest.raises(SetupError, match=r"openssl genpkey -algorithm ed25519") as refused:
-        await bench.folder.key()
+        await bench.keys.current()
     assert str(bench.path) in str(refused.value)
 
 
@@ -238,7 +246,7 @@ async def test_a_file_that_is_no_key(bench: Bench, content: bytes) -> None:
     bench.path.mkdir()
     (bench.path / "mine.pem").write_bytes(content)
     with pytest.raises(SetupError, match=r"mine\.pem is no Ed25519 key without a password"):
-        await bench.folder.ensure()
+        await bench.keys.ensure()
     assert len(list(bench.path.iterdir())) == 1
 
 
@@ -246,15 +254,15 @@ async def test_a_file_that_cannot_be_read(bench: Bench) -> None:
     """It is named."""
     (bench.path / "mine.pem").mkdir(parents=True)
     with pytest.raises(SetupError, match=r"cannot read the webhook key .*mine\.pem"):
-        await bench.folder.ensure()
+        await bench.keys.ensure()
 
 
 async def test_another_key_under_a_known_name(bench: Bench) -> None:
     """Receivers would look for the wrong public half."""
-    [first, second] = await bench.folder.ensure()
+    [first, second] = await bench.keys.ensure()
     (bench.path / f"{second.kid}.pem").write_bytes(first.pem)
     with pytest.raises(SetupError, match=f"give {second.kid}.pem a new name"):
-        await bench.another().key()
+        await bench.another().current()
 
 
 # ---- rotation
@@ -262,34 +270,34 @@ async def test_another_key_under_a_known_name(bench: Bench) -> None:
 
 async def test_rotation(bench: Bench) -> None:
     """The next key signs, the active one is retired, and there is a new next one."""
-    [old, new] = await bench.folder.ensure()
+    [old, new] = await bench.keys.ensure()
     bench.now += DAY
-    rotation = await bench.folder.rotate()
+    rotation = await bench.keys.rotate()
 
     assert (rotation.active, rotation.retired) == (new.kid, (old.kid,))
     assert rotation.next not in (old.kid, new.kid, None)
     assert await bench.states() == {new.kid: "active", rotation.next: "next", old.kid: "retired"}
-    assert (await bench.another().key()).kid == new.kid
+    assert (await bench.another().current()).kid == new.kid
 
 
 async def test_a_running_process_follows_a_rotation(bench: Bench) -> None:
     """Within seconds; until then its signatures verify, as its key is published still."""
-    await bench.folder.key()
+    await bench.keys.current()
     bench.now += DAY
-    await bench.folder.key()
+    await bench.keys.current()
     rotation = await bench.another().rotate()
-    assert ((await bench.folder.key()).kid,) == rotation.retired
+    assert ((await bench.keys.current()).kid,) == rotation.retired
     bench.now += REREAD_S
-    assert (await bench.folder.key()).kid == rotation.active
+    assert (await bench.keys.current()).kid == rotation.active
 
 
 async def test_a_rotation_that_is_too_early(bench: Bench) -> None:
     """Receivers remember the published keys for a day; it says when it will be possible."""
-    [_, new] = await bench.folder.ensure()
+    [_, new] = await bench.keys.ensure()
     before = await bench.states()
     bench.now += CACHED_S - 1
     with pytest.raises(SetupError) as refused:
-        await bench.folder.rotate()
+        await bench.keys.rotate()
 
     assert f"the next key {new.kid} before 2023-11-15 22:13 UTC" in str(refused.value)
     assert "--now" in str(refused.value)
@@ -298,14 +306,14 @@ async def test_a_rotation_that_is_too_early(bench: Bench) -> None:
 
 async def test_a_rotation_in_an_emergency(bench: Bench) -> None:
     """The operator may take it upon them that some receivers refuse for a day."""
-    [_, new] = await bench.folder.ensure()
-    assert (await bench.folder.rotate(early=True)).active == new.kid
+    [_, new] = await bench.keys.ensure()
+    assert (await bench.keys.rotate(early=True)).active == new.kid
 
 
 async def test_a_retired_key_outlasts_its_webhooks(bench: Bench) -> None:
     """It is published for the time of the retries and a day, and then no more."""
-    [old, _] = await bench.folder.ensure()
-    await bench.folder.rotate(early=True)
+    [old, _] = await bench.keys.ensure()
+    await bench.keys.rotate(early=True)
     bench.now += bench.settings.span_s + DAY - 1
     assert old.kid in await bench.states()
     bench.now += 1
@@ -314,13 +322,13 @@ async def test_a_retired_key_outlasts_its_webhooks(bench: Bench) -> None:
 
 async def test_two_rotations(bench: Bench) -> None:
     """Every key has its day: what is next now has been published when it signs."""
-    await bench.folder.ensure()
+    await bench.keys.ensure()
     bench.now += DAY
-    first = await bench.folder.rotate()
+    first = await bench.keys.rotate()
     with pytest.raises(SetupError):
-        await bench.folder.rotate()
+        await bench.keys.rotate()
     bench.now += DAY
-    second = await bench.folder.rotate()
+    second = await bench.keys.rotate()
 
     assert (second.active, second.retired) == (first.next, (first.active,))
 
@@ -328,10 +336,10 @@ async def test_two_rotations(bench: Bench) -> None:
 async def test_a_rotation_of_a_secret(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be written the next key is the operator's business."""
     made = sorted(make_key(bench.path).kid for _ in range(2))
-    await bench.folder.ensure()
+    await bench.keys.ensure()
     bench.now += DAY
     monkeypatch.setattr("os.access", lambda *_: False)
-    rotation = await bench.folder.rotate()
+    rotation = await bench.keys.rotate()
 
     assert (rotation.active, rotation.retired, rotation.next) == (made[1], (made[0],), None)
     assert sorted(read_keys(bench.path)) == made
@@ -339,11 +347,11 @@ async def test_a_rotation_of_a_secret(bench: Bench, monkeypatch: pytest.MonkeyPa
 
 async def test_the_next_key_is_elsewhere(bench: Bench) -> None:
     """A next key without its private half cannot sign; a new one is made, and has to wait."""
-    [active, lost] = await bench.folder.ensure()
+    [active, lost] = await bench.keys.ensure()
     (bench.path / f"{lost.kid}.pem").unlink()
     bench.now += DAY
     with pytest.raises(SetupError, match="receivers may not know the next key"):
-        await bench.folder.rotate()
+        await bench.keys.rotate()
 
     names: Sequence[str] = sorted(read_keys(bench.path))
     assert len(names) == 2

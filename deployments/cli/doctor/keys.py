@@ -8,9 +8,8 @@ from deployments.cli.doctor.store import read_store
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Verdict, fail, ok, warn
 from deployments.jobs.store import Store
-from deployments.webhooks.pem import SUFFIX, PrivateKey, read_keys
-from deployments.webhooks.signing import KeyState, check_same
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.signing import SUFFIX, PrivateKey, check_same, read_keys
+from deployments.webhooks.webhook import KeyState, PublicKey
 
 ANYBODY = 0o007  # of a file's mode; a Secret's files are readable for the pod's group
 CREATE = "florence keys create --name NAME, or give FLORENCE_API_KEY"
@@ -57,7 +56,7 @@ def webhook_keys(subject: Subject) -> Verdict:
     return matched(folder, here, read_store(subject, signing_keys) or [])
 
 
-async def signing_keys(opened: Store) -> Sequence[SigningKey]:
+async def signing_keys(opened: Store) -> Sequence[PublicKey]:
     """The public halves."""
     return await opened.signing_keys()
 
@@ -73,7 +72,7 @@ def without_keys(folder: Path, subject: Subject) -> Verdict:
     return warn(f"none in {folder}: each node would make its own", remedy)
 
 
-def matched(folder: Path, here: dict[str, PrivateKey], known: Sequence[SigningKey]) -> Verdict:
+def matched(folder: Path, here: dict[str, PrivateKey], known: Sequence[PublicKey]) -> Verdict:
     """What it means that these are here and those are published.
 
     Raises:

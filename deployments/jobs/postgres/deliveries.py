@@ -6,7 +6,7 @@ from asyncpg import Record
 
 from deployments.jobs.columns import COLUMNS
 from deployments.jobs.postgres.part import Part
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 
 class Deliveries(Part):
@@ -46,11 +46,11 @@ class Deliveries(Part):
         """Make a webhook due again."""
         return await self._database.value("retry_webhook", webhook_id) is not None
 
-    async def signing_keys(self) -> list[SigningKey]:
+    async def signing_keys(self) -> list[PublicKey]:
         """The public halves of all webhook keys."""
-        return [SigningKey(**row) for row in await self._database.rows("signing_keys")]
+        return [PublicKey(**row) for row in await self._database.rows("signing_keys")]
 
-    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
+    async def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
         """Add or change keys."""
         last = list({key.kid: key for key in keys}.values())
         kids, xs = [key.kid for key in last], [key.x for key in last]

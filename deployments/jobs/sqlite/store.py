@@ -33,7 +33,7 @@ from deployments.jobs.sqlite.tables import Tables
 from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
 from deployments.jobs.store import Row
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 NUM_READERS = 2
 CHUNK = 100  # rows that are read at a time; each may hold an image
@@ -160,11 +160,11 @@ class SqliteStore:
         """Make a webhook due again."""
         return await self._write(lambda tables: tables.retry_webhook(webhook_id))
 
-    async def signing_keys(self) -> list[SigningKey]:
+    async def signing_keys(self) -> list[PublicKey]:
         """The public halves of all webhook keys."""
         return await self._readers.run(lambda tables: tables.signing_keys())
 
-    async def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
+    async def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
         """Add or change keys."""
         await self._write(lambda tables: tables.put_signing_keys(keys))
 

@@ -36,7 +36,7 @@ from deployments.jobs.statements import statements
 from deployments.jobs.stats import StoreStats
 from deployments.jobs.store import POSITION_CAP, Row
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import SigningKey, Webhook, WebhookState
+from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 SELECTED = {"input": "(SELECT json FROM input WHERE input.seq = request.seq) AS input"}
 
@@ -354,11 +354,11 @@ class Tables:
         """Make a webhook due again."""
         return self._changes("retry_webhook", id=webhook_id, now=self._clock())
 
-    def signing_keys(self) -> list[SigningKey]:
+    def signing_keys(self) -> list[PublicKey]:
         """The public halves of all webhook keys."""
-        return [SigningKey(**row) for row in self._rows("signing_keys")]
+        return [PublicKey(**row) for row in self._rows("signing_keys")]
 
-    def put_signing_keys(self, keys: Sequence[SigningKey]) -> None:
+    def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
         """Add or change keys."""
         now = self._clock()
         for key in keys:

@@ -13,9 +13,8 @@ from deployments.cli.options import run_with_store
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, hash_key
-from deployments.webhooks.pem import make_key
-from deployments.webhooks.signing import KeyFolder, KeyState
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.signing import SigningKeys, make_key
+from deployments.webhooks.webhook import KeyState, PublicKey
 from tests.cli.doctor.conftest import subject
 
 
@@ -92,7 +91,7 @@ def publish(store: str, folder: Path) -> None:
     """What a first start does."""
 
     async def ensure(opened: Store) -> int:
-        return len(await KeyFolder(WebhookSettings(keys=str(folder)), opened).ensure())
+        return len(await SigningKeys(WebhookSettings(keys=str(folder)), opened).ensure())
 
     run_with_store(store, ensure)
 
@@ -127,7 +126,7 @@ def test_a_key_that_signs_elsewhere_is_missed(store: str, folder: Path) -> None:
     """This folder was not copied from there."""
 
     async def put(opened: Store) -> None:
-        elsewhere = SigningKey(kid="there", x="AAAA", state=KeyState.ACTIVE)
+        elsewhere = PublicKey(kid="there", x="AAAA", state=KeyState.ACTIVE)
         await opened.put_signing_keys([elsewhere])
 
     run_with_store(store, put)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from deployments.webhooks.pem import make_key, read_keys
-from deployments.webhooks.signing import jwks, signed_headers
-from deployments.webhooks.webhook import SigningKey
+from deployments.webhooks.signing import jwks, make_key, read_keys, signed_headers
+from deployments.webhooks.webhook import PublicKey
 from loadtest.kit.signature import is_genuine, public_keys
 
 Signed = tuple[dict[str, str], list[Ed25519PublicKey]]
@@ -21,7 +20,7 @@ def signed(tmp_path: Path) -> Signed:
     make_key(tmp_path)
     [key] = read_keys(tmp_path).values()
     headers = signed_headers("an-id", "a-user", int(time.time()), BODY, key)
-    published = jwks([SigningKey(kid=key.kid, x=key.x, state="active")])
+    published = jwks([PublicKey(kid=key.kid, x=key.x, state="active")])
     return {name.lower(): text for name, text in headers.items()}, [*public_keys(published)]
 
 
@@ -38,7 +37,7 @@ def test_another_body_another_key_and_no_signature_are_not(
     folder = tmp_path_factory.mktemp("other")
     make_key(folder)
     [other] = read_keys(folder).values()
-    others = public_keys(jwks([SigningKey(kid=other.kid, x=other.x, state="active")]))
+    others = public_keys(jwks([PublicKey(kid=other.kid, x=other.x, state="active")]))
 
     assert not is_genuine(headers, BODY + b" ", keys)
     assert not is_genuine(headers, BODY, others)
