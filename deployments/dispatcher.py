@@ -31,8 +31,8 @@ from deployments.pipeline import Pipeline, are_small, handle_of
 from deployments.settings import Settings
 from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
-from deployments.telemetry.process_metrics import Pulse
-from deployments.telemetry.request_span import Account, account
+from deployments.telemetry.process_metrics import ProcessMetrics
+from deployments.telemetry.request_span import RequestSpan, request_span
 from deployments.telemetry.tracing import Tracer, open_tracer
 from deployments.webhooks.delivery import WebhookSender
 from deployments.webhooks.signing import SigningKeys
@@ -81,7 +81,7 @@ class Dispatcher:
             recorder,
             tracer=self._tracer,
         )
-        self._pulse = Pulse(recorder, "Dispatcher")
+        self._metrics = ProcessMetrics(recorder, "Dispatcher")
         readings = Readings(self._store, recorder)
         self._claiming = loop("claim", self._worker.claim_forever())
         self.loops = [
@@ -136,7 +136,9 @@ class Dispatcher:
         if claimed.attempt == 1:
             self._tracer.past("queue", claimed.trace, claimed.waited_s)
         with executing(self._tracer, claimed) as work:
-            finished = await self._pipeline.run(replace(self._run_of(claimed), trace=work.trace))
+            finished = await self._pipeline.run(
+                replace(self._run_of(claimed), trace=work.traceparent)
+            )
             work.note(**finished.stages.measured())
         self._gate.note()
         return ending_of(finished)
@@ -174,9 +176,9 @@ def loop(name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
     return asyncio.create_task(work, name=name)
 
 
-def executing(tracer: Tracer, claimed: Job) -> AbstractContextManager[Account]:
+def executing(tracer: Tracer, claimed: Job) -> AbstractContextManager[RequestSpan]:
     """Keep the account of one attempt at a request, in the trace of its submit."""
-    return account(
+    return request_span(
         tracer,
         "execute",
         claimed.trace,

@@ -25,10 +25,16 @@ from deployments.florence.request import (
 )
 from deployments.florence.tasks import TASKS
 from deployments.settings import Settings
-from deployments.telemetry.log import about, logger, spare_refusals
+from deployments.telemetry.log import about, hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
-from deployments.telemetry.process_metrics import Pulse
-from deployments.telemetry.tracing import Span, Tracer, open_tracer
+from deployments.telemetry.process_metrics import ProcessMetrics
+from deployments.telemetry.tracing import (
+    Span,
+    Tracer,
+    open_tracer,
+    set_attributes,
+    traceparent,
+)
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 
@@ -42,7 +48,7 @@ class Inference:
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        spare_refusals()
+        hide_client_errors()
         from deployments.florence.backends import open_backend  # torch is in this deployment alone
         from deployments.florence.model import Model
 
@@ -67,7 +73,7 @@ class Inference:
         )
         self._recorder = recorder or RayRecorder()
         self._told = Tally()
-        self._pulse = Pulse(self._recorder, "Inference", self._tell)
+        self._metrics = ProcessMetrics(self._recorder, "Inference", self._tell)
         self._tracer = tracer or open_tracer(settings.tracing, "Inference")
 
     async def run(self, prepared: Prepared, run: Request) -> Generated:
@@ -187,11 +193,11 @@ class Inference:
 
 def note(tracer: Tracer, span: Span, stages: Stages) -> None:
     """Say in a trace how long a request waited for the model, and how long it was in it."""
-    span.note(batch_size=stages.batch_size, tokens=stages.num_tokens)
-    tracer.past("wait", span.trace, stages.queue_wait_s, ago_s=stages.model_s)
+    set_attributes(span, batch_size=stages.batch_size, tokens=stages.num_tokens)
+    tracer.past("wait", traceparent(span), stages.queue_wait_s, ago_s=stages.model_s)
     tracer.past(
         "batch",
-        span.trace,
+        traceparent(span),
         stages.model_s,
         batch_size=stages.batch_size,
         batch_share=stages.batch_share,

@@ -25,7 +25,7 @@ from deployments.pipeline import Handle, Pipeline, are_small, handle_of
 from deployments.settings import Settings
 from deployments.streaming import Streaming
 from deployments.telemetry.metrics import RayRecorder, SharedRecorder
-from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import open_tracer
 
 READY_TIMEOUT_S = 4.0
@@ -46,7 +46,7 @@ class Ingress:
         self._settings = settings
         self._closing = Closing()
         self._recorder = SharedRecorder(RayRecorder())
-        self._pulse = Pulse(self._recorder, "Ingress")
+        self._metrics = ProcessMetrics(self._recorder, "Ingress")
         store = measured(store_of(settings.store, settings.queue), self._recorder)
         self._store = patient(store, settings.store.patience_s)
         self._tracer = open_tracer(settings.tracing, "Ingress")

@@ -24,10 +24,10 @@ from deployments.florence.schemas import BoundingBoxes, Image
 from deployments.florence.tasks import TASKS, Results
 from deployments.images.annotate import LARGEST_SIDE, annotated
 from deployments.settings import Settings
-from deployments.telemetry.log import logger, spare_refusals
+from deployments.telemetry.log import hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
-from deployments.telemetry.process_metrics import Pulse
-from deployments.telemetry.tracing import Tracer, open_tracer
+from deployments.telemetry.process_metrics import ProcessMetrics
+from deployments.telemetry.tracing import Tracer, open_tracer, traceparent
 
 PRUNE_EVERY_S = 60.0
 
@@ -42,13 +42,13 @@ class Postprocess:
         files: FileStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        spare_refusals()
+        hide_client_errors()
         self._annotate = settings.postprocess.annotate
         self._files_ttl_s = settings.files.expires_s
         self._vocabulary = open_checkpoint(settings.model).vocabulary
         self._files = files or open_file_store(settings.files)
         self._recorder = recorder or RayRecorder()
-        self._pulse = Pulse(self._recorder, "Postprocess")
+        self._metrics = ProcessMetrics(self._recorder, "Postprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Postprocess")
         self._limits, self._quality = settings.preprocess, settings.postprocess.jpeg_quality
         self._pictures = PictureWriter(
@@ -59,7 +59,7 @@ class Postprocess:
     async def run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
         """The answer to `run` for the client; its picture may still have to be drawn."""
         with self._tracer.span("postprocess", run.trace, request_id=run.id) as span:
-            return await self._run(prepared, generated, replace(run, trace=span.trace))
+            return await self._run(prepared, generated, replace(run, trace=traceparent(span)))
 
     async def _run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
         watch = Stopwatch()

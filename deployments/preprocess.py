@@ -21,10 +21,16 @@ from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
 from deployments.settings import Settings
-from deployments.telemetry.log import spare_refusals
+from deployments.telemetry.log import hide_client_errors
 from deployments.telemetry.metrics import RayRecorder, Recorder
-from deployments.telemetry.process_metrics import Pulse
-from deployments.telemetry.tracing import Span, Tracer, open_tracer
+from deployments.telemetry.process_metrics import ProcessMetrics
+from deployments.telemetry.tracing import (
+    Span,
+    Tracer,
+    open_tracer,
+    set_attributes,
+    traceparent,
+)
 
 LONGEST_DECODE_S = 120.0
 
@@ -39,7 +45,7 @@ class Preprocess:
         files: FileStore | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        spare_refusals()
+        hide_client_errors()
         self._settings = settings.preprocess
         self._remembers = settings.inference.image_cache_mb > 0
         self._public_url = settings.ingress.public_url or ""
@@ -49,7 +55,7 @@ class Preprocess:
         self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "Preprocess")
         self._decoding: dict[int, float] = {}
         self._recorder = recorder or RayRecorder()
-        self._pulse = Pulse(self._recorder, "Preprocess")
+        self._metrics = ProcessMetrics(self._recorder, "Preprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Preprocess")
 
     async def run(self, run: Request) -> Prepared:
@@ -128,9 +134,9 @@ class Preprocess:
 
 def note(tracer: Tracer, span: Span, stages: Stages, seconds: float) -> None:
     """Say in a trace where the `seconds` of a run went; it may have waited for a thread, too."""
-    span.note(source_bytes=stages.source_bytes, width=stages.width, height=stages.height)
-    tracer.past("fetch", span.trace, stages.fetch_s, ago_s=seconds - stages.fetch_s)
-    tracer.past("decode", span.trace, stages.decode_s)
+    set_attributes(span, source_bytes=stages.source_bytes, width=stages.width, height=stages.height)
+    tracer.past("fetch", traceparent(span), stages.fetch_s, ago_s=seconds - stages.fetch_s)
+    tracer.past("decode", traceparent(span), stages.decode_s)
 
 
 def digest_of(pixels: Pixels) -> str:

@@ -83,7 +83,8 @@ LAZY = {
     ("autoscaling.py", "ray"),
     ("telemetry/metrics.py", "ray"),
     ("telemetry/tracing.py", "deployments.telemetry.exporters"),
-    ("telemetry/tracing.py", "deployments.telemetry.otel"),
+    ("telemetry/tracing.py", "opentelemetry.sdk"),
+    ("local/launch.py", "deployments.telemetry.tracing"),
     ("local/launch.py", "ray"),
     ("inference.py", "deployments.florence.model"),
     ("inference.py", "deployments.florence.backends"),
@@ -200,7 +201,7 @@ def test_every_module_says_what_it_is() -> None:
             "deployments.inference, deployments.postprocess, deployments.dispatcher",
             ("torch", "transformers"),
         ),
-        ("deployments.preprocess, deployments.postprocess", ("fastapi",)),
+        ("deployments.preprocess, deployments.postprocess", ("fastapi", "opentelemetry.sdk")),
         (
             "deployments.cli.predict, deployments.cli.serve, deployments.cli.demo",
             ("torch", "transformers", "ray", "fastapi", "opentelemetry"),

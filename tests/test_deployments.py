@@ -476,8 +476,8 @@ def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
     recorder = PrometheusRecorder()
     inference = Inference(settings, recorder)
     asyncio.run(through(settings, inference, run(uri(scene(0).image))))
-    inference._pulse.beat()
-    inference._pulse.beat()
+    inference._metrics.record()
+    inference._metrics.record()
     text = recorder.exposition().decode()
     families = text_string_to_metric_families(text)
     told = {each.name: each.value for family in families for each in family.samples}

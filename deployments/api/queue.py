@@ -25,7 +25,7 @@ from deployments.api.usage import Meter
 from deployments.errors import NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
 from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
-from deployments.telemetry.request_span import Account
+from deployments.telemetry.request_span import RequestSpan
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 UNKNOWN = "There is no request with this id, or its result is not kept any more."
@@ -101,16 +101,16 @@ class Endpoint:
         self._services.wake()
         return self._tell(request, found)
 
-    async def _work(self, request: HttpRequest, work: Account) -> Submitted:
+    async def _work(self, request: HttpRequest, work: RequestSpan) -> Submitted:
         caller = await self._services.keyring.authorize(request.headers)
-        work.by(caller.key_id)
+        work.set_key(caller.key_id)
         await self._limits.admit(caller)
         async with within(self._settings.ingress.deadline_s):
             submission = await read_submission(
                 request, self._task, caller.key_id, self._settings, self._services.num_beams
             )
-            found = await self._submit(replace(submission, trace=work.trace))
-        work.of(found.id)
+            found = await self._submit(replace(submission, trace=work.traceparent))
+        work.set_request(found.id)
         self._meter.submitted(caller.key_id)
         return found
 

@@ -5,15 +5,15 @@ from contextlib import AbstractContextManager
 from fastapi import Request as HttpRequest
 
 from deployments.florence.tasks import Task
-from deployments.telemetry.request_span import Account, account
+from deployments.telemetry.request_span import RequestSpan, request_span
 from deployments.telemetry.tracing import Tracer
 
 
 def visit(
     event: str, request: HttpRequest, task: Task, tracer: Tracer
-) -> AbstractContextManager[Account]:
+) -> AbstractContextManager[RequestSpan]:
     """Keep the account of the `with` block, in the trace that the caller may have begun."""
-    return account(
+    return request_span(
         tracer,
         event,
         request.headers.get("traceparent", ""),

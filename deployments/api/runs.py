@@ -29,7 +29,7 @@ from deployments.api.usage import Meter
 from deployments.florence.request import Finished, Request, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.telemetry.metrics import Recorder
-from deployments.telemetry.request_span import Account
+from deployments.telemetry.request_span import RequestSpan
 
 
 def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
@@ -101,14 +101,14 @@ class Endpoint:
             work.note(attempt=finished.attempt, **finished.stages.measured())
             return finished
 
-    async def _work(self, request: HttpRequest, work: Account, tell: Tell | None) -> Finished:
+    async def _work(self, request: HttpRequest, work: RequestSpan, tell: Tell | None) -> Finished:
         caller = await self._services.keyring.authorize(request.headers)
-        work.by(caller.key_id)
+        work.set_key(caller.key_id)
         await self._limits.admit(caller)
         watch = Stopwatch()
         with self._admission.admit(caller.key_id):
             async with within(self._ingress.deadline_s):
-                run = replace(await self._parse(request, caller), trace=work.trace)
+                run = replace(await self._parse(request, caller), trace=work.traceparent)
                 in_pipeline = Stopwatch()
                 finished = await self._run(request, run, caller, tell)
             wait_s = waited_s(in_pipeline.seconds(), finished.stages)

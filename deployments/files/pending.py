@@ -19,7 +19,7 @@ from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore, StoredFile, is_served, new_name
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
-from deployments.telemetry.tracing import OFF, Span, Tracer
+from deployments.telemetry.tracing import OFF, Tracer
 
 WAIT_S = 5.0
 PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
@@ -132,15 +132,11 @@ class PictureWriter:
         await asyncio.gather(*map(asyncio.wrap_future, tuple(self._pending)))
 
     def _write(self, picture: Picture, name: str) -> StoredFile | None:
-        with self._tracer.span("picture", picture.trace, request_id=picture.request_id) as span:
-            return self._written(picture, name, span)
-
-    def _written(self, picture: Picture, name: str, span: Span) -> StoredFile | None:
         began = time.perf_counter()
         try:
-            file = self._keep(name, picture.draw())
+            with self._tracer.span("picture", picture.trace, request_id=picture.request_id):
+                file = self._keep(name, picture.draw())
         except Exception as error:  # without its picture the answer is still right
-            span.fail(error)
             self._lose(picture, error)
             return None
         self._is_store_away = False

@@ -25,7 +25,6 @@ from deployments.local.profile import Profile, Tree
 from deployments.local.signals import deferred_interrupts, ignored_signals, restored_handlers
 from deployments.local.state import StateFolder, write_private
 from deployments.settings import Settings, with_environment
-from deployments.telemetry.tracing import check_tracing
 
 APPLICATION = "florence"
 PROXIES = ("ray::ProxyActor", "ray::HAProxyManager")
@@ -151,6 +150,8 @@ def preflight(profile: Profile) -> None:
     if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
         raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
     open_file_store(profile.settings.files)
+    from deployments.telemetry.tracing import check_tracing
+
     check_tracing(profile.settings.tracing)
     asyncio.run(check_store(profile.settings))
 

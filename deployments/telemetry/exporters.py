@@ -1,55 +1,70 @@
-"""Where spans go: into files of their own, or to a collector."""
+"""OpenTelemetry's SDK: it hands spans over to a file or a collector, from a thread of its own.
+
+A span that is not taken in time is dropped, the oldest first, because no request waits for its
+trace. A replica that is killed loses the spans of its last second.
+"""
 
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SpanExporter,
+    SpanExportResult,
+)
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+from deployments import __version__
 from deployments.errors import SetupError
 from deployments.settings import TracingSettings
 from deployments.telemetry.log import logger
 
+EXPORT_EVERY_MS = 1000
 TIMEOUT_S = 5.0
+CLOSE_S = 3.0  # a collector that does not answer must not hold up the end of a replica
 
 
-class SpanFile(ConsoleSpanExporter):
-    """Spans as JSON, one a line, in OpenTelemetry's own words."""
+class FileExporter(ConsoleSpanExporter):
+    """Writes spans as JSON, one a line, in OpenTelemetry's own format."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("a", encoding="utf-8")
         super().__init__(out=self._file, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
     def shutdown(self) -> None:
-        """Let go of the file."""
-        with suppress(OSError):  # the disk is full, as the log has said
+        """Close the file."""
+        with suppress(OSError):  # a full disk, which the log has reported
             self._file.close()
 
 
-class Watched(SpanExporter):
-    """An exporter whose failures the operator hears of: once, and once when they are over."""
+class LoggedExporter(SpanExporter):
+    """Logs when `exporter` begins to fail, and when it works again, rather than every failure."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._is_away = False
+        self._is_failing = False
         self._is_closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Hand them over; what cannot be is lost."""
+        """Hand the spans over; those that cannot be are lost."""
         result, reason = self._attempt(spans)
-        is_away = result is not SpanExportResult.SUCCESS
-        if is_away and not self._is_away and not self._is_closed:
+        is_failing = result is not SpanExportResult.SUCCESS
+        if is_failing and not self._is_failing and not self._is_closed:
             logger.warning("spans are lost, see tracing.exporter: %s", reason)
-        if self._is_away and not is_away:
+        if self._is_failing and not is_failing:
             logger.warning("spans are handed over again")
-        self._is_away = is_away
+        self._is_failing = is_failing
         return result
 
     def shutdown(self) -> None:
-        """Nothing comes after this, however often it is said."""
+        """Close the exporter; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
             self._exporter.shutdown()
@@ -57,24 +72,24 @@ class Watched(SpanExporter):
     def _attempt(self, spans: Sequence[ReadableSpan]) -> tuple[SpanExportResult, str]:
         try:
             return self._exporter.export(spans), "the collector does not take them"
-        except Exception as error:  # of a file, or of what somebody else has written
+        except Exception as error:  # whichever exporter it is
             return SpanExportResult.FAILURE, str(error)
 
 
-def exporter_of(settings: TracingSettings, box: str) -> SpanExporter:
-    """Where the spans of this replica of `box` go.
+def open_exporter(settings: TracingSettings, deployment: str) -> SpanExporter:
+    """The exporter of one replica of `deployment`.
 
     Raises:
         SetupError: it is not installed, or the folder cannot be written.
     """
     if settings.exporter == "otlp":
-        return Watched(otlp(settings))
-    name = f"{box}-{socket.gethostname()}-{os.getpid()}.jsonl"
-    return Watched(SpanFile(writable(settings) / name))
+        return LoggedExporter(otlp(settings))
+    name = f"{deployment}-{socket.gethostname()}-{os.getpid()}.jsonl"
+    return LoggedExporter(FileExporter(writable(settings) / name))
 
 
 def check_exporter(settings: TracingSettings) -> None:
-    """Find out whether there could be one.
+    """Find out whether an exporter can be opened; no collector is asked.
 
     Raises:
         SetupError: it is not installed, or the folder cannot be written.
@@ -83,6 +98,39 @@ def check_exporter(settings: TracingSettings) -> None:
         otlp(settings).shutdown()
     else:
         writable(settings)
+
+
+def open_provider(
+    exporter: SpanExporter, settings: TracingSettings, deployment: str
+) -> TracerProvider:
+    """Makes tracers whose spans go to `exporter`."""
+    provider = TracerProvider(
+        # The caller that begins a trace decides; one that sends a `traceparent` has begun it.
+        sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
+        resource=Resource.create(
+            {
+                "service.name": settings.service_name,
+                "service.version": __version__,
+                "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
+                "host.name": socket.gethostname(),
+                "process.pid": os.getpid(),
+                "florence.deployment": deployment,
+            }
+        ),
+        shutdown_on_exit=False,  # it would wait half a minute for a collector
+    )
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_EVERY_MS))
+    return provider
+
+
+def shut_down(provider: TracerProvider, exporter: SpanExporter) -> None:
+    """Hand over the spans that are left, for at most `CLOSE_S` seconds."""
+    closing = threading.Thread(target=provider.shutdown, name="tracing", daemon=True)
+    with suppress(RuntimeError):  # the interpreter ends, and starts no thread
+        closing.start()
+        closing.join(CLOSE_S)
+    if closing.is_alive():
+        exporter.shutdown()  # ends its retries
 
 
 def otlp(settings: TracingSettings) -> SpanExporter:
@@ -102,7 +150,7 @@ def otlp(settings: TracingSettings) -> SpanExporter:
 
 
 def writable(settings: TracingSettings) -> Path:
-    """The folder for files of spans, which is there from now on.
+    """The folder for files of spans, made if it was missing.
 
     Raises:
         SetupError: it cannot be made, or not be written.
@@ -110,15 +158,11 @@ def writable(settings: TracingSettings) -> Path:
     folder = Path(settings.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "Permission denied"
     except OSError as error:
-        raise unwritable(folder, error.strerror or str(error)) from None
-    if not os.access(folder, os.W_OK):
-        raise unwritable(folder, "Permission denied")
+        reason = error.strerror or str(error)
+    if reason:
+        raise SetupError(
+            f"setting tracing.folder: {folder} cannot be written ({reason}): name another folder"
+        )
     return folder
-
-
-def unwritable(folder: Path, reason: str) -> SetupError:
-    """What to tell of a folder that takes no files."""
-    return SetupError(
-        f"setting tracing.folder: {folder} cannot be written ({reason}): name another folder"
-    )

@@ -37,16 +37,16 @@ def write(event: str, extra: Fields) -> None:
         logger.info("%s %s", event, words, extra=extra)
 
 
-def spare_refusals() -> None:
+def hide_client_errors() -> None:
     """Let Serve not write of refusals in this replica.
 
     It writes an error with its traceback for whatever a box raises; but what a client did wrong
     is in the log already, as the line of its run.
     """
-    logging.getLogger("ray.serve").addFilter(is_no_refusal)
+    logging.getLogger("ray.serve").addFilter(is_not_client_error)
 
 
-def is_no_refusal(record: logging.LogRecord) -> bool:
+def is_not_client_error(record: logging.LogRecord) -> bool:
     """Whether a record tells of anything but an error that its client has made."""
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, ServiceError) and error.status < 500)

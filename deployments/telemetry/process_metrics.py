@@ -1,6 +1,6 @@
-"""What a process tells of itself every two seconds, whether it has work or not.
+"""Metrics of a process, recorded every two seconds by a thread of their own.
 
-A thread of its own tells it, so that a process that is stuck still says so.
+So a process without work, or one that is stuck, is still seen.
 """
 
 import threading
@@ -14,52 +14,51 @@ from deployments.telemetry.metrics import Recorder
 EVERY_S = 2.0  # Ray forgets a gauge that was not set for two of its reports, of a second or more
 
 
-class Pulse:
-    """Records the processor time of this process, and what `beats` record.
+class ProcessMetrics:
+    """Records the processor time of this process, and calls `collectors`.
 
-    It beats as long as its owner keeps it.
+    Its thread ends when the owner drops it.
 
     Args:
         deployment: the name of the deployment that this process is a replica of.
-        beats: called each time, to record what has to be asked for.
+        collectors: record what has to be asked for each time.
     """
 
     def __init__(
         self,
         recorder: Recorder,
         deployment: str,
-        *beats: Callable[[], None],
+        *collectors: Callable[[], None],
         every_s: float = EVERY_S,
     ) -> None:
         self._recorder = recorder
         self._deployment = deployment
-        self._beats = beats
+        self._collectors = collectors
         self._every_s = every_s
         self._cpu_s = 0.0
-        thread = threading.Thread(
-            target=keep_beating, args=(weakref.ref(self),), name="pulse", daemon=True
-        )
-        thread.start()
+        threading.Thread(
+            target=record_forever, args=(weakref.ref(self),), name="process metrics", daemon=True
+        ).start()
 
-    def beat(self) -> float:
-        """Tell once; returns the seconds until the next time."""
+    def record(self) -> float:
+        """Record once; returns the seconds until the next time."""
         cpu_s = time.process_time()
         more_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         try:
             self._recorder.record(
                 "florence_process_cpu_seconds_total", more_s, deployment=self._deployment
             )
-            for beat in self._beats:
-                beat()
+            for collect in self._collectors:
+                collect()
             self._recorder.refresh()
-        except Exception as error:  # what cannot be told now is told the next time
+        except Exception as error:  # the next time records it
             logger.warning("metrics are not recorded", exc_info=error)
         return self._every_s
 
 
-def keep_beating(pulse: "weakref.ref[Pulse]") -> None:
-    """Beat again and again while the pulse is there."""
-    while (kept := pulse()) is not None:
-        pause_s = kept.beat()
+def record_forever(metrics: "weakref.ref[ProcessMetrics]") -> None:
+    """Record again and again until the owner has dropped `metrics`."""
+    while (kept := metrics()) is not None:
+        pause_s = kept.record()
         del kept
         time.sleep(pause_s)

@@ -1,17 +1,19 @@
-"""The account of one piece of work on a request: a span while it goes on, a line when it ends."""
+"""One piece of work on a request: a span in its trace while it goes on, a log line at its end."""
 
 import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from opentelemetry.trace import Span
+
 from deployments.errors import InternalError, ServiceError
 from deployments.telemetry.log import about, write
-from deployments.telemetry.tracing import Kind, Span, Tracer, Value
+from deployments.telemetry.tracing import Kind, Tracer, Value, set_attributes, traceparent
 
 
-class Account:
-    """What is known of the work so far."""
+class RequestSpan:
+    """The span, and the fields of the line so far."""
 
     def __init__(self, event: str, endpoint: str, span: Span, request_id: str, key_id: str) -> None:
         self._event = event
@@ -19,48 +21,43 @@ class Account:
         self._span = span
         self._request_id = request_id
         self._key_id = key_id
-        self._outcome: dict[str, Value] = {"status": 200}
         self._fields: dict[str, Value] = {}
         self._began = time.perf_counter()
 
     @property
-    def trace(self) -> str:
-        """The `traceparent` of what this work leads to."""
-        return self._span.trace
+    def traceparent(self) -> str:
+        """Makes other spans the children of this one; empty when nothing is traced."""
+        return traceparent(self._span)
 
     def note(self, **fields: Value) -> None:
-        """Say more about it, in the trace and in the log; None says nothing."""
+        """Say more, in the trace and in the log; None says nothing."""
         self._fields |= fields
-        self._span.note(**fields)
+        set_attributes(self._span, **fields)
 
-    def of(self, request_id: str) -> None:
-        """It is about another request than was thought."""
+    def set_request(self, request_id: str) -> None:
+        """The id of the request, when another one than at the start."""
         self._request_id = request_id
-        self._span.note(request_id=request_id)
+        set_attributes(self._span, request_id=request_id)
 
-    def by(self, key_id: str) -> None:
-        """Whose key it is."""
+    def set_key(self, key_id: str) -> None:
+        """The id of the caller's key, once it is known."""
         self._key_id = key_id
-        self._span.note(key_id=key_id)
+        set_attributes(self._span, key_id=key_id)
 
-    def fail(self, error: BaseException) -> None:
-        """It came to nothing."""
-        self._outcome = outcome(error)
-
-    def close(self) -> None:
+    def end(self, outcome: dict[str, Value]) -> None:
         """Write the line."""
-        self._span.note(**self._outcome)
+        set_attributes(self._span, **outcome)
         fields = {
             "endpoint": self._endpoint,
-            **self._outcome,
-            "total_ms": ms(time.perf_counter() - self._began),
+            **outcome,
+            "total_ms": round(1000 * (time.perf_counter() - self._began), 3),
             **self._fields,
         }
-        write(self._event, about(self._request_id, self._key_id, self.trace, **fields))
+        write(self._event, about(self._request_id, self._key_id, self.traceparent, **fields))
 
 
 @contextmanager
-def account(
+def request_span(
     tracer: Tracer,
     event: str,
     parent: str,
@@ -70,36 +67,28 @@ def account(
     endpoint: str,
     key_id: str = "",
     **fields: Value,
-) -> Iterator[Account]:
-    """Keep the account of the `with` block; it ends with 200, or as its error says."""
-    known: dict[str, Value] = {
-        "request_id": request_id,
-        "key_id": key_id or None,
-        "endpoint": endpoint,
-    }
+) -> Iterator[RequestSpan]:
+    """The span and the line of the `with` block; its status is 200, or that of its error."""
+    known = {"request_id": request_id, "key_id": key_id or None, "endpoint": endpoint}
     with tracer.span(f"{event} {endpoint}", parent, kind, **known) as span:
-        opened = Account(event, endpoint, span, request_id, key_id)
-        opened.note(**fields)
+        work = RequestSpan(event, endpoint, span, request_id, key_id)
+        work.note(**fields)
+        outcome: dict[str, Value] = {"status": 200}
         try:
-            yield opened
+            yield work
         except BaseException as error:
-            opened.fail(error)
+            outcome = outcome_of(error)
             raise
         finally:
-            opened.close()
+            work.end(outcome)
 
 
-def outcome(error: BaseException) -> dict[str, Value]:
+def outcome_of(error: BaseException) -> dict[str, Value]:
     """The status and the type of an error, as its client sees them."""
     match error:
         case ServiceError():
             return {"status": error.status, "error_type": error.type}
         case asyncio.CancelledError() | GeneratorExit():
-            return {"status": None, "error_type": "cancelled"}  # nobody waits for an answer
+            return {"status": None, "error_type": "cancelled"}  # the client has left
         case _:
             return {"status": InternalError.status, "error_type": InternalError.type}
-
-
-def ms(seconds: float) -> float:
-    """Seconds in milliseconds, to the microsecond."""
-    return round(seconds * 1000, 3)

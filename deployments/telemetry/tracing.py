@@ -1,116 +1,115 @@
-"""Spans, as the rest of the service makes them; without an exporter they are nothing.
+"""Spans by OpenTelemetry's API, which does nothing until an exporter is set.
 
-What a span is a child of is told by text, W3C's `traceparent`, which travels in a Request, waits in
-the store beside a queued request, and goes out with its webhook. So one trace leads from the
-client through all replicas, whoever carries the request and however long it was queued.
+A span's parent is given as text, W3C's `traceparent`. The text travels with a request, waits in the
+store with a queued job, and goes out with its webhook. So one trace leads from the client through
+all replicas, also when the request was queued.
 
-These are our own spans, not Serve's: its tracing (alpha) follows the calls of handles, so a trace
+These spans are ours, not Serve's: Serve's tracing (alpha) follows the calls of handles, so a trace
 would end at the queue, and would show Serve's parts where an operator looks for ours.
 """
 
-from types import TracebackType
-from typing import Literal, Protocol, Self
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode
+from opentelemetry.trace import Span as Span  # for others to import
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from deployments.settings import TracingSettings
 
 Value = str | int | float | bool | None
 Kind = Literal["internal", "server", "consumer", "client"]
+# Names that OpenTelemetry has defined; all other attributes are ours.
+STANDARD = {
+    "method": "http.request.method",
+    "route": "http.route",
+    "status": "http.response.status_code",
+    "error_type": "error.type",
+}
+PROPAGATOR = TraceContextTextMapPropagator()
 
 
-class Span(Protocol):
-    """Something that goes on; it ends with the `with` block that it stands at."""
+class Tracer:
+    """Makes spans. It never blocks, and never raises for an exporter that fails.
 
-    @property
-    def trace(self) -> str:
-        """The `traceparent` of its children; empty when nothing is traced."""
+    Args:
+        tracer: OpenTelemetry's; by default the one that records nothing.
+        close: hands over the spans that are left, within seconds; spans that end later are lost.
+    """
 
-    def note(self, **attributes: Value) -> None:
-        """Say more about it; None says nothing."""
-
-    def fail(self, error: BaseException) -> None:
-        """It came to nothing; an error that leaves the `with` block says so by itself."""
-
-    def __enter__(self) -> Self:
-        """It has begun already."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+    def __init__(
+        self, tracer: trace.Tracer | None = None, close: Callable[[], None] = lambda: None
     ) -> None:
-        """It ends."""
+        self._tracer = tracer or NoOpTracer()
+        self._is_on = tracer is not None
+        self.close = close
 
-
-class Tracer(Protocol):
-    """Makes spans. It never blocks, and never raises for an exporter that fails."""
-
+    @contextmanager
     def span(
         self, name: str, parent: str = "", kind: Kind = "internal", **attributes: Value
-    ) -> Span:
-        """What begins now; a trace of its own when `parent` is empty or no `traceparent`."""
+    ) -> Iterator[Span]:
+        """A span as long as the `with` block.
+
+        It begins a trace of its own when `parent` is no `traceparent`.
+        """
+        span = self._tracer.start_span(
+            name, self._context(parent), SpanKind[kind.upper()], named(attributes)
+        )
+        try:
+            yield span
+        except BaseException as error:
+            fail(span, error)
+            raise
+        finally:
+            span.end()
 
     def past(
         self, name: str, parent: str, seconds: float, ago_s: float = 0.0, **attributes: Value
     ) -> None:
-        """What took `seconds` and ended `ago_s` ago, measured elsewhere; nothing without parent."""
+        """A span that took `seconds` and ended `ago_s` ago, measured elsewhere.
 
-    def close(self) -> None:
-        """Hand over what is left, within seconds; what ends later is lost."""
+        Without a parent there is none.
+        """
+        if not parent or not self._is_on:
+            return
+        ended = time.time_ns() - int(ago_s * 1e9)
+        self._tracer.start_span(
+            name,
+            self._context(parent),
+            attributes=named(attributes),
+            start_time=ended - int(seconds * 1e9),
+        ).end(ended)
 
+    def _context(self, parent: str) -> Context:
+        """That of the span that `parent` names; an empty one for no `traceparent`, or when off.
 
-class NoSpan:
-    """Nothing, at the price of a call."""
-
-    trace = ""
-
-    def note(self, **attributes: Value) -> None:
-        """See Span."""
-
-    def fail(self, error: BaseException) -> None:
-        """See Span."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-class NoTracer:
-    """What traces nothing."""
-
-    def span(
-        self, name: str, parent: str = "", kind: Kind = "internal", **attributes: Value
-    ) -> Span:
-        """See Tracer."""
-        return NO_SPAN
-
-    def past(
-        self, name: str, parent: str, seconds: float, ago_s: float = 0.0, **attributes: Value
-    ) -> None:
-        """See Tracer."""
-
-    def close(self) -> None:
-        """See Tracer."""
+        OpenTelemetry's no-op tracer would pass a caller's trace on, to webhooks too.
+        """
+        if not parent or not self._is_on:
+            return Context()
+        return PROPAGATOR.extract({"traceparent": parent}, Context())
 
 
-NO_SPAN = NoSpan()
-OFF = NoTracer()
+OFF = Tracer()
 
 
-def open_tracer(settings: TracingSettings, box: str) -> Tracer:
-    """The tracer of one replica of `box`.
+def open_tracer(settings: TracingSettings, deployment: str) -> Tracer:
+    """The tracer of one replica of `deployment`.
 
     Raises:
         SetupError: its exporter is not installed, or its folder cannot be written.
     """
     if settings.exporter == "none":
         return OFF
-    from deployments.telemetry.exporters import exporter_of
-    from deployments.telemetry.otel import Telemetry
+    from deployments.telemetry.exporters import open_exporter, open_provider, shut_down
 
-    return Telemetry(exporter_of(settings, box), settings, box)
+    exporter = open_exporter(settings, deployment)
+    provider = open_provider(exporter, settings, deployment)
+    return Tracer(provider.get_tracer("florence"), lambda: shut_down(provider, exporter))
 
 
 def check_tracing(settings: TracingSettings) -> None:
@@ -123,3 +122,35 @@ def check_tracing(settings: TracingSettings) -> None:
         from deployments.telemetry.exporters import check_exporter
 
         check_exporter(settings)
+
+
+def traceparent(span: Span) -> str:
+    """What makes other spans the children of `span`; empty when nothing is traced."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def set_attributes(span: Span, **attributes: Value) -> None:
+    """Say more about a span; None says nothing."""
+    span.set_attributes(named(attributes))
+
+
+def fail(span: Span, error: BaseException) -> None:
+    """Say that the span's work failed: the type alone, as a message may quote what a client sent.
+
+    As OpenTelemetry defines it, the client's fault is no error of the service.
+    """
+    set_attributes(span, error_type=str(getattr(error, "type", type(error).__name__)))
+    if isinstance(error, Exception) and getattr(error, "status", 500) >= 500:
+        span.set_status(StatusCode.ERROR)
+
+
+def named(attributes: Mapping[str, Value]) -> dict[str, str | int | float | bool]:
+    """The attributes that are not None, under the names that they have in traces."""
+    return {
+        STANDARD.get(name, f"florence.{name}"): value
+        for name, value in attributes.items()
+        if value is not None
+    }

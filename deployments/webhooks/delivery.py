@@ -16,7 +16,7 @@ from deployments.net.url import CallRefused
 from deployments.settings import WebhookSettings
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
-from deployments.telemetry.tracing import OFF, Tracer
+from deployments.telemetry.tracing import OFF, Tracer, set_attributes, traceparent
 from deployments.webhooks.signing import PrivateKey, SigningKeys, signed_headers
 from deployments.webhooks.webhook import Webhook, WebhookStore
 
@@ -131,10 +131,10 @@ class WebhookSender:
         with self._tracer.span(
             "webhook", webhook.trace, "client", request_id=webhook.id, attempt=webhook.attempts
         ) as span:
-            result = await self._call(webhook, key, span.trace)
+            result = await self._call(webhook, key, traceparent(span))
             retry_s = self._retry_delay_s(webhook, result)
             outcome = outcome_of(result, retry_s)
-            span.note(status=result.status, outcome=outcome)
+            set_attributes(span, status=result.status, outcome=outcome)
         try:
             await self._store.record_delivery(
                 webhook.id,

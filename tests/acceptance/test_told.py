@@ -61,7 +61,7 @@ def test_a_run_is_one_trace(
     root = f"{event} region-proposal"
 
     assert tree(spans) == {("", root)} | {(root, part) for part in PARTS} | STAGES
-    assert {span.box for span in spans} == BOXES
+    assert {span.deployment for span in spans} == BOXES
     assert len({span.resource["process.pid"] for span in spans}) >= 4
     assert line["trace_id"] == trace_id
     assert (line["endpoint"], line["status"], line["attempt"]) == ("region-proposal", 200, 1)
@@ -95,7 +95,7 @@ def test_a_queued_request_is_one_trace(
         (submit, execute),
         (submit, "webhook"),
     }
-    assert {span.box for span in spans} == BOXES | {"Dispatcher"}
+    assert {span.deployment for span in spans} == BOXES | {"Dispatcher"}
     assert len({span.resource["process.pid"] for span in spans}) >= 5
     webhook = next(span for span in spans if span.name == "webhook")
     assert delivery.headers["traceparent"] == f"00-{trace_id}-{webhook.id}-01"

@@ -30,10 +30,10 @@ class Told:
             assert time.monotonic() < deadline, f"no line {event} about {request_id}"
             time.sleep(0.1)
 
-    def trace(self, trace_id: str, number: int) -> list[spans.Told]:
+    def trace(self, trace_id: str, number: int) -> list[spans.SpanRecord]:
         """The spans of a trace, as soon as there are `number` of them."""
 
-        def is_whole(found: Sequence[spans.Told]) -> bool:
+        def is_whole(found: Sequence[spans.SpanRecord]) -> bool:
             return len([span for span in found if span.trace == trace_id]) >= number
 
         found = spans.spans_of(self.traces, is_whole)

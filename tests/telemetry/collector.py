@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class Collector:
@@ -36,7 +36,7 @@ class Collector:
     def spans(self, number: int) -> list[Any]:
         """All spans, as soon as there are as many."""
         with self._arrival:
-            assert self._arrival.wait_for(lambda: len(self._spans()) >= number, PATIENCE_S)
+            assert self._arrival.wait_for(lambda: len(self._spans()) >= number, TIMEOUT_S)
             return self._spans()
 
     def resource(self) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
-class Told:
+class SpanRecord:
     """A span as its file has it; ids are hex digits, `parent` empty for none, times in ns."""
 
     name: str
@@ -26,16 +26,16 @@ class Told:
     ended: str
 
     @property
-    def box(self) -> str:
-        """Who made it."""
-        return str(self.resource["florence.box"])
+    def deployment(self) -> str:
+        """Which deployment made it."""
+        return str(self.resource["florence.deployment"])
 
 
-def told(line: str) -> Told:
+def record_of(line: str) -> SpanRecord:
     """The span in one line of a file."""
     span = json.loads(line)
     context = span["context"]
-    return Told(
+    return SpanRecord(
         name=span["name"],
         kind=span["kind"].removeprefix("SpanKind.").lower(),
         trace=context["trace_id"].removeprefix("0x"),
@@ -49,22 +49,22 @@ def told(line: str) -> Told:
     )
 
 
-def spans_in(folder: Path) -> list[Told]:
+def spans_in(folder: Path) -> list[SpanRecord]:
     """All spans in the files of a folder, but for a line that is still being written."""
     lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines(True)]
-    return [told(line) for line in lines if line.endswith("\n")]
+    return [record_of(line) for line in lines if line.endswith("\n")]
 
 
-def spans_of(folder: Path, wanted: Callable[[Sequence[Told]], bool]) -> list[Told]:
+def spans_of(folder: Path, wanted: Callable[[Sequence[SpanRecord]], bool]) -> list[SpanRecord]:
     """All spans, as soon as they are what is `wanted`."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not wanted(spans := spans_in(folder)):
         assert time.monotonic() < deadline, f"these are not what was expected: {spans}"
         time.sleep(0.1)
     return spans
 
 
-def tree(spans: Sequence[Told]) -> set[tuple[str, str]]:
+def tree(spans: Sequence[SpanRecord]) -> set[tuple[str, str]]:
     """The name of each span with its parent's; that one is empty when it is not among `spans`."""
     names = {span.id: span.name for span in spans}
     return {(names.get(span.parent, ""), span.name) for span in spans}

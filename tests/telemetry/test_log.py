@@ -8,7 +8,7 @@ import pytest
 from ray.serve import context
 
 from deployments.errors import GenerationError, ImageLoadError
-from deployments.telemetry.log import about, logger, spare_refusals, trace_id, write
+from deployments.telemetry.log import about, hide_client_errors, logger, trace_id, write
 from tests.lines import Lines, logging_lines
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -75,8 +75,8 @@ def test_a_trace_has_an_id(trace: str, id_: str) -> None:
 
 def test_serve_writes_no_traceback_of_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
     """Of a failure it does."""
-    spare_refusals()
-    spare_refusals()
+    hide_client_errors()
+    hide_client_errors()
     failed = [GenerationError(), KeyError("bug")]
     for error in (ImageLoadError("no image"), *failed):
         logging.getLogger("ray.serve").error("Request failed.", exc_info=error)

@@ -15,9 +15,9 @@ from deployments.telemetry.metrics import (
     SharedRecorder,
 )
 
-BOXES = "ingress|preprocess|inference|postprocess|dispatcher"
-PARTS = "queue|webhooks|store|process"  # of which several boxes tell
-NAME = re.compile(rf"florence_({BOXES}|{PARTS})(_[a-z]+)*")
+DEPLOYMENTS = "ingress|preprocess|inference|postprocess|dispatcher"
+PARTS = "queue|webhooks|store|process"  # recorded by several deployments
+NAME = re.compile(rf"florence_({DEPLOYMENTS}|{PARTS})(_[a-z]+)*")
 each_metric = pytest.mark.parametrize(("name", "metric"), METRICS.items(), ids=METRICS)
 
 
@@ -108,7 +108,7 @@ def value(recorder: PrometheusRecorder, name: str) -> float:
 
 
 def test_a_shared_recorder_hands_on_what_was_measured_here() -> None:
-    """Not what other boxes have told, nor what is the whole cluster's: both come from elsewhere."""
+    """Not what other deployments measured, nor what is the whole cluster's."""
     other = PrometheusRecorder()
     shared = SharedRecorder(other)
     for name in ("florence_ingress_running", "florence_inference_slots", "florence_store_bytes"):
@@ -128,7 +128,7 @@ def test_ray_takes_every_metric(name: str, metric: Metric) -> None:
     recorder.record(name, 2.0, **labels_of(metric))
 
 
-def test_ray_is_told_again_what_a_replicas_gauges_stand_at() -> None:
+def test_a_replicas_gauges_are_set_again() -> None:
     """It forgets them; what is the cluster's may be forgotten, when nobody reads it any more."""
     recorder = RayRecorder()
     said: list[str] = []

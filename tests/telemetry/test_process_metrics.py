@@ -1,4 +1,4 @@
-"""A process tells of itself, whether it has work or not."""
+"""A process records its metrics, whether it has work or not."""
 
 import gc
 import threading
@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable
 
 from deployments.telemetry.metrics import PrometheusRecorder
-from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.process_metrics import ProcessMetrics
 
 CPU = 'florence_process_cpu_seconds_total{deployment="Inference"}'
 
@@ -29,52 +29,53 @@ def until(condition: Callable[[], bool]) -> None:
 def test_the_processor_time_is_that_of_the_process() -> None:
     """All of it, from its start; more when it has worked."""
     recorder = PrometheusRecorder()
-    pulse = Pulse(recorder, "Inference", every_s=60)
-    pulse.beat()
+    metrics = ProcessMetrics(recorder, "Inference", every_s=60)
+    metrics.record()
     first = cpu_s(recorder)
     assert 0 < first <= time.process_time()
     goal = time.process_time() + 0.05
     while time.process_time() < goal:
         sum(range(1000))
-    pulse.beat()
+    metrics.record()
     assert first + 0.05 <= cpu_s(recorder) <= time.process_time()
 
 
-def test_it_beats_by_itself() -> None:
+def test_it_records_by_itself() -> None:
     """Again and again, on a thread of its own."""
     threads: list[str] = []
-    beating = Pulse(
+    metrics = ProcessMetrics(
         PrometheusRecorder(),
         "Inference",
         lambda: threads.append(threading.current_thread().name),
         every_s=0.001,
     )
     until(lambda: len(threads) > 3)
-    assert set(threads) == {"pulse"}
-    assert beating
+    assert set(threads) == {"process metrics"}
+    assert metrics
 
 
-def test_a_beat_that_fails_is_not_the_last() -> None:
-    """What cannot be told now is told the next time."""
-    beats: list[None] = []
+def test_a_failure_is_not_the_last_time() -> None:
+    """What cannot be recorded now is recorded the next time."""
+    calls: list[None] = []
 
-    def beat() -> None:
-        beats.append(None)
+    def collect() -> None:
+        calls.append(None)
         raise RuntimeError("not yet")
 
-    beating = Pulse(PrometheusRecorder(), "Inference", beat, every_s=0.001)
-    until(lambda: len(beats) > 3)
-    assert beating
+    metrics = ProcessMetrics(PrometheusRecorder(), "Inference", collect, every_s=0.001)
+    until(lambda: len(calls) > 3)
+    assert metrics
 
 
 def test_it_ends_with_its_owner() -> None:
-    """A box that is gone tells nothing, and is not kept in memory."""
+    """An owner that is gone records nothing, and is not kept in memory."""
 
     class Owner:
         def __init__(self) -> None:
-            self.pulse = Pulse(PrometheusRecorder(), "Inference", self.tell, every_s=0.001)
+            recorder = PrometheusRecorder()
+            self.metrics = ProcessMetrics(recorder, "Inference", self.collect, every_s=0.001)
 
-        def tell(self) -> None:
+        def collect(self) -> None:
             """Nothing."""
 
     owner = Owner()

@@ -1,4 +1,4 @@
-"""The account of some work: one span, one line, and they agree."""
+"""One span and one line for a piece of work, and they agree."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from deployments.errors import FileDownloadError, NotReady
 from deployments.settings import TracingSettings
-from deployments.telemetry.request_span import account
+from deployments.telemetry.request_span import request_span
 from deployments.telemetry.tracing import OFF, open_tracer
 from tests.lines import Lines, logging_lines
 from tests.telemetry.spans import spans_in
@@ -23,23 +23,23 @@ def lines() -> Iterator[Lines]:
 
 
 def opened(tracer: Any = OFF) -> Any:
-    """The account of a run."""
-    return account(tracer, "run", "", "server", request_id="r1", endpoint="caption", attempt=1)
+    """The span of a run."""
+    return request_span(tracer, "run", "", "server", request_id="r1", endpoint="caption", attempt=1)
 
 
-def test_work_that_went_well_is_told(lines: Lines, tmp_path: Path) -> None:
+def test_work_that_succeeds_is_logged(lines: Lines, tmp_path: Path) -> None:
     """With whatever was noted on the way; both say how it ended, and can be joined."""
     tracer = open_tracer(TracingSettings(exporter="file", folder=str(tmp_path)), "Ingress")
     with opened(tracer) as work:
-        work.by("k1")
-        work.of("r2")
+        work.set_key("k1")
+        work.set_request("r2")
         work.note(tokens=12, fetch_ms=1.5)
-        trace = work.trace
+        trace = work.traceparent
     tracer.close()
     [line], [span] = lines.about("run"), spans_in(tmp_path)
-    told = {"request_id": "r2", "key_id": "k1", "endpoint": "caption", "status": 200}
-    told |= {"attempt": 1, "tokens": 12, "fetch_ms": 1.5, "trace_id": trace[3:35]}
-    assert told.items() <= line.items()
+    expected = {"request_id": "r2", "key_id": "k1", "endpoint": "caption", "status": 200}
+    expected |= {"attempt": 1, "tokens": 12, "fetch_ms": 1.5, "trace_id": trace[3:35]}
+    assert expected.items() <= line.items()
     assert line["total_ms"] > 0
     assert "error_type" not in line
     assert (span.name, span.kind) == ("run caption", "server")
@@ -65,7 +65,7 @@ def test_work_that_went_well_is_told(lines: Lines, tmp_path: Path) -> None:
     ],
     ids=["the client's", "ours", "unforeseen", "cancelled"],
 )
-def test_work_that_failed_is_told(
+def test_work_that_fails_is_logged(
     lines: Lines, tmp_path: Path, error: BaseException, status: int | None, type_: str
 ) -> None:
     """By the status and the type that the client sees; the error goes on its way."""
@@ -82,7 +82,7 @@ def test_work_that_failed_is_told(
 def test_the_line_is_there_without_a_trace(lines: Lines) -> None:
     """Nobody needs an exporter for it."""
     with opened() as work:
-        assert work.trace == ""
+        assert work.traceparent == ""
     [line] = lines.about("run")
     assert (line["request_id"], line["status"]) == ("r1", 200)
     assert "trace_id" not in line

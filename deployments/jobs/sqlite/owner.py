@@ -21,7 +21,7 @@ from deployments.jobs.sqlite.read_only import LOOKS, Beside
 from deployments.jobs.store import Store
 from deployments.settings import QueueSettings, StoreSettings
 from deployments.telemetry.metrics import RayRecorder
-from deployments.telemetry.process_metrics import Pulse
+from deployments.telemetry.process_metrics import ProcessMetrics
 
 NAME = "florence-store"
 NAMESPACE = "florence"
@@ -40,7 +40,7 @@ class StoreOwner:
 
     def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
         self._store = opened_late(lambda: open_store(settings, queue, is_owner=True))
-        self._pulse = Pulse(RayRecorder(in_replica=False), "store")
+        self._metrics = ProcessMetrics(RayRecorder(in_replica=False), "store")
 
     async def call_all(self, calls: list[Arguments]) -> list[Answer]:
         """Each call's answer, in the same order; the calls run side by side."""

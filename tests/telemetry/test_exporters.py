@@ -15,12 +15,12 @@ import pytest
 from deployments import __version__
 from deployments.errors import FileDownloadError, NotReady
 from deployments.settings import TracingSettings
-from deployments.telemetry.exporters import SpanFile, Watched
-from deployments.telemetry.otel import Telemetry
-from deployments.telemetry.tracing import Tracer, open_tracer
+from deployments.telemetry import exporters
+from deployments.telemetry.exporters import FileExporter, LoggedExporter
+from deployments.telemetry.tracing import Tracer, open_tracer, set_attributes, traceparent
 from tests.lines import logging_lines
 from tests.telemetry.collector import collecting
-from tests.telemetry.spans import Told, spans_in, tree
+from tests.telemetry.spans import SpanRecord, spans_in, tree
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -28,20 +28,20 @@ UNSAMPLED = f"00-{TRACE}-b7ad6b7169203331-00"
 
 
 class Bench:
-    """Tracers that write into one folder, as replicas of boxes do."""
+    """Tracers that write into one folder, as replicas do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
-    def tracing(self, box: str = "Ingress", **more: Any) -> Iterator[Tracer]:
+    def tracing(self, deployment: str = "Ingress", **more: Any) -> Iterator[Tracer]:
         """A tracer that is closed after the block."""
         settings = TracingSettings(exporter="file", folder=str(self.folder), **more)
-        tracer = open_tracer(settings, box)
+        tracer = open_tracer(settings, deployment)
         yield tracer
         tracer.close()
 
-    def spans(self) -> dict[str, Told]:
+    def spans(self) -> dict[str, SpanRecord]:
         """All spans by name."""
         return {span.name: span for span in spans_in(self.folder)}
 
@@ -62,12 +62,12 @@ def test_a_callers_trace_goes_on(bench: Bench) -> None:
     with (
         bench.tracing() as tracer,
         tracer.span("run", PARENT, "server") as run,
-        tracer.span("preprocess", run.trace),
+        tracer.span("preprocess", traceparent(run)),
     ):
         pass
     spans = bench.spans()
     assert (spans["run"].trace, spans["run"].parent) == (TRACE, "b7ad6b7169203331")
-    assert run.trace == f"00-{TRACE}-{spans['run'].id}-01"
+    assert traceparent(run) == f"00-{TRACE}-{spans['run'].id}-01"
     assert tree(list(spans.values())) == {("", "run"), ("run", "preprocess")}
     assert {span.trace for span in spans.values()} == {TRACE}
     assert (spans["run"].kind, spans["preprocess"].kind) == ("server", "internal")
@@ -78,12 +78,12 @@ def test_a_trace_goes_on_in_another_process(bench: Bench) -> None:
     with bench.tracing("Ingress") as one, bench.tracing("Dispatcher") as other:
         with one.span("submit") as submit:
             pass
-        with other.span("execute", submit.trace, "consumer"):
+        with other.span("execute", traceparent(submit), "consumer"):
             pass
     spans = bench.spans()
     assert spans["execute"].trace == spans["submit"].trace
     assert spans["execute"].parent == spans["submit"].id
-    assert (spans["submit"].box, spans["execute"].box) == ("Ingress", "Dispatcher")
+    assert (spans["submit"].deployment, spans["execute"].deployment) == ("Ingress", "Dispatcher")
     assert len(list(bench.folder.iterdir())) == 2
 
 
@@ -95,7 +95,7 @@ def test_what_names_no_trace_begins_one(bench: Bench, parent: str) -> None:
     with bench.tracing() as tracer, tracer.span("run", parent) as run:
         pass
     assert bench.spans()["run"].parent == ""
-    assert run.trace[3:35] not in (TRACE, "0" * 32)
+    assert traceparent(run)[3:35] not in (TRACE, "0" * 32)
 
 
 def test_a_span_says_who_when_and_what(bench: Bench) -> None:
@@ -106,7 +106,7 @@ def test_a_span_says_who_when_and_what(bench: Bench) -> None:
         tracer.span("run", request_id="r", batch_size=None) as run,
     ):
         time.sleep(0.02)
-        run.note(status=200, tokens=12)
+        set_attributes(run, status=200, tokens=12)
     span = bench.spans()["run"]
     assert before - 0.001 <= moment(span.began) <= moment(span.ended) - 0.02
     assert span.attributes == {
@@ -120,11 +120,11 @@ def test_a_span_says_who_when_and_what(bench: Bench) -> None:
     assert span.resource["process.pid"] == os.getpid()
 
 
-def test_what_was_measured_elsewhere_is_told_afterwards(bench: Bench) -> None:
+def test_what_was_measured_elsewhere_has_a_span_afterwards(bench: Bench) -> None:
     """It has the length and the place in time that it is said to have had."""
     with bench.tracing() as tracer, tracer.span("inference") as inference:
-        tracer.past("wait", inference.trace, 2.0, ago_s=3.0)
-        tracer.past("batch", inference.trace, 3.0, tokens=7)
+        tracer.past("wait", traceparent(inference), 2.0, ago_s=3.0)
+        tracer.past("batch", traceparent(inference), 3.0, tokens=7)
         tracer.past("orphan", "", 1.0)
     spans = bench.spans()
     wait, batch = spans["wait"], spans["batch"]
@@ -149,10 +149,10 @@ def test_what_was_measured_elsewhere_is_told_afterwards(bench: Bench) -> None:
     ],
     ids=["the client's", "ours", "unforeseen", "cancelled"],
 )
-def test_a_failure_is_told_by_its_type(
+def test_a_failure_is_recorded_by_its_type(
     bench: Bench, error: BaseException, type_: str, status: str
 ) -> None:
-    """It goes on its way; what it says may quote the client, so that is not told."""
+    """The error goes on; its message may quote the client, so it is not recorded."""
     with bench.tracing() as tracer, pytest.raises(type(error)), tracer.span("run"):
         raise error
     span = bench.spans()["run"]
@@ -165,9 +165,9 @@ def test_a_share_of_traces_is_written(bench: Bench) -> None:
     with bench.tracing("Ingress", sample_ratio=0.25) as one, bench.tracing("Inference") as other:
         for number in range(400):
             with one.span("run", number=number) as run:
-                with other.span("inference", run.trace):
+                with other.span("inference", traceparent(run)):
                     pass
-                other.past("batch", run.trace, 0.1)
+                other.past("batch", traceparent(run), 0.1)
     spans = spans_in(bench.folder)
     numbers = {name: sum(span.name == name for span in spans) for name in ("run", "inference")}
     assert 40 < numbers["run"] < 180  # five times the spread away from 100
@@ -183,7 +183,7 @@ def test_a_caller_decides_for_its_trace(
 ) -> None:
     """The flag of its `traceparent` goes before our ratio, and travels on."""
     with bench.tracing(sample_ratio=ratio) as tracer, tracer.span("run", parent) as run:
-        assert (run.trace[:36], run.trace[-2:]) == (parent[:36], parent[-2:])
+        assert (traceparent(run)[:36], traceparent(run)[-2:]) == (parent[:36], parent[-2:])
     assert len(spans_in(bench.folder)) == number
 
 
@@ -193,7 +193,10 @@ def test_a_collector_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with collecting() as collector:
         settings = TracingSettings(exporter="otlp", endpoint=collector.url)
         tracer = open_tracer(settings, "Ingress")
-        with tracer.span("run", PARENT, "server", status=200) as run, tracer.span("a", run.trace):
+        with (
+            tracer.span("run", PARENT, "server", status=200) as run,
+            tracer.span("a", traceparent(run)),
+        ):
             pass
         tracer.close()
         spans = {span.name: span for span in collector.spans(2)}
@@ -201,7 +204,7 @@ def test_a_collector_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spans["run"].parent_span_id.hex() == "b7ad6b7169203331"
     assert spans["a"].parent_span_id == spans["run"].span_id
     assert collector.headers[0]["x-token"] == "t0"
-    assert collector.resource()["florence.box"] == "Ingress"
+    assert collector.resource()["florence.deployment"] == "Ingress"
 
 
 @pytest.mark.slow
@@ -241,21 +244,23 @@ def test_a_collector_that_is_away_holds_nothing_up(is_silent: bool) -> None:
         began = time.monotonic()
         for _ in range(5000):
             with tracer.span("run", PARENT, status=200) as run:
-                assert run.trace.startswith(f"00-{TRACE}-")
+                assert traceparent(run).startswith(f"00-{TRACE}-")
         tracer.close()
         assert time.monotonic() - began < 60
 
 
-def test_a_full_disk_holds_nothing_up() -> None:
+def test_a_full_disk_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be written is lost, and the operator hears of it."""
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    tracer = Telemetry(Watched(SpanFile(Path("/dev/full"))), TracingSettings(), "Ingress")
+    exporter = LoggedExporter(FileExporter(Path("/dev/full")))
+    monkeypatch.setattr(exporters, "open_exporter", lambda *_: exporter)
+    tracer = open_tracer(TracingSettings(exporter="file"), "Ingress")
     with logging_lines() as lines:
         with tracer.span("run") as run:
             pass
         tracer.close()
-    assert run.trace
+    assert traceparent(run)
     [line] = lines.json
     assert "spans are lost, see tracing.exporter: [Errno 28]" in line["message"]
 
