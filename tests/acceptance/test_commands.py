@@ -182,73 +182,69 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
     assert f"127.0.0.1:{port}" in done.stderr
 
 
-def test_serve_with_tls_and_a_given_key(tmp_path: Path) -> None:
-    """https with a private CA, a key from the environment, and a curl line that works as it is."""
-    state = tmp_path / "state"
-    with serving(
-        tmp_path / "log", "--tls", "--state", str(state), FLORENCE_API_KEY="my-own-key"
-    ) as printed:
-        curl = re.search(r"^  (curl .*)$", printed, re.MULTILINE)
-        assert curl
-        answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, check=True)
-        url = re.search(r"Base URL  (\S+)", printed)
-        assert url
-        trusted = ssl.create_default_context(cafile=state / "tls" / "ca.pem")
-        port = url[1].rpartition(":")[2]
-        healthy = [
-            httpx2.get(f"https://{host}:{port}/health", verify=trusted).status_code
-            for host in ("localhost", "127.0.0.1")
-        ]
+def test_serve_twice_on_one_state(tmp_path: Path) -> None:
+    """Ctrl-C leaves no process and loses no picture; the next start, with TLS, knows the key.
 
-    assert json.loads(answer.stdout)["results"]["bboxes"]
-    assert healthy == [200, 200]
-    assert f"SSL_CERT_FILE={state / 'tls' / 'ca.pem'}" in printed
-    assert "my-own-key" in printed
-    assert oct((state / "tls" / "ca.key").stat().st_mode & 0o777) == "0o600"
-
-
-def test_serve_leaves_nothing_behind(tmp_path: Path) -> None:
-    """After Ctrl-C no process of the service is left, and the next start knows the same key.
-
-    While it runs, `florence top` finds it without being told anything.
+    While it runs, `florence top` finds it without an address.
     """
-    keys, home = [], {"XDG_STATE_HOME": str(tmp_path)}
-    for _ in range(2):
-        with serving(tmp_path / "log", **home) as printed:
-            assert "florence top" in florence("top", "--window", "1", **home).stdout
-            found = re.search(r"API key   (\S+)", printed)
-            assert found
-            keys.append(found[1])
-            port = re.search(r"Base URL  http://127.0.0.1:(\d+)", printed)
-            assert port
-        assert "raylet" not in (tmp_path / "log").read_text()
-        with pytest.raises(httpx2.ConnectError):
-            httpx2.get(f"http://127.0.0.1:{port[1]}/health")
-
-    assert keys[0] == keys[1]
-    assert keys[0] not in (tmp_path / "florence" / "keys.json").read_text()
-    assert not (tmp_path / "florence" / "targets.json").exists()
-
-
-def test_pictures_that_answers_have_named_are_finished_at_the_end(tmp_path: Path) -> None:
-    """Ctrl-C right after an answer loses no picture of it."""
+    home = {"XDG_STATE_HOME": str(tmp_path)}
+    state = StateFolder(tmp_path / "florence")
     photograph = uri(encoded(scene(1).image.resize((4000, 3000)), "JPEG"), "image/jpeg")
-    state = StateFolder(tmp_path / "state")
-    with serving(tmp_path / "log", "--state", str(state.folder)) as printed:
-        url = re.search(r"Base URL  (\S+)", printed)
-        assert url
+
+    with serving(tmp_path / "first", **home) as printed:
+        assert "florence top" in florence("top", "--window", "1", **home).stdout
+        url, key = base_url(printed), api_key(printed)
         with httpx2.Client(timeout=60) as http, ThreadPoolExecutor(8) as threads:
-            caller = Caller(url[1], state.api_key(), http)
+            caller = Caller(url, key, http)
             answers = list(threads.map(caller.send, [photograph] * 8))
 
     names = {answer.json()["image"]["file_name"] for answer in answers}
-    assert names == {path.name for path in (state.folder / "files").rglob("*.jpg")}
+    assert names == {path.name for path in state.files.rglob("*.jpg")}
+    assert_nothing_is_left(tmp_path / "first", state, url)
+    assert key not in (state.folder / "keys.json").read_text()
+
+    with serving(tmp_path / "second", "--tls", **home) as printed:
+        assert api_key(printed) == key
+        assert_tls_works(printed, state)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after_s", [1, 4, 7])
+def assert_nothing_is_left(log: Path, state: StateFolder, url: str) -> None:
+    """The port is closed, Ray said nothing, and nothing says that a service runs."""
+    assert "raylet" not in log.read_text()
+    assert not state.targets.exists()
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{url}/health")
+
+
+def assert_tls_works(printed: str, state: StateFolder) -> None:
+    """The curl line works as it is, and both host names are in the private CA's certificate."""
+    curl = re.search(r"^  (curl .*)$", printed, re.MULTILINE)
+    assert curl
+    answer = subprocess.run(curl[1], shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout)["results"]["bboxes"]
+    trusted = ssl.create_default_context(cafile=state.tls / "ca.pem")
+    port = base_url(printed).rpartition(":")[2]
+    for host in ("localhost", "127.0.0.1"):
+        assert httpx2.get(f"https://{host}:{port}/health", verify=trusted).status_code == 200
+    assert f"SSL_CERT_FILE={state.tls / 'ca.pem'}" in printed
+    assert oct((state.tls / "ca.key").stat().st_mode & 0o777) == "0o600"
+
+
+def base_url(printed: str) -> str:
+    """The address that `florence serve` has printed."""
+    return str(re.findall(r"Base URL  (\S+)", printed)[0])
+
+
+def api_key(printed: str) -> str:
+    """The key that `florence serve` has printed."""
+    return str(re.findall(r"API key   (\S+)", printed)[0])
+
+
+@pytest.mark.parametrize(
+    ("after_s", "number"), [(1, signal.SIGINT), (4, signal.SIGTERM), (7, signal.SIGINT)]
+)
 def test_serve_can_be_stopped_while_it_starts(
-    tmp_path: Path, number: signal.Signals, after_s: float
+    tmp_path: Path, after_s: float, number: signal.Signals
 ) -> None:
     """Wherever its start is interrupted, nothing is left behind and no traceback is shown."""
     command = [*FLORENCE, "serve", "--port", "0", "--state", str(tmp_path / "state")]

@@ -1,10 +1,9 @@
 """HAProxy in front, as on a cluster: the same protocol, and nothing more within reach."""
 
-import re
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -14,29 +13,22 @@ from PIL import Image
 
 from tests.acceptance.caller import APP, Caller, scene, uri
 from tests.acceptance.origin import Origin
-from tests.acceptance.test_commands import serving
+from tests.acceptance.test_commands import api_key, base_url, serving
 from tests.acceptance.test_failures import num_answered
 
+KEY = "my-own-key"
 BODY = {"image_url": uri(scene(3, (256, 256)).image)}
-
-
-@contextmanager
-def behind_haproxy(folder: Path, *flags: str) -> Iterator[Caller]:
-    """`florence serve --haproxy` for as long as the block runs, and a client of it."""
-    flags = ("--haproxy", "--state", str(folder / "state"), *flags)
-    http = httpx2.Client(timeout=60, trust_env=False)
-    with serving(folder / "log", *flags) as said, http:
-        [url], [key] = (re.findall(rf"{name} +(\S+)", said) for name in ("Base URL", "API key"))
-        yield Caller(url, key, http)
 
 
 @pytest.fixture(scope="module")
 def fronted(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterator[Caller]:
-    """One service for the tests of this file."""
+    """One service for the tests of this file, with a key of our own; the last test stops it."""
     folder = tmp_path_factory.mktemp("haproxy")
     allowed = f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']"
-    with behind_haproxy(folder, "--set", allowed) as caller:
-        yield caller
+    flags = ("--haproxy", "--state", str(folder / "state"), "--set", allowed)
+    http = httpx2.Client(timeout=60, trust_env=False)
+    with serving(folder / "log", *flags, FLORENCE_API_KEY=KEY) as printed, http:
+        yield Caller(base_url(printed), api_key(printed), http)
 
 
 def haproxies(members: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -100,29 +92,51 @@ def test_it_listens_on_loopback_alone(fronted: Caller) -> None:
     assert {ip for ip, _ in listening} == {"127.0.0.1"}
 
 
-def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_key_can_be_given(fronted: Caller) -> None:
+    """It comes from the environment."""
+    assert fronted.key == KEY
+
+
+def test_it_leaves_nothing_behind(fronted: Caller) -> None:
     """Ctrl-C under load ends every process within seconds, and its folder is gone."""
-    before = set(psutil.Process().children(recursive=True))
     answered = threading.Event()
 
-    def ask(caller: Caller) -> None:
+    def ask() -> None:
         while True:
             try:
-                caller.post(BODY)
+                fronted.post(BODY)
             except httpx2.HTTPError:
                 return
             answered.set()
 
-    with behind_haproxy(tmp_path) as caller:
-        started = set(psutil.Process().children(recursive=True)) - before
-        folders = {Path(process.cmdline()[3]).parents[1] for process in haproxies(started)}
-        client = threading.Thread(target=ask, args=(caller,))
-        client.start()
-        assert answered.wait(30)
-        began = time.monotonic()
+    service = serve_process(fronted.url)
+    started = [service, *service.children(recursive=True)]
+    folders = {Path(process.cmdline()[3]).parents[1] for process in haproxies(started)}
+    client = threading.Thread(target=ask)
+    client.start()
+    assert answered.wait(30)
+    began = time.monotonic()
+    service.send_signal(signal.SIGINT)
+    psutil.wait_procs(started, timeout=15)
     took_s = time.monotonic() - began
     client.join()
 
-    assert not any(process.is_running() for process in started)
+    assert folders
+    assert not any(is_alive(process) for process in started)
     assert not any(folder.exists() for folder in folders)
     assert took_s < 15
+
+
+def serve_process(url: str) -> psutil.Process:
+    """The process `florence serve` whose HAProxy answers at `url`."""
+    port = int(url.rpartition(":")[2])
+    for child in psutil.Process().children():
+        members = haproxies(child.children(recursive=True))
+        if any(found.laddr.port == port for each in members for found in each.net_connections()):
+            return child
+    raise AssertionError(f"no service answers at {url}")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it can still do anything; a zombie waits to be reaped by the fixture."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
