@@ -17,7 +17,8 @@ test: install-test ## lint, types and every test
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup -m "not alone"
+	@.venv/bin/python -m pytest -m alone
 
 test-fast: install-test ## the quick tests, in about a minute
 	@.venv/bin/python -m pytest -q -n 2 -m "not slow"

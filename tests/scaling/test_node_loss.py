@@ -18,7 +18,7 @@ from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, NODE, access
 from tests.scaling.service import PATIENCE_S, Service, deployed, placed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 CLIENTS = 6
 ON_NODES = placed(NODE, num_replicas=2, max_replicas_per_node=1)

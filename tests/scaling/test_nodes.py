@@ -13,7 +13,7 @@ from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, growing_cluster
 from tests.scaling.service import Service, deployed, placed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 BURST = 200
 CLIENTS = 16  # the model's target twice
