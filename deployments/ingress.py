@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 
 from deployments.api.app import create_app
 from deployments.api.auth import Keyring
-from deployments.api.dependencies import Services
-from deployments.api.shutdown import Closing
+from deployments.api.dependencies import Dependencies
+from deployments.api.shutdown import Shutdown
 from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
@@ -44,7 +44,7 @@ class Ingress:
         dispatcher: DeploymentHandle[Any],
     ) -> None:
         self._settings = settings
-        self._closing = Closing()
+        self._shutdown = Shutdown()
         self._recorder = SharedRecorder(RayRecorder())
         self._metrics = ProcessMetrics(self._recorder, "Ingress")
         store = measured(store_of(settings.store, settings.queue), self._recorder)
@@ -73,7 +73,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve calls this once in each replica."""
         return create_app(
-            Services(
+            Dependencies(
                 settings=self._settings,
                 num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
                 run=self._pipeline.run,
@@ -85,13 +85,13 @@ class Ingress:
                 keyring=Keyring(self._settings.keys, self._store),
                 recorder=self._recorder,
                 tracer=self._tracer,
-                closing=self._closing,
+                shutdown=self._shutdown,
             )
         )
 
-    async def close(self, timeout_s: float) -> None:
-        """Begin nothing new, and return when everybody has an answer, or after `timeout_s`."""
-        await self._closing.close(timeout_s)
+    async def drain(self, timeout_s: float) -> None:
+        """Begin no new request, and return when all have their answer, or after `timeout_s`."""
+        await self._shutdown.drain(timeout_s)
 
     async def _ready(self) -> bool:
         """Whether the pipeline and the queue answer now."""

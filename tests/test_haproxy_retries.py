@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from deployments.api.submission import DELIVERY
+from deployments.api.queue import DELIVERY
 from deployments.local.haproxy import haproxy_binary
 from deployments.local.ports import free_ports
 from deployments.local.profile import read_yaml, serve_config

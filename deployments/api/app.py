@@ -1,4 +1,4 @@
-"""The whole HTTP application: every route behind one envelope."""
+"""The whole HTTP application: every route within one middleware."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,27 +7,24 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from deployments.api import files, health, jwks, openapi, runs, uploads
-from deployments.api import queue as queued
-from deployments.api.dependencies import Services
-from deployments.api.envelope import Envelope
-from deployments.api.error_responses import refuse_route
-from deployments.api.limits import Limits
-from deployments.api.retry_after import Drain
-from deployments.api.usage import Meter
+from deployments.api import files, health, openapi, queue, runs, uploads
+from deployments.api.dependencies import Dependencies
+from deployments.api.error_responses import route_error_response
+from deployments.api.limits import RequestLimits
+from deployments.api.middleware import Envelope
+from deployments.api.usage import UsageMeter
 
 
-def create_app(services: Services) -> FastAPI:
-    """fal's protocol over `services`."""
-    drain = Drain()
-    limits = Limits(services.store, services.settings, drain, services.recorder)
-    meter = Meter(services.store, services.recorder)
+def create_app(dependencies: Dependencies) -> FastAPI:
+    """fal's protocol over `dependencies`."""
+    limits = RequestLimits(dependencies)
+    usage = UsageMeter(dependencies.store, dependencies.recorder)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with meter.running():
+        async with usage.running():
             yield
-        await asyncio.to_thread(services.tracer.close)
+        await asyncio.to_thread(dependencies.tracer.close)
 
     app = FastAPI(
         title=openapi.TITLE,
@@ -39,10 +36,10 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for paid in (runs, queued):
-        app.include_router(paid.router(services, limits, meter, drain))
-    for group in (files, uploads, health, jwks, openapi):
-        app.include_router(group.router(services))
-    app.add_exception_handler(HTTPException, refuse_route)
-    app.add_middleware(Envelope, services=services)
+    for work in (runs, queue):
+        app.include_router(work.router(dependencies, limits, usage))
+    for group in (files, uploads, health, openapi):
+        app.include_router(group.router(dependencies))
+    app.add_exception_handler(HTTPException, route_error_response)
+    app.add_middleware(Envelope, dependencies=dependencies)
     return app

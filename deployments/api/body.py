@@ -1,65 +1,114 @@
-"""The body of a run: read with a bound, parsed as JSON whatever its Content-Type says."""
+"""Bodies: read with a bound, then parsed as JSON or kept as a file."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
-from deployments.errors import ClientDisconnected, FileTooLarge, InvalidInput, fault
+from deployments.api.deadline import within
+from deployments.errors import (
+    ClientDisconnected,
+    FileTooLarge,
+    InvalidInput,
+    PayloadTooLarge,
+    ServiceError,
+    fault,
+)
 from deployments.florence.schemas import ImageInput
 
-THREAD_BYTES = 1024 * 1024  # below this, parsing is quicker than handing it to a thread
+THREAD_BYTES = 1024 * 1024  # a smaller body is parsed more quickly than handed to a thread
+MAX_UPLOADS = 64  # bodies in memory at once, each as large as a file may be
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_input(
     request: HttpRequest, model: type[ImageInput], max_bytes: int, num_beams: int
 ) -> ImageInput:
-    """The input that `request` carries.
+    """The input of a task; an input that asks for more than `num_beams` beams is invalid.
 
     Raises:
-        FileTooLarge: the body is larger than `max_bytes`, by its own word or in fact.
-        InvalidInput: the body does not fit `model`, or asks for more beams than `num_beams`.
+        FileTooLarge: the body has more than `max_bytes`, as declared or as counted.
+        InvalidInput: the body does not fit `model`.
         ClientDisconnected: the caller hung up within the body.
     """
-    chunks = await read(request, max_bytes)
+    chunks = await read_chunks(request, max_bytes, FileTooLarge(max_size=max_bytes))
+    context = {"num_beams": num_beams}
     if sum(map(len, chunks)) < THREAD_BYTES:
-        return parse(chunks, model, num_beams)
-    return await asyncio.to_thread(parse, chunks, model, num_beams)
+        return parse(chunks, model, context)
+    return await asyncio.to_thread(parse, chunks, model, context)
 
 
-async def read(request: HttpRequest, max_bytes: int) -> list[bytes]:
-    """All pieces of the body; stops at the first byte too many."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > max_bytes:
-        raise FileTooLarge(max_size=max_bytes)
+class UploadReader:
+    """Reads the bodies of uploads, a bounded number at once."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._slots = asyncio.Semaphore(MAX_UPLOADS)
+
+    @asynccontextmanager
+    async def read(self, request: HttpRequest, max_bytes: int) -> AsyncIterator[bytes]:
+        """The body, for the time of the `with` block.
+
+        Raises:
+            PayloadTooLarge: the body has more than `max_bytes`, as declared or as counted.
+            RequestTimeout: the body did not come in time.
+            ClientDisconnected: the caller hung up within the body.
+        """
+        error = too_large(max_bytes)
+        check_declared(request, max_bytes, error)
+        async with within(self._timeout_s), self._slots:
+            yield b"".join(await read_chunks(request, max_bytes, error))
+
+    async def read_json(self, request: HttpRequest, model: type[Model], max_bytes: int) -> Model:
+        """The body as a `model`.
+
+        Raises:
+            InvalidInput: the body does not fit `model`.
+            PayloadTooLarge, RequestTimeout, ClientDisconnected: as `read`.
+        """
+        async with self.read(request, max_bytes) as data:
+            return parse([data], model)
+
+
+async def read_chunks(request: HttpRequest, max_bytes: int, error: ServiceError) -> list[bytes]:
+    """The body in the chunks that it came in; raises `error` at the first byte too many."""
+    check_declared(request, max_bytes, error)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in pieces(request):
-        size += len(chunk)
-        if size > max_bytes:
-            raise FileTooLarge(max_size=max_bytes)
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise error
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientDisconnected from None
     return chunks
 
 
-async def pieces(request: HttpRequest) -> AsyncIterator[bytes]:
-    """The body as it arrives."""
-    try:
-        async for chunk in request.stream():
-            yield chunk
-    except ClientDisconnect:
-        raise ClientDisconnected from None
+def check_declared(request: HttpRequest, max_bytes: int, error: ServiceError) -> None:
+    """Raise `error` when Content-Length is more than `max_bytes`."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > max_bytes:
+        raise error
 
 
-def parse(chunks: list[bytes], model: type[ImageInput], num_beams: int) -> ImageInput:
-    """The input in `chunks`; a body that is empty is an object without fields."""
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """The error for an upload of more than `max_bytes`."""
+    return PayloadTooLarge(f"At most {max_bytes} bytes can be stored here.")
+
+
+def parse(chunks: list[bytes], model: type[Model], context: Any = None) -> Model:
+    """The body in `chunks` as a `model`; an empty body is an object without fields."""
     body = b"".join(chunks)
     try:
-        return model.model_validate(decode(body) if body else {}, context={"num_beams": num_beams})
+        return model.model_validate(decode(body) if body else {}, context=context)
     except ValidationError as error:
         raise InvalidInput.of(faults(error)) from None
 
@@ -67,7 +116,7 @@ def parse(chunks: list[bytes], model: type[ImageInput], num_beams: int) -> Image
 def decode(body: bytes) -> Any:
     """The JSON value in `body`.
 
-    pydantic's parser and not the standard library's: it bounds the depth and the length of
+    pydantic's parser instead of the standard library's: it bounds the depth and the length of
     numbers, refuses lone surrogates, and takes half the time for an image in a data URI.
     """
     try:

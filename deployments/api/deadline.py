@@ -1,4 +1,4 @@
-"""How long work goes on: until its time is over, or until its caller hangs up."""
+"""When work is given up: at its deadline, or when its caller hangs up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def within(seconds: float) -> AsyncIterator[None]:
-    """Give the `with` block up after `seconds`.
+    """Cancel the `with` block after `seconds`.
 
     Raises:
         RequestTimeout: the time is over.
@@ -29,27 +29,27 @@ async def within(seconds: float) -> AsyncIterator[None]:
         raise
 
 
-async def attended(request: HttpRequest, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the caller hangs up or is given up.
+async def cancel_on_disconnect(request: HttpRequest, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the caller hangs up.
 
     Raises:
         ClientDisconnected: the caller hung up.
     """
     running = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(hang_up(request), name="hang-up")
+    disconnect = asyncio.create_task(wait_for_disconnect(request), name="disconnect")
     try:
-        await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             return running.result()
-        leaving.result()
+        disconnect.result()
         raise ClientDisconnected
     finally:
         running.cancel()
-        leaving.cancel()
-        await asyncio.gather(running, leaving, return_exceptions=True)
+        disconnect.cancel()
+        await asyncio.gather(running, disconnect, return_exceptions=True)
 
 
-async def hang_up(request: HttpRequest) -> None:
-    """Wait until the caller hangs up."""
+async def wait_for_disconnect(request: HttpRequest) -> None:
+    """Return when the caller hangs up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,41 +1,60 @@
 """What the HTTP side needs from the rest of the service."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi import Request as HttpRequest
+
 from deployments.api.auth import Keyring
-from deployments.api.shutdown import Closing
+from deployments.api.shutdown import Shutdown
 from deployments.files.base import FileStore
 from deployments.florence.request import Finished, Request
+from deployments.florence.tasks import Task
 from deployments.jobs.store import Store
 from deployments.settings import Settings
 from deployments.telemetry.metrics import PrometheusRecorder
+from deployments.telemetry.request_span import RequestSpan, request_span
 from deployments.telemetry.tracing import OFF, Tracer
 
-Tell = Callable[[Any], None]
+OnPartial = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
-class Services:
-    """The neighbours of the HTTP side, as plain awaitables.
+class Dependencies:
+    """Everything that routes call, as plain functions, so that tests can pass their own.
 
-    `num_beams` is the most that a run may ask for.
-    `stream` is `run` that tells the output so far, as JSON values, each time it has grown.
+    `num_beams` is the most that a request may ask for.
     `run` raises a ServiceError for what the client should see; anything else is a 500.
+    `stream` is `run` that also calls its second argument with the output so far, as JSON values,
+    each time the output has grown.
     `ready` says whether a run would find every part of the pipeline.
-    `wake` tells a worker that the queue has changed; it returns at once and may be lost.
+    `wake` tells the dispatcher that the queue has changed; it returns at once and may be lost.
     """
 
     settings: Settings
     num_beams: int
     run: Callable[[Request], Awaitable[Finished]]
-    stream: Callable[[Request, Tell], Awaitable[Finished]]
+    stream: Callable[[Request, OnPartial], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
     wake: Callable[[], None]
     files: FileStore
     store: Store
     keyring: Keyring
     recorder: PrometheusRecorder
-    closing: Closing
+    shutdown: Shutdown
     tracer: Tracer = OFF
+
+    def request_span(
+        self, event: str, request: HttpRequest, task: Task
+    ) -> AbstractContextManager[RequestSpan]:
+        """A span and a log line for the `with` block, in the trace that the caller began."""
+        return request_span(
+            self.tracer,
+            event,
+            request.headers.get("traceparent", ""),
+            "server",
+            request_id=request.state.request_id,
+            endpoint=task.path,
+        )

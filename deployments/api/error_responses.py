@@ -1,4 +1,4 @@
-"""How an error looks on the wire."""
+"""Errors on the wire, in fal's shape."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServiceEr
 ROUTE_ERRORS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
-class Refusal(BaseModel):
-    """Why a request was refused before any model saw it."""
+class ErrorResponse(BaseModel):
+    """Why a request did not reach the model."""
 
     detail: str = Field(description="A sentence for people")
     error_type: str = Field(description="The error's name for programs")
@@ -29,27 +29,27 @@ class Fault(BaseModel):
     ctx: dict[str, Any] = Field({}, description="The numbers behind the sentence")
 
 
-class InputRefusal(BaseModel):
+class InputErrorResponse(BaseModel):
     """What is wrong with the input."""
 
     detail: list[Fault] = Field(description="One item for each fault")
 
 
-class Failure(BaseModel):
-    """What failed on our side: in the pipeline, or in the model on this one input."""
+class FailureResponse(BaseModel):
+    """A failure of the service: of the pipeline, or of the model on this one input."""
 
     detail: str | list[Fault] = Field(description="A sentence for people, or one item per fault")
-    error_type: str = Field("", description="The error's name for programs, beside a sentence")
+    error_type: str = Field("", description="The error's name for programs, with a sentence")
 
 
-def refuse(error: ServiceError, **more: str) -> Response:
-    """The response that tells the client about `error`, with `more` fields in its body."""
+def error_response(error: ServiceError, **more: str) -> Response:
+    """The response for `error`, with `more` fields in its body."""
     return JSONResponse(more | error.body(), error.status, error.headers())
 
 
-async def refuse_route(request: HttpRequest, error: Exception) -> Response:
-    """The router found no route, or none for this method."""
-    response = refuse(ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)())
+async def route_error_response(_: HttpRequest, error: Exception) -> Response:
+    """The response when the router found no route, or none for this method."""
+    response = error_response(ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)())
     allowed = (getattr(error, "headers", None) or {}).get("Allow")
     if allowed:
         response.headers["Allow"] = allow(allowed)

@@ -1,74 +1,112 @@
-"""Pictures to download: no key, because their names cannot be guessed."""
+"""Files to download: no key, because their names cannot be guessed.
+
+An answer names its picture while that is still being drawn. A download waits for such a pending
+file and for no other: a name that was made up gets its 404 at once. Ingress replicas share no
+memory, so the name itself shows that it is pending: it is made with a key that each replica derives
+from a secret in the store and the time. A list of pending files would cost a file or a call each;
+a creation time in the name could be forged, and strangers would use up the waiting downloads.
+"""
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
-from deployments.api.deadline import attended
-from deployments.api.dependencies import Services
-from deployments.api.pending import Promises
-from deployments.api.reading import add_reading
-from deployments.errors import Headers, NotFound, RangeNotSatisfiable
+from deployments.api.deadline import cancel_on_disconnect
+from deployments.api.dependencies import Dependencies
+from deployments.api.openapi import add_get
+from deployments.api.signed_urls import UrlSigner
+from deployments.errors import Headers, NotFound, RangeNotSatisfiable, StoreUnavailable
 from deployments.files.base import FileStore, StoredFile, is_served
-from deployments.files.pending import wait_for_file
+from deployments.files.pending import is_pending, wait_for_file
+from deployments.jobs.store import KeyStore
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 MAX_AGE_S = 365 * 24 * 3600  # as much as RFC 9111's readers make sense of
-MAX_WAITING = 64  # downloads in one replica: whoever has the name of a lost picture may ask often
+MAX_WAITING = 64  # downloads in one replica: a caller may ask often for a picture that was lost
+MARGIN_S = 60.0  # a download waits for less, and the clocks of a cluster differ by less
+STORE_TIMEOUT_S = 1.0
 GONE = "There is no file of this name, or it has expired."
 
 
-def router(services: Services) -> APIRouter:
+def router(dependencies: Dependencies) -> APIRouter:
     """`/cdn/files/{name}`."""
     routes = APIRouter()
-    promises = Promises(services.store, services.settings.ingress.deadline_s)
-    add_reading(routes, "/cdn/files/{name}", Files(services.files, promises).get, "files")
+    pending = PendingFiles(dependencies.store, dependencies.settings.ingress.deadline_s)
+    add_get(routes, "/cdn/files/{name}", Downloads(dependencies.files, pending).get, "files")
     return routes
 
 
-class Files:
+class PendingFiles:
+    """Keys to name pending files with; each is good for at least `max_run_s` and a margin."""
+
+    def __init__(self, store: KeyStore, max_run_s: float) -> None:
+        self._signer = UrlSigner(store)
+        self._period_s = max_run_s + MARGIN_S
+
+    async def key(self) -> str:
+        """The key of this period; empty while the store is away, and then nothing is pending."""
+        return await self._key(self._period())
+
+    async def includes(self, name: str) -> bool:
+        """Whether `name` was made with the key of this period or the last."""
+        period = self._period()
+        keys = [await self._key(period), await self._key(period - 1)]
+        return any(key and is_pending(name, key) for key in keys)
+
+    def _period(self) -> int:
+        return int(time.time() // self._period_s)
+
+    async def _key(self, period: int) -> str:
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                return await self._signer.digest(f"pictures {period}")
+        return ""
+
+
+class Downloads:
     """The file store over HTTP."""
 
-    def __init__(self, store: FileStore, promises: Promises) -> None:
+    def __init__(self, store: FileStore, pending: PendingFiles) -> None:
         self._store = store
-        self._promises = promises
+        self._pending = pending
         self._num_waiting = 0
 
     async def get(self, request: HttpRequest, name: str) -> Response:
-        """One file, or a single range of it; a picture that is still being drawn is waited for."""
+        """A file, or a single range of it, when it is there; a pending file soon is."""
         file = await asyncio.to_thread(self._store.find, name)
-        if file is None and is_served(name) and await self._promises.hold(name):
+        if file is None and is_served(name) and await self._pending.includes(name):
             file = await self._wait(request, name)
         if file is None:
             raise NotFound(GONE)
         if request.method == "HEAD":
             return Response(headers=describe(file) | {"Content-Length": str(file.size)})
-        return await self._send(file, asked_range(request, file))
+        return await self._send(file, requested_range(request, file))
 
     async def _wait(self, request: HttpRequest, name: str) -> StoredFile | None:
         if self._num_waiting >= MAX_WAITING:
             return None
         self._num_waiting += 1
         try:
-            return await attended(request, wait_for_file(self._store, name))
+            return await cancel_on_disconnect(request, wait_for_file(self._store, name))
         finally:
             self._num_waiting -= 1
 
-    async def _send(self, file: StoredFile, asked: range | None) -> Response:
-        span = range(file.size) if asked is None else asked
+    async def _send(self, file: StoredFile, requested: range | None) -> Response:
+        span = range(file.size) if requested is None else requested
         headers = describe(file) | {"Content-Length": str(len(span))}
-        if asked is not None:
+        if requested is not None:
             headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{file.size}"
         pieces = self._pieces(file, span)
         first = await opened(pieces)
         body = chain(first, pieces)
-        return StreamingResponse(body, 200 if asked is None else 206, headers)
+        return StreamingResponse(body, 200 if requested is None else 206, headers)
 
     async def _pieces(self, file: StoredFile, span: range) -> AsyncIterator[bytes]:
         for start in range(span.start, span.stop, CHUNK_BYTES):
@@ -110,8 +148,8 @@ def tag(file: StoredFile) -> str:
     return f'"{file.name}"'
 
 
-def asked_range(request: HttpRequest, file: StoredFile) -> range | None:
-    """The bytes that the client asks for; None for all of them.
+def requested_range(request: HttpRequest, file: StoredFile) -> range | None:
+    """The range of bytes that the client asks for; None for the whole file.
 
     What is no single range of bytes is ignored, as RFC 9110 wants it.
 

@@ -1,20 +1,30 @@
-"""What the request headers order: by when, how urgently, and which address its caller sees."""
+"""Request headers: the start timeout, the priority, the lifecycle of files, and the public URL."""
 
 import math
 import re
 from collections.abc import Mapping
 
 from fastapi import Request as HttpRequest
+from pydantic import BaseModel, Field, ValidationError
 
 from deployments.errors import BadRequest
 
 YEAR_S = 365 * 24 * 3600.0
+FOREVER_S = 10**11  # three thousand years; no larger number has to fit anywhere
 PRIORITIES = {"normal": 0, "low": 1}  # the lower number runs first
 HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+# Both mean the same; fal's clients send one of them, or both with the same value.
+LIFECYCLE_HEADERS = ("x-fal-object-lifecycle", "x-fal-object-lifecycle-preference")
+
+
+class Lifecycle(BaseModel):
+    """The value of a lifecycle header; its access rules mean nothing here, as names are secret."""
+
+    expiration_duration_seconds: int | None = Field(None, strict=True, ge=0)
 
 
 def start_by(headers: Mapping[str, str], now: float) -> float:
-    """When the caller's patience to see the run begin ends.
+    """The time by which the work must have begun, infinite without X-Fal-Request-Timeout.
 
     Raises:
         BadRequest: X-Fal-Request-Timeout is no positive number.
@@ -24,19 +34,19 @@ def start_by(headers: Mapping[str, str], now: float) -> float:
 
 
 def start_timeout_s(headers: Mapping[str, str]) -> float | None:
-    """How long the caller waits for the work to begin; a year is as good as for ever.
+    """Seconds within which the work must begin, at most a year; None for no limit.
 
     Raises:
         BadRequest: X-Fal-Request-Timeout is no positive number.
     """
     timeout = headers.get("x-fal-request-timeout")
-    return None if timeout is None else min(seconds(timeout), YEAR_S)
+    return None if timeout is None else min(positive(timeout), YEAR_S)
 
 
-def seconds(timeout: str) -> float:
-    """The positive, finite number in `timeout`."""
+def positive(text: str) -> float:
+    """The positive, finite number in `text`."""
     try:
-        value = float(timeout)
+        value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
@@ -45,12 +55,33 @@ def seconds(timeout: str) -> float:
 
 
 def priority(headers: Mapping[str, str]) -> int:
-    """The run's place among others; a word that is not known is as good as none."""
+    """X-Fal-Queue-Priority as a number; an unknown word is `normal`."""
     return PRIORITIES.get(headers.get("x-fal-queue-priority", "").strip().lower(), 0)
 
 
+def files_ttl_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds for which files are to be kept, infinite for ever; None for the usual time.
+
+    Raises:
+        BadRequest: a lifecycle header cannot be parsed.
+    """
+    name = next((name for name in LIFECYCLE_HEADERS if name in headers), None)
+    if name is None:
+        return None
+    try:
+        lifecycle = Lifecycle.model_validate_json(headers[name])
+    except ValidationError:
+        raise BadRequest(
+            f"{name} must be JSON with expiration_duration_seconds, a whole number or null."
+        ) from None
+    if "expiration_duration_seconds" not in lifecycle.model_fields_set:
+        return None
+    seconds = lifecycle.expiration_duration_seconds or FOREVER_S  # 0 is for ever, as fal has it
+    return math.inf if seconds >= FOREVER_S else float(seconds)
+
+
 def base_url(request: HttpRequest, public_url: str | None) -> str:
-    """The address of this service as its caller sees it, without a slash at its end."""
+    """The URL of this service as the caller sees it, without a slash at its end."""
     if public_url:
         return public_url.rstrip("/")
     scheme = forwarded(request.headers, "x-forwarded-proto")
@@ -60,7 +91,7 @@ def base_url(request: HttpRequest, public_url: str | None) -> str:
 
 
 def queue_url(request: HttpRequest, public_url: str | None) -> str:
-    """The address of the queue by the door that its caller took, without a slash at its end."""
+    """The URL of the queue at the host that the caller used, without a slash at its end."""
     base = base_url(request, public_url)
     by_host = getattr(request.state, "is_queue_host", False) and not public_url
     return base if by_host else f"{base}/queue"
@@ -74,5 +105,5 @@ def host(request: HttpRequest) -> str:
 
 
 def forwarded(headers: Mapping[str, str], name: str) -> str:
-    """What the first proxy on the way has seen."""
+    """The value of the first proxy on the way."""
     return headers.get(name, "").partition(",")[0].strip()

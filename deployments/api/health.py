@@ -1,4 +1,4 @@
-"""What probes, scrapers and the curious read: nothing here needs a key."""
+"""Routes without a key: the index, health, readiness, metrics and the keys that verify webhooks."""
 
 import asyncio
 
@@ -6,32 +6,37 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from deployments.api.dependencies import Services
-from deployments.api.reading import add_reading
+from deployments.api.dependencies import Dependencies
+from deployments.api.openapi import add_get
 from deployments.errors import NotReady
 from deployments.florence.tasks import TASKS
 from deployments.jobs.metrics import Readings
+from deployments.webhooks.signing import jwks, published_keys
 
 READY_TIMEOUT_S = 5.0
+JWKS_PATHS = ("/.well-known/jwks.json", "/rest/.well-known/jwks.json")  # the second is fal's own
+JWKS_MAX_AGE_S = 600
 
 
-def router(services: Services) -> APIRouter:
-    """`/`, `/health`, `/ready` and `/metrics`."""
-    health = Health(services)
+def router(dependencies: Dependencies) -> APIRouter:
+    """`/`, `/health`, `/ready`, `/metrics` and `/.well-known/jwks.json`."""
+    health = Health(dependencies)
     routes = APIRouter()
-    add_reading(routes, "/", health.index, "index")
-    add_reading(routes, "/health", health.health, "health")
-    add_reading(routes, "/ready", health.ready, "ready")
-    add_reading(routes, "/metrics", health.metrics, "metrics")
+    add_get(routes, "/", health.index, "index")
+    add_get(routes, "/health", health.health, "health")
+    add_get(routes, "/ready", health.ready, "ready")
+    add_get(routes, "/metrics", health.metrics, "metrics")
+    for path in JWKS_PATHS:
+        add_get(routes, path, health.jwks, "jwks")
     return routes
 
 
 class Health:
     """How the service is."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._readings = Readings(services.store, services.recorder)
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
+        self._readings = Readings(dependencies.store, dependencies.recorder)
 
     async def index(self) -> Response:
         """What is served here."""
@@ -54,7 +59,7 @@ class Health:
         """A run would find every part of the pipeline."""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                ready = await self._services.ready()
+                ready = await self._dependencies.ready()
         except TimeoutError:
             ready = False
         if not ready:
@@ -64,5 +69,13 @@ class Health:
     async def metrics(self) -> Response:
         """Every metric of this process and of the queue, in Prometheus' text format."""
         await self._readings.refresh()
-        body = self._services.recorder.exposition()
+        body = self._dependencies.recorder.exposition()
         return Response(body, headers={"content-type": CONTENT_TYPE_LATEST})
+
+    async def jwks(self) -> Response:
+        """The public keys that verify webhooks, as a JSON Web Key Set."""
+        span_s = self._dependencies.settings.webhooks.span_s
+        keys = await published_keys(self._dependencies.store, span_s)
+        # Before a first start has made its keys, there is nothing to cache.
+        caching = f"public, max-age={JWKS_MAX_AGE_S}" if keys else "no-store"
+        return JSONResponse(jwks(keys), headers={"Cache-Control": caching})

@@ -1,20 +1,25 @@
-"""The service described for programs: all of it, or one endpoint as fal describes its own."""
+"""The service described for programs: as a whole, or one endpoint as fal describes its own.
 
+FastAPI sees little of a route by itself, because bodies are read, and answers written, by hand;
+so each route brings its operation from here.
+"""
+
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
 from deployments import __version__
-from deployments.api import headers as orders
-from deployments.api import operations
-from deployments.api.dependencies import Services
-from deployments.api.operations import SCHEMAS, SECURITY
-from deployments.api.reading import add_reading
+from deployments.api.dependencies import Dependencies
+from deployments.api.error_responses import ErrorResponse, FailureResponse, InputErrorResponse
+from deployments.api.headers import base_url
+from deployments.api.statuses import Cancelled, QueueStatus
 from deployments.errors import NotFound
 from deployments.florence.tasks import TASKS, Task
 
@@ -34,18 +39,53 @@ SECURITY_SCHEMES = {
         "description": "`Key <key>`",
     }
 }
+SCHEMAS = "#/components/schemas/{model}"
+ERRORS: dict[int, tuple[type[BaseModel], str]] = {
+    400: (ErrorResponse, "A header or the query cannot be understood"),
+    401: (ErrorResponse, "There is no key, or a wrong one"),
+    422: (InputErrorResponse, "The input cannot be used"),
+    429: (ErrorResponse, "Too many requests are waiting; try again"),
+    500: (FailureResponse, "Something went wrong on our side"),
+    503: (ErrorResponse, "A part of the service is missing; try again"),
+    504: (ErrorResponse, "The time is over"),
+}
+ANSWERS: tuple[type[BaseModel], ...] = (
+    ErrorResponse,
+    InputErrorResponse,
+    FailureResponse,
+    QueueStatus,
+    Cancelled,
+)
+SECURITY: list[dict[str, list[str]]] = [{"apiKeyAuth": []}]
+REQUEST_ID = {
+    "name": "request_id",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "format": "uuid", "description": "Request ID"},
+}
 
 
-def router(services: Services) -> APIRouter:
+def router(dependencies: Dependencies) -> APIRouter:
     """`/openapi.json`."""
     routes = APIRouter()
-    add_reading(
-        routes, "/openapi.json", Documents(services.settings.ingress.public_url).get, "openapi"
+    add_get(
+        routes,
+        "/openapi.json",
+        OpenApiDocuments(dependencies.settings.ingress.public_url).get,
+        "openapi",
     )
     return routes
 
 
-class Documents:
+def add_get(
+    router: APIRouter, path: str, handler: Callable[..., Any], name: str, **more: Any
+) -> None:
+    """Serve GET and HEAD at `path`; `name` is the label in metrics, `more` the description."""
+    router.add_api_route(path, handler, methods=["GET"], name=name, **more)
+    router.add_api_route(path, handler, methods=["HEAD"], name=name, include_in_schema=False)
+
+
+class OpenApiDocuments:
     """The OpenAPI documents, with the address that the caller sees."""
 
     def __init__(self, public_url: str | None) -> None:
@@ -53,16 +93,16 @@ class Documents:
 
     async def get(self, request: HttpRequest, endpoint_id: str | None = None) -> Response:
         """The document of the whole service, or of the endpoint `endpoint_id`."""
-        base_url = orders.base_url(request, self._public_url)
+        url = base_url(request, self._public_url)
         if endpoint_id is None:
-            return JSONResponse(whole(request, base_url))
+            return JSONResponse(whole(request, url))
         task = next((task for task in TASKS.values() if task.endpoint == endpoint_id), None)
         if task is None:
             return JSONResponse(None, NotFound.status, NotFound().headers())
-        return JSONResponse(document(task, base_url))
+        return JSONResponse(document(task, url))
 
 
-def whole(request: HttpRequest, base_url: str) -> dict[str, Any]:
+def whole(request: HttpRequest, url: str) -> dict[str, Any]:
     """Every route, in FastAPI's own dialect."""
     described: dict[str, Any] = request.app.openapi()
     schemas = schemas_of(tuple(TASKS.values()), GenerateJsonSchema)
@@ -70,10 +110,10 @@ def whole(request: HttpRequest, base_url: str) -> dict[str, Any]:
         "securitySchemes": SECURITY_SCHEMES,
         "schemas": schemas | described["components"]["schemas"],
     }
-    return described | {"servers": [{"url": base_url}], "components": components}
+    return described | {"servers": [{"url": url}], "components": components}
 
 
-def document(task: Task, base_url: str) -> dict[str, Any]:
+def document(task: Task, url: str) -> dict[str, Any]:
     """One endpoint, in the dialect and the order of fal's documents."""
     return {
         "openapi": "3.0.4",
@@ -81,16 +121,16 @@ def document(task: Task, base_url: str) -> dict[str, Any]:
             "title": f"OpenAPI for {task.endpoint}",
             "version": VERSION,
             "description": (
-                f"{task.summary}. Queued at {base_url}/queue/{task.endpoint}, "
-                f"answered at once at {base_url}/run/{task.endpoint}."
+                f"{task.summary}. Queued at {url}/queue/{task.endpoint}, "
+                f"answered at once at {url}/run/{task.endpoint}."
             ),
-            "x-fal-metadata": metadata(task, base_url),
+            "x-fal-metadata": metadata(task, url),
         },
         "components": {
             "securitySchemes": SECURITY_SCHEMES,
             "schemas": schemas_of((task,), OpenApi30),
         },
-        "servers": [{"url": f"{base_url}/queue"}],
+        "servers": [{"url": f"{url}/queue"}],
         "security": SECURITY,
         "paths": paths(task),
     }
@@ -100,20 +140,20 @@ def paths(task: Task) -> dict[str, Any]:
     """The queue's four paths of one endpoint, as fal lists them."""
     request = f"/{task.endpoint}/requests/{{request_id}}"
     return {
-        f"{request}/status": {"get": operations.status_operation()},
-        f"{request}/cancel": {"put": operations.cancel_operation()},
-        f"/{task.endpoint}": {"post": operations.submit_operation(task)},
-        request: {"get": operations.result_operation(task.output)},
+        f"{request}/status": {"get": status_operation()},
+        f"{request}/cancel": {"put": cancel_operation()},
+        f"/{task.endpoint}": {"post": submit_operation(task)},
+        request: {"get": result_operation(task.output)},
     }
 
 
-def metadata(task: Task, base_url: str) -> dict[str, str]:
+def metadata(task: Task, url: str) -> dict[str, str]:
     """What fal's tools want to know of an endpoint."""
     return {
         "endpointId": task.endpoint,
         "category": "image-to-image" if "image" in task.output.model_fields else "vision",
-        "playgroundUrl": f"{base_url}/",
-        "documentationUrl": f"{base_url}/openapi.json?endpoint_id={task.endpoint}",
+        "playgroundUrl": f"{url}/",
+        "documentationUrl": f"{url}/openapi.json?endpoint_id={task.endpoint}",
     }
 
 
@@ -123,7 +163,7 @@ def schemas_of(
 ) -> dict[str, JsonSchemaValue]:
     """The schemas of all that `tasks` take and return, by name."""
     inputs = [task.input for task in tasks]
-    outputs = [task.output for task in tasks] + list(operations.ANSWERS)
+    outputs = [task.output for task in tasks] + list(ANSWERS)
     _, definitions = models_json_schema(
         [(model, "validation") for model in inputs]
         + [(model, "serialization") for model in outputs],
@@ -146,3 +186,137 @@ class OpenApi30(GenerateJsonSchema):
         inner = self.generate_inner(schema["schema"])
         # 3.0 ignores what stands beside a `$ref`, so that goes into an `allOf`
         return ({"allOf": [inner]} if "$ref" in inner else inner) | {"nullable": True}
+
+
+def query(name: str, type_: str, text: str, **more: Any) -> dict[str, Any]:
+    """A parameter of the query."""
+    schema = {"type": type_, "description": text, **more}
+    return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+def header(name: str, text: str) -> dict[str, Any]:
+    """A request header."""
+    schema = {"type": "string", "description": text}
+    return {"name": name, "in": "header", "required": False, "schema": schema}
+
+
+LOGS = query("logs", "string", "Whether to include the log: `1` or `true`.")
+PARAMETERS = (
+    header("X-Fal-Request-Timeout", "Seconds until work must have begun; else 504."),
+    header("X-Fal-Queue-Priority", "`normal`, or `low` to run when nothing else waits."),
+    header(
+        "X-Fal-Object-Lifecycle-Preference",
+        'How long files of the result are kept: `{"expiration_duration_seconds": 3600}`.',
+    ),
+)
+SUBMIT_PARAMETERS = (
+    query("fal_webhook", "string", "A URL to POST the result to.", format="uri"),
+    query("fal_max_queue_length", "integer", "Refuse when as many wait already.", minimum=0),
+    *PARAMETERS,
+    header("X-Fal-No-Retry", "`1` when it must not be begun a second time."),
+    header("X-Fal-Retry-Config", 'The same by cause: `{"server_error": {"retries": 0}}`.'),
+    header("X-Fal-Store-IO", "`0` to forget the input when it has ended, the result soon."),
+    header("Idempotency-Key", "The same key again gives the request that is there."),
+)
+
+
+def run_operation(task: Task) -> dict[str, Any]:
+    """The synchronous run of one endpoint."""
+    return {
+        "summary": task.summary,
+        "operationId": task.path,
+        "security": SECURITY,
+        "parameters": list(PARAMETERS),
+        "requestBody": {"required": True, "content": content(task.input)},
+        "responses": {"200": response("The model's output", task.output)} | errors(*ERRORS),
+    }
+
+
+def run_stream_operation(task: Task) -> dict[str, Any]:
+    """The synchronous run of one endpoint, as events."""
+    text = "The output so far, each time it has grown; the last event is all of it, or an `error`"
+    return run_operation(task) | {
+        "summary": f"{task.summary}, streamed while it is generated",
+        "operationId": f"stream-{task.path}",
+        "responses": {"200": events(text)} | errors(*ERRORS),
+    }
+
+
+def submit_operation(task: Task) -> dict[str, Any]:
+    """The submit of one endpoint."""
+    return {
+        "summary": f"{task.summary}, in the queue",
+        "operationId": f"submit-{task.path}",
+        "security": SECURITY,
+        "parameters": list(SUBMIT_PARAMETERS),
+        "requestBody": {"required": True, "content": content(task.input)},
+        "responses": {"200": response("It is queued", QueueStatus)} | errors(*ERRORS),
+    }
+
+
+def status_operation() -> dict[str, Any]:
+    """The status of a job."""
+    answers = {
+        "200": response("It has ended", QueueStatus),
+        "202": response("It waits or runs", QueueStatus),
+    }
+    return job_operation("How a request stands", answers, LOGS)
+
+
+def stream_operation() -> dict[str, Any]:
+    """The status of a job, as events."""
+    answers = {"200": events("A QueueStatus for each change")}
+    return job_operation("How a request stands, as server-sent events", answers, LOGS)
+
+
+def result_operation(output: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The result of a job; it is `output` where the endpoint is known."""
+    body = content(output) if output else {"application/json": {"schema": {}}}
+    answers = {"200": {"description": "The model's output", "content": body}}
+    return job_operation("The result of a request, or the error that it ended with", answers)
+
+
+def cancel_operation() -> dict[str, Any]:
+    """The cancellation of a job."""
+    answers = {
+        "202": response("It will stop", Cancelled),
+        "400": response("It has ended already", Cancelled),
+    }
+    return job_operation("Cancel a request", answers)
+
+
+def job_operation(summary: str, answers: dict[str, Any], *parameters: Any) -> dict[str, Any]:
+    """An operation on one job."""
+    return {
+        "summary": summary,
+        "security": SECURITY,
+        "parameters": [REQUEST_ID, *parameters],
+        "responses": {"404": response("There is no such request", ErrorResponse)}
+        | errors(400, 401, 500, 503)
+        | answers,
+    }
+
+
+def errors(*statuses: int) -> dict[str, Any]:
+    """The errors that a route can answer with."""
+    return {str(status): response(ERRORS[status][1], ERRORS[status][0]) for status in statuses}
+
+
+def events(text: str) -> dict[str, Any]:
+    """Server-sent events."""
+    content = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {"description": text, "content": content}
+
+
+def response(text: str, model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON response, with the id that every response has."""
+    return {
+        "description": text,
+        "headers": {"x-fal-request-id": {"schema": {"type": "string", "format": "uuid"}}},
+        "content": content(model),
+    }
+
+
+def content(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON of `model`."""
+    return {"application/json": {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}}

@@ -1,46 +1,36 @@
 """The synchronous run: one POST per task, which answers with the model's output.
 
-Below it, at `/stream`, the output is told while it is written: fal's clients can ask for either.
+The same path with `/stream` answers with the output so far while it is generated.
 """
 
 import time
-from dataclasses import replace
 from functools import partial
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from deployments.api import headers as orders
-from deployments.api.adaptive_limit import Window
-from deployments.api.admission import Admission
 from deployments.api.auth import Caller
 from deployments.api.body import read_input
-from deployments.api.deadline import attended, within
-from deployments.api.dependencies import Services, Tell
-from deployments.api.lifecycle import files_ttl_s
-from deployments.api.limits import Limits
-from deployments.api.operations import run_operation, run_stream_operation
-from deployments.api.pending import Promises
-from deployments.api.request_span import visit
-from deployments.api.retry_after import Drain
-from deployments.api.run_stream import OutputStream
-from deployments.api.usage import Meter
+from deployments.api.deadline import cancel_on_disconnect, within
+from deployments.api.dependencies import Dependencies, OnPartial
+from deployments.api.files import PendingFiles
+from deployments.api.headers import base_url, files_ttl_s, priority, start_by
+from deployments.api.limits import RequestLimits
+from deployments.api.openapi import run_operation, run_stream_operation
+from deployments.api.sse import EventStream, output_stream
+from deployments.api.usage import UsageMeter
 from deployments.florence.request import Finished, Request, Stages, Stopwatch
 from deployments.florence.tasks import TASKS, Task
 from deployments.telemetry.metrics import Recorder
-from deployments.telemetry.request_span import RequestSpan
 
 
-def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> APIRouter:
-    """One route per task; all share the places for runs."""
-    num_slots = services.settings.inference.max_batch_size
-    window = Window(services.settings.ingress.max_running, least=2 * num_slots)
-    admission = Admission(window, services.recorder, drain)
-    promises = Promises(services.store, services.settings.ingress.deadline_s)
+def router(dependencies: Dependencies, limits: RequestLimits, usage: UsageMeter) -> APIRouter:
+    """Two routes per task, with and without a stream."""
+    pending = PendingFiles(dependencies.store, dependencies.settings.ingress.deadline_s)
     routes = APIRouter()
     for task in TASKS.values():
-        endpoint = Endpoint(task, services, promises, admission, limits, meter, drain)
+        endpoint = RunEndpoint(task, dependencies, pending, limits, usage)
         routes.add_api_route(
             f"/run/{task.endpoint}",
             endpoint.post,
@@ -54,82 +44,58 @@ def router(services: Services, limits: Limits, meter: Meter, drain: Drain) -> AP
             methods=["POST"],
             name=task.endpoint,
             status_code=200,
-            response_class=OutputStream,
+            response_class=EventStream,
             openapi_extra=run_stream_operation(task),
         )
     return routes
 
 
-class Endpoint:
-    """The run of one task."""
+class RunEndpoint:
+    """The synchronous run of one task."""
 
     def __init__(
         self,
         task: Task,
-        services: Services,
-        promises: Promises,
-        admission: Admission,
-        limits: Limits,
-        meter: Meter,
-        drain: Drain,
+        dependencies: Dependencies,
+        pending: PendingFiles,
+        limits: RequestLimits,
+        usage: UsageMeter,
     ) -> None:
         self._task = task
-        self._services = services
-        self._ingress = services.settings.ingress
-        self._promises = promises
-        self._admission = admission
+        self._dependencies = dependencies
+        self._ingress = dependencies.settings.ingress
+        self._pending = pending
         self._limits = limits
-        self._meter = meter
-        self._drain = drain
+        self._usage = usage
 
     async def post(self, request: HttpRequest) -> Response:
-        """Run the task on the image of the body, and answer with its output."""
-        return render(await self._answer(request))
+        """The output of the task for the body."""
+        return render(await self._run(request))
 
     async def stream(self, request: HttpRequest) -> Response:
-        """The same as events: the output so far each time it has grown, at last all of it."""
-        work = partial(self._answer, request)
-        return await OutputStream.begin(work, request.state.request_id)
+        """The output so far as an event, each time it has grown; the last event is all of it."""
+        return await output_stream(partial(self._run, request), request.state.request_id)
 
-    async def _answer(self, request: HttpRequest, tell: Tell | None = None) -> Finished:
-        event = "stream" if tell else "run"
-        with (
-            visit(event, request, self._task, self._services.tracer) as work,
-            self._services.closing.inside(),
-        ):
-            finished = await self._work(request, work, tell)
-            work.note(attempt=finished.attempt, **finished.stages.measured())
+    async def _run(self, request: HttpRequest, on_partial: OnPartial | None = None) -> Finished:
+        event = "stream" if on_partial else "run"
+        with self._dependencies.request_span(event, request, self._task) as span:
+            async with within(self._ingress.deadline_s), self._limits.run(request, span) as caller:
+                watch = Stopwatch()
+                run = await self._read(request, caller, span.traceparent)
+                self._usage.began(caller.key_id, self._task.path)
+                in_pipeline = Stopwatch()
+                finished = await self._call(request, run, on_partial)
+                wait_s = waited_s(in_pipeline.seconds(), finished.stages)
+                self._learn(caller, watch.seconds(), wait_s, finished.stages)
+            span.note(attempt=finished.attempt, **finished.stages.measured())
             return finished
 
-    async def _work(self, request: HttpRequest, work: RequestSpan, tell: Tell | None) -> Finished:
-        caller = await self._services.keyring.authorize(request.headers)
-        work.set_key(caller.key_id)
-        await self._limits.admit(caller)
-        watch = Stopwatch()
-        with self._admission.admit(caller.key_id):
-            async with within(self._ingress.deadline_s):
-                run = replace(await self._parse(request, caller), trace=work.traceparent)
-                in_pipeline = Stopwatch()
-                finished = await self._run(request, run, caller, tell)
-            wait_s = waited_s(in_pipeline.seconds(), finished.stages)
-            self._admission.ended(wait_s, finished.stages.model_s)
-        self._note(caller, watch.seconds(), finished.stages)
-        return finished
-
-    async def _run(
-        self, request: HttpRequest, run: Request, caller: Caller, tell: Tell | None
-    ) -> Finished:
-        async with self._limits.place(caller, run.id):
-            self._meter.began(caller.key_id, self._task.path)
-            work = self._services.stream(run, tell) if tell else self._services.run(run)
-            return await attended(request, work)
-
-    async def _parse(self, request: HttpRequest, caller: Caller) -> Request:
+    async def _read(self, request: HttpRequest, caller: Caller, trace: str) -> Request:
         now = time.time()
-        start_by = orders.start_by(request.headers, now)
+        begins_by = start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
         given = await read_input(
-            request, self._task.input, self._ingress.max_body_bytes, self._services.num_beams
+            request, self._task.input, self._ingress.max_body_bytes, self._dependencies.num_beams
         )
         return Request(
             id=request.state.request_id,
@@ -137,23 +103,33 @@ class Endpoint:
             image_url=given.image_url,
             key_id=caller.key_id,
             deadline=now + self._ingress.deadline_s,
-            start_by=start_by,
-            priority=orders.priority(request.headers),
-            base_url=orders.base_url(request, self._ingress.public_url),
+            start_by=begins_by,
+            priority=priority(request.headers),
+            base_url=base_url(request, self._ingress.public_url),
             files_ttl_s=ttl_s,
             num_beams=given.num_beams,
-            picture_key=await self._promises.key(),
+            picture_key=await self._pending.key(),
+            trace=trace,
         )
 
-    def _note(self, caller: Caller, seconds: float, stages: Stages) -> None:
-        self._drain.observe(seconds)
+    async def _call(
+        self, request: HttpRequest, run: Request, on_partial: OnPartial | None
+    ) -> Finished:
+        if on_partial:
+            work = self._dependencies.stream(run, on_partial)
+        else:
+            work = self._dependencies.run(run)
+        return await cancel_on_disconnect(request, work)
+
+    def _learn(self, caller: Caller, seconds: float, wait_s: float, stages: Stages) -> None:
+        self._limits.finished(seconds, wait_s, stages.model_s)
         share_s = stages.model_s * stages.batch_share
-        self._meter.answered(caller.key_id, self._task.path, share_s)
-        record(self._services.recorder, self._task.endpoint, seconds, stages)
+        self._usage.finished(caller.key_id, self._task.path, share_s)
+        record(self._dependencies.recorder, self._task.endpoint, seconds, stages)
 
 
 def waited_s(seconds: float, stages: Stages) -> float:
-    """What of the time in the pipeline no box worked on the run."""
+    """Of `seconds` in the pipeline, those in which no stage worked on the request."""
     worked_s = stages.fetch_s + stages.decode_s + stages.model_s + stages.postprocess_s
     return max(0.0, seconds - worked_s)
 

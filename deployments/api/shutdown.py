@@ -1,4 +1,4 @@
-"""The end of this service: nobody new is let in, and whoever is inside gets an answer."""
+"""The end of a process: no new request begins, and those that have begun get their answer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,35 +7,35 @@ from contextlib import contextmanager, suppress
 from deployments.errors import NotReady
 
 
-class Closing:
-    """Counts what must come to its end: runs, and submits."""
+class Shutdown:
+    """Counts the runs and submits that must end before the process does."""
 
     def __init__(self) -> None:
-        self._is_closed = False
-        self._num_inside = 0
-        self._left = asyncio.Event()
+        self._has_begun = False
+        self._num_running = 0
+        self._ended = asyncio.Event()
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """Be waited for during the `with` block.
+        """Make a shutdown wait for the `with` block.
 
         Raises:
-            NotReady: the service stops.
+            NotReady: the shutdown has begun.
         """
-        if self._is_closed:
+        if self._has_begun:
             raise NotReady("The service stops; try again in a moment.")
-        self._num_inside += 1
+        self._num_running += 1
         try:
             yield
         finally:
-            self._num_inside -= 1
-            self._left.set()
+            self._num_running -= 1
+            self._ended.set()
 
-    async def close(self, timeout_s: float) -> None:
-        """Let nobody in any more, and return when all have left, or after `timeout_s`."""
-        self._is_closed = True
+    async def drain(self, timeout_s: float) -> None:
+        """Begin the shutdown, and return when all have ended, or after `timeout_s`."""
+        self._has_begun = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._num_inside:
-                    self._left.clear()
-                    await self._left.wait()
+                while self._num_running:
+                    self._ended.clear()
+                    await self._ended.wait()

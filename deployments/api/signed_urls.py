@@ -1,6 +1,7 @@
-"""Tickets: signed permissions to upload, which any replica can check without asking a store.
+"""Signed URLs: permissions to upload, which any replica can verify without asking the store.
 
-A ticket is good for one action on one subject until its time is over, up to a size.
+The signature in the URL's `ticket` is good for one action on one subject, up to a size, until it
+expires.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ from deployments.errors import Forbidden
 from deployments.jobs.store import KeyStore
 
 SECRET = "uploads"  # its name in the store
-TEXT = re.compile(r"([0-9a-f]{1,11})\.([0-9a-f]{1,11})\.([0-9a-f]{64})")
+SIGNATURE = re.compile(r"([0-9a-f]{1,11})\.([0-9a-f]{1,11})\.([0-9a-f]{64})")
 
 Action = Literal["file", "parts", "token"]
 
 
 @dataclass(frozen=True)
-class Ticket:
-    """What is permitted, to what, for up to how many bytes, and until when (epoch seconds)."""
+class Permission:
+    """What is permitted, on which subject, up to how many bytes, until when (epoch seconds)."""
 
     action: Action
     subject: str
@@ -30,40 +31,41 @@ class Ticket:
     expires: int
 
     @property
-    def words(self) -> str:
-        """All of it in one line."""
+    def text(self) -> str:
+        """What is signed."""
         return f"{self.action} {self.subject} {self.max_bytes:x} {self.expires:x}"
 
 
-class Tickets:
-    """Signs tickets and checks them, with a secret that all replicas share."""
+class UrlSigner:
+    """Signs and verifies permissions, with a secret that all replicas share."""
 
     def __init__(self, store: KeyStore) -> None:
         self._store = store
         self._secret: bytes | None = None
 
-    async def sign(self, ticket: Ticket) -> str:
-        """The ticket as text for a URL or a header; whoever redeems it names action and subject."""
-        return f"{ticket.max_bytes:x}.{ticket.expires:x}.{await self.digest(ticket.words)}"
+    async def sign(self, permission: Permission) -> str:
+        """The signature for a URL or a header; it does not say the action and the subject."""
+        digest = await self.digest(permission.text)
+        return f"{permission.max_bytes:x}.{permission.expires:x}.{digest}"
 
-    async def redeem(self, action: Action, subject: str, text: str) -> Ticket:
-        """The ticket in `text`.
+    async def verify(self, action: Action, subject: str, signature: str) -> Permission:
+        """The permission that was signed.
 
         Raises:
-            Forbidden: it was altered, is over, or is for something else.
+            Forbidden: the signature was altered, has expired, or is for something else.
         """
-        match = TEXT.fullmatch(text)
+        match = SIGNATURE.fullmatch(signature)
         if match is None:
             raise Forbidden
-        ticket = Ticket(action, subject, int(match[1], 16), int(match[2], 16))
-        if not hmac.compare_digest(match[3], await self.digest(ticket.words)):
+        permission = Permission(action, subject, int(match[1], 16), int(match[2], 16))
+        if not hmac.compare_digest(match[3], await self.digest(permission.text)):
             raise Forbidden
-        if time.time() >= ticket.expires:
+        if time.time() >= permission.expires:
             raise Forbidden
-        return ticket
+        return permission
 
-    async def digest(self, words: str) -> str:
-        """64 hex digits for `words` that only we can tell."""
+    async def digest(self, text: str) -> str:
+        """The keyed digest (HMAC-SHA256) of `text`, in 64 hex digits."""
         if self._secret is None:
             self._secret = await self._store.secret(SECRET, os.urandom(32))
-        return hmac.new(self._secret, words.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()

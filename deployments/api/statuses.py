@@ -1,7 +1,7 @@
-"""How a queued request stands, in fal's words.
+"""The status of a job in fal's words.
 
-Only three statuses exist on the wire: a request that failed or was cancelled is COMPLETED, too,
-and says so in `error` and `error_type`.
+Only three statuses exist on the wire: a job that failed or was cancelled is COMPLETED as well,
+with `error` and `error_type`.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ WAITING: dict[JobState, Word] = {JobState.QUEUED: "IN_QUEUE", JobState.RUNNING: 
 
 
 class QueueLog(BaseModel):
-    """A line of the request's log."""
+    """A line of a job's log."""
 
     message: str = Field(description="What happened")
     timestamp: str = Field(description="When, in ISO 8601 and UTC")
@@ -28,13 +28,13 @@ class QueueLog(BaseModel):
 
 
 class QueueMetrics(BaseModel):
-    """What the request took."""
+    """What a job took."""
 
     inference_time: float | None = Field(None, description="The model's time in seconds")
 
 
 class QueueStatus(BaseModel):
-    """How a request stands, and where to ask for more."""
+    """The status of a job, and the URLs for more."""
 
     status: Word = Field(description="Failed and cancelled requests are COMPLETED as well")
     request_id: str = Field(description="The request id")
@@ -54,13 +54,13 @@ class QueueStatus(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """What came of a cancel."""
+    """The answer to a cancel."""
 
     status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
 
 
-def submitted(request_id: str, position: int, queue_url: str) -> QueueStatus:
-    """What a submit is told."""
+def submitted_status(request_id: str, position: int, queue_url: str) -> QueueStatus:
+    """The answer to a submit."""
     return QueueStatus(
         status="IN_QUEUE",
         request_id=request_id,
@@ -70,8 +70,8 @@ def submitted(request_id: str, position: int, queue_url: str) -> QueueStatus:
     )
 
 
-def told(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
-    """What a caller is told of `status`, with these lines of its log."""
+def queue_status(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
+    """`status` in fal's words, with these lines of its log."""
     word = WAITING.get(status.state, "COMPLETED")
     metrics = QueueMetrics(inference_time=status.inference_s)
     return QueueStatus(
@@ -87,7 +87,7 @@ def told(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueSt
 
 
 def urls(request_id: str, queue_url: str) -> dict[str, str]:
-    """Where to ask about the request; clients follow these as they are."""
+    """The URLs of a job; clients follow these as they are."""
     url = f"{queue_url}/{APP}/requests/{request_id}"
     return {"response_url": url, "status_url": f"{url}/status", "cancel_url": f"{url}/cancel"}
 

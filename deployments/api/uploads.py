@@ -1,62 +1,75 @@
 """Uploads: a client hands in a file and gets a URL that runs take as their `image_url`.
 
-    POST /rest/storage/upload/initiate              {upload_url, file_url}
-    PUT  /cdn/upload/{name}?ticket=                 the file; needs no key, and works once
-    POST /rest/storage/upload/initiate-multipart    the same for a file in parts
-    POST /rest/storage/auth/token                   a token to upload with
-    POST /cdn/files/upload                          the file; answers {access_url}
-    POST /cdn/files/upload/multipart                {access_url, uploadId} for a file in parts
+fal's JavaScript client:
+POST /rest/storage/upload/initiate              {upload_url, file_url}
+PUT  /cdn/upload/{name}?ticket=                 the file; needs no key, and works once
+POST /rest/storage/upload/initiate-multipart    {upload_url, file_url} for a file in parts
+PUT  /cdn/upload/{name}/parts/{n}?ticket=       one part
+POST /cdn/upload/{name}/parts/complete?ticket=  {access_url}
 
-The first three are what fal's JavaScript client does, the others its Python client;
-how parts arrive is in `parts.py`.
+fal's Python client:
+POST /rest/storage/auth/token                   a token to upload with
+POST /cdn/files/upload                          the file; answers {access_url}
+POST /cdn/files/upload/multipart                {access_url, uploadId} for a file in parts
+PUT  /cdn/files/{name}/multipart/{ticket}/{n}   one part
+POST /cdn/files/{name}/multipart/{ticket}/complete
 """
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from deployments.api import headers as orders
-from deployments.api import parts
-from deployments.api.arrivals import Arrivals, check_image, sniffed
 from deployments.api.auth import key_in
-from deployments.api.dependencies import Services
+from deployments.api.body import UploadReader
+from deployments.api.dependencies import Dependencies
 from deployments.api.files import tag
-from deployments.api.lifecycle import files_ttl_s
-from deployments.api.signed_urls import Action, Ticket, Tickets
-from deployments.errors import Forbidden
-from deployments.files.base import CONTENT_TYPES, OPAQUE, SUFFIXES, new_name
+from deployments.api.headers import base_url, files_ttl_s
+from deployments.api.multipart import Completion, PartStore, max_part_bytes, number_in
+from deployments.api.signed_urls import Action, Permission, UrlSigner
+from deployments.errors import Forbidden, InputError
+from deployments.files.base import (
+    CONTENT_TYPES,
+    OPAQUE,
+    SUFFIXES,
+    StoredFile,
+    content_type_of,
+    new_name,
+)
+from deployments.images.decode import sniff
+from deployments.settings import MIB
 
-MAX_JSON_BYTES = 64 * 1024
+MAX_DECLARATION_BYTES = 64 * 1024
+MAX_COMPLETION_BYTES = MIB
 OTHER_TYPES = {"image/jpg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "image/tif": "image/tiff"}
 OTHER_SUFFIXES = {".jpeg": ".jpg", ".tif": ".tiff"}
 
 
-class Intent(BaseModel):
-    """What a client is about to upload."""
+class Declaration(BaseModel):
+    """The file that a client is about to upload."""
 
     file_name: str = Field("", max_length=4096)
     content_type: str = Field(OPAQUE, max_length=256)
 
 
 @dataclass(frozen=True)
-class Promise:
-    """A file that will be: its name, its URL, and the ticket to upload it with."""
+class Reservation:
+    """A file that may be uploaded: its name, its URL, and the signature to upload it with."""
 
     name: str
     url: str
-    ticket: str
+    signature: str
 
 
-def router(services: Services) -> APIRouter:
-    """All that uploads."""
-    tickets = Tickets(services.store)
-    arrivals = Arrivals(services.files, services.settings.files)
-    uploads = Uploads(services, tickets, arrivals)
+def router(dependencies: Dependencies) -> APIRouter:
+    """The routes of both clients."""
+    uploads = Uploads(dependencies)
     routes = APIRouter()
     for method, path, handler, name in (
         ("POST", "/rest/storage/upload/initiate", uploads.initiate, "upload-initiate"),
@@ -67,48 +80,55 @@ def router(services: Services) -> APIRouter:
         ("POST", "/cdn/files/upload/multipart", uploads.post_parts, "upload-post-parts"),
     ):
         routes.add_api_route(path, handler, methods=[method], name=name)
-    routes.include_router(parts.router(services, tickets, arrivals))
+    for path in ("/cdn/upload/{name}/parts", "/cdn/files/{name}/multipart/{ticket}"):
+        routes.add_api_route(
+            f"{path}/{{number}}", uploads.put_part, methods=["PUT"], name="upload-part"
+        )
+        routes.add_api_route(
+            f"{path}/complete", uploads.complete, methods=["POST"], name="upload-complete"
+        )
     return routes
 
 
 class Uploads:
-    """The beginning of every upload, and files that come whole."""
+    """Files from clients, whole or in parts."""
 
-    def __init__(self, services: Services, tickets: Tickets, arrivals: Arrivals) -> None:
-        self._services = services
-        self._files = services.settings.files
-        self._tickets = tickets
-        self._arrivals = arrivals
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._keyring = dependencies.keyring
+        self._files = dependencies.files
+        self._settings = dependencies.settings.files
+        self._public_url = dependencies.settings.ingress.public_url
+        self._signer = UrlSigner(dependencies.store)
+        self._parts = PartStore(dependencies.files, self._signer)
+        self._bodies = UploadReader(self._settings.upload_expires_s)
 
     async def initiate(self, request: HttpRequest) -> Response:
-        """Promise the URL of a file, and say where to put it."""
-        promise = await self._intended(request, "file")
-        return JSONResponse(urls(promise, self._upload_url(request, promise, "")))
+        """Name a file, and say where to put it."""
+        return await self._initiate(request, "file", "")
 
     async def put(self, request: HttpRequest, name: str) -> Response:
-        """Take the file that was promised under `name`."""
-        ticket = await self._tickets.redeem("file", name, request.query_params.get("ticket", ""))
-        async with self._arrivals.body(request, ticket.max_bytes) as data:
+        """Store the file that was named."""
+        permission = await self._signer.verify("file", name, signature_in(request))
+        async with self._bodies.read(request, permission.max_bytes) as data:
             check_image(name, data)
             try:
-                file = await self._arrivals.create(name, [data])
+                file = await self._create(name, data)
             except FileExistsError:
                 raise Forbidden("This URL was used before.") from None
         return Response(headers={"ETag": tag(file)})
 
     async def initiate_parts(self, request: HttpRequest) -> Response:
-        """Promise the URL of a file, and say where to put its parts."""
-        promise = await self._intended(request, "parts")
-        return JSONResponse(urls(promise, self._upload_url(request, promise, "/parts")))
+        """Name a file, and say where to put its parts."""
+        return await self._initiate(request, "parts", "/parts")
 
     async def token(self, request: HttpRequest) -> Response:
         """A token that uploads without the key."""
-        await self._services.keyring.authorize(request.headers)
-        expires = int(time.time() + self._files.upload_expires_s)
-        ticket = Ticket("token", "", self._files.max_upload_bytes, expires)
+        await self._keyring.authorize(request.headers)
+        expires = int(time.time() + self._settings.upload_expires_s)
+        permission = Permission("token", "", self._settings.max_upload_bytes, expires)
         return JSONResponse(
             {
-                "token": await self._tickets.sign(ticket),
+                "token": await self._signer.sign(permission),
                 "token_type": "Bearer",
                 "base_url": f"{self._base_url(request)}/cdn",
                 "expires_at": datetime.fromtimestamp(expires, UTC).isoformat(),
@@ -116,74 +136,122 @@ class Uploads:
         )
 
     async def post(self, request: HttpRequest) -> Response:
-        """Take a file whole; its bytes say what it is."""
+        """Store a whole file, whose type its bytes show."""
         await self._authorize(request)
         ttl_s = self._ttl_s(request)
-        async with self._arrivals.body(request, self._files.max_upload_bytes) as data:
-            file = await self._arrivals.create(new_name(sniffed(data), ttl_s), [data])
-        return JSONResponse({"access_url": self._file_url(request, file.name)})
+        async with self._bodies.read(request, self._settings.max_upload_bytes) as data:
+            file = await self._create(new_name(type_of(data), ttl_s), data)
+        return self._access(request, file.name)
 
     async def post_parts(self, request: HttpRequest) -> Response:
-        """Promise the URL of a file whose parts are put below it."""
+        """Name a file whose parts are put below its URL."""
         await self._authorize(request)
         headers = request.headers
-        intent = Intent.model_construct(
+        declaration = Declaration.model_construct(
             file_name=headers.get("x-fal-file-name", ""),
             content_type=headers.get("content-type", OPAQUE),
         )
-        promise = await self._promise(request, intent, "parts")
-        return JSONResponse({"access_url": promise.url, "uploadId": promise.ticket})
+        reserved = await self._reserve(request, declaration, "parts")
+        return JSONResponse({"access_url": reserved.url, "uploadId": reserved.signature})
 
-    async def _intended(self, request: HttpRequest, action: Action) -> Promise:
-        await self._services.keyring.authorize(request.headers)
-        intent = await self._arrivals.json(request, Intent, MAX_JSON_BYTES)
-        return await self._promise(request, intent, action)
+    async def put_part(self, request: HttpRequest, name: str, number: str) -> Response:
+        """Store one part."""
+        permission = await self._signer.verify("parts", name, signature_in(request))
+        index = number_in(number)
+        max_bytes = max_part_bytes(index, permission.max_bytes)
+        async with self._bodies.read(request, max_bytes) as data:
+            etag = f'"{await self._parts.put(permission, index, data)}"'
+        return JSONResponse({"partNumber": index, "etag": etag}, headers={"ETag": etag})
 
-    async def _promise(self, request: HttpRequest, intent: Intent, action: Action) -> Promise:
+    async def complete(self, request: HttpRequest, name: str) -> Response:
+        """Make one file of all parts."""
+        permission = await self._signer.verify("parts", name, signature_in(request))
+        completion = await self._bodies.read_json(request, Completion, MAX_COMPLETION_BYTES)
+        await self._parts.join(permission, completion.parts, partial(check_image, name))
+        return self._access(request, name)
+
+    async def _initiate(self, request: HttpRequest, action: Action, below: str) -> Response:
+        await self._keyring.authorize(request.headers)
+        declaration = await self._bodies.read_json(request, Declaration, MAX_DECLARATION_BYTES)
+        reserved = await self._reserve(request, declaration, action)
+        path = f"{self._base_url(request)}/cdn/upload/{reserved.name}{below}"
+        upload_url = f"{path}?ticket={reserved.signature}"
+        return JSONResponse({"upload_url": upload_url, "file_url": reserved.url})
+
+    async def _reserve(
+        self, request: HttpRequest, declaration: Declaration, action: Action
+    ) -> Reservation:
         ttl_s = self._ttl_s(request)
-        name = new_name(stored_type(intent), ttl_s)
-        # A file lives from its promise on, so it cannot arrive when its life is over.
-        expires = int(time.time() + min(self._files.upload_expires_s, ttl_s))
-        ticket = Ticket(action, name, self._files.max_upload_bytes, expires)
-        text = await self._tickets.sign(ticket)
-        return Promise(name, self._file_url(request, name), text)
+        name = new_name(stored_type(declaration), ttl_s)
+        # The file expires `ttl_s` from now, so it must not arrive later.
+        expires = int(time.time() + min(self._settings.upload_expires_s, ttl_s))
+        permission = Permission(action, name, self._settings.max_upload_bytes, expires)
+        signature = await self._signer.sign(permission)
+        return Reservation(name, self._file_url(request, name), signature)
+
+    async def _create(self, name: str, data: bytes) -> StoredFile:
+        return await asyncio.to_thread(self._files.create, name, [data])
 
     async def _authorize(self, request: HttpRequest) -> None:
-        """Admit whoever has a token of ours, or a key.
+        """Accept a token of ours, or a key.
 
         Raises:
             Unauthorized: neither.
         """
         try:
-            await self._tickets.redeem("token", "", key_in(request.headers))
+            await self._signer.verify("token", "", key_in(request.headers))
         except Forbidden:
-            await self._services.keyring.authorize(request.headers)
+            await self._keyring.authorize(request.headers)
 
     def _ttl_s(self, request: HttpRequest) -> float:
-        wished = files_ttl_s(request.headers)
-        return self._files.expires_s if wished is None else wished
+        ttl_s = files_ttl_s(request.headers)
+        return self._settings.expires_s if ttl_s is None else ttl_s
 
-    def _base_url(self, request: HttpRequest) -> str:
-        return orders.base_url(request, self._services.settings.ingress.public_url)
+    def _access(self, request: HttpRequest, name: str) -> Response:
+        return JSONResponse({"access_url": self._file_url(request, name)})
 
     def _file_url(self, request: HttpRequest, name: str) -> str:
         return f"{self._base_url(request)}/cdn/files/{name}"
 
-    def _upload_url(self, request: HttpRequest, promise: Promise, below: str) -> str:
-        place = f"{self._base_url(request)}/cdn/upload/{promise.name}{below}"
-        return f"{place}?ticket={promise.ticket}"
+    def _base_url(self, request: HttpRequest) -> str:
+        return base_url(request, self._public_url)
 
 
-def urls(promise: Promise, upload_url: str) -> dict[str, str]:
-    """The answer to an initiate."""
-    return {"upload_url": upload_url, "file_url": promise.url}
+def signature_in(request: HttpRequest) -> str:
+    """The signature in the path, or else in the query."""
+    return str(request.path_params.get("ticket") or request.query_params.get("ticket", ""))
 
 
-def stored_type(intent: Intent) -> str:
+def stored_type(declaration: Declaration) -> str:
     """The type that the file is kept as: an image's, by its type or else by its file name."""
-    declared = intent.content_type.partition(";")[0].strip().lower()
+    declared = declaration.content_type.partition(";")[0].strip().lower()
     declared = OTHER_TYPES.get(declared, declared)
     if declared != OPAQUE:
         return declared if declared in SUFFIXES else OPAQUE
-    suffix = "." + intent.file_name.rpartition(".")[2].lower()
+    suffix = "." + declaration.file_name.rpartition(".")[2].lower()
     return CONTENT_TYPES.get(OTHER_SUFFIXES.get(suffix, suffix), OPAQUE)
+
+
+def type_of(data: bytes) -> str:
+    """The content type of an image that can be read; anything else is opaque."""
+    try:
+        return f"image/{sniff(data).lower()}"
+    except InputError:
+        return OPAQUE
+
+
+def check_image(name: str, start: bytes) -> None:
+    """Refuse a file that was declared as an image and does not begin like one.
+
+    Which image it is does not matter: people rename them, and every decoder looks for itself.
+
+    Raises:
+        ImageLoadError, UnsupportedImageFormat: it is none that can be read.
+    """
+    if content_type_of(name) == OPAQUE:
+        return
+    try:
+        sniff(start)
+    except InputError as error:
+        error.loc = ("body",)
+        raise

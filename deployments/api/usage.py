@@ -1,13 +1,14 @@
-"""What keys use here: counted in this process, added to the store every second.
+"""Usage of keys: counted in this process, added to the store every second.
 
-A process that is killed loses the second that it had not handed over;
-one whose store fails within the handing over may count that second twice.
+A process that is killed loses the last second.
+When the store fails while it adds, that second may be counted twice.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.api_key import Usage
@@ -20,11 +21,11 @@ FLUSH_S = 1.0
 LAST_FLUSH_S = 5.0  # how long a shutdown waits for the store
 
 
-class Meter:
-    """Counts requests, images and the model's seconds of each key.
+class UsageMeter:
+    """Counts requests, images and model seconds of each key.
 
-    Queued requests are counted here when they are submitted, for the metrics alone:
-    the store knows what they use when they end.
+    Jobs are counted here when they are submitted, for the metrics alone:
+    the store adds what they use when they end.
     """
 
     def __init__(
@@ -36,22 +37,22 @@ class Meter:
         self._used: dict[tuple[str, str, str], Usage] = {}
 
     def submitted(self, key_id: str) -> None:
-        """A request was queued."""
+        """Count a job that was submitted."""
         self._recorder.record("florence_ingress_key_requests_total", key=key_id)
 
     def began(self, key_id: str, path: str) -> None:
-        """A run of the task `path` begins."""
+        """Count a run of the task `path` that begins."""
         self._recorder.record("florence_ingress_key_requests_total", key=key_id)
-        self._add(self._usage(key_id, path, requests=1))
+        self._add(Usage(key_id=key_id, day=self._day(), path=path, requests=1))
 
-    def answered(self, key_id: str, path: str, model_s: float) -> None:
-        """It has a result, which took `model_s` of the model's time."""
+    def finished(self, key_id: str, path: str, model_s: float) -> None:
+        """Count a run that has its result, with its share of the model's time."""
         self._recorder.record("florence_ingress_key_model_seconds_total", model_s, key=key_id)
-        self._add(self._usage(key_id, path, images=1, model_s=model_s))
+        self._add(Usage(key_id=key_id, day=self._day(), path=path, images=1, model_s=model_s))
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Hand over each second for the time of the `with` block, and once more at its end."""
+        """Flush every second for the time of the `with` block, and once more at its end."""
         stop = asyncio.Event()
         flushing = asyncio.create_task(self._flush_until(stop), name="usage")
         try:
@@ -62,7 +63,7 @@ class Meter:
                 await asyncio.wait_for(flushing, LAST_FLUSH_S)
 
     async def flush(self) -> None:
-        """Add what was counted to the store; what it does not take is kept for the next time."""
+        """Add the counts to the store; when it fails, keep them for the next time."""
         used, self._used = self._used, {}
         if not used:
             return
@@ -81,13 +82,8 @@ class Meter:
                 await asyncio.wait_for(stop.wait(), FLUSH_S)
         await self.flush()
 
-    def _usage(
-        self, key_id: str, path: str, requests: int = 0, images: int = 0, model_s: float = 0.0
-    ) -> Usage:
-        day = day_of(self._clock())
-        return Usage(
-            key_id=key_id, day=day, path=path, requests=requests, images=images, model_s=model_s
-        )
+    def _day(self) -> str:
+        return day_of(self._clock())
 
     def _keep(self, usages: Iterable[Usage]) -> None:
         for usage in usages:
@@ -99,11 +95,9 @@ class Meter:
 
 
 def total(one: Usage, other: Usage) -> Usage:
-    """Both together, which are of the same key, day and endpoint."""
-    return Usage(
-        key_id=one.key_id,
-        day=one.day,
-        path=one.path,
+    """The sum of two usages of the same key, day and task."""
+    return replace(
+        one,
         requests=one.requests + other.requests,
         images=one.images + other.images,
         model_s=one.model_s + other.model_s,

@@ -121,7 +121,7 @@ def drain(before: set[psutil.Process]) -> None:
         ingress, dispatcher = (
             serve.get_deployment_handle(name, APPLICATION) for name in ("Ingress", "Dispatcher")
         )
-        endings = ingress.close.remote(DRAIN_S), dispatcher.stop.remote()
+        endings = ingress.drain.remote(DRAIN_S), dispatcher.stop.remote()
         for ending in endings:
             ending.result(timeout_s=REQUEUE_S)
     silence_worker_deaths()

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
 from deployments.api.auth import Keyring
-from deployments.api.dependencies import Services, Tell
-from deployments.api.shutdown import Closing
+from deployments.api.dependencies import Dependencies, OnPartial
+from deployments.api.shutdown import Shutdown
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
@@ -47,7 +47,7 @@ ANSWER = Finished({"results": "a red square"}, STAGES)
 NUM_BEAMS = 3
 
 RunFunction = Callable[[Request], Awaitable[Finished]]
-StreamFunction = Callable[[Request, Tell], Awaitable[Finished]]
+StreamFunction = Callable[[Request, OnPartial], Awaitable[Finished]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Service:
     runs: list[Request]
     store: MemoryStore
     wakes: list[None] = field(default_factory=list)
-    closing: Closing = field(default_factory=Closing)
+    shutdown: Shutdown = field(default_factory=Shutdown)
 
     def post(self, body: Any, path: str = CAPTION, **headers: str) -> Any:
         """A run of `body` as JSON, with the key."""
@@ -89,10 +89,10 @@ class Service:
         [claimed] = do(self.store.claim("worker", 1, 60.0))
         return claimed
 
-    def finish(self, outcome: JobOutcome) -> Job:
+    def finish(self, ending: JobOutcome) -> Job:
         """Take the next request, and end it."""
         claimed = self.claim()
-        assert do(self.store.finish(claimed.lease, outcome))
+        assert do(self.store.finish(claimed.lease, ending))
         return claimed
 
     def add_key(self, key: str = OTHER_KEY, **more: Any) -> str:
@@ -143,7 +143,7 @@ def build(
         runs.append(given)
         return await run(given) if run else ANSWER
 
-    async def tell_and_answer(given: Request, tell: Tell) -> Finished:
+    async def tell_and_answer(given: Request, tell: OnPartial) -> Finished:
         if stream is None:
             return await answer(given)
         runs.append(given)
@@ -155,9 +155,9 @@ def build(
     tree = {"keys": {"hashes": [hash_key(KEY)]}, "files": {"root": str(root)}} | sections
     settings = parse(tree)
     store = store or MemoryStore(settings.queue)
-    closing = Closing()
+    shutdown = Shutdown()
     files = open_file_store(settings.files)
-    services = Services(
+    services = Dependencies(
         settings=settings,
         num_beams=NUM_BEAMS,
         run=answer,
@@ -169,10 +169,10 @@ def build(
         keyring=Keyring(settings.keys, store),
         recorder=PrometheusRecorder(),
         tracer=open_tracer(settings.tracing, "Ingress"),
-        closing=closing,
+        shutdown=shutdown,
     )
     app = create_app(services)
-    return Service(app, TestClient(app), files, root, runs, store, wakes, closing)
+    return Service(app, TestClient(app), files, root, runs, store, wakes, shutdown)
 
 
 class AwayStore(MemoryStore):

@@ -1,19 +1,24 @@
-"""Bodies of every kind: what is no input is a 422 that says why, never a 500."""
+"""Bodies: read with a bound; a body that does not fit is a 422 that says why, never a 500."""
 
 import asyncio
+import itertools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from fastapi import Request as HttpRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.requests import Request
-from starlette.types import Message
 
-from deployments.api.body import read
-from deployments.errors import FileTooLarge
+from deployments.api import body as body_module
+from deployments.api.body import UploadReader, read_input
+from deployments.errors import ClientDisconnected, FileTooLarge, PayloadTooLarge, RequestTimeout
+from deployments.florence.schemas import ImageInput
 
 from .service import ANSWER, AUTHORIZED, CAPTION, Serve, Service
+
+pytestmark = pytest.mark.anyio
 
 KIB = 1024
 DOCS = "https://docs.fal.ai/errors/#"
@@ -145,29 +150,86 @@ def test_larger_bodies_are_refused(serve: Serve, declared: bool) -> None:
     assert service.runs == []
 
 
-def test_reading_stops_at_the_limit() -> None:
+class Body:
+    """A body that comes chunk by chunk, and counts the bytes that were taken."""
+
+    def __init__(
+        self, chunks: Iterable[bytes], ready: asyncio.Event | None = None, **headers: str
+    ) -> None:
+        self.taken = 0
+        self._chunks = iter(chunks)
+        self._ready = ready
+        sent = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+        self.request = HttpRequest({"type": "http", "headers": sent}, self.receive)
+
+    async def receive(self) -> dict[str, object]:
+        """The next chunk, as a server gives it."""
+        if self._ready:
+            await self._ready.wait()
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            return {"type": "http.request", "body": b"", "more_body": False}
+        self.taken += len(chunk)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+
+async def upload(reader: UploadReader, body: Body, max_bytes: int) -> bytes:
+    """The whole body of an upload."""
+    async with reader.read(body.request, max_bytes) as data:
+        return data
+
+
+async def test_a_body_is_read_whole() -> None:
+    """All chunks, up to the very last byte that is allowed."""
+    assert await upload(UploadReader(60.0), Body([b"ab", b"", b"cd"]), 4) == b"abcd"
+
+
+async def test_reading_stops_at_the_first_chunk_too_many() -> None:
     """An endless body is not read beyond the limit."""
-    pieces = 0
+    body = Body(itertools.repeat(b"x"))
+    with pytest.raises(PayloadTooLarge):
+        await upload(UploadReader(60.0), body, 4)
+    assert body.taken == 5
 
-    async def receive() -> Message:
-        nonlocal pieces
-        pieces += 1
-        return {"type": "http.request", "body": b"x" * KIB, "more_body": True}
 
+async def test_declared_length_is_believed_at_once() -> None:
+    """A body that declares to be too large is refused before any of it is read."""
+    body = Body([b"x"], content_length="9" * 5000)
     with pytest.raises(FileTooLarge):
-        asyncio.run(read(Request({"type": "http", "headers": []}, receive), 4 * KIB))
-    assert pieces == 5
+        await read_input(body.request, ImageInput, 4 * KIB, num_beams=3)
+    assert body.taken == 0
 
 
-def test_declared_length_is_believed_at_once() -> None:
-    """A body that says it is too large is refused before any of it is read."""
+async def test_a_slow_body_is_given_up() -> None:
+    """An upload has as much time as its URL."""
+    with pytest.raises(RequestTimeout):
+        await upload(UploadReader(0.01), Body([], asyncio.Event()), 4)
 
-    async def receive() -> Message:
-        raise AssertionError("read")
 
-    headers = [(b"content-length", b"9" * 5000)]
-    with pytest.raises(FileTooLarge):
-        asyncio.run(read(Request({"type": "http", "headers": headers}, receive), 4 * KIB))
+async def test_half_a_body_is_none() -> None:
+    """A caller who hangs up leaves no file."""
+
+    async def hang_up() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    body = Body([])
+    body.request = HttpRequest({"type": "http", "headers": []}, hang_up)
+    with pytest.raises(ClientDisconnected):
+        await upload(UploadReader(60.0), body, 4)
+
+
+async def test_a_bounded_number_of_uploads_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is not touched before one of them is done."""
+    monkeypatch.setattr(body_module, "MAX_UPLOADS", 1)
+    reader, ready = UploadReader(60.0), asyncio.Event()
+    first, second = Body([b"1"], ready), Body([b"2"])
+    tasks = [asyncio.create_task(upload(reader, body, 4)) for body in (first, second)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert second.taken == 0
+
+    ready.set()
+    assert await asyncio.gather(*tasks) == [b"1", b"2"]
 
 
 json_values = st.recursive(

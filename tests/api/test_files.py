@@ -1,4 +1,4 @@
-"""Downloads: types, lengths, ranges, expiry."""
+"""Downloads, whole and in ranges, of files that are there and of pending ones."""
 
 import asyncio
 import math
@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from deployments.api import files
+from deployments.api.files import MARGIN_S, PendingFiles
 from deployments.errors import StoreUnavailable
 from deployments.files import pending
 from deployments.files.base import StoredFile, new_name
 from deployments.files.pending import pending_name
+from deployments.jobs.memory import MemoryStore
+from deployments.settings import QueueSettings
 
 from .exchange import Exchange
-from .service import Service, build
+from .service import AwayStore, Service, build
 
 DATA = bytes(range(256)) * 4
 
@@ -288,3 +291,72 @@ def test_only_so_many_downloads_wait(service: Service, monkeypatch: pytest.Monke
             assert (await downloading)[0] == 200
 
     asyncio.run(scenario())
+
+
+pytestmark = pytest.mark.anyio
+
+LONGEST_RUN_S = 120.0
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """Where the secret is."""
+    return MemoryStore(QueueSettings())
+
+
+async def named(store: MemoryStore) -> str:
+    """A picture that one replica has promised."""
+    return pending_name(await PendingFiles(store, LONGEST_RUN_S).key(), "image/jpeg", 3600.0)
+
+
+async def test_a_promise_is_known_to_any_replica(store: MemoryStore) -> None:
+    """They share a secret; what was made up is known to none."""
+    other = PendingFiles(store, LONGEST_RUN_S)
+
+    assert await other.includes(await named(store))
+    assert not await other.includes(new_name("image/jpeg", 3600.0))
+
+
+async def test_another_service_has_another_secret(store: MemoryStore) -> None:
+    """Its promises are not ours."""
+    assert not await PendingFiles(store, LONGEST_RUN_S).includes(
+        await named(MemoryStore(QueueSettings()))
+    )
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.5, 0.999])
+async def test_a_key_outlives_the_run_that_got_it(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, phase: float
+) -> None:
+    """Whenever in its period it was made, it holds until the run must be over, but not for long."""
+    period_s = LONGEST_RUN_S + MARGIN_S
+    began = (time.time() // period_s + phase) * period_s
+    monkeypatch.setattr(time, "time", lambda: began)
+    name = await named(store)
+    for later_s, is_held in ((0.0, True), (period_s, True), (2 * period_s, False)):
+        monkeypatch.setattr(time, "time", lambda at=began + later_s: at)
+        assert await PendingFiles(store, LONGEST_RUN_S).includes(name) == is_held
+
+
+async def test_without_the_store_nothing_is_promised() -> None:
+    """And nothing that was promised is known; both work again with it."""
+    store = AwayStore()
+    found = PendingFiles(store, LONGEST_RUN_S)
+    assert await found.key() == ""
+    assert not await found.includes(new_name("image/jpeg", 60.0))
+
+    store.is_away = False
+    assert await found.includes(pending_name(await found.key(), "image/jpeg", 60.0))
+
+
+async def test_a_store_that_hangs_holds_no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits for the secret a moment only."""
+
+    class Hanging(MemoryStore):
+        async def secret(self, name: str, fresh: bytes) -> bytes:
+            await asyncio.Event().wait()
+            return fresh
+
+    monkeypatch.setattr(files, "STORE_TIMEOUT_S", 0.05)
+    async with asyncio.timeout(5.0):
+        assert await PendingFiles(Hanging(QueueSettings()), LONGEST_RUN_S).key() == ""

@@ -1,9 +1,12 @@
-"""The address that callers see."""
+"""What request headers ask: the lifecycle of files, and the URL that callers see."""
+
+import math
 
 import pytest
 from starlette.requests import Request
 
-from deployments.api import headers as orders
+from deployments.api.headers import LIFECYCLE_HEADERS, base_url, files_ttl_s, queue_url
+from deployments.errors import BadRequest
 
 from .service import Serve, Service
 
@@ -57,5 +60,46 @@ def test_a_request_without_a_host_has_an_address(service: Service) -> None:
     """HTTP/1.0 knows no Host; the URLs are whole all the same."""
     scope = {"type": "http", "scheme": "http", "path": "/", "headers": [], "state": {}}
 
-    assert orders.base_url(Request(scope), None) == "http://localhost"
-    assert orders.queue_url(Request(scope), None) == "http://localhost/queue"
+    assert base_url(Request(scope), None) == "http://localhost"
+    assert queue_url(Request(scope), None) == "http://localhost/queue"
+
+
+@pytest.mark.parametrize("header", LIFECYCLE_HEADERS)
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        ('{"expiration_duration_seconds": 3600}', 3600.0),
+        ('{"expiration_duration_seconds": null}', math.inf),
+        ('{"expiration_duration_seconds": 0}', math.inf),
+        ('{"initial_acl": {"default": "hide"}}', None),
+        ('{"expiration_duration_seconds": 60, "initial_acl": {"default": "hide"}}', 60.0),
+        ("{}", None),
+    ],
+)
+def test_a_wish_is_read(header: str, wish: str, expected: float | None) -> None:
+    """Whole seconds; null is for ever; without a word there is no wish."""
+    assert files_ttl_s({header: wish}) == expected
+
+
+def test_nothing_is_no_wish() -> None:
+    """Without a header the settings decide."""
+    assert files_ttl_s({}) is None
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "",
+        "3600",
+        "[]",
+        "{",
+        '{"expiration_duration_seconds": -1}',
+        '{"expiration_duration_seconds": "60"}',
+        '{"expiration_duration_seconds": true}',
+        '{"expiration_duration_seconds": 1.5}',
+    ],
+)
+def test_what_cannot_be_read_is_refused(wish: str) -> None:
+    """A wish is not dropped in silence."""
+    with pytest.raises(BadRequest, match="x-fal-object-lifecycle must be JSON"):
+        files_ttl_s({LIFECYCLE_HEADERS[0]: wish})

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request as HttpRequest
 from starlette.types import Message
 
-from deployments.api.deadline import attended
+from deployments.api.deadline import cancel_on_disconnect
 from deployments.errors import (
     ClientDisconnected,
     FileDownloadError,
@@ -496,7 +496,7 @@ def test_failing_connection_is_not_taken_for_a_hang_up() -> None:
         return ANSWER
 
     with pytest.raises(OSError, match="broken"):
-        asyncio.run(attended(HttpRequest({"type": "http"}, broken), forever()))
+        asyncio.run(cancel_on_disconnect(HttpRequest({"type": "http"}, broken), forever()))
 
 
 def test_hang_up_within_the_body(serve: Serve) -> None:

@@ -21,7 +21,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from deployments.api import parts
+from deployments.api import multipart
 from deployments.errors import StoreUnavailable
 from deployments.files.base import expiry_of
 from deployments.settings import MIB
@@ -443,7 +443,7 @@ def test_large_parts_are_joined_in_pieces(
     in_parts: InParts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part is not read whole."""
-    monkeypatch.setattr(parts, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(multipart, "CHUNK_BYTES", 7)
     data = bytes(range(100))
     in_parts.put(1, data)
     in_parts.complete([part(1, data)])

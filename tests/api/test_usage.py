@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from deployments.api import usage
-from deployments.api.usage import Meter
+from deployments.api.usage import UsageMeter
 from deployments.jobs.api_key import Usage
 from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
@@ -17,12 +17,6 @@ from .service import AwayStore
 pytestmark = pytest.mark.anyio
 
 NOON = 1_700_000_000.0 - 1_700_000_000.0 % 86400 + 43200  # 2023-11-14
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The tests run on asyncio, as the service does."""
-    return "asyncio"
 
 
 class BrokenStore(MemoryStore):
@@ -37,9 +31,9 @@ class BrokenStore(MemoryStore):
         await super().add_usage(usages)
 
 
-def meter(store: MemoryStore) -> Meter:
+def meter(store: MemoryStore) -> UsageMeter:
     """A meter whose clock stands still."""
-    return Meter(store, PrometheusRecorder(), clock=lambda: NOON)
+    return UsageMeter(store, PrometheusRecorder(), clock=lambda: NOON)
 
 
 def store() -> MemoryStore:
@@ -53,7 +47,7 @@ async def test_counts_become_rows() -> None:
     counting = meter(kept)
     for key_id, path in (("a", "caption"), ("a", "caption"), ("a", "ocr"), ("b", "caption")):
         counting.began(key_id, path)
-        counting.answered(key_id, path, 0.25)
+        counting.finished(key_id, path, 0.25)
     counting.began("b", "caption")
     await counting.flush()
     await counting.flush()
@@ -69,7 +63,7 @@ async def test_counts_become_rows() -> None:
 async def test_a_day_is_a_row() -> None:
     """What is used after midnight in UTC is the next day's."""
     kept, times = store(), iter((NOON, NOON + 86400))
-    counting = Meter(kept, PrometheusRecorder(), clock=lambda: next(times))
+    counting = UsageMeter(kept, PrometheusRecorder(), clock=lambda: next(times))
     counting.began("a", "ocr")
     counting.began("a", "ocr")
     await counting.flush()

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.api.runs import timing
-from deployments.api.statuses import told
+from deployments.api.statuses import queue_status
 from deployments.florence.request import Stages
 from deployments.jobs.job import JobState, JobStatus
 from deployments.jobs.logs import COMPLETED, RECEIVED, entry, started
@@ -39,7 +39,7 @@ def queued(*moments: float, attempts: int = 1) -> JobStatus:
 def test_a_queued_request_is_split_by_its_log() -> None:
     """From the status as the service writes it."""
     status = queued(100.0, 101.5, 102.0)
-    shown = told(status, status.logs, "http://x").model_dump()
+    shown = queue_status(status, status.logs, "http://x").model_dump()
 
     assert stages.of_queued(shown) == pytest.approx(
         {"in the queue": 1.5, "model": 0.2, "other boxes": 0.3}
@@ -48,7 +48,7 @@ def test_a_queued_request_is_split_by_its_log() -> None:
 
 def test_a_request_that_was_begun_twice_was_queued_until_the_second_time() -> None:
     status = queued(100.0, 101.0, 104.0, 105.0, attempts=2)
-    shown = told(status, status.logs, "http://x").model_dump()
+    shown = queue_status(status, status.logs, "http://x").model_dump()
 
     assert stages.of_queued(shown)["in the queue"] == pytest.approx(4)
 
