@@ -22,10 +22,7 @@ COMMANDS = {
     "webhooks": "List and retry webhooks, and rotate the keys that sign them.",
     "store": "Check a store, or copy it to another.",
 }
-MODULES = {
-    "doctor": "doctor.command",
-    "top": "top.live",
-}  # where the name of the command is not the module's
+MODULES = {"doctor": "doctor.command"}  # where it is not the name of the command
 
 
 def load(name: str) -> Any:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from deployments.cli.top.exposition import samples
+from deployments.cli.top import samples_in
 from deployments.local.launch import exporters, metrics_targets
 from deployments.local.state import StateFolder
 from deployments.telemetry.metrics import METRICS
@@ -57,8 +57,8 @@ def exported() -> Mapping[str, float]:
     """Each metric that Ray's exporter has, all its series added up; of a histogram the count."""
     found: dict[str, float] = defaultdict(float)
     for target, text in exporters_say():
-        for (name, _), value in samples(text, target).items():
-            found[name.removeprefix("ray_").removesuffix("_count")] += value
+        for (name, _), value in samples_in(text, target).items():
+            found[name.removesuffix("_count")] += value
     return found
 
 

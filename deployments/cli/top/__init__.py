@@ -1,1 +1,0 @@
-"""`florence top`: what the service does now, read from the metrics that it exports."""
