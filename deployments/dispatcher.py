@@ -5,7 +5,6 @@ dies takes the replica with it: Serve then starts another, and the leases of thi
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -17,7 +16,8 @@ from deployments.autoscaling import LOOK_EVERY_S, MOST, ONGOING, Reading, publis
 from deployments.errors import InternalError, StoreUnavailable
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
-from deployments.florence.request import Finished, Request, Stages
+from deployments.florence.request import Finished, Request
+from deployments.florence.tasks import TASKS
 from deployments.jobs.instrumented import measured
 from deployments.jobs.job import Job, JobOutcome, LogLine
 from deployments.jobs.maintenance import Keeper
@@ -27,7 +27,7 @@ from deployments.jobs.sqlite.owner import store_of
 from deployments.jobs.store import Store
 from deployments.jobs.worker import Worker
 from deployments.net.client import Poster
-from deployments.pipeline import Pipeline, are_small, handle_of
+from deployments.pipeline import Pipeline
 from deployments.settings import Settings
 from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -59,12 +59,12 @@ class Dispatcher:
         self._files = open_file_store(settings.files)
         self._tracer = tracer or open_tracer(settings.tracing, "Dispatcher")
         # One attempt here is one attempt in the store: a death counts where all workers see it.
-        small = are_small(image_size(settings.model))
-        self._pipeline = Pipeline(
-            handle_of(preprocess, small),
-            handle_of(inference, small),
-            handle_of(postprocess),
-            recorder,
+        self._pipeline = Pipeline.between(
+            preprocess,
+            inference,
+            postprocess,
+            image_size(settings.model),
+            recorder=recorder,
             max_attempts=1,
         )
         self._gate = Gate(self._pipeline.ready)
@@ -137,24 +137,22 @@ class Dispatcher:
             self._tracer.past("queue", claimed.trace, claimed.waited_s)
         with executing(self._tracer, claimed) as work:
             finished = await self._pipeline.run(
-                replace(self._run_of(claimed), trace=work.traceparent)
+                replace(self._request_of(claimed), trace=work.traceparent)
             )
-            work.note(**finished.stages.measured())
+            work.note(**finished.stages.logged())
         self._gate.note()
         return ending_of(finished)
 
-    def _run_of(self, claimed: Job) -> Request:
-        given = json.loads(claimed.input)
+    def _request_of(self, claimed: Job) -> Request:
         return Request(
             id=claimed.lease.id,
             task=claimed.path,
-            image_url=given["image_url"],
+            input=TASKS[claimed.path].input.model_validate_json(claimed.input),
             key_id=claimed.key_id,
             deadline=time.time() + self._settings.ingress.deadline_s,
             priority=claimed.priority,
             base_url=claimed.base_url,
             files_ttl_s=claimed.files_ttl_s,
-            num_beams=given.get("num_beams"),
         )
 
     async def _remove(self, files: Sequence[str]) -> None:
@@ -196,35 +194,7 @@ def ending_of(finished: Finished) -> JobOutcome:
     return JobOutcome.done(
         finished.output,
         inference_s=round(finished.stages.model_s, 6),
-        model_s=finished.stages.model_s * finished.stages.batch_share,
+        model_s=finished.stages.own_model_s,
         files=finished.files,
-        logs=journal(finished.stages),
+        logs=tuple(LogLine(line, age_s=ago_s) for line, ago_s in finished.stages.lines()),
     )
-
-
-def journal(stages: Stages) -> tuple[LogLine, ...]:
-    """The run in words for the one who waits for it; the ages follow from the stages' lengths."""
-    told = (
-        (stages.fetch_s, f"Fetched {stages.source_bytes} bytes in {ms(stages.fetch_s)}"),
-        (
-            stages.decode_s,
-            f"Decoded {stages.width} x {stages.height} pixels in {ms(stages.decode_s)}",
-        ),
-        (
-            stages.queue_wait_s,
-            f"Batched with {stages.batch_size - 1} others after {ms(stages.queue_wait_s)}",
-        ),
-        (stages.model_s, f"Generated {stages.num_tokens} tokens in {ms(stages.model_s)}"),
-        (stages.postprocess_s, f"Stored the answer in {ms(stages.postprocess_s)}"),
-    )
-    later = sum(seconds for seconds, _ in told)
-    lines = []
-    for seconds, message in told:
-        later -= seconds
-        lines.append(LogLine(message, age_s=max(0.0, later)))
-    return tuple(lines)
-
-
-def ms(seconds: float) -> str:
-    """Seconds as a person reads them here."""
-    return f"{seconds * 1000:.0f} ms"

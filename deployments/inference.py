@@ -3,7 +3,7 @@
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from deployments.autoscaling import ONGOING
@@ -20,9 +20,9 @@ from deployments.florence.request import (
     Prepared,
     Query,
     Request,
-    Stages,
     Tokens,
 )
+from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS
 from deployments.settings import Settings
 from deployments.telemetry.log import about, hide_client_errors, logger
@@ -37,6 +37,7 @@ from deployments.telemetry.tracing import (
 )
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
+NUM_PROMPTS = 256  # that are kept as token ids
 
 
 class Inference:
@@ -55,16 +56,15 @@ class Inference:
         sys.setswitchinterval(SWITCH_S)
         self._settings = settings.inference
         model = Model(settings.model)
-        self._prompts = {
-            path: model.checkpoint.prompt(task.sentence) for path, task in TASKS.items()
-        }
+        self._encode = lru_cache(NUM_PROMPTS)(model.checkpoint.prompt)
+        longest = [task.longest_prompt(model.checkpoint) for task in TASKS.values()]
         self._forecast = Forecast()
         self._cache: Cache[Any] | None = None
         if self._settings.image_cache_mb:
             self._cache = Cache(self._settings.image_cache_mb * 1_000_000)
         self._num_beams = settings.inference.num_beams or model.num_beams
         self._batcher: Batcher[Query, Tokens] = Batcher(
-            open_backend(model, self._settings, list(self._prompts.values()), self._cache),
+            open_backend(model, self._settings, longest, self._cache),
             max_wait_s=self._settings.max_wait_ms / 1000,
             max_queue=self._settings.max_queue,
             max_cost=self._settings.max_queue_tokens,
@@ -149,13 +149,14 @@ class Inference:
         return True
 
     def _query(self, prepared: Prepared, run: Request) -> Query:
-        # A queued run may have been submitted when there were more.
-        num_beams = run.num_beams and min(run.num_beams, self._num_beams)
+        task = TASKS[run.task]
+        # A queued request may have been submitted when there were more.
+        num_beams = run.input.num_beams and min(run.input.num_beams, self._num_beams)
         return Query(
             prepared.pixels,
-            self._prompts[run.task],
+            self._encode(task.prompt(run.input, prepared.size)),
             num_beams,
-            grammar=TASKS[run.task].grammar,
+            grammar=task.grammar,
             image_key=f"{run.key_id} {prepared.digest}" if prepared.digest else None,
         )
 
@@ -166,12 +167,7 @@ class Inference:
 
     def _record(self, stages: Stages) -> None:
         record = self._recorder.record
-        record("florence_inference_queue_wait_seconds", stages.queue_wait_s)
-        record("florence_inference_model_seconds", stages.model_s)
-        record("florence_inference_batch_size", stages.batch_size)
-        record("florence_inference_batches_total", stages.batch_share)
-        record("florence_inference_tokens", stages.num_tokens)
-        record("florence_inference_written_tokens_total", stages.num_tokens)
+        stages.record(record, "Inference")
         if self._cache is not None:
             record("florence_inference_image_hits_total", self._cache.take_hits())
             record("florence_inference_image_cache_bytes", self._cache.num_bytes)
@@ -193,16 +189,10 @@ class Inference:
 
 def note(tracer: Tracer, span: Span, stages: Stages) -> None:
     """Say in a trace how long a request waited for the model, and how long it was in it."""
-    set_attributes(span, batch_size=stages.batch_size, tokens=stages.num_tokens)
-    tracer.past("wait", traceparent(span), stages.queue_wait_s, ago_s=stages.model_s)
-    tracer.past(
-        "batch",
-        traceparent(span),
-        stages.model_s,
-        batch_size=stages.batch_size,
-        batch_share=stages.batch_share,
-        tokens=stages.num_tokens,
-    )
+    counted = stages.counted("Inference")
+    set_attributes(span, **counted)
+    for name, seconds, ago_s in stages.spans("Inference"):
+        tracer.past(name, traceparent(span), seconds, ago_s, **counted)
 
 
 def measured(batched: Batched[Tokens], before: Stages) -> Stages:

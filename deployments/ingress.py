@@ -21,9 +21,8 @@ from deployments.jobs.instrumented import measured
 from deployments.jobs.patient import patient
 from deployments.jobs.sqlite.owner import store_of
 from deployments.jobs.wakeup import Wakeup
-from deployments.pipeline import Handle, Pipeline, are_small, handle_of
+from deployments.pipeline import Pipeline
 from deployments.settings import Settings
-from deployments.streaming import Streaming
 from deployments.telemetry.metrics import RayRecorder, SharedRecorder
 from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import open_tracer
@@ -53,21 +52,14 @@ class Ingress:
         self._dispatcher = dispatcher
         self._wakeup = Wakeup(dispatcher.wake.remote)
         self._checkpoint = open_checkpoint(settings.model)
-        small = are_small(self._checkpoint.image_size)
-        self._pipeline = Pipeline(
-            handle_of(preprocess, small),
-            handle_of(inference, small),
-            handle_of(postprocess),
-            self._recorder,
-            settings.ingress.max_attempts,
-        )
-        self._streaming = Streaming(
-            handle_of(preprocess),
-            Handle(inference.options(stream=True).stream.remote, inference.ready.remote),
-            handle_of(postprocess),
-            self._checkpoint.vocabulary,
-            self._recorder,
-            settings.ingress.max_attempts,
+        self._pipeline = Pipeline.between(
+            preprocess,
+            inference,
+            postprocess,
+            self._checkpoint.image_size,
+            recorder=self._recorder,
+            max_attempts=settings.ingress.max_attempts,
+            vocabulary=self._checkpoint.vocabulary,
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -77,7 +69,6 @@ class Ingress:
                 settings=self._settings,
                 num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
                 run=self._pipeline.run,
-                stream=self._streaming.run,
                 ready=self._ready,
                 wake=self._wakeup,
                 files=open_file_store(self._settings.files),

@@ -1,15 +1,15 @@
-"""The path of one run: Preprocess → Inference → Postprocess, begun again when a replica dies.
+"""One request through three deployments: Preprocess → Inference → Postprocess.
 
-Serve does not repeat a request that a replica had accepted, because it cannot know
-whether that is safe. Here it is: the answer depends on the input alone.
+A request whose replica dies is attempted again. Serve does not repeat what a replica had accepted,
+because it cannot know whether that is safe. Here it is: the answer depends on the input alone.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
@@ -23,22 +23,27 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import (
+    InternalError,
     NotReady,
     Overloaded,
     RequestTimeout,
     RunnerDisconnected,
 )
-from deployments.florence.request import Finished, Generated, Prepared, Request
+from deployments.florence.partial_parser import OnPartial, PartialParser
+from deployments.florence.request import Finished, Generated, Partial, Prepared, Request
+from deployments.florence.tasks import TASKS
+from deployments.florence.vocabulary import Vocabulary
 from deployments.images.data_uri import read_data_uri
 from deployments.telemetry.metrics import Recorder
 
 DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
 RETRY_DELAY_S = 0.2
-SMALL = 256 * 1024  # characters, unpacked in half a millisecond
 READY_TIMEOUT_S = 2.0
+SMALL_URI = 256 * 1024  # characters, unpacked in half a millisecond
 SMALL_PIXELS = 512 * 1024  # bytes
 
-Begin = Callable[..., Awaitable[Any]]  # calls a deployment, and remembers what that has begun
+Call = Callable[..., Awaitable[Any]]
+Begin = Callable[..., Any]  # makes a call, and remembers it until the attempt has ended
 
 
 @dataclass(frozen=True)
@@ -50,42 +55,35 @@ class Handle:
     Serve passes arguments and results through Ray's object store, by reference. What is small is
     cheaper by value, over gRPC: an image's two hops take 2.6 ms of processor time instead of 8
     with 150 kB of pixels, as much with 0.8 MB, and a quarter more with the 1.8 MB of the real
-    model's (`docs/benchmarks.md`).
+    model's (docs/benchmarks.md).
+    `stream`, of Inference, begins the same and returns `Partial` each time there is more, at last
+    `Generated`.
     """
 
-    run: Callable[..., Awaitable[Any]]
+    run: Call
     ready: Callable[[], Awaitable[bool]]
-    run_by_value: Callable[..., Awaitable[Any]] | None = None
+    run_by_value: Call | None = None
+    stream: Callable[..., AsyncIterator[Partial | Generated]] | None = None
 
-    @property
-    def run_small(self) -> Callable[..., Awaitable[Any]]:
-        """The better way to begin when all arguments are here and small."""
-        return self.run_by_value or self.run
-
-
-def handle_of(deployment: Handle | DeploymentHandle[Any], small: bool = True) -> Handle:
-    """A deployment as the pipeline calls it, whichever way it was given.
-
-    Without `small`, what it takes or returns can be large.
-    """
-    if isinstance(deployment, Handle):
-        return deployment
-    run, ready = deployment.run.remote, deployment.ready.remote
-    by_value = deployment.options(_by_reference=False).run.remote if small else None
-    return Handle(run, ready, by_value)
+    @classmethod
+    def to(cls, deployment: "AnyHandle", by_value: bool = True) -> "Handle":
+        """The handle to a deployment; without `by_value`, what it takes or returns can be large."""
+        if isinstance(deployment, Handle):
+            return deployment
+        stream: Any = deployment.options(stream=True).stream.remote
+        small = deployment.options(_by_reference=False).run.remote if by_value else None
+        return cls(deployment.run.remote, deployment.ready.remote, small, stream)
 
 
-def are_small(image_size: tuple[int, int]) -> bool:
-    """Whether images of this (width, height), three bytes a pixel, are worth passing by value."""
-    width, height = image_size
-    return 3 * width * height <= SMALL_PIXELS
+AnyHandle = Handle | DeploymentHandle[Any]
 
 
 class Pipeline:
-    """Runs requests through three neighbours.
+    """Runs requests.
 
-    A small image that came with the request goes from one to the next by value. For any other, what
-    Preprocess has begun is passed on without waiting for it, so its pixels never come here.
+    Args:
+        vocabulary: of the model's answers, where `run` is given an `on_partial`.
+        max_attempts: how often a request is tried while replicas die.
     """
 
     def __init__(
@@ -95,22 +93,41 @@ class Pipeline:
         postprocess: Handle,
         recorder: Recorder,
         max_attempts: int,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self._preprocess = preprocess
         self._inference = inference
         self._postprocess = postprocess
         self._recorder = recorder
         self._max_attempts = max_attempts
+        self._vocabulary = vocabulary
 
-    async def run(self, run: Request) -> Finished:
-        """The finished run.
+    @classmethod
+    def between(
+        cls,
+        preprocess: AnyHandle,
+        inference: AnyHandle,
+        postprocess: AnyHandle,
+        image_size: tuple[int, int],
+        **more: Any,
+    ) -> Self:
+        """The pipeline between deployments; the model sees images of this (width, height)."""
+        by_value = are_small(image_size)
+        handles = Handle.to(preprocess, by_value), Handle.to(inference, by_value)
+        return cls(*handles, Handle.to(postprocess), **more)
+
+    async def run(self, request: Request, on_partial: OnPartial | None = None) -> Finished:
+        """The finished request.
+
+        `on_partial` gets the output so far, as JSON values, each time it has grown.
 
         Raises:
             ServiceError: what the client should see; nothing of Ray's gets out.
         """
+        parser = self._parser(request, on_partial) if on_partial else None
         try:
-            async with asyncio.timeout(run.deadline - time.time()):
-                return await self._attempts(run)
+            async with asyncio.timeout(request.deadline - time.time()):
+                return await self._attempts(request, parser)
         except TimeoutError:
             raise RequestTimeout() from None
 
@@ -122,11 +139,15 @@ class Pipeline:
                 return all(await asyncio.gather(*(handle.ready() for handle in handles)))
         return False
 
-    async def _attempts(self, run: Request) -> Finished:
+    def _parser(self, request: Request, on_partial: OnPartial) -> PartialParser:
+        assert self._vocabulary
+        return PartialParser(TASKS[request.task], request.input, self._vocabulary, on_partial)
+
+    async def _attempts(self, request: Request, parser: PartialParser | None) -> Finished:
         attempt = 1
         while True:
             try:
-                finished = await self._attempt(run)
+                finished = await self._attempt(request, parser)
                 return finished if attempt == 1 else replace(finished, attempt=attempt)
             except DEATHS as error:
                 if attempt == self._max_attempts:
@@ -136,54 +157,81 @@ class Pipeline:
             await asyncio.sleep(RETRY_DELAY_S * attempt)
             attempt += 1
 
-    async def _attempt(self, run: Request) -> Finished:
-        begun: list[Awaitable[Any]] = []
+    async def _attempt(self, request: Request, parser: PartialParser | None) -> Finished:
+        begun: list[Any] = []
 
-        def begin(call: Callable[..., Awaitable[Any]], *given: Any) -> Awaitable[Any]:
+        def begin(call: Callable[..., Any], *given: Any) -> Any:
             begun.append(call(*given))
             return begun[-1]
 
-        path = self._by_value if self._is_small(run) else self._by_reference
         try:
-            return await path(run, begin)
+            if parser is None and self._is_small(request):
+                return await self._by_value(request, begin)
+            return await self._by_reference(request, begin, parser)
         except BaseException as error:
-            for awaitable in begun:
-                cancel(awaitable)
-            raise meant(error) from error
+            for each in begun:
+                cancel(each)
+            raise unwrapped(error) from error
 
-    def _is_small(self, run: Request) -> bool:
-        """Whether all that is made of the image on the way is small, as the image is."""
-        return bool(self._preprocess.run_by_value and self._inference.run_by_value) and is_small(
-            run
-        )
+    def _is_small(self, request: Request) -> bool:
+        """Whether the image and its pixels are small."""
+        by_value = self._preprocess.run_by_value and self._inference.run_by_value
+        return bool(by_value) and has_small_image(request)
 
-    async def _by_value(self, run: Request, begin: Begin) -> Finished:
-        """Every deployment is handed what it needs of what the one before it has made."""
-        light = run.without_image()
-        prepared: Prepared = await begin(self._preprocess.run_small, run)
-        generated = await self._answer(begin(self._inference.run_small, prepared.to_read(), light))
-        finished: Finished = await begin(
-            self._postprocess.run_small, prepared.to_draw(), generated, light
-        )
+    async def _by_value(self, request: Request, begin: Begin) -> Finished:
+        """Each deployment gets what it needs of what the one before it has made."""
+        light = request.without_image()
+        prepared: Prepared = await begin(self._preprocess.run_by_value, request)
+        generated: Generated = await begin(self._inference.run_by_value, prepared.to_read(), light)
+        draw = self._postprocess.run_by_value or self._postprocess.run
+        finished: Finished = await begin(draw, prepared.to_draw(), generated, light)
         return finished
 
-    async def _by_reference(self, run: Request, begin: Begin) -> Finished:
-        """Inference is handed what Preprocess has begun; Postprocess too, unless it is here."""
-        light = run.without_image()
-        prepared = begin(self._preprocess.run, run)
-        generated = await self._answer(begin(self._inference.run, prepared, light))
+    async def _by_reference(
+        self, request: Request, begin: Begin, parser: PartialParser | None
+    ) -> Finished:
+        """What Preprocess has begun is passed on unawaited, so that its pixels never come here."""
+        light = request.without_image()
+        prepared = begin(self._preprocess.run, request)
+        generated = await self._generate(prepared, light, begin, parser)
         finished: Finished
-        draw = self._postprocess.run_by_value
-        if draw and is_small(run):
-            finished = await begin(draw, held(run, generated), generated, light)
+        if self._postprocess.run_by_value and has_small_image(request):
+            prepared = prepared_here(request, generated)
+            finished = await begin(self._postprocess.run_by_value, prepared, generated, light)
         else:
             finished = await begin(self._postprocess.run, prepared, generated, light)
         return finished
 
-    async def _answer(self, begun: Any) -> Generated:
-        """Inference's answer, out of what it has begun."""
-        generated: Generated = await begun
-        return generated
+    async def _generate(
+        self, prepared: Any, light: Request, begin: Begin, parser: PartialParser | None
+    ) -> Generated:
+        if parser is None:
+            generated: Generated = await begin(self._inference.run, prepared, light)
+            return generated
+        async for partial in begin(self._inference.stream, prepared, light):
+            if isinstance(partial, Generated):
+                return partial
+            parser.parse(partial)
+        raise InternalError("The model's answer has no end.")
+
+
+def are_small(image_size: tuple[int, int]) -> bool:
+    """Whether images of this (width, height), three bytes a pixel, are worth passing by value."""
+    width, height = image_size
+    return 3 * width * height <= SMALL_PIXELS
+
+
+def has_small_image(request: Request) -> bool:
+    """Whether its image came with the request, and is soon unpacked."""
+    url = request.input.image_url
+    return url[:5].lower() == "data:" and len(url) <= SMALL_URI
+
+
+def prepared_here(request: Request, generated: Generated) -> Prepared:
+    """The image in the data URI of `request`, to draw on; it has no pixels for the model."""
+    source = np.frombuffer(read_data_uri(request.input.image_url, SMALL_URI), np.uint8)
+    stages = generated.stages
+    return Prepared(source[:0], source, (stages.width, stages.height), stages)
 
 
 def cause_of(death: BaseException) -> str:
@@ -199,36 +247,24 @@ def cause_of(death: BaseException) -> str:
             return "connection_lost"
 
 
-def is_small(run: Request) -> bool:
-    """Whether its image came with the request, and is soon unpacked."""
-    return run.image_url[:5].lower() == "data:" and len(run.image_url) <= SMALL
-
-
-def held(run: Request, generated: Generated) -> Prepared:
-    """The image in the data URI of `run`, to draw on; it has no pixels for the model."""
-    source = np.frombuffer(read_data_uri(run.image_url, SMALL), np.uint8)
-    stages = generated.stages
-    return Prepared(source[:0], source, (stages.width, stages.height), stages)
-
-
-def cancel(begun: Awaitable[Any]) -> None:
-    """Let a deployment stop what nobody waits for any more."""
+def cancel(begun: Any) -> None:
+    """Stop a call whose result is not needed any more."""
     stop = getattr(begun, "cancel", None)
     if stop is not None:
-        with suppress(RayError, RayServeException):  # it tells of its own failure once more
+        with suppress(RayError, RayServeException):  # the call's own failure is raised once more
             stop()
 
 
-def meant(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """The error that a deployment raised, out of what Ray made of it on the way."""
     match error:
         case RayTaskError():
-            return meant(error.cause)
+            return unwrapped(error.cause)
         case BackPressureError():
             return Overloaded()
         case DeploymentUnavailableError():
             return NotReady()
-        case RayServeException(__cause__=RayActorError() as death):  # of one before this one
-            return meant(death)
+        case RayServeException(__cause__=RayActorError() as death):  # of an earlier deployment
+            return unwrapped(death)
         case _:
             return error

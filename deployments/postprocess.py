@@ -7,22 +7,20 @@ A store that is full or away costs the picture, not the boxes.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
-
-from pydantic import BaseModel
 
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore, content_type_of
 from deployments.files.open import open_file_store
 from deployments.files.pending import Picture, PictureWriter
-from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Finished, Generated, Prepared, Request, Stages, Stopwatch
-from deployments.florence.schemas import BoundingBoxes, Image
-from deployments.florence.tasks import TASKS, Results
-from deployments.images.annotate import LARGEST_SIDE, annotated
+from deployments.florence.parsing import ModelAnswer
+from deployments.florence.request import Finished, Generated, Prepared, Request, Stopwatch
+from deployments.florence.schemas import Image
+from deployments.florence.tasks import TASKS
+from deployments.images.annotate import LARGEST_SIDE, Shape, annotated
 from deployments.settings import Settings
 from deployments.telemetry.log import hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -56,22 +54,16 @@ class Postprocess:
         )
         self._pruned = Stopwatch()
 
-    async def run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
-        """The answer to `run` for the client; its picture may still have to be drawn."""
-        with self._tracer.span("postprocess", run.trace, request_id=run.id) as span:
-            return await self._run(prepared, generated, replace(run, trace=traceparent(span)))
-
-    async def _run(self, prepared: Prepared, generated: Generated, run: Request) -> Finished:
-        watch = Stopwatch()
-        results = await asyncio.to_thread(self._parse, prepared, generated, run)
-        output: dict[str, Any] = {"results": plain(results)}
-        files: tuple[str, ...] = ()
-        if isinstance(results, BoundingBoxes) and self._annotate:
-            output["image"], files = await self._picture(prepared, results, run)
-        seconds = watch.seconds()
-        self._recorder.record("florence_postprocess_seconds", seconds)
-        self._prune()
-        return Finished(output, merged(prepared.stages, generated.stages, seconds), files)
+    async def run(self, prepared: Prepared, generated: Generated, request: Request) -> Finished:
+        """The answer to `request` for the client; its picture may still have to be drawn."""
+        with self._tracer.span("postprocess", request.trace, request_id=request.id) as span:
+            watch = Stopwatch()
+            request = replace(request, trace=traceparent(span))
+            output, files = await self._answer(prepared, generated, request)
+            stages = generated.stages.with_(postprocess_s=watch.seconds())
+            stages.record(self._recorder.record, "Postprocess")
+            self._prune()
+            return Finished(output, stages, files)
 
     async def ready(self) -> bool:
         """Whether this deployment can work."""
@@ -91,29 +83,38 @@ class Postprocess:
             self._tracer.close()
         return None
 
-    def _parse(self, prepared: Prepared, generated: Generated, run: Request) -> Results:
-        tokens = self._vocabulary.trim(generated.tokens)
-        return TASKS[run.task].parse(Answer(tokens, self._vocabulary, prepared.size))
+    async def _answer(
+        self, prepared: Prepared, generated: Generated, request: Request
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The output as JSON values, and the names of its files."""
+        task = TASKS[request.task]
+        answer = ModelAnswer.of(generated.tokens, self._vocabulary, prepared.size)
+        results = await asyncio.to_thread(task.parse, answer, request.input)
+        if task.draw is None or not self._annotate:
+            return task.output_of(results), ()
+        image, files = await self._picture(prepared, task.draw(results), request)
+        return task.output_of(results, image=image), files
 
     async def _picture(
-        self, prepared: Prepared, results: BoundingBoxes, run: Request
-    ) -> tuple[Any, tuple[str, ...]]:
-        """The picture as JSON values, and the name of its file; None and no name without one."""
+        self, prepared: Prepared, shapes: Iterable[Shape], request: Request
+    ) -> tuple[Image | None, tuple[str, ...]]:
+        """The picture and the name of its file; None and no name without one."""
         if max(prepared.size) > LARGEST_SIDE:
             return None, ()
-        ttl_s = self._files_ttl_s if run.files_ttl_s is None else run.files_ttl_s
-        source, boxes = prepared.source, results.bboxes
+        ttl_s = self._files_ttl_s if request.files_ttl_s is None else request.files_ttl_s
+        source = prepared.source
 
         def draw() -> bytes:
-            return annotated(source.tobytes(), boxes, self._limits, self._quality)
+            return annotated(source.tobytes(), shapes, self._limits, self._quality)
 
-        picture = Picture(run.id, draw, ttl_s, key_id=run.key_id, trace=run.trace)
-        if run.picture_key and (name := self._pictures.write_later(picture, run.picture_key)):
-            return describe(name, None, prepared.size, run), (name,)
+        picture = Picture(request.id, draw, ttl_s, key_id=request.key_id, trace=request.trace)
+        key = request.picture_key
+        if key and (name := self._pictures.write_later(picture, key)):
+            return describe(name, None, prepared.size, request), (name,)
         stored = await self._pictures.write(picture)
         if stored is None:
             return None, ()
-        return describe(stored.name, stored.size, prepared.size, run), (stored.name,)
+        return describe(stored.name, stored.size, prepared.size, request), (stored.name,)
 
     def _prune(self) -> None:
         """Remove expired files now and then, while nobody waits."""
@@ -130,36 +131,17 @@ def prune(files: FileStore) -> None:
         logger.warning("expired files are not removed")
 
 
-def describe(name: str, file_size: int | None, size: tuple[int, int], run: Request) -> Any:
-    """The picture called `name` of this (width, height) as JSON values.
+def describe(name: str, file_size: int | None, size: tuple[int, int], request: Request) -> Image:
+    """The picture called `name` of this (width, height).
 
-    `file_size` is in bytes, None while it is drawn.
+    `file_size` is in bytes, None until it is drawn.
     """
     width, height = size
-    return plain(
-        Image(
-            url=f"{run.base_url}/cdn/files/{name}",
-            content_type=content_type_of(name),
-            file_name=name,
-            file_size=file_size,
-            width=width,
-            height=height,
-        )
-    )
-
-
-def plain(value: BaseModel | str) -> Any:
-    """JSON values of a result."""
-    return value.model_dump() if isinstance(value, BaseModel) else value
-
-
-def merged(prepared: Stages, generated: Stages, postprocess_s: float) -> Stages:
-    """The stages of all three deployments in one."""
-    return generated.with_(
-        fetch_s=prepared.fetch_s,
-        decode_s=prepared.decode_s,
-        source_bytes=prepared.source_bytes,
-        width=prepared.width,
-        height=prepared.height,
-        postprocess_s=postprocess_s,
+    return Image(
+        url=f"{request.base_url}/cdn/files/{name}",
+        content_type=content_type_of(name),
+        file_name=name,
+        file_size=file_size,
+        width=width,
+        height=height,
     )

@@ -7,7 +7,9 @@ What lies in our own file store is read from there.
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +18,8 @@ from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
 from deployments.files.own import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Pixels, Prepared, Request, Stages, Stopwatch
+from deployments.florence.request import Pixels, Prepared, Request, Stopwatch
+from deployments.florence.stages import Stages
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
@@ -34,9 +37,11 @@ from deployments.telemetry.tracing import (
 
 LONGEST_DECODE_S = 120.0
 
+T = TypeVar("T")
+
 
 class Preprocess:
-    """One replica; decodes in threads, which Pillow lets run side by side."""
+    """One replica; decodes in threads, since Pillow releases the GIL."""
 
     def __init__(
         self,
@@ -58,16 +63,19 @@ class Preprocess:
         self._metrics = ProcessMetrics(self._recorder, "Preprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Preprocess")
 
-    async def run(self, run: Request) -> Prepared:
-        """The image of `run`, ready for the model.
+    async def run(self, request: Request) -> Prepared:
+        """The image of `request`, ready for the model.
 
         Raises:
             InputError: it cannot be fetched or read.
             StoreUnavailable: it is ours, and the file store does not answer.
         """
-        with self._tracer.span("preprocess", run.trace, request_id=run.id) as span:
+        with self._tracer.span("preprocess", request.trace, request_id=request.id) as span:
             watch = Stopwatch()
-            prepared = await self._run(run)
+            source = await self._read(request)
+            fetch_s = watch.seconds()
+            prepared = await self._in_thread(self._prepare, source, fetch_s)
+            prepared.stages.record(self._recorder.record, "Preprocess")
             note(self._tracer, span, prepared.stages, watch.seconds())
             return prepared
 
@@ -75,17 +83,6 @@ class Preprocess:
         """Serve calls this when it stops a replica."""
         if hasattr(self, "_tracer"):  # missing when __init__ has failed
             self._tracer.close()
-
-    async def _run(self, run: Request) -> Prepared:
-        watch = Stopwatch()
-        source = await self._read(run)
-        fetch_s = watch.seconds()
-        prepared = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._prepare, source, fetch_s
-        )
-        self._recorder.record("florence_preprocess_fetch_seconds", fetch_s)
-        self._recorder.record("florence_preprocess_decode_seconds", prepared.stages.decode_s)
-        return prepared
 
     def check_health(self) -> None:
         """Serve asks this; a thread cannot be stopped, but the replica around it can.
@@ -101,26 +98,27 @@ class Preprocess:
         """Whether this deployment can work."""
         return True
 
-    async def _read(self, run: Request) -> bytes:
-        url, max_bytes = run.image_url, self._settings.max_bytes
+    async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+
+    async def _read(self, request: Request) -> bytes:
+        url, max_bytes = request.input.image_url, self._settings.max_bytes
         if url[:5].lower() == "data:":
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, read_data_uri, url, max_bytes
-            )
-        name = own_name(url, (run.base_url, self._public_url))
+            return await self._in_thread(read_data_uri, url, max_bytes)
+        name = own_name(url, (request.base_url, self._public_url))
         if name is not None:
             return await read_own(self._files, name, max_bytes)
         return await self._fetcher.fetch(url)
 
     def _prepare(self, source: bytes, fetch_s: float) -> Prepared:
         watch = Stopwatch()
-        job = id(watch)
-        self._decoding[job] = time.monotonic()
+        image_id = id(watch)
+        self._decoding[image_id] = time.monotonic()
         try:
             image = decode(source, self._settings)
             pixels = to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
         finally:
-            del self._decoding[job]
+            del self._decoding[image_id]
         stages = Stages(
             fetch_s=fetch_s,
             decode_s=watch.seconds(),
@@ -132,13 +130,13 @@ class Preprocess:
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
 
 
-def note(tracer: Tracer, span: Span, stages: Stages, seconds: float) -> None:
-    """Say in a trace where the `seconds` of a run went; it may have waited for a thread, too."""
-    set_attributes(span, source_bytes=stages.source_bytes, width=stages.width, height=stages.height)
-    tracer.past("fetch", traceparent(span), stages.fetch_s, ago_s=seconds - stages.fetch_s)
-    tracer.past("decode", traceparent(span), stages.decode_s)
+def note(tracer: Tracer, span: Span, stages: Stages, total_s: float) -> None:
+    """Say in a trace where the time went; the image may have waited for a thread, too."""
+    set_attributes(span, **stages.counted("Preprocess"))
+    for name, seconds, ago_s in stages.spans("Preprocess", total_s):
+        tracer.past(name, traceparent(span), seconds, ago_s)
 
 
 def digest_of(pixels: Pixels) -> str:
-    """A name that equal pixels share, and no others that anyone could find."""
+    """A name that equal pixels share, and different ones do not."""
     return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()

@@ -37,7 +37,6 @@ RANKS = {
     "jobs": 2,
     "api": 3,
     "pipeline": 3,
-    "streaming": 4,
     "ingress": 5,
     "preprocess": 5,
     "inference": 5,
@@ -95,7 +94,7 @@ ENGINE = [
     PACKAGE / "errors.py",
     *(
         PACKAGE / "florence" / name
-        for name in ("backend.py", "cache.py", "request.py", "scheduler.py")
+        for name in ("backend.py", "cache.py", "request.py", "scheduler.py", "stages.py")
     ),
 ]
 ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names

@@ -28,9 +28,10 @@ from deployments.files.local import LocalFileStore
 from deployments.files.pending import is_pending
 from deployments.florence.generate import Generate
 from deployments.florence.request import Finished, Generated, Prepared, Request
+from deployments.florence.schemas import ImageInput
 from deployments.images.annotate import LARGEST_SIDE
 from deployments.inference import Inference
-from deployments.pipeline import held
+from deployments.pipeline import prepared_here
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.settings import Settings, TracingSettings, parse
@@ -55,9 +56,12 @@ def inference(settings: Settings) -> Inference:
     return Inference(settings, PrometheusRecorder())
 
 
-def run(image_url: str = "", task: str = "region-proposal") -> Request:
-    """A request with a minute of patience."""
-    return Request("id", task, image_url, time.time() + 60, base_url="https://here")
+def run(
+    image_url: str = "data:,", task: str = "region-proposal", num_beams: int | None = None
+) -> Request:
+    """A request with a minute to go."""
+    image = ImageInput(image_url=image_url, num_beams=num_beams)
+    return Request("id", task, image, time.time() + 60, base_url="https://here")
 
 
 def prepare(settings: Settings, image_url: str) -> Prepared:
@@ -127,12 +131,12 @@ def test_an_image_in_the_request_is_drawn_on_without_preprocess(
 ) -> None:
     """The same answer, stages and picture come of what the pipeline knows as of the whole."""
     given = run(uri(scene(1).image))
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     postprocess = Postprocess(settings, PrometheusRecorder())
     whole, known = (
         asyncio.run(postprocess.run(each, generated, given.without_image()))
-        for each in (prepared, held(given, generated))
+        for each in (prepared, prepared_here(given, generated))
     )
 
     assert whole.output["results"] == known.output["results"]
@@ -186,12 +190,14 @@ def test_a_run_costs_what_it_reads_and_what_its_beams_will_write(
     prepared, given = prepare(settings, uri(scene(0).image)), run(task="caption")
     costs = []
     for beams in (1, 3):
-        asked = replace(given, num_beams=beams)
+        asked = run(task="caption", num_beams=beams)
         costs.append(inference._cost(inference._query(prepared, asked), asked))
     length = inference._forecast.num_tokens("caption")
     generated = asyncio.run(inference.run(prepared, given))
 
-    assert costs == [len(inference._prompts["caption"]) + beams * length for beams in (1, 3)]
+    assert costs == [
+        len(inference._query(prepared, given).prompt) + beams * length for beams in (1, 3)
+    ]
     assert len(generated.tokens) < length
     assert inference._forecast.num_tokens("caption") < length
 
@@ -272,7 +278,7 @@ def test_a_store_that_is_away_costs_the_picture_alone(
     """The boxes are answered without a picture, also when it is time to prune."""
     monkeypatch.setattr("deployments.postprocess.PRUNE_EVERY_S", 0.0)
     given = run(uri(scene(1).image))
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     postprocess = Postprocess(settings, PrometheusRecorder(), FullStore(settings.files))
     finished = asyncio.run(postprocess.run(prepared, generated, given))
@@ -296,7 +302,7 @@ def test_a_run_with_a_key_is_answered_before_its_picture(
 ) -> None:
     """The answer has the boxes and a promise; a replica that Serve stops keeps it."""
     given = replace(run(uri(scene(1).image)), picture_key="key")
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     files = SlowStore(settings.files)
 
@@ -330,7 +336,7 @@ def test_a_run_without_a_key_is_answered_with_its_picture(
 ) -> None:
     """What its answer names is stored, and its size is known."""
     given = run(uri(scene(1).image))
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     files = SlowStore(settings.files)
     finished = asyncio.run(
@@ -408,7 +414,7 @@ def test_expired_pictures_are_removed_now_and_then(
     old = files.put(b"old", "image/jpeg", -1)
     monkeypatch.setattr("deployments.postprocess.PRUNE_EVERY_S", 0.0)
     given = run(uri(scene(1).image))
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
     asyncio.run(Postprocess(settings, PrometheusRecorder(), files).run(prepared, generated, given))
 
@@ -419,8 +425,8 @@ def test_an_answer_can_be_heard_while_it_is_written(
     settings: Settings, inference: Inference
 ) -> None:
     """What is said grows, begins the answer, and ends with what a run returns."""
-    given = replace(run(uri(scene(3).image)), num_beams=1)
-    prepared = prepare(settings, given.image_url)
+    given = run(uri(scene(3).image), num_beams=1)
+    prepared = prepare(settings, given.input.image_url)
 
     async def heard() -> list[Any]:
         return [said async for said in inference.stream(prepared, given)]
@@ -441,7 +447,7 @@ def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> No
     long = settings.inference.model_copy(update={"num_beams": 1, "min_new_tokens": 500})
     inference = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
     given = run(uri(scene(0).image))
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
 
     async def hear_the_first() -> Any:
         stream = inference.stream(prepared, given)
@@ -464,8 +470,8 @@ def test_a_run_has_no_more_beams_than_the_deployment(
 ) -> None:
     """A request may have been queued when there were more."""
     given = run(uri(scene(1).image))
-    prepared = prepare(settings, given.image_url)
-    asked = replace(given, num_beams=num_beams)
+    prepared = prepare(settings, given.input.image_url)
+    asked = run(num_beams=num_beams)
 
     tokens = [asyncio.run(inference.run(prepared, each)).tokens for each in (given, asked)]
     assert tokens[0] == tokens[1]
@@ -555,7 +561,7 @@ def test_a_picture_that_comes_later_belongs_to_the_trace(
 ) -> None:
     """It is drawn when the answer has left, and is told when its replica is stopped."""
     given = replace(run(uri(scene(1).image)), trace=TRACE, picture_key="ab" * 16)
-    prepared = prepare(settings, given.image_url)
+    prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
 
     async def answered() -> None:

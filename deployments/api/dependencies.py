@@ -26,17 +26,16 @@ class Dependencies:
     """Everything that routes call, as plain functions, so that tests can pass their own.
 
     `num_beams` is the most that a request may ask for.
-    `run` raises a ServiceError for what the client should see; anything else is a 500.
-    `stream` is `run` that also calls its second argument with the output so far, as JSON values,
-    each time the output has grown.
+    `run` calls its second argument, if there is one, with the output so far, as JSON values, each
+    time the output has grown. It raises a ServiceError for what the client should see; anything
+    else is a 500.
     `ready` says whether a run would find every part of the pipeline.
     `wake` tells the dispatcher that the queue has changed; it returns at once and may be lost.
     """
 
     settings: Settings
     num_beams: int
-    run: Callable[[Request], Awaitable[Finished]]
-    stream: Callable[[Request, OnPartial], Awaitable[Finished]]
+    run: Callable[[Request, OnPartial | None], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
     wake: Callable[[], None]
     files: FileStore

@@ -20,9 +20,9 @@ from deployments.api.limits import RequestLimits
 from deployments.api.openapi import run_operation, run_stream_operation
 from deployments.api.sse import EventStream, output_stream
 from deployments.api.usage import UsageMeter
-from deployments.florence.request import Finished, Request, Stages, Stopwatch
+from deployments.florence.request import Finished, Request, Stopwatch
+from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS, Task
-from deployments.telemetry.metrics import Recorder
 
 
 def router(dependencies: Dependencies, limits: RequestLimits, usage: UsageMeter) -> APIRouter:
@@ -84,10 +84,11 @@ class RunEndpoint:
                 run = await self._read(request, caller, span.traceparent)
                 self._usage.began(caller.key_id, self._task.path)
                 in_pipeline = Stopwatch()
-                finished = await self._call(request, run, on_partial)
+                work = self._dependencies.run(run, on_partial)
+                finished = await cancel_on_disconnect(request, work)
                 wait_s = waited_s(in_pipeline.seconds(), finished.stages)
                 self._learn(caller, watch.seconds(), wait_s, finished.stages)
-            span.note(attempt=finished.attempt, **finished.stages.measured())
+            span.note(attempt=finished.attempt, **finished.stages.logged())
             return finished
 
     async def _read(self, request: HttpRequest, caller: Caller, trace: str) -> Request:
@@ -100,38 +101,28 @@ class RunEndpoint:
         return Request(
             id=request.state.request_id,
             task=self._task.path,
-            image_url=given.image_url,
+            input=given,
             key_id=caller.key_id,
             deadline=now + self._ingress.deadline_s,
             start_by=begins_by,
             priority=priority(request.headers),
             base_url=base_url(request, self._ingress.public_url),
             files_ttl_s=ttl_s,
-            num_beams=given.num_beams,
             picture_key=await self._pending.key(),
             trace=trace,
         )
 
-    async def _call(
-        self, request: HttpRequest, run: Request, on_partial: OnPartial | None
-    ) -> Finished:
-        if on_partial:
-            work = self._dependencies.stream(run, on_partial)
-        else:
-            work = self._dependencies.run(run)
-        return await cancel_on_disconnect(request, work)
-
     def _learn(self, caller: Caller, seconds: float, wait_s: float, stages: Stages) -> None:
         self._limits.finished(seconds, wait_s, stages.model_s)
-        share_s = stages.model_s * stages.batch_share
-        self._usage.finished(caller.key_id, self._task.path, share_s)
-        record(self._dependencies.recorder, self._task.endpoint, seconds, stages)
+        self._usage.finished(caller.key_id, self._task.path, stages.own_model_s)
+        record = self._dependencies.recorder.record
+        record("florence_ingress_run_seconds", seconds, endpoint=self._task.endpoint)
+        stages.record(record)
 
 
 def waited_s(seconds: float, stages: Stages) -> float:
-    """Of `seconds` in the pipeline, those in which no stage worked on the request."""
-    worked_s = stages.fetch_s + stages.decode_s + stages.model_s + stages.postprocess_s
-    return max(0.0, seconds - worked_s)
+    """Of `seconds` in the pipeline, those in which no deployment worked on the request."""
+    return max(0.0, seconds - stages.worked_s)
 
 
 def render(finished: Finished) -> Response:
@@ -140,26 +131,5 @@ def render(finished: Finished) -> Response:
 
 
 def timing(stages: Stages) -> str:
-    """The stages in the words of the Server-Timing header, in milliseconds."""
-    seconds = {
-        "fetch": stages.fetch_s,
-        "decode": stages.decode_s,
-        "queue": stages.queue_wait_s,
-        "model": stages.model_s,
-        "postprocess": stages.postprocess_s,
-    }
-    return ", ".join(f"{name};dur={value * 1000:.1f}" for name, value in seconds.items())
-
-
-def record(recorder: Recorder, endpoint: str, seconds: float, stages: Stages) -> None:
-    """Measure a run that succeeded, and each of its stages."""
-    recorder.record("florence_ingress_run_seconds", seconds, endpoint=endpoint)
-    recorder.record("florence_preprocess_fetch_seconds", stages.fetch_s)
-    recorder.record("florence_preprocess_decode_seconds", stages.decode_s)
-    recorder.record("florence_inference_queue_wait_seconds", stages.queue_wait_s)
-    recorder.record("florence_inference_model_seconds", stages.model_s)
-    recorder.record("florence_inference_batch_size", stages.batch_size)
-    recorder.record("florence_inference_batches_total", stages.batch_share)
-    recorder.record("florence_inference_tokens", stages.num_tokens)
-    recorder.record("florence_inference_written_tokens_total", stages.num_tokens)
-    recorder.record("florence_postprocess_seconds", stages.postprocess_s)
+    """The Server-Timing header, in milliseconds."""
+    return ", ".join(f"{name};dur={value * 1000:.1f}" for name, value in stages.timings().items())

@@ -56,7 +56,7 @@ def room_on(
     kind = dtype(model.dtype, torch.device("cuda"))
     text = Florence2Config.from_pretrained(checkpoint.folder, local_files_only=True).text_config
     num_image_tokens = checkpoint.num_image_tokens
-    longest = max(len(checkpoint.prompt(task.sentence)) for task in TASKS.values())
+    longest = max(len(task.longest_prompt(checkpoint)) for task in TASKS.values())
     options = options_of(inference, checkpoint, checkpoint.num_beams)
     size = size_of(inference, longest - num_image_tokens)
     return Room(

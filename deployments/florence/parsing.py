@@ -7,34 +7,50 @@ Boxes are floats; the library's own parser truncates them to whole pixels
 and strips every letter outside ASCII from labels, this one keeps both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, Self
 
-from deployments.florence.answer import Answer
 from deployments.florence.schemas import BoundingBox, BoundingBoxes
+from deployments.florence.vocabulary import Vocabulary
 
 NUM_BINS = 1000
 
 
-def unlabelled_boxes(answer: Answer) -> BoundingBoxes:
+@dataclass(frozen=True)
+class ModelAnswer:
+    """Token ids without their frame, their vocabulary, and the (width, height) of the image."""
+
+    tokens: tuple[int, ...]
+    vocabulary: Vocabulary
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, ids: Sequence[int], vocabulary: Vocabulary, size: tuple[int, int]) -> Self:
+        """The answer in what the model has written, `</s><s>` and `</s>` included."""
+        return cls(vocabulary.trim(ids), vocabulary, size)
+
+
+def unlabelled_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
     """Every complete group of four location tokens, with an empty label."""
     boxes = [box(bins, "", answer.size) for _, run in runs(answer) for bins in fours(run)]
     return BoundingBoxes(bboxes=boxes)
 
 
-def labelled_boxes(answer: Answer) -> BoundingBoxes:
+def labelled_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
     """Every complete group of four location tokens, with the text that stands before its run."""
     boxes = [box(bins, label, answer.size) for label, run in runs(answer) for bins in fours(run)]
     return BoundingBoxes(bboxes=[found for found in boxes if found.label])
 
 
-def text(answer: Answer) -> str:
+def text(answer: ModelAnswer, _input: Any = None) -> str:
     """The answer as text; location tokens are left out."""
     bins = answer.vocabulary.bins
     return answer.vocabulary.decode(id_ for id_ in answer.tokens if id_ not in bins)
 
 
-def runs(answer: Answer) -> Iterator[tuple[str, list[int]]]:
+def runs(answer: ModelAnswer) -> Iterator[tuple[str, list[int]]]:
     """Each unbroken run of location bins with the text before it."""
     bins = answer.vocabulary.bins
     label = ""

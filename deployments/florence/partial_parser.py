@@ -1,34 +1,40 @@
-"""Reads an answer while the model writes it."""
+"""Parses an answer while the model writes it."""
 
 from collections.abc import Callable
 from typing import Any
 
-from deployments.florence.answer import Answer
-from deployments.florence.request import Partial
+from deployments.florence.parsing import ModelAnswer
+from deployments.florence.request import Input, Partial
 from deployments.florence.tasks import Task
 from deployments.florence.vocabulary import Vocabulary
 
-UNFINISHED = "\ufffd"  # stands for a letter of which not all bytes have been written
+UNFINISHED = "\ufffd"  # stands for a letter whose bytes have not all been written
+
+OnPartial = Callable[[Any], None]  # takes an output as JSON values
 
 
-class Reader:
-    """Tells the output so far, as JSON values, each time it has grown.
+class PartialParser:
+    """Calls `on_partial` with the output so far each time it has grown.
 
-    An answer that is begun again is told of when it is ahead of what was told before.
+    When the answer is written again from its beginning, it waits until there is more than before.
     """
 
-    def __init__(self, task: Task, vocabulary: Vocabulary, tell: Callable[[Any], None]) -> None:
+    def __init__(
+        self, task: Task, input: Input, vocabulary: Vocabulary, on_partial: OnPartial
+    ) -> None:
         self._task = task
+        self._input = input
         self._vocabulary = vocabulary
-        self._tell = tell
-        self._told = 0
+        self._on_partial = on_partial
+        self._image: dict[str, Any] = {"image": None} if task.draw else {}
+        self._length = 0
 
-    def read(self, said: Partial) -> None:
-        """Tell what is new in `said`, if anything is: a whole box, or more text."""
-        tokens = self._vocabulary.trim(said.tokens)
-        results = self._task.parse(Answer(tokens, self._vocabulary, said.size))
+    def parse(self, partial: Partial) -> None:
+        """Find a new whole item, or more text."""
+        answer = ModelAnswer.of(partial.tokens, self._vocabulary, partial.size)
+        results = self._task.parse(answer, self._input)
         if isinstance(results, str):
             results = results.rstrip(UNFINISHED)
-        if len(results) > self._told:
-            self._told = len(results)
-            self._tell(self._task.output(results=results).model_dump())
+        if len(results) > self._length:
+            self._length = len(results)
+            self._on_partial(self._task.output_of(results, **self._image))

@@ -1,47 +1,57 @@
-"""One request on its way through the pipeline, and what each stage hands to the next."""
+"""One request on its way through the pipeline, and what each deployment hands to the next."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import RequestTimeout, ServiceError, StartTimeout
+from deployments.florence.stages import Stages
 
 Pixels = NDArray[np.uint8]
 Tokens = tuple[int, ...]
 
 
+class Input(Protocol):
+    """What every validated input has; the models are in `schemas`, and pydantic's."""
+
+    image_url: str
+    num_beams: int | None  # None for the deployment's
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """The same with some fields changed."""
+
+
 @dataclass(frozen=True)
 class Request:
-    """A request: what to do, by when, and where its pictures will be found.
+    """What to do, by when, and where the picture will be found.
 
-    Times are seconds since the epoch, because a run crosses machines;
+    Times are seconds since the epoch, because a request crosses machines;
     machines of one cluster keep their clocks in step.
     """
 
     id: str
     task: str
-    image_url: str
+    input: Input
     deadline: float
     start_by: float = float("inf")
     priority: int = 0
     base_url: str = ""
-    files_ttl_s: float | None = None  # how long its picture is wanted; None for the usual time
-    num_beams: int | None = None  # None for the deployment's
-    key_id: str = ""  # of the key that asks
-    picture_key: str = field(default="", repr=False)  # promises its picture; without, that is first
-    trace: str = ""  # W3C's `traceparent` of what the boxes' spans are children of
+    files_ttl_s: float | None = None  # of its picture; None for the deployment's
+    key_id: str = ""
+    picture_key: str = field(default="", repr=False)  # names a pending picture; "" waits for it
+    trace: str = ""  # W3C's `traceparent` of what the deployments' spans are children of
 
     def without_image(self) -> Self:
-        """The same run for boxes that need no address: a data URI can be as long as its file."""
-        return replace(self, image_url="")
+        """The same for later stages: a data URI can be as long as its file."""
+        return replace(self, input=self.input.model_copy(update={"image_url": ""}))
 
     def expired(self, now: float) -> ServiceError | None:
-        """The error to answer with when the run has not begun by `now`."""
+        """The error to answer with when the request has not begun by `now`."""
         if now >= self.start_by:
             return StartTimeout()
         if now >= self.deadline:
@@ -49,45 +59,8 @@ class Request:
         return None
 
     def patience(self, now: float) -> float:
-        """Seconds from `now` that the run may still wait to begin."""
+        """Seconds from `now` that the request may still wait to begin."""
         return min(self.start_by, self.deadline) - now
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Seconds spent in each stage, what went through it, and the batch that the run was part of.
-
-    `width` and `height` are the image's own, in pixels.
-    """
-
-    fetch_s: float = 0.0
-    decode_s: float = 0.0
-    queue_wait_s: float = 0.0
-    model_s: float = 0.0
-    postprocess_s: float = 0.0
-    batch_size: int = 0
-    batch_share: float = 0.0
-    num_tokens: int = 0
-    source_bytes: int = 0
-    width: int = 0
-    height: int = 0
-
-    def with_(self, **seconds: Any) -> Self:
-        """These stages with some of them known."""
-        return replace(self, **seconds)
-
-    def measured(self) -> dict[str, float]:
-        """The same for logs and traces, times in milliseconds."""
-        return {
-            "fetch_ms": milliseconds(self.fetch_s),
-            "decode_ms": milliseconds(self.decode_s),
-            "queue_wait_ms": milliseconds(self.queue_wait_s),
-            "model_ms": milliseconds(self.model_s),
-            "postprocess_ms": milliseconds(self.postprocess_s),
-            "batch_size": self.batch_size,
-            "tokens": self.num_tokens,
-            "source_bytes": self.source_bytes,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,18 +132,13 @@ class Generated:
 class Finished:
     """The answer for the client, as JSON values, how long each stage took, and files it names.
 
-    `attempt` is the one that came through, from 1.
+    `attempt` is the one that succeeded, from 1.
     """
 
     output: dict[str, Any]
     stages: Stages
     files: tuple[str, ...] = ()
     attempt: int = 1
-
-
-def milliseconds(seconds: float) -> float:
-    """Seconds in milliseconds, to the microsecond."""
-    return round(seconds * 1000, 3)
 
 
 class Stopwatch:

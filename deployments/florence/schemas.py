@@ -4,7 +4,7 @@ Names, fields and descriptions follow fal's published types for `fal-ai/florence
 Lengths are pixels of the input image as a person sees it, after its EXIF rotation.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
@@ -41,6 +41,8 @@ class ImageInput(BaseModel):
 
 class BoundingBox(BaseModel):
     """A rectangle: its upper left corner, its size and what it shows."""
+
+    kind: ClassVar[str] = "box"  # how it is drawn
 
     x: float = Field(description="X-coordinate of the top-left corner")
     y: float = Field(description="Y-coordinate of the top-left corner")

@@ -2,87 +2,127 @@
 
 Markers and sentences are Florence-2's own, as in transformers' Florence2Processor;
 paths and schemas are fal's.
+
+A new task is a row here, with schemas and a parser where it needs new ones. Nothing else knows
+the tasks by name: the endpoints, the OpenAPI document, the prompts, the answers and the pictures
+are made from the rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from pydantic import BaseModel
 
 from deployments.florence import parsing
-from deployments.florence.answer import Answer
+from deployments.florence.checkpoint import Checkpoint
+from deployments.florence.parsing import ModelAnswer
 from deployments.florence.request import Grammar
-from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput, TextOutput
+from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
 
 APP = "fal-ai/florence-2-large"
 
-Results = BoundingBoxes | str  # both have a length, which grows as they are written
+
+def no_words(_input: Any, _size: tuple[int, int]) -> str:
+    """For a sentence that is the same for every input."""
+    return ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One endpoint: its path under the application, the prompt, both schemas and the parser."""
+    """One endpoint.
+
+    Args:
+        path: its name under the application.
+        marker: the task's name in transformers.
+        sentence: the prompt; `{}` stands for the `words`.
+        input: the model of a request's body.
+        output: the model of the answer, whose `results` are what `parse` makes.
+        parse: turns an answer, and the input that it is for, into results. They have a length,
+            which grows while the answer is written.
+        draw: the shapes to draw on the picture, which `images.annotate` knows by their kind; a
+            task without it has no picture.
+        words: what an input says, given also the (width, height) of its image in pixels.
+        grammar: what an answer looks like, where decoding is constrained.
+    """
 
     path: str
     marker: str
     sentence: str
+    summary: str
     input: type[ImageInput]
     output: type[BaseModel]
-    parse: Callable[[Answer], Results]
-    summary: str
-
-    @property
-    def grammar(self) -> Grammar:
-        """What its answers look like, where decoding is constrained."""
-        return GRAMMARS.get(self.parse, Grammar.FREE)
+    parse: Callable[[ModelAnswer, Any], Any]
+    draw: Callable[[Any], Iterable[Any]] | None = None
+    words: Callable[[Any, tuple[int, int]], str] = no_words
+    grammar: Grammar = Grammar.FREE
 
     @property
     def endpoint(self) -> str:
         """The endpoint id as fal's clients name it."""
         return f"{APP}/{self.path}"
 
+    @property
+    def results(self) -> Any:
+        """The type that `parse` returns."""
+        return self.output.model_fields["results"].annotation
 
-GRAMMARS: dict[Callable[[Answer], Results], Grammar] = {
-    parsing.unlabelled_boxes: Grammar.BOXES,
-    parsing.labelled_boxes: Grammar.LABELLED,
-}
+    def prompt(self, input: Any, size: tuple[int, int]) -> str:
+        """The sentence that asks for `input` about an image of this (width, height)."""
+        return self.sentence.replace("{}", self.words(input, size))
+
+    def longest_prompt(self, checkpoint: Checkpoint) -> list[int]:
+        """Token ids of the longest prompt that the model must have room for."""
+        return checkpoint.prompt(self.sentence)
+
+    def output_of(self, results: Sized, **image: Any) -> dict[str, Any]:
+        """The answer for the client as JSON values; it has an `image` if one is given."""
+        return self.output(results=results, **image).model_dump(exclude_unset=True)
+
 
 _ROWS = (
     Task(
-        "region-proposal",
-        "<REGION_PROPOSAL>",
-        "Locate the region proposals in the image.",
-        ImageInput,
-        BoundingBoxOutput,
-        parsing.unlabelled_boxes,
-        "Find the regions that hold something",
+        path="region-proposal",
+        marker="<REGION_PROPOSAL>",
+        sentence="Locate the region proposals in the image.",
+        summary="Find the regions that hold something",
+        input=ImageInput,
+        output=BoundingBoxOutput,
+        parse=parsing.unlabelled_boxes,
+        draw=attrgetter("bboxes"),
+        grammar=Grammar.BOXES,
     ),
     Task(
-        "object-detection",
-        "<OD>",
-        "Locate the objects with category name in the image.",
-        ImageInput,
-        BoundingBoxOutput,
-        parsing.labelled_boxes,
-        "Find objects and name their categories",
+        path="object-detection",
+        marker="<OD>",
+        sentence="Locate the objects with category name in the image.",
+        summary="Find objects and name their categories",
+        input=ImageInput,
+        output=BoundingBoxOutput,
+        parse=parsing.labelled_boxes,
+        draw=attrgetter("bboxes"),
+        grammar=Grammar.LABELLED,
     ),
     Task(
-        "dense-region-caption",
-        "<DENSE_REGION_CAPTION>",
-        "Locate the objects in the image, with their descriptions.",
-        ImageInput,
-        BoundingBoxOutput,
-        parsing.labelled_boxes,
-        "Find objects and describe each",
+        path="dense-region-caption",
+        marker="<DENSE_REGION_CAPTION>",
+        sentence="Locate the objects in the image, with their descriptions.",
+        summary="Find objects and describe each",
+        input=ImageInput,
+        output=BoundingBoxOutput,
+        parse=parsing.labelled_boxes,
+        draw=attrgetter("bboxes"),
+        grammar=Grammar.LABELLED,
     ),
     Task(
-        "caption",
-        "<CAPTION>",
-        "What does the image describe?",
-        ImageInput,
-        TextOutput,
-        parsing.text,
-        "Describe the image in a sentence",
+        path="caption",
+        marker="<CAPTION>",
+        sentence="What does the image describe?",
+        summary="Describe the image in a sentence",
+        input=ImageInput,
+        output=TextOutput,
+        parse=parsing.text,
     ),
 )
 

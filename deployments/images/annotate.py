@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from itertools import cycle
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,9 +15,13 @@ HALO = "white"
 LARGEST_SIDE = 65_500  # of a JPEG, as libjpeg writes it
 
 
-class LabelledBox(Protocol):
-    """A rectangle in pixels with a label, which may be empty."""
+class Shape(Protocol):
+    """What can be drawn: a function in `DRAW` knows its kind.
 
+    x, y, w and h are the rectangle around it, in pixels. The label may be empty.
+    """
+
+    kind: ClassVar[str]
     x: float
     y: float
     w: float
@@ -26,35 +30,38 @@ class LabelledBox(Protocol):
 
 
 def annotated(
-    source: bytes, boxes: Iterable[LabelledBox], limits: PreprocessSettings, quality: int
+    source: bytes, shapes: Iterable[Shape], limits: PreprocessSettings, quality: int
 ) -> bytes:
-    """The image that is encoded in `source` with its boxes, as a JPEG of this quality.
+    """The image that is encoded in `source` with these shapes, as a JPEG of this quality.
 
     Raises:
         InputError: as `decode`.
     """
-    return encode(annotate(decode(source, limits), boxes), quality)
+    return encode(annotate(decode(source, limits), shapes), quality)
 
 
-def annotate(image: Image.Image, boxes: Iterable[LabelledBox]) -> Image.Image:
-    """A copy of the RGB `image` with each box outlined in a colour between two white lines."""
+def annotate(image: Image.Image, shapes: Iterable[Shape]) -> Image.Image:
+    """A copy of the RGB `image` with each shape in a colour between two white lines."""
     picture = image.copy()
     canvas = ImageDraw.Draw(picture)
     stroke = max(2, round(max(image.size) / 320))
     font = ImageFont.load_default(max(12, round(max(image.size) / 40)))
-    for box, colour in zip(boxes, cycle(COLOURS), strict=False):
-        outline(canvas, box, colour, stroke)
-        if box.label:
-            tag(canvas, box, colour, font, image.size)
+    for shape, colour in zip(shapes, cycle(COLOURS), strict=False):
+        DRAW[shape.kind](canvas, shape, colour, stroke)
+        if shape.label:
+            tag(canvas, shape, colour, font, image.size)
     return picture
 
 
-def outline(canvas: ImageDraw.ImageDraw, box: LabelledBox, colour: str, stroke: int) -> None:
+def outline(canvas: ImageDraw.ImageDraw, box: Shape, colour: str, stroke: int) -> None:
     """The box's edge; a thin white line on each side keeps it apart from what lies under it."""
     corners = (box.x, box.y, box.x + box.w, box.y + box.h)
     halo = max(1, stroke // 2)
     canvas.rectangle(grown(corners, halo), outline=HALO, width=stroke + 2 * halo)
     canvas.rectangle(corners, outline=colour, width=stroke)
+
+
+DRAW = {"box": outline}  # by kind
 
 
 def grown(
@@ -67,18 +74,18 @@ def grown(
 
 def tag(
     canvas: ImageDraw.ImageDraw,
-    box: LabelledBox,
+    shape: Shape,
     colour: str,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """The label in white on the box's colour: above the box, or inside where there is no room."""
-    left, top, right, bottom = canvas.textbbox((0, 0), box.label, font=font)
+    """The label in white on the colour: above the shape, or inside where there is no room."""
+    left, top, right, bottom = canvas.textbbox((0, 0), shape.label, font=font)
     width, height = right - left + 8, bottom - top + 6
-    x = max(0.0, min(box.x, size[0] - width))
-    y = box.y - height if box.y >= height else box.y
+    x = max(0.0, min(shape.x, size[0] - width))
+    y = shape.y - height if shape.y >= height else shape.y
     canvas.rectangle((x, y, x + width, y + height), fill=colour, outline=HALO)
-    canvas.text((x + 4 - left, y + 3 - top), box.label, fill="white", font=font)
+    canvas.text((x + 4 - left, y + 3 - top), shape.label, fill="white", font=font)
 
 
 def encode(picture: Image.Image, quality: int) -> bytes:

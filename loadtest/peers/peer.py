@@ -17,9 +17,8 @@ from pydantic import BaseModel
 
 from deployments.files.base import new_name
 from deployments.files.local import LocalFileStore
-from deployments.florence.answer import Answer
 from deployments.florence.checkpoint import Checkpoint
-from deployments.florence.parsing import unlabelled_boxes
+from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
 from deployments.florence.request import Pixels, Tokens
 from deployments.florence.schemas import BoundingBoxes
 from deployments.florence.vocabulary import Vocabulary
@@ -106,7 +105,7 @@ class Pictures:
 
 def boxes_of(tokens: Tokens, vocabulary: Vocabulary, size: tuple[int, int]) -> BoundingBoxes:
     """The boxes of an answer about an image of this (width, height)."""
-    return unlabelled_boxes(Answer(vocabulary.trim(tokens), vocabulary, size))
+    return unlabelled_boxes(ModelAnswer(vocabulary.trim(tokens), vocabulary, size))
 
 
 class Model:

@@ -16,7 +16,8 @@ from deployments.api.shutdown import Shutdown
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
-from deployments.florence.request import Finished, Request, Stages
+from deployments.florence.request import Finished, Request
+from deployments.florence.stages import Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome
 from deployments.jobs.memory import MemoryStore
@@ -139,15 +140,11 @@ def build(
     runs: list[Request] = []
     wakes: list[None] = []
 
-    async def answer(given: Request) -> Finished:
+    async def answer(given: Request, on_partial: OnPartial | None) -> Finished:
         runs.append(given)
+        if on_partial and stream:
+            return await stream(given, on_partial)
         return await run(given) if run else ANSWER
-
-    async def tell_and_answer(given: Request, tell: OnPartial) -> Finished:
-        if stream is None:
-            return await answer(given)
-        runs.append(given)
-        return await stream(given, tell)
 
     async def always() -> bool:
         return True
@@ -161,7 +158,6 @@ def build(
         settings=settings,
         num_beams=NUM_BEAMS,
         run=answer,
-        stream=tell_and_answer,
         ready=ready or always,
         wake=lambda: wakes.append(None),
         files=files,

@@ -124,7 +124,7 @@ def test_large_bodies_arrive_whole(service: Service) -> None:
     uri = "data:image/png;base64," + "Aa0+" * 1024 * KIB
 
     assert service.post({"image_url": uri}).status_code == 200
-    assert service.runs[0].image_url == uri
+    assert service.runs[0].input.image_url == uri
 
 
 def test_largest_body_is_accepted(serve: Serve) -> None:

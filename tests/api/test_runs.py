@@ -86,7 +86,7 @@ def test_run_carries_the_request(service: Service) -> None:
 
     run = service.runs[0]
     assert run.id == response.headers["x-fal-request-id"]
-    assert run.image_url == INPUT["image_url"]
+    assert run.input.image_url == INPUT["image_url"]
     assert before + 120 <= run.deadline <= after + 120
     assert (run.start_by, run.priority) == (math.inf, 0)
 
@@ -123,7 +123,7 @@ def test_beams_up_to_the_deployments(service: Service, num_beams: int | None) ->
     """A run may ask for fewer than there are, or say nothing."""
     response = service.post(INPUT | {"num_beams": num_beams})
 
-    assert (response.status_code, service.runs[0].num_beams) == (200, num_beams)
+    assert (response.status_code, service.runs[0].input.num_beams) == (200, num_beams)
 
 
 @pytest.mark.parametrize("path", [CAPTION, f"{CAPTION}/stream"])
@@ -444,7 +444,7 @@ def test_what_a_key_uses_is_counted(serve: Serve) -> None:
     """Each run that begins counts, an image for each result, and its share of the model's time."""
 
     async def run(given: Request) -> Finished:
-        if given.image_url == "broken":
+        if given.input.image_url == "broken":
             raise FileDownloadError
         return ANSWER
 

@@ -33,6 +33,7 @@ from deployments.florence.batcher import (
     tell,
 )
 from deployments.florence.request import Request
+from deployments.florence.schemas import ImageInput
 from tests.florence.countdown import SOON_S, Countdown, Item, Said, numbers, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -76,8 +77,8 @@ def set_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def a_run(**fields: Any) -> Request:
     """A run with a minute to go."""
-    whole: dict[str, Any] = {"id": "r", "task": "t", "image_url": "u", "deadline": time.time() + 60}
-    return Request(**whole | fields)
+    image = ImageInput(image_url="u")
+    return Request("r", "t", image, **{"deadline": time.time() + 60} | fields)
 
 
 Task = asyncio.Task[Batched[Said]]

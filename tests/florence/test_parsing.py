@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor, Florence2Processor
 
 from deployments.florence import parsing
-from deployments.florence.answer import Answer
-from deployments.florence.schemas import BoundingBox, BoundingBoxes
+from deployments.florence.parsing import ModelAnswer
+from deployments.florence.schemas import BoundingBox, BoundingBoxes, ImageInput
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
 from deployments.settings import DEMO_CHECKPOINT
@@ -19,6 +19,7 @@ from deployments.settings import DEMO_CHECKPOINT
 VOCABULARY = Vocabulary(DEMO_CHECKPOINT)
 LOCATIONS = {bin_: id_ for id_, bin_ in VOCABULARY.bins.items()}
 SIZE = (640, 480)
+INPUT = ImageInput(image_url="u")
 
 sizes = st.tuples(st.integers(1, 20_000), st.integers(1, 20_000))
 wide_sizes = st.tuples(st.integers(8, 20_000), st.integers(8, 20_000))  # bins are over 0.001 wide
@@ -37,16 +38,16 @@ def said(text: str) -> tuple[int, ...]:
     return tuple(VOCABULARY.encode(text)[1:-1])
 
 
-def answer(*parts: tuple[int, ...], size: tuple[int, int] = SIZE) -> Answer:
+def answer(*parts: tuple[int, ...], size: tuple[int, int] = SIZE) -> ModelAnswer:
     """An answer of these tokens."""
-    return Answer(tuple(id_ for part in parts for id_ in part), VOCABULARY, size)
+    return ModelAnswer(tuple(id_ for part in parts for id_ in part), VOCABULARY, size)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
 @given(ids=st.lists(st.integers(0, len(VOCABULARY._ids) - 1), max_size=60), size=sizes)
 def test_any_tokens_can_be_parsed(task: Any, ids: list[int], size: tuple[int, int]) -> None:
     """Whatever the tokens are, every box lies in the image and has no negative side."""
-    results = task.parse(answer(VOCABULARY.trim(ids), size=size))
+    results = task.parse(ModelAnswer.of(ids, VOCABULARY, size), INPUT)
     if isinstance(results, BoundingBoxes):
         for found in results.bboxes:
             assert 0 <= found.x <= found.x + found.w <= size[0] + 1e-9
@@ -203,7 +204,7 @@ def test_boxes_are_those_of_the_library(
     library = processor().post_process_generation(
         sequence=[0, *tokens, 2], task=marker, image_size=size
     )[marker]
-    results = task.parse(answer(tokens, size=size))
+    results = task.parse(answer(tokens, size=size), INPUT)
     assert isinstance(results, BoundingBoxes)
     assert library["labels"] == [found.label for found in results.bboxes]
     for theirs, ours in zip(library["bboxes"], results.bboxes, strict=True):

@@ -3,10 +3,11 @@
 import pytest
 from transformers import AutoProcessor
 
-from deployments.florence.answer import Answer
-from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, TextOutput
+from deployments.florence.parsing import ModelAnswer
+from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
 from deployments.florence.tasks import TASKS, Task
 from deployments.florence.vocabulary import Vocabulary
+from deployments.images.annotate import DRAW
 from deployments.settings import DEMO_CHECKPOINT
 
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
@@ -33,9 +34,22 @@ def test_endpoints_are_named_as_at_fal(task: Task) -> None:
 @each_task
 def test_what_is_parsed_fits_the_output(task: Task) -> None:
     """The parser of an endpoint makes what its schema promises."""
-    results = task.parse(Answer((), Vocabulary(DEMO_CHECKPOINT), (10, 10)))
-    assert task.output is (BoundingBoxOutput if isinstance(results, BoundingBoxes) else TextOutput)
-    task.output.model_validate({"results": results})
+    answer = ModelAnswer((), Vocabulary(DEMO_CHECKPOINT), (10, 10))
+    results = task.parse(answer, ImageInput(image_url="u"))
+    assert isinstance(results, task.results)
+    task.output.model_validate(task.output_of(results))
+
+
+@each_task
+def test_what_is_drawn_can_be_drawn(task: Task) -> None:
+    """A task has a picture if its output has one, and somebody can draw its shapes."""
+    assert (task.draw is not None) == ("image" in task.output.model_fields)
+    if task.draw:
+        location = Vocabulary(DEMO_CHECKPOINT).id("<loc_7>")
+        word = Vocabulary(DEMO_CHECKPOINT).encode("circle")[1]
+        answer = ModelAnswer((word, *[location] * 4), Vocabulary(DEMO_CHECKPOINT), (10, 10))
+        results = task.parse(answer, ImageInput(image_url="u"))
+        assert {shape.kind for shape in task.draw(results)} <= set(DRAW)
 
 
 @each_task

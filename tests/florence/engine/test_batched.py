@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from deployments.florence.batcher import Batched, Batcher
 from deployments.florence.engine.engine import Engine
 from deployments.florence.request import Query, Request, Tokens
+from deployments.florence.schemas import ImageInput
 from tests.florence.engine.pool import Pool, Way
 
 SOON_S = 30.0  # the longest that all may take together
@@ -56,7 +57,9 @@ async def serve(
         for caller, parts in zip(asking, told, strict=True):
             await asyncio.sleep(caller.comes_ms / 1000)
             query = replace(queries[caller.number], num_beams=caller.num_beams)
-            run = Request("r", "t", "u", time.time() + SOON_S, priority=caller.priority)
+            run = Request(
+                "r", "t", ImageInput(image_url="u"), time.time() + SOON_S, priority=caller.priority
+            )
             tasks.append(asyncio.create_task(batcher.submit(query, run, report=parts.append)))
             if caller.leaves_ms is not None:
                 asyncio.get_running_loop().call_later(caller.leaves_ms / 1000, tasks[-1].cancel)

@@ -8,14 +8,13 @@ from functools import cache
 import pytest
 import torch
 
-from deployments.florence.answer import Answer
 from deployments.florence.backends import open_engine
 from deployments.florence.engine.build import Size, build
 from deployments.florence.engine.engine import Options
 from deployments.florence.engine.inputs import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.parsing import unlabelled_boxes
+from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
 from deployments.florence.request import Tokens
 from deployments.florence.schemas import BoundingBox
 from deployments.settings import InferenceSettings
@@ -39,7 +38,7 @@ def model(device: str) -> Model:
 
 def boxes(loaded: Model, tokens: Tokens) -> list[BoundingBox]:
     """The boxes of an answer."""
-    return unlabelled_boxes(Answer(tokens, loaded.checkpoint.vocabulary, (320, 240))).bboxes
+    return unlabelled_boxes(ModelAnswer(tokens, loaded.checkpoint.vocabulary, (320, 240))).bboxes
 
 
 def overlap(a: BoundingBox, b: BoundingBox) -> float:

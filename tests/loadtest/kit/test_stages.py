@@ -4,7 +4,7 @@ import pytest
 
 from deployments.api.runs import timing
 from deployments.api.statuses import queue_status
-from deployments.florence.request import Stages
+from deployments.florence.stages import Stages
 from deployments.jobs.job import JobState, JobStatus
 from deployments.jobs.logs import COMPLETED, RECEIVED, entry, started
 from loadtest.kit import stages

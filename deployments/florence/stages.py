@@ -1,0 +1,164 @@
+"""Where the time of a request went: one table, from which everything that publishes it is made."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self
+
+
+class Figure(NamedTuple):
+    """How one field of `Stages` is published, and which deployment measures it.
+
+    `log` is its name in log lines, `timing` in the Server-Timing header, `span` in traces.
+    `line` is what a job's log says of it: `{0}` stands for the stages, `{ms}` for its length.
+    """
+
+    deployment: str
+    metrics: tuple[str, ...] = ()
+    log: str = ""
+    timing: str = ""
+    span: str = ""
+    line: str = ""
+
+
+def stage(deployment: str, metric: str, *, log: str, timing: str, line: str, span: str = "") -> Any:
+    """A field of `Stages`: the length of one stage in seconds."""
+    figure = Figure(deployment, (metric,), log, timing, span, line)
+    return field(default=0.0, metadata={"figure": figure})
+
+
+def figure(deployment: str, *metrics: str, log: str = "") -> Any:
+    """A field of `Stages`: a number that one deployment counts."""
+    return field(default=0, metadata={"figure": Figure(deployment, metrics, log)})
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where the time of a request went, and what went through its stages.
+
+    Headers, metrics, log lines, spans and the log of a job are all made from this table.
+    `width` and `height` are the image's own, in pixels; `batch_share` is the request's part of
+    its batch.
+    """
+
+    fetch_s: float = stage(
+        "Preprocess",
+        "florence_preprocess_fetch_seconds",
+        log="fetch_ms",
+        timing="fetch",
+        span="fetch",
+        line="Fetched {0.source_bytes} bytes in {ms}",
+    )
+    decode_s: float = stage(
+        "Preprocess",
+        "florence_preprocess_decode_seconds",
+        log="decode_ms",
+        timing="decode",
+        span="decode",
+        line="Decoded {0.width} x {0.height} pixels in {ms}",
+    )
+    queue_wait_s: float = stage(
+        "Inference",
+        "florence_inference_queue_wait_seconds",
+        log="queue_wait_ms",
+        timing="queue",
+        span="wait",
+        line="Batched with {others} others after {ms}",
+    )
+    model_s: float = stage(
+        "Inference",
+        "florence_inference_model_seconds",
+        log="model_ms",
+        timing="model",
+        span="batch",
+        line="Generated {0.num_tokens} tokens in {ms}",
+    )
+    postprocess_s: float = stage(
+        "Postprocess",
+        "florence_postprocess_seconds",
+        log="postprocess_ms",
+        timing="postprocess",
+        line="Stored the answer in {ms}",
+    )
+    batch_size: int = figure("Inference", "florence_inference_batch_size", log="batch_size")
+    batch_share: float = figure("Inference", "florence_inference_batches_total")
+    num_tokens: int = figure(
+        "Inference",
+        "florence_inference_tokens",
+        "florence_inference_written_tokens_total",
+        log="tokens",
+    )
+    source_bytes: int = figure("Preprocess", log="source_bytes")
+    width: int = figure("Preprocess")
+    height: int = figure("Preprocess")
+
+    def with_(self, **known: Any) -> Self:
+        """These stages with some of them known."""
+        return replace(self, **known)
+
+    @property
+    def worked_s(self) -> float:
+        """Seconds in which a deployment worked on the request."""
+        return self.fetch_s + self.decode_s + self.model_s + self.postprocess_s
+
+    @property
+    def own_model_s(self) -> float:
+        """The request's own share of the model's time; a batch is worked on together."""
+        return self.model_s * self.batch_share
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of each stage, in order, in the words of the Server-Timing header."""
+        return {each.timing: value for _, each, value in self._figures() if each.timing}
+
+    def logged(self) -> dict[str, float]:
+        """The fields of a log line; lengths are in milliseconds."""
+        return {
+            each.log: milliseconds(value) if each.timing else value
+            for _, each, value in self._figures()
+            if each.log
+        }
+
+    def counted(self, deployment: str) -> dict[str, float]:
+        """The attributes of one deployment's spans: all of its figures that are no length."""
+        return {
+            each.log or name: value
+            for name, each, value in self._figures()
+            if each.deployment == deployment and not each.timing
+        }
+
+    def spans(self, deployment: str, total_s: float = 0.0) -> Iterator[tuple[str, float, float]]:
+        """One deployment's stages: name, seconds, and how many seconds ago it ended.
+
+        They follow each other from the beginning; the last ends now, `total_s` later at least.
+        """
+        own = [(f.span, value) for _, f, value in self._figures() if f.deployment == deployment]
+        stages = [each for each in own if each[0]]
+        left_s = max(total_s, sum(seconds for _, seconds in stages))
+        for name, seconds in stages[:-1]:
+            left_s -= seconds
+            yield name, seconds, left_s
+        yield *stages[-1], 0.0
+
+    def lines(self) -> Iterator[tuple[str, float]]:
+        """What a job's log says of each stage, and how many seconds before the last one's end."""
+        stages = [(each.line, value) for _, each, value in self._figures() if each.line]
+        left_s = sum(seconds for _, seconds in stages)
+        for line, seconds in stages:
+            left_s -= seconds
+            ms = f"{seconds * 1000:.0f} ms"
+            yield line.format(self, ms=ms, others=self.batch_size - 1), max(0.0, left_s)
+
+    def record(self, record: Callable[[str, float], None], deployment: str = "") -> None:
+        """Hand every metric with its value to `record`: of one deployment, or of all."""
+        for _, each, value in self._figures():
+            if deployment in ("", each.deployment):
+                for metric in each.metrics:
+                    record(metric, value)
+
+    def _figures(self) -> Iterator[tuple[str, Figure, float]]:
+        for each in fields(self):
+            yield each.name, each.metadata["figure"], getattr(self, each.name)
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds in milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
