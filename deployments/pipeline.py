@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -34,6 +34,7 @@ from deployments.florence.request import Finished, Generated, Partial, Prepared,
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
 from deployments.images.data_uri import read_data_uri
+from deployments.ray_compat import original_error, pass_by_value
 from deployments.telemetry.metrics import Recorder
 
 DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
@@ -71,7 +72,7 @@ class Handle:
         if isinstance(deployment, Handle):
             return deployment
         stream: Any = deployment.options(stream=True).stream.remote
-        small = deployment.options(_by_reference=False).run.remote if by_value else None
+        small = pass_by_value(deployment).run.remote if by_value else None
         return cls(deployment.run.remote, deployment.ready.remote, small, stream)
 
 
@@ -257,14 +258,10 @@ def cancel(begun: Any) -> None:
 
 def unwrapped(error: BaseException) -> BaseException:
     """The error that a deployment raised, out of what Ray made of it on the way."""
-    match error:
-        case RayTaskError():
-            return unwrapped(error.cause)
+    match original_error(error):
         case BackPressureError():
             return Overloaded()
         case DeploymentUnavailableError():
             return NotReady()
-        case RayServeException(__cause__=RayActorError() as death):  # of an earlier deployment
-            return unwrapped(death)
-        case _:
-            return error
+        case original:
+            return original

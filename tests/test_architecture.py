@@ -29,6 +29,7 @@ RANKS = {
     "errors": 0,
     "telemetry": 0,
     "autoscaling": 0,
+    "ray_compat": 0,
     "net": 0,
     "florence": 1,
     "images": 1,
@@ -53,6 +54,7 @@ HOMES = {
         "autoscaling.py",
         "ingress.py",
         "pipeline.py",
+        "ray_compat.py",
         "telemetry/metrics.py",
         "jobs/sqlite/owner.py",
         "local/launch.py",
@@ -80,6 +82,7 @@ HOMES = {
 }
 LAZY = {
     ("autoscaling.py", "ray"),
+    ("ray_compat.py", "ray"),
     ("telemetry/metrics.py", "ray"),
     ("telemetry/tracing.py", "deployments.telemetry.exporters"),
     ("telemetry/tracing.py", "opentelemetry.sdk"),

@@ -19,8 +19,8 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.local.haproxy import ENABLE_HAPROXY
 from deployments.local.profile import LAPTOP, merge, serve_config
+from deployments.ray_compat import ENABLE_HAPROXY
 from deployments.settings import parse
 
 FILES = (serve_config(), LAPTOP)

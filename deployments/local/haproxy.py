@@ -15,25 +15,21 @@ from tempfile import TemporaryDirectory
 
 from deployments.errors import SetupError
 from deployments.local.ports import free_ports
+from deployments.ray_compat import (
+    ENABLE_HAPROXY,
+    HAPROXY_BINARY,
+    HAPROXY_FAST_STOP,
+    HAPROXY_FILES,
+    HAPROXY_METRICS_PORT,
+    HAPROXY_PORTS,
+    HAPROXY_STATS_PORT,
+    HAPROXY_TO_LOOPBACK,
+)
 
-ENABLE_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
-PATHS = {
-    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
-    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
-    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
-    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
-    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
-}
-STATS, METRICS = "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"
-PORTS = (STATS, METRICS, "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT")
-FAST_STOP = {
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
-}
-LAUNCHER = """\
+LAUNCHER = f"""\
 #!/bin/sh
-sed -i 's/bind [*]*:\\({stats}\\|{metrics}\\)$/bind 127.0.0.1:\\1/' "$3"  # -db -f FILE
-exec {with_parent}{binary} "$@"
+sed -i '{HAPROXY_TO_LOOPBACK}' "$3"
+exec {{with_parent}}{{binary}} "$@"
 """
 
 
@@ -47,16 +43,20 @@ def private_haproxy() -> Iterator[dict[str, str]]:
     # Not TMPDIR, which may be too long for the address of a socket; Ray is in /tmp as well.
     with TemporaryDirectory(prefix="florence-", dir="/tmp") as name:
         folder = Path(name)
-        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        ports = dict(zip(HAPROXY_PORTS, free_ports(len(HAPROXY_PORTS)), strict=True))
         launcher = folder / "haproxy"
-        launcher.write_text(launcher_script(haproxy_binary(), ports[STATS], ports[METRICS]))
+        launcher.write_text(
+            launcher_script(
+                haproxy_binary(), ports[HAPROXY_STATS_PORT], ports[HAPROXY_METRICS_PORT]
+            )
+        )
         launcher.chmod(0o700)
         yield {
             ENABLE_HAPROXY: "1",
-            "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher),
-            **{variable: str(folder / file) for variable, file in PATHS.items()},
+            HAPROXY_BINARY: str(launcher),
+            **{variable: str(folder / file) for variable, file in HAPROXY_FILES.items()},
             **{variable: str(port) for variable, port in ports.items()},
-            **FAST_STOP,
+            **HAPROXY_FAST_STOP,
         }
 
 

@@ -24,25 +24,22 @@ from deployments.local.ports import free_port
 from deployments.local.profile import Profile, Tree
 from deployments.local.signals import deferred_interrupts, ignored_signals, restored_handlers
 from deployments.local.state import StateFolder, write_private
+from deployments.ray_compat import (
+    ONE_MACHINE,
+    PROXIES,
+    exporter_addresses,
+    silence_worker_deaths,
+    stop_idle_helpers,
+)
 from deployments.settings import Settings, with_environment
 
 APPLICATION = "florence"
-PROXIES = ("ray::ProxyActor", "ray::HAProxyManager")
 DRAIN_S = 10.0
 REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
 EXIT_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_task_events_report_interval_ms": "0",  # Ray would keep 100,000 calls for its dashboard
-    "RAY_metrics_report_interval_ms": "2500",  # for `florence top`; Ray's own is ten seconds
-    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+ENVIRONMENT = ONE_MACHINE | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 @contextmanager
@@ -127,15 +124,8 @@ def drain(before: set[psutil.Process]) -> None:
     silence_worker_deaths()
     for process in descendants() - before:
         with suppress(psutil.NoSuchProcess):
-            if process.name() == "haproxy" or "".join(process.cmdline()).startswith(PROXIES):
+            if "".join(process.cmdline()).startswith(PROXIES) or process.name() in PROXIES:
                 process.kill()
-
-
-def silence_worker_deaths() -> None:
-    """Keep Ray from printing that a process has died: from now on we end them."""
-    from ray._private import worker
-
-    worker._worker_logs_enabled = False
 
 
 def preflight(profile: Profile) -> None:
@@ -203,29 +193,12 @@ def start(profile: Profile) -> None:
 @contextmanager
 def metrics_targets(state: StateFolder) -> Iterator[None]:
     """Write the addresses of the metrics to the state folder; they are removed after the block."""
-    targets = [{"targets": exporters(), "labels": {"job": "florence"}}]
+    targets = [{"targets": exporter_addresses(), "labels": {"job": "florence"}}]
     write_private(state.targets, json.dumps(targets) + "\n")
     try:
         yield
     finally:
         state.targets.unlink(missing_ok=True)
-
-
-def exporters() -> list[str]:
-    """Where the nodes that were started here export metrics, as `HOST:PORT`."""
-    import ray
-
-    return [f"127.0.0.1:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def stop_idle_helpers() -> None:
-    """Stop what Ray starts for clusters, which only takes memory on one machine."""
-    from ray._private.worker import _global_node
-
-    assert _global_node is not None
-    _global_node.kill_monitor(check_alive=False)
-    _global_node.kill_log_monitor(check_alive=False)
-    _global_node.kill_dashboard(check_alive=False)
 
 
 def wait_until_ready(profile: Profile, logs: Path) -> None:

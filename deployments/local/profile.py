@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from deployments.errors import SetupError
-from deployments.local.haproxy import ENABLE_HAPROXY
 from deployments.local.ports import free_port
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
+from deployments.ray_compat import ENABLE_HAPROXY
 from deployments.settings import Settings, parse
 
 PACKAGE = Path(__file__).parent.parent

@@ -1,27 +1,27 @@
-"""The service's log, and what a line says of its request beside its words.
+"""The service's log, and the fields that a line about a request has.
 
-Serve writes it: in JSON each field stands by itself; in text there are the words alone.
+Serve writes the lines: in JSON with each field by itself, in text without the fields.
 """
 
 import logging
 from typing import Any
 
 from deployments.errors import ServiceError
+from deployments.ray_compat import SERVE_LOGGER, log_extra, log_fields
 
-logger = logging.getLogger("ray.serve.florence")  # Serve writes these to the replica's log
+logger = logging.getLogger(f"{SERVE_LOGGER}.florence")
 
 Fields = dict[str, Any]
 
 
 def about(request_id: str, key_id: str = "", trace: str = "", **more: Any) -> Fields:
-    """The `extra` of a log call that is about a request.
+    """The `extra` of a log call about a request.
 
-    `trace` is a `traceparent`; what is empty or None is left out. Never a key, a URL or an image.
+    `trace` is a `traceparent`; fields that are empty or None are left out. Never a key, a URL or
+    an image.
     """
     given = {"request_id": request_id, "key_id": key_id, "trace_id": trace_id(trace), **more}
-    known = {name: value for name, value in given.items() if value not in (None, "")}
-    # Serve would write its own id of the call, which no client knows, over the request's.
-    return {"skip_context_filter": True, "ray_serve_extra_fields": known}
+    return log_extra({name: value for name, value in given.items() if value not in (None, "")})
 
 
 def trace_id(trace: str) -> str:
@@ -30,23 +30,21 @@ def trace_id(trace: str) -> str:
 
 
 def write(event: str, extra: Fields) -> None:
-    """One line with all its fields, for people who read text too."""
+    """One line whose text has the fields too."""
     if logger.isEnabledFor(logging.INFO):
-        fields = extra["ray_serve_extra_fields"]
-        words = " ".join(f"{name}={value}" for name, value in fields.items())
+        words = " ".join(f"{name}={value}" for name, value in log_fields(extra).items())
         logger.info("%s %s", event, words, extra=extra)
 
 
 def hide_client_errors() -> None:
-    """Let Serve not write of refusals in this replica.
+    """Keep Serve from logging client errors in this replica.
 
-    It writes an error with its traceback for whatever a box raises; but what a client did wrong
-    is in the log already, as the line of its run.
+    Serve logs every error that a deployment raises, with its traceback. An error of the client is
+    in the log already, as the line of its request.
     """
-    logging.getLogger("ray.serve").addFilter(is_not_client_error)
+    logging.getLogger(SERVE_LOGGER).addFilter(is_no_client_error)
 
 
-def is_not_client_error(record: logging.LogRecord) -> bool:
-    """Whether a record tells of anything but an error that its client has made."""
+def is_no_client_error(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     return not (isinstance(error, ServiceError) and error.status < 500)

@@ -17,6 +17,8 @@ from typing import Any, Literal, Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client import Metric as Family
 
+from deployments.ray_compat import SERVE_LABEL
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -178,7 +180,6 @@ METRICS: dict[str, Metric] = {
         "counter", "Processor time of all threads of a replica.", ("deployment",)
     ),
 }
-SERVES_LABEL = "deployment"  # Serve refuses it from a replica, and adds it by itself
 TOLD = ("florence_preprocess_", "florence_inference_", "florence_postprocess_")
 
 
@@ -255,7 +256,7 @@ class RayRecorder:
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See Recorder."""
         if self._in_replica:
-            labels.pop(SERVES_LABEL, None)
+            labels.pop(SERVE_LABEL, None)
         if name not in self._metrics:
             self._metrics[name] = self._declare(name, METRICS[name])
         metric = self._metrics[name]
@@ -275,7 +276,7 @@ class RayRecorder:
                 self._metrics[name].set(value, tags=dict(labels))
 
     def _declare(self, name: str, metric: Metric) -> Any:
-        given = (SERVES_LABEL,) if self._in_replica else ()
+        given = (SERVE_LABEL,) if self._in_replica else ()
         tags: Any = tuple(each for each in metric.labels if each not in given)
         match metric.kind:
             case "counter":

@@ -18,8 +18,9 @@ import httpx2
 import pytest
 
 from deployments.cli.top import samples_in
-from deployments.local.launch import exporters, metrics_targets
+from deployments.local.launch import metrics_targets
 from deployments.local.state import StateFolder
+from deployments.ray_compat import exporter_addresses
 from deployments.telemetry.metrics import METRICS
 from k8s.generate.panels import ROWS
 from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
@@ -64,7 +65,7 @@ def exported() -> Mapping[str, float]:
 
 def exporters_say() -> Iterator[tuple[str, str]]:
     """Each of Ray's exporters, and its whole text."""
-    for target in exporters():
+    for target in exporter_addresses():
         yield target, httpx2.get(f"http://{target}/metrics", trust_env=False, timeout=30).text
 
 

@@ -9,9 +9,15 @@ from typing import Any
 
 import httpx2
 
-from deployments.local.haproxy import ENABLE_HAPROXY, FAST_STOP, METRICS, STATS, private_haproxy
+from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_ports
 from deployments.local.profile import Tree, merge, read_yaml, serve_config, without_nulls
+from deployments.ray_compat import (
+    ENABLE_HAPROXY,
+    HAPROXY_FAST_STOP,
+    HAPROXY_METRICS_PORT,
+    HAPROXY_STATS_PORT,
+)
 from deployments.settings import hash_key
 from tests.chaos.backing_services import Bucket, Database
 from tests.chaos.cluster import Cluster
@@ -113,7 +119,7 @@ def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Ins
         bucket.start()
         [port] = free_ports(1)
         front = dict(stack.enter_context(private_haproxy())) if haproxy else {ENABLE_HAPROXY: "0"}
-        for variable in FAST_STOP:  # a laptop's; here connections end as in production
+        for variable in HAPROXY_FAST_STOP:  # a laptop's; here connections end as in production
             front.pop(variable, None)
         launcher = front.pop(BINARY, "")  # not the same on both nodes
         heads = heads_launcher(folder / "haproxy", launcher, port, front) if haproxy else ""
@@ -135,7 +141,7 @@ def heads_launcher(file: Path, launcher: str, port: int, front: dict[str, str]) 
 
     Both are on one machine here, and clients are to come in by the worker, as on a cluster.
     """
-    ports = [str(port), front[STATS], front[METRICS]]
+    ports = [str(port), front[HAPROXY_STATS_PORT], front[HAPROXY_METRICS_PORT]]
     changes = (
         f"-e 's/bind .*:{old}$/bind 127.0.0.1:{new}/'"
         for old, new in zip(ports, free_ports(len(ports)), strict=True)

@@ -19,6 +19,7 @@ from deployments.jobs.late import opened_late
 from deployments.jobs.open import SQLITE, open_store
 from deployments.jobs.sqlite.read_only import LOOKS, Beside
 from deployments.jobs.store import Store
+from deployments.ray_compat import original_error
 from deployments.settings import QueueSettings, StoreSettings
 from deployments.telemetry.metrics import RayRecorder
 from deployments.telemetry.process_metrics import ProcessMetrics
@@ -155,7 +156,7 @@ class OwnedStore:
                 if time.monotonic() > deadline:
                     raise StoreUnavailable from error
             except RayTaskError as error:
-                cause = error.cause
+                cause = original_error(error)
                 raise cause if isinstance(cause, ServiceError) else StoreUnavailable() from error
             await asyncio.sleep(RETRY_DELAY_S)
 
