@@ -20,7 +20,7 @@ from deployments.florence.checkpoint import open_checkpoint
 from deployments.jobs.instrumented import measured
 from deployments.jobs.patient import patient
 from deployments.jobs.sqlite.owner import store_of
-from deployments.jobs.wakeup import Wakeup
+from deployments.jobs.worker import WakeUp
 from deployments.pipeline import Pipeline
 from deployments.settings import Settings
 from deployments.telemetry.metrics import RayRecorder, SharedRecorder
@@ -50,7 +50,7 @@ class Ingress:
         self._store = patient(store, settings.store.patience_s)
         self._tracer = open_tracer(settings.tracing, "Ingress")
         self._dispatcher = dispatcher
-        self._wakeup = Wakeup(dispatcher.wake.remote)
+        self._wake_up = WakeUp(dispatcher.wake.remote)
         self._checkpoint = open_checkpoint(settings.model)
         self._pipeline = Pipeline.between(
             preprocess,
@@ -70,7 +70,7 @@ class Ingress:
                 num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
                 run=self._pipeline.run,
                 ready=self._ready,
-                wake=self._wakeup,
+                wake=self._wake_up,
                 files=open_file_store(self._settings.files),
                 store=self._store,
                 keyring=Keyring(self._settings.keys, self._store),

@@ -14,10 +14,10 @@ from deployments.autoscaling import (
     GAUGES,
     ONGOING,
     BacklogPolicy,
-    Reading,
-    Seen,
-    Watch,
-    note_of,
+    BacklogReading,
+    BacklogWatcher,
+    Observation,
+    encode,
     own_load,
     replicas_for,
 )
@@ -63,7 +63,7 @@ class Screen:
         self.values = values
 
 
-def decide(seen: Seen, given: AutoscalingContext, screen: Screen | None = None) -> int:
+def decide(seen: Observation, given: AutoscalingContext, screen: Screen | None = None) -> int:
     """The replicas that the policy wants."""
     policy = BacklogPolicy(30.0, 10.0, lambda: seen, screen or Screen())
     wanted, state = policy(given)
@@ -71,9 +71,9 @@ def decide(seen: Seen, given: AutoscalingContext, screen: Screen | None = None) 
     return wanted
 
 
-def fresh(queued: int, oldest_s: float = 0.0) -> Seen:
+def fresh(queued: int, oldest_s: float = 0.0) -> Observation:
     """A reading of this moment."""
-    return Seen(Reading(queued, oldest_s), 0.5)
+    return Observation(BacklogReading(queued, oldest_s), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,10 @@ def test_before_the_first_report_serves_count_holds() -> None:
     assert decide(fresh(0), context(1, total=43)) == 5
 
 
-@pytest.mark.parametrize("seen", [Seen(Reading(500, 99.0), 10.1), Seen(None, 3.0)])
-def test_without_a_fresh_reading_nothing_is_given_up(seen: Seen) -> None:
+@pytest.mark.parametrize(
+    "seen", [Observation(BacklogReading(500, 99.0), 10.1), Observation(None, 3.0)]
+)
+def test_without_a_fresh_reading_nothing_is_given_up(seen: Observation) -> None:
     """It holds what is there, whatever an old reading says, and says that it does."""
     screen = Screen()
 
@@ -146,16 +148,16 @@ def test_a_load_around_a_threshold_changes_nothing() -> None:
     """What made three replicas necessary has to fall far below before one goes."""
     given = 2
     for demand in (21, 19, 21, 18, 20.5, 17):
-        given = replicas_for(demand, TARGET, given, is_late=False)
+        given = replicas_for(demand, TARGET, given, is_overdue=False)
         assert given == 3
-    assert replicas_for(15, TARGET, 3, is_late=False) == 3
-    assert replicas_for(2.5, TARGET, 3, is_late=False) == 2
+    assert replicas_for(15, TARGET, 3, is_overdue=False) == 3
+    assert replicas_for(2.5, TARGET, 3, is_overdue=False) == 2
 
 
 def test_replicas_are_given_up_one_by_one() -> None:
     """Few requests do not say that one replica could carry the load of eight; none at all does."""
-    assert replicas_for(2, TARGET, 8, is_late=False) == 7
-    assert replicas_for(0, TARGET, 8, is_late=False) == 0
+    assert replicas_for(2, TARGET, 8, is_overdue=False) == 7
+    assert replicas_for(0, TARGET, 8, is_overdue=False) == 0
 
 
 def test_a_box_that_takes_its_own_work_counts_that_alone() -> None:
@@ -174,7 +176,7 @@ def test_serve_takes_the_class_as_it_stands_in_the_configuration() -> None:
     definition = policy.get_serialized_policy_def()
 
     assert definition is not None
-    assert b"reading_in" in definition, "the module is not in it"
+    assert b"poll_forever" in definition, "the module is not in it"
 
 
 class Board:
@@ -204,32 +206,32 @@ def wait_for(what: Any) -> None:
 def test_a_watch_shows_the_latest_note() -> None:
     """Nothing at first, then what was left last."""
     board = Board()
-    watch = Watch(board.fetch, every_s=0.01)
+    watch = BacklogWatcher(board.fetch, interval_s=0.01)
     assert watch().reading is None
-    board.note = note_of(Reading(3, 1.5), 1)
-    wait_for(lambda: watch().reading == Reading(3, 1.5))
-    board.note = note_of(Reading(4, 2.5), 2)
-    wait_for(lambda: watch().reading == Reading(4, 2.5))
+    board.note = encode(BacklogReading(3, 1.5), 1)
+    wait_for(lambda: watch().reading == BacklogReading(3, 1.5))
+    board.note = encode(BacklogReading(4, 2.5), 2)
+    wait_for(lambda: watch().reading == BacklogReading(4, 2.5))
 
 
 def test_a_note_is_as_old_as_it_has_not_been_renewed() -> None:
     """The same reading left again is news; the same note found again is none."""
     board = Board()
-    board.note = note_of(Reading(3, 1.5), 1)
-    watch = Watch(board.fetch, every_s=0.01)
+    board.note = encode(BacklogReading(3, 1.5), 1)
+    watch = BacklogWatcher(board.fetch, interval_s=0.01)
     wait_for(lambda: watch().reading is not None and watch().age_s > 0.3)
-    board.note = note_of(Reading(3, 1.5), 2)
+    board.note = encode(BacklogReading(3, 1.5), 2)
     wait_for(lambda: watch().age_s < 0.3)
     board.is_away = True
     wait_for(lambda: watch().age_s > 0.3)
-    assert watch().reading == Reading(3, 1.5)
+    assert watch().reading == BacklogReading(3, 1.5)
 
 
 def test_a_board_that_does_not_answer_holds_nobody_up() -> None:
     """The controller asks ten times a second, and stands still while it is not answered."""
     board = Board()
     board.may_answer.clear()
-    watch = Watch(board.fetch, every_s=0.01)
+    watch = BacklogWatcher(board.fetch, interval_s=0.01)
 
     assert watch().reading is None
     board.may_answer.set()
@@ -238,7 +240,7 @@ def test_a_board_that_does_not_answer_holds_nobody_up() -> None:
 def test_a_watch_that_nobody_has_any_more_stops() -> None:
     """Every configuration that is applied makes a new policy."""
     before = set(threading.enumerate())
-    watch = Watch(Board().fetch, every_s=0.01)
+    watch = BacklogWatcher(Board().fetch, interval_s=0.01)
     [thread] = set(threading.enumerate()) - before
     del watch
     gc.collect()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.autoscaling import ONGOING, Reading
+from deployments.autoscaling import ONGOING, BacklogReading
 from deployments.dispatcher import Dispatcher
 from deployments.errors import InternalError, NotReady
 from deployments.files.local import LocalFileStore
@@ -54,7 +54,7 @@ class Bench:
         self.now = 1000.0
         self.store = MemoryStore(settings.queue, lambda: self.now)
         self.runs: list[Request] = []
-        self.readings: list[Reading] = []
+        self.readings: list[BacklogReading] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -204,16 +204,16 @@ async def test_a_cancel_reaches_the_pipeline(bench: Bench) -> None:
 
 async def test_the_policies_hear_what_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many, and for how long; what is worked on is no longer counted there, but here."""
-    monkeypatch.setattr("deployments.dispatcher.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("deployments.dispatcher.POLL_INTERVAL_S", 0.01)
     bench.gate.clear()
     async with bench.dispatching() as dispatcher, asyncio.timeout(5):
         while not bench.readings:  # noqa: ASYNC110, it is looked at from outside
             await asyncio.sleep(0.005)
-        assert bench.readings[-1] == Reading(0, 0.0)
+        assert bench.readings[-1] == BacklogReading(0, 0.0)
         monkeypatch.setattr(bench.store, "claim", nothing)
         await bench.submit()
         bench.now += 7
-        while bench.readings[-1] != Reading(1, 7.0):  # noqa: ASYNC110
+        while bench.readings[-1] != BacklogReading(1, 7.0):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert dispatcher.record_autoscaling_stats() == {ONGOING: 0}
         monkeypatch.undo()
@@ -305,16 +305,16 @@ async def test_old_pictures_are_removed(bench: Bench) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_a_dead_loop_is_bad_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve replaces a box that no longer does its work."""
+async def test_a_failed_task_is_bad_health(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve replaces a replica that no longer does its work."""
 
     async def broken(*args: Any) -> None:
         raise ZeroDivisionError
 
+    monkeypatch.setattr("deployments.dispatcher.MAINTENANCE_INTERVAL_S", 0.01)
     async with bench.dispatching() as dispatcher:
         dispatcher.check_health()
         monkeypatch.setattr(bench.store, "rescue", broken)
-        rescue = next(task for task in dispatcher.loops if task.get_name() == "rescue")
-        await asyncio.wait({rescue}, timeout=5)
+        await asyncio.wait({dispatcher.tasks["rescue"]}, timeout=5)
         with pytest.raises(InternalError, match="rescue"):
             dispatcher.check_health()

@@ -10,7 +10,7 @@ from deployments.api.dependencies import Dependencies
 from deployments.api.openapi import add_get
 from deployments.errors import NotReady
 from deployments.florence.tasks import TASKS
-from deployments.jobs.metrics import Readings
+from deployments.jobs.metrics import QueueMetrics
 from deployments.webhooks.signing import jwks, published_keys
 
 READY_TIMEOUT_S = 5.0
@@ -36,7 +36,7 @@ class Health:
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._readings = Readings(dependencies.store, dependencies.recorder)
+        self._queue_metrics = QueueMetrics(dependencies.store, dependencies.recorder)
 
     async def index(self) -> Response:
         """What is served here."""
@@ -68,7 +68,7 @@ class Health:
 
     async def metrics(self) -> Response:
         """Every metric of this process and of the queue, in Prometheus' text format."""
-        await self._readings.refresh()
+        await self._queue_metrics.refresh()
         body = self._dependencies.recorder.exposition()
         return Response(body, headers={"content-type": CONTENT_TYPE_LATEST})
 

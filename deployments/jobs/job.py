@@ -1,10 +1,10 @@
-"""A queued request: what a client hands in, what a worker holds, and how it ends.
+"""A job: a request in the durable queue, from its submit to its outcome.
 
                  submit                claim
     (nothing) ──────────▶ queued ──────────────▶ running ──▶ done | error | cancelled
                             │  ▲                    │
-                            │  └── release, retry, ─┘
-                            │      lost lease
+                            │  └── requeue, retry, ─┘
+                            │      expired lease
                             └──▶ cancelled | error (not started in time)
 
 A terminal state never changes.
@@ -21,17 +21,17 @@ from deployments.errors import ClientCancelled, ServiceError
 
 
 class JobState(StrEnum):
-    """Where a request is in its life."""
+    """State of a job."""
 
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds its lease
     DONE = "done"  # it has a result
     ERROR = "error"  # it has failed for good
-    CANCELLED = "cancelled"  # its caller did not want it any more
+    CANCELLED = "cancelled"  # its caller cancelled it
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it stays like that."""
+        """Whether it never changes again."""
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
@@ -45,15 +45,15 @@ class Cancellation(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A request as its client hands it in.
+    """A job as its client submits it.
 
-    `input` is the checked input as JSON; `priority` 0 runs before 1;
-    `start_timeout_s` is how long it may wait for its first worker;
-    `max_queue_length` refuses it when as many already wait;
-    `keeps_input` is false when the input is to be forgotten as soon as it has ended;
-    `files_ttl_s` is how long the files of its result are wanted, None for as long as the result;
-    `max_attempts` is 1 for a request that must not be repeated;
-    `trace` is the W3C `traceparent` of what it belongs to, empty for none.
+    `input` is the checked input as JSON; `priority` 0 runs before 1.
+    `start_timeout_s` limits the wait for the first attempt.
+    `max_queue_length` refuses the job when that many jobs are queued.
+    `keeps_input` is false to delete the input when the job ends.
+    `files_ttl_s` is the lifetime of the result's files, None for the result's own.
+    `max_attempts` is 1 for a job that must not be retried.
+    `trace` is a W3C `traceparent`, empty for none.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Submission:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The answer to a submit: for a repeated idempotency key, the request that was there."""
+    """The answer to a submit; with a repeated idempotency key, the job that existed."""
 
     id: str
     position: int
@@ -83,7 +83,7 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a request; a later lease on it has a higher token and ends this one."""
+    """The right to work on a job. A lease with a higher token ends this one (fencing)."""
 
     id: str
     token: int
@@ -91,7 +91,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A request that a worker holds: what was submitted, and the attempt that this is (from 1)."""
+    """A job that a worker has claimed; `attempt` counts from 1."""
 
     lease: Lease
     attempt: int
@@ -104,10 +104,15 @@ class Job:
     waited_s: float
     trace: str = ""
 
+    @property
+    def id(self) -> str:
+        """The request id."""
+        return self.lease.id
+
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a heartbeat learns: whether the lease still holds, and whether the caller cancelled."""
+    """The answer to a heartbeat: is the lease the latest, and was the job cancelled?"""
 
     lease: Lease
     held: bool
@@ -116,7 +121,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line of a request's log; `age_s` is how long before it is stored it happened."""
+    """A line for a job's log; the event happened `age_s` before the line is stored."""
 
     message: str
     level: str = "INFO"
@@ -125,7 +130,7 @@ class LogLine:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A stored line and when it happened."""
+    """A stored log line and the time of its event."""
 
     message: str
     level: str
@@ -134,11 +139,11 @@ class LogEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class JobOutcome:
-    """How a request ends: the response to replay, and what is kept beside it.
+    """How a job ends: the HTTP response to replay, and what is stored with it.
 
-    `body` is JSON; `files` are the names of files that live as long as the request;
-    `inference_s` is how long the model worked on it, in seconds; `model_s` is its own share of
-    that, which counts as its key's usage: a batch is worked on together.
+    `body` is JSON; `files` are the names of files that live as long as the job.
+    `inference_s` is the time of the job's batch in the model, in seconds;
+    `model_s` is the job's share of it, which counts as its key's usage.
     """
 
     state: JobState
@@ -154,12 +159,12 @@ class JobOutcome:
 
     @classmethod
     def done(cls, output: Any, **more: Any) -> Self:
-        """A result."""
+        """The outcome of a job with a result."""
         return cls(state=JobState.DONE, status=200, body=compact(output), **more)
 
     @classmethod
     def failed(cls, error: ServiceError, **more: Any) -> Self:
-        """An error, as the client of a synchronous run would have seen it."""
+        """The outcome of a job that failed, with the response of a synchronous run."""
         state = JobState.CANCELLED if isinstance(error, ClientCancelled) else JobState.ERROR
         logs = (*more.pop("logs", ()), LogLine(one_line(error), level="ERROR"))
         return cls(
@@ -176,9 +181,9 @@ class JobOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class JobStatus:
-    """What a client may know of a request while it waits for it.
+    """What a client sees of a job before it fetches the result.
 
-    `position` is the number of requests ahead while it is queued, exact up to 1000.
+    `position` is the number of jobs ahead while it is queued, exact up to 1000.
     """
 
     id: str
@@ -193,7 +198,7 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """The response of a request that has ended; `status` is 0 while it has not."""
+    """The HTTP response of a job that has ended; `status` is 0 before that."""
 
     state: JobState
     status: int
@@ -203,7 +208,7 @@ class StoredResponse:
 
 @dataclass(frozen=True)
 class Backlog:
-    """The requests that a worker could claim: how many (capped), and the oldest one's age."""
+    """The jobs that a worker could claim: their number (capped), and the oldest one's age."""
 
     queued: int
     oldest_s: float
@@ -211,7 +216,7 @@ class Backlog:
 
 @dataclass(frozen=True)
 class Rescued:
-    """What a rescue has done with requests that nobody cared for, by number."""
+    """Numbers of jobs that a rescue has moved, by their new state; `expired`: never started."""
 
     requeued: int = 0
     failed: int = 0
@@ -225,7 +230,7 @@ def compact(value: Any) -> str:
 
 
 def one_line(error: ServiceError) -> str:
-    """What went wrong, for a log: all faults of an input in one line."""
+    """The error's message; all faults of an input in one line."""
     detail = error.body()["detail"]
     if isinstance(detail, str):
         return detail

@@ -1,59 +1,35 @@
-"""Cares for requests that nobody cares for: rescues those of dead workers, forgets old ones."""
+"""Maintenance of the store: rescues jobs without a worker, prunes old ones."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import asdict
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.store import JobStore
 from deployments.telemetry.metrics import Recorder
 
-RESCUE_EVERY_S = 2.0
-PRUNE_EVERY_S = 2.0
 PRUNE_LIMIT = 1000
 
 
-class Keeper:
-    """Several may run at once, on several machines.
+class Maintenance:
+    """Several replicas may run it at once.
 
     Args:
-        remove_files: removes files by name; those that are gone already are fine.
+        remove_file: removes a file by name; does nothing when it is gone already.
     """
 
     def __init__(
-        self,
-        store: JobStore,
-        remove_files: Callable[[Sequence[str]], Awaitable[None]],
-        recorder: Recorder,
+        self, store: JobStore, remove_file: Callable[[str], object], recorder: Recorder
     ) -> None:
         self._store = store
-        self._remove_files = remove_files
+        self._remove_file = remove_file
         self._recorder = recorder
 
-    async def rescue_forever(self) -> None:
-        """Free requests whose worker is gone, and end those that were not begun in time."""
-        while True:
-            with suppress(StoreUnavailable):  # there is a next time
-                await self.rescue()
-            await asyncio.sleep(RESCUE_EVERY_S)
-
-    async def prune_forever(self) -> None:
-        """Forget what is old."""
-        while True:
-            with suppress(StoreUnavailable):  # there is a next time
-                await self.prune()
-            await asyncio.sleep(PRUNE_EVERY_S)
-
     async def rescue(self) -> None:
-        """One round, and what it found in the metrics."""
+        """Requeue jobs with an expired lease, and end those that were not started in time."""
         rescued = await self._store.rescue()
-        found = {
-            "requeued": rescued.requeued,
-            "failed": rescued.failed,
-            "cancelled": rescued.cancelled,
-            "expired": rescued.expired,
-        }
-        for outcome, number in found.items():
+        for outcome, number in asdict(rescued).items():
             if number:
                 self._recorder.record("florence_dispatcher_rescued_total", number, outcome=outcome)
         if rescued.requeued:
@@ -62,7 +38,14 @@ class Keeper:
             )
 
     async def prune(self) -> None:
-        """One round."""
-        files = await self._store.prune(PRUNE_LIMIT)
-        if files:
-            await self._remove_files(files)
+        """Delete expired jobs and their files."""
+        for name in await self._store.prune(PRUNE_LIMIT):
+            await asyncio.to_thread(self._remove_file, name)
+
+
+async def every(interval_s: float, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work` for ever, with pauses of `interval_s`, also after StoreUnavailable."""
+    while True:
+        with suppress(StoreUnavailable):
+            await work()
+        await asyncio.sleep(interval_s)

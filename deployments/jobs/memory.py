@@ -32,8 +32,7 @@ from deployments.jobs.job import (
     compact,
 )
 from deployments.jobs.rate_limit import pace
-from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.jobs.store import POSITION_CAP, Row
+from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
@@ -559,7 +558,7 @@ class MemoryStore:
         """The store's clock."""
         return self._clock()
 
-    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
+    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
         now = self._clock()
         states = Counter(record.state for record in self._requests.values())

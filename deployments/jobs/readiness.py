@@ -1,42 +1,46 @@
-"""Keeps requests in the queue while nobody could work on them.
+"""Keeps jobs in the queue while the model has no replica.
 
-A request that is claimed has so long to be done. With no replica of the model, while a node for
-one is started, that time would run out: the request would count as tried, and in the end fail.
+A claimed job has a deadline. Without a replica, for example while a node starts, the deadline
+would pass, the attempt would count, and the job would fail in the end.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-TRUST_S = 10.0  # how long those who have just worked are taken to be there
-ASK_EVERY_S = 0.5
+TRUST_S = 10.0  # a replica that has answered is taken to be there
+CHECK_INTERVAL_S = 0.5
 
 
-class Gate:
-    """Open while those who do the work have shown themselves of late.
+class Readiness:
+    """Whether the model has a replica.
 
     Args:
-        ask: whether they are there; asking may make them come.
+        check: asks the deployments; asking starts a replica when they are scaled to zero.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[bool]], trust_s: float = TRUST_S) -> None:
-        self._ask = ask
-        self._trust_s = trust_s
-        self._seen_at = float("-inf")
+    def __init__(
+        self,
+        check: Callable[[], Awaitable[bool]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._check = check
+        self._clock = clock
+        self._confirmed_at = float("-inf")
 
     @property
-    def is_open(self) -> bool:
-        """Whether work can be begun."""
-        return time.monotonic() - self._seen_at < self._trust_s
+    def is_ready(self) -> bool:
+        """Whether a replica has answered within the last TRUST_S."""
+        return self._clock() - self._confirmed_at < TRUST_S
 
-    def note(self) -> None:
-        """They have just worked."""
-        self._seen_at = time.monotonic()
+    def confirm(self) -> None:
+        """A replica has just answered."""
+        self._confirmed_at = self._clock()
 
-    async def open(self) -> None:
-        """Wait until they are there."""
-        while not self.is_open:
-            if await self._ask():
-                self.note()
+    async def wait(self) -> None:
+        """Wait until there is a replica."""
+        while not self.is_ready:
+            if await self._check():
+                self.confirm()
             else:
-                await asyncio.sleep(ASK_EVERY_S)
+                await asyncio.sleep(CHECK_INTERVAL_S)

@@ -6,7 +6,8 @@ Any method may raise StoreUnavailable when the store cannot be reached.
 Whoever is given no lease on a request, or an older one than the latest, changes nothing of it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deployments.jobs.api_key import ApiKey, Usage
@@ -24,13 +25,34 @@ from deployments.jobs.job import (
     Submission,
     Submitted,
 )
-from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.webhooks.webhook import WebhookStore
+from deployments.webhooks.webhook import WebhookState, WebhookStore
 
 POSITION_CAP = 1000  # positions beyond it are all told as this one
 SCHEMA_TABLES = ("request", "webhook", "api_key", "usage", "signing_key", "secret")
 
+MAX_COUNTED = 10_000  # statistics count no further: counting takes time
+MAX_KEYS = 20
+
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreStats:
+    """Numbers of jobs and webhooks by state, each up to MAX_COUNTED, and the store's size.
+
+    `queued` includes jobs that may not be claimed yet.
+    `keys` has the running jobs and slots of the MAX_KEYS busiest keys.
+    `overdue_s` is how long the first webhook that is due has been due.
+    `size_bytes` and `free_bytes` are None where there is no such file or disk.
+    """
+
+    queued: int = 0
+    running: int = 0
+    keys: Mapping[str, int] = field(default_factory=dict)
+    webhooks: Mapping[WebhookState, int] = field(default_factory=dict)
+    overdue_s: float = 0.0
+    size_bytes: int | None = None
+    free_bytes: int | None = None
 
 
 class JobStore(Protocol):
@@ -114,7 +136,7 @@ class JobStore(Protocol):
     async def backlog(self, cap: int = 1000) -> Backlog:
         """How many wait, counted up to `cap`, and how long the oldest has waited."""
 
-    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
+    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
         """What it holds, each number counted up to `cap`, and the `max_keys` busiest keys."""
 
     async def now(self) -> float:

@@ -1,13 +1,14 @@
-"""Runs queued requests: claims them, keeps their leases, persists how they end.
+"""Runs queued jobs: claims them, renews their leases with heartbeats, stores their outcomes.
 
-It does not know what a request does: that is `execute`.
-Nothing it holds is lost when it dies: its leases run out, and others take over.
+A worker that dies loses no job: its leases expire, and other workers retry the jobs.
+What a job does is the executor's concern.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from deployments.errors import (
     ClientCancelled,
@@ -17,253 +18,254 @@ from deployments.errors import (
     StoreUnavailable,
 )
 from deployments.jobs.job import Job, JobOutcome, JobState
-from deployments.jobs.readiness import Gate
+from deployments.jobs.readiness import Readiness
 from deployments.jobs.store import JobStore
 from deployments.settings import QueueSettings
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
 
-RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would come again
-STORE_DELAY_S = 0.5
-CLAIM_S = 2.0
+RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would repeat itself
+STORE_RETRY_S = 0.5
+CLAIM_TIMEOUT_S = 2.0
+WAKE_UP_INTERVAL_S = 0.05  # a remote call costs 1 ms of CPU; a late wake-up costs next to nothing
 
-Execute = Callable[[Job], Awaitable[JobOutcome]]
+Execute = Callable[[Job], Coroutine[Any, Any, JobOutcome]]
 
 
-@dataclass
+@dataclass(eq=False)
 class RunningJob:
-    """A claimed request and the task that works on it.
+    """A claimed job and the task that executes it."""
 
-    `cancelled` says that its caller wants it no more, `lost` that another worker has it.
-    """
-
-    claimed: Job
+    job: Job
     task: asyncio.Task[JobOutcome]
-    cancelled: bool = False
-    lost: bool = False
-
-    @property
-    def id(self) -> str:
-        """The request's id."""
-        return self.claimed.lease.id
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether an attempt at it has come to nothing before."""
-        return self.claimed.attempt > 1
+    is_cancelled: bool = False  # by its caller
+    has_lost_lease: bool = False  # another worker may have the job
 
 
 class Worker:
-    """Keeps up to `max_running` requests going.
+    """Runs up to `settings.max_running` jobs at a time.
 
     Args:
-        execute: works on one request; raises a ServiceError for what its client should see.
-        name: tells this worker's leases from others', for people who look at the store.
-        gate: nothing is claimed while it is closed.
+        execute: executes one job; raises the ServiceError that the client should see.
+        readiness: no job is claimed until the model has a replica.
+        name: the owner of the leases, for people who read the store.
     """
 
     def __init__(
         self,
         store: JobStore,
         execute: Execute,
+        readiness: Readiness,
         settings: QueueSettings,
         recorder: Recorder,
         name: str,
-        gate: Gate | None = None,
     ) -> None:
-        self._gate = gate
         self._store = store
         self._execute = execute
+        self._readiness = readiness
         self._settings = settings
         self._recorder = recorder
         self._name = name
-        self._jobs: dict[str, RunningJob] = {}
-        self._carriers: set[asyncio.Task[None]] = set()
+        self._running: dict[str, RunningJob] = {}
+        self._supervisors: set[asyncio.Task[None]] = set()
+        self._claiming: asyncio.Task[bool] | None = None
         self._changed = asyncio.Event()
-        self._filling: asyncio.Task[bool] | None = None
-        recorder.record("florence_dispatcher_running", 0.0)
+        self._record_running()
 
     @property
     def num_running(self) -> int:
-        """Requests that it works on now."""
-        return len(self._jobs)
+        """Jobs that are executed now."""
+        return len(self._running)
 
     def wake(self) -> None:
-        """Look at the queue, and at who has cancelled, without waiting for the next poll."""
+        """Look into the queue now instead of at the next poll."""
         self._changed.set()
 
     async def claim_forever(self) -> None:
-        """Claim as many requests as there is room for, whenever there is."""
+        """Claim and start jobs whenever fewer than `max_running` are running."""
         while True:
-            self._filling = asyncio.create_task(self._fill(), name="fill")
-            if not await asyncio.shield(self._filling):  # drain() sees to what it still claims
-                await self._wait(self._settings.poll_s)
+            self._claiming = asyncio.create_task(self._claim(), name="claim")
+            # Shielded: drain() requeues what a cancelled claim still brings.
+            may_have_more = await asyncio.shield(self._claiming)
+            if not may_have_more:
+                await self._wait_for_change(self._settings.poll_s)
 
-    async def beat_forever(self) -> None:
-        """Keep the leases, and hear of those that were cancelled or lost."""
-        while True:
-            await asyncio.sleep(self._settings.beat_s)
-            await self._beat()
+    async def heartbeat(self) -> None:
+        """Renew all leases; stop the jobs that were cancelled or whose lease has expired."""
+        leases = [running.job.lease for running in self._running.values()]
+        if not leases:
+            return
+        for beat in await self._store.heartbeat(leases, self._settings.lease_s):
+            running = self._running.get(beat.lease.id)
+            if running is None or running.job.lease != beat.lease:
+                continue
+            if beat.cancelled or not beat.held:
+                running.has_lost_lease = not beat.held
+                running.is_cancelled = beat.held
+                running.task.cancel()
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what runs end, for `timeout_s` at most, and hand back the rest.
+        """Wait up to `timeout_s` for running jobs, then stop and requeue the others.
 
-        Called when `claim_forever` has been cancelled.
+        `claim_forever` must have been cancelled.
         """
-        if self._filling:
-            await asyncio.wait({self._filling}, timeout=CLAIM_S)
-            self._filling.cancel()
-        if self._carriers:
-            await asyncio.wait(self._carriers, timeout=timeout_s)
-        for job in self._jobs.values():
-            job.task.cancel()
-        await asyncio.gather(*self._carriers)
+        if self._claiming:
+            await asyncio.wait({self._claiming}, timeout=CLAIM_TIMEOUT_S)
+            self._claiming.cancel()
+        if self._supervisors:
+            await asyncio.wait(self._supervisors, timeout=timeout_s)
+        for running in self._running.values():
+            running.task.cancel()
+        await asyncio.gather(*self._supervisors)
 
-    async def _fill(self) -> bool:
-        """Whether there may be more to claim at once."""
-        room = self._settings.max_running - len(self._jobs)
-        if room <= 0:
+    # ---- claiming
+
+    async def _claim(self) -> bool:
+        """Claim and start jobs; True when there may be more to claim now."""
+        limit = self._settings.max_running - len(self._running)
+        if limit <= 0:
             return False
         try:
-            if not await self._may_begin():
+            if not await self._wait_until_ready():
                 return False
-            claimed = await self._store.claim(self._name, room, self._settings.lease_s)
+            claimed = await self._store.claim(self._name, limit, self._settings.lease_s)
         except StoreUnavailable:
-            await asyncio.sleep(STORE_DELAY_S)
+            await asyncio.sleep(STORE_RETRY_S)
             return False
-        for one in await self._admitted(claimed):
-            self._start(one)
-        return len(claimed) == room
+        for job in await self._without_excess_retries(claimed):
+            self._start(job)
+        return len(claimed) == limit
 
-    async def _may_begin(self) -> bool:
-        """Whether to claim; with something to claim, it waits for the gate to open."""
-        if self._gate is None or self._gate.is_open:
-            return True
-        if (await self._store.backlog(1)).queued == 0:
-            return False  # nobody is called who would do nothing
-        await self._gate.open()
+    async def _wait_until_ready(self) -> bool:
+        """Wait for a replica of the model; False when nothing is queued that would need one."""
+        if not self._readiness.is_ready:
+            if (await self._store.backlog(1)).queued == 0:
+                return False
+            await self._readiness.wait()
         return True
 
-    async def _admitted(self, claimed: Sequence[Job]) -> list[Job]:
-        """Those to begin now: all that are new, and one suspect at a time.
+    async def _without_excess_retries(self, claimed: Sequence[Job]) -> list[Job]:
+        """The jobs to start: all first attempts, and one retry at a time.
 
-        A request that was begun before may have killed its worker. The other suspects go back
-        before it begins, so that it takes none of them with it, attempt after attempt.
+        The job of a retry may have killed its worker. The other retries are requeued before it
+        starts: else it would take them down with it, attempt after attempt.
         """
-        suspects = [one for one in claimed if one.attempt > 1]
-        num_admitted = 0 if any(job.is_suspect for job in self._jobs.values()) else 1
-        refused = suspects[num_admitted:]
-        await asyncio.gather(*(self._hand_back(one, n) for n, one in enumerate(refused, 1)))
-        return [one for one in claimed if one not in refused]
+        retries = [job for job in claimed if job.attempt > 1]
+        has_retry = any(running.job.attempt > 1 for running in self._running.values())
+        excess = retries if has_retry else retries[1:]
+        await asyncio.gather(*(self._postpone(job, nth) for nth, job in enumerate(excess, 1)))
+        return [job for job in claimed if job not in excess]
 
-    async def _hand_back(self, refused: Job, place: int) -> None:
-        """Let it come again when those before it should be through."""
-        with suppress(StoreUnavailable):  # its lease runs out
-            await self._store.requeue(refused.lease, self._settings.retry_delay_s * place)
-            self._note_retry("suspect")
+    async def _postpone(self, job: Job, nth: int) -> None:
+        """Requeue a retry until the `nth - 1` before it should have ended."""
+        with suppress(StoreUnavailable):  # its lease expires
+            await self._requeue(job, "suspect", self._settings.retry_delay_s * nth)
 
-    async def _wait(self, timeout_s: float) -> None:
-        try:
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._changed.clear()
+        self._changed.clear()
 
-    def _start(self, claimed: Job) -> None:
-        self._recorder.record("florence_dispatcher_wait_seconds", claimed.waited_s)
-        name = f"request-{claimed.lease.id}"
-        job = RunningJob(claimed, asyncio.create_task(self._work(claimed), name=name))
-        self._jobs[job.id] = job
-        carrier = asyncio.create_task(self._carry(job), name=f"carry-{job.id}")
-        self._carriers.add(carrier)
-        carrier.add_done_callback(self._carriers.discard)
+    # ---- one job
 
-    async def _work(self, claimed: Job) -> JobOutcome:
-        return await self._execute(claimed)
+    def _start(self, job: Job) -> None:
+        self._recorder.record("florence_dispatcher_wait_seconds", job.waited_s)
+        task = asyncio.create_task(self._execute(job), name=f"job-{job.id}")
+        running = self._running[job.id] = RunningJob(job, task)
+        self._record_running()
+        supervisor = asyncio.create_task(self._supervise(running), name=f"supervise-{job.id}")
+        self._supervisors.add(supervisor)
+        supervisor.add_done_callback(self._supervisors.discard)
 
-    async def _carry(self, job: RunningJob) -> None:
-        """See one request to its end. Only its work is ever cancelled, never what is persisted."""
-        self._recorder.record("florence_dispatcher_running", len(self._jobs))
+    async def _supervise(self, running: RunningJob) -> None:
+        """Wait for the execution, then store its result. Only the execution is ever cancelled."""
         try:
-            await asyncio.wait({job.task})
-            await self._persist(job)
+            await asyncio.wait({running.task})
+            while not running.has_lost_lease:
+                try:
+                    outcome = await self._store_result(running)
+                except StoreUnavailable:
+                    await asyncio.sleep(STORE_RETRY_S)
+                    continue
+                self._recorder.record("florence_dispatcher_requests_total", outcome=outcome)
+                return
         finally:
-            del self._jobs[job.id]
+            del self._running[running.job.id]
             self._changed.set()
-            self._recorder.record("florence_dispatcher_running", len(self._jobs))
+            self._record_running()
 
-    async def _persist(self, job: RunningJob) -> None:
-        """Write how the work came out; a store that is away is waited for."""
-        while not job.lost:
-            try:
-                outcome = await self._settle(job)
-            except StoreUnavailable:
-                await asyncio.sleep(STORE_DELAY_S)
-                continue
-            self._recorder.record("florence_dispatcher_requests_total", outcome=outcome)
-            return
-
-    async def _settle(self, job: RunningJob) -> str:
-        """The name of what became of the request."""
-        lease = job.claimed.lease
-        if job.task.cancelled():
-            if not job.cancelled:
-                await self._store.requeue(lease)
-                self._note_retry("stopped")
-                return "released"
-            return await self._finish(job, JobOutcome.failed(ClientCancelled()))
-        match job.task.exception():
+    async def _store_result(self, running: RunningJob) -> str:
+        """Finish, retry or requeue the job; returns the metric's label."""
+        job, task = running.job, running.task
+        if task.cancelled():
+            if running.is_cancelled:
+                return await self._finish(job, JobOutcome.failed(ClientCancelled()))
+            return await self._requeue(job, "stopped")
+        match task.exception():
             case None:
-                return await self._finish(job, job.task.result())
+                self._readiness.confirm()
+                return await self._finish(job, task.result())
             case Overloaded(retry_after_s=delay_s):
-                await self._store.requeue(lease, delay_s)
-                self._note_retry("overloaded")
-                return "released"
+                return await self._requeue(job, "overloaded", delay_s)
             case ServiceError(status=status) as error if status in RETRIED_STATUSES:
-                state = await self._store.retry_or_finish(
-                    lease, JobOutcome.failed(error), self._delay(job)
-                )
-                if state is not JobState.QUEUED:
-                    return str(state or "lost")
-                self._note_retry(error.type)
-                return "retried"
+                return await self._retry(job, error)
             case ServiceError() as error:
                 return await self._finish(job, JobOutcome.failed(error))
             case error:
-                extra = about(job.id, job.claimed.key_id, job.claimed.trace)
+                extra = about(job.id, job.key_id, job.trace)
                 logger.error("request %s failed", job.id, exc_info=error, extra=extra)
                 return await self._finish(job, JobOutcome.failed(InternalError()))
 
-    async def _finish(self, job: RunningJob, outcome: JobOutcome) -> str:
-        if not await self._store.finish(job.claimed.lease, outcome):
+    async def _finish(self, job: Job, outcome: JobOutcome) -> str:
+        if not await self._store.finish(job.lease, outcome):
             return "lost"
         self._recorder.record(
-            "florence_dispatcher_key_model_seconds_total", outcome.model_s, key=job.claimed.key_id
+            "florence_dispatcher_key_model_seconds_total", outcome.model_s, key=job.key_id
         )
         return str(outcome.state)
 
-    def _note_retry(self, cause: str) -> None:
+    async def _retry(self, job: Job, error: ServiceError) -> str:
+        delay_s = float(self._settings.retry_delay_s * 2 ** (job.attempt - 1))
+        state = await self._store.retry_or_finish(job.lease, JobOutcome.failed(error), delay_s)
+        if state is not JobState.QUEUED:
+            return str(state or "lost")
+        self._count_retry(error.type)
+        return "retried"
+
+    async def _requeue(self, job: Job, cause: str, delay_s: float = 0.0) -> str:
+        """Queue the job again without counting the attempt."""
+        await self._store.requeue(job.lease, delay_s)
+        self._count_retry(cause)
+        return "released"
+
+    def _count_retry(self, cause: str) -> None:
         self._recorder.record("florence_dispatcher_retries_total", cause=cause)
 
-    def _delay(self, job: RunningJob) -> float:
-        return float(self._settings.retry_delay_s * 2 ** (job.claimed.attempt - 1))
+    def _record_running(self) -> None:
+        self._recorder.record("florence_dispatcher_running", float(len(self._running)))
 
-    async def _beat(self) -> None:
-        """One heartbeat for all leases."""
-        leases = [job.claimed.lease for job in self._jobs.values()]
-        if not leases:
-            return
-        try:
-            beats = await self._store.heartbeat(leases, self._settings.lease_s)
-        except StoreUnavailable:
-            return  # the leases last for several beats
-        for beat in beats:
-            job = self._jobs.get(beat.lease.id)
-            if job and job.claimed.lease == beat.lease and not (beat.held and not beat.cancelled):
-                self._stop(job, lost=not beat.held)
 
-    def _stop(self, job: RunningJob, lost: bool) -> None:
-        job.lost, job.cancelled = lost, not lost
-        job.task.cancel()
+class WakeUp:
+    """Wakes workers in other processes; calls within WAKE_UP_INTERVAL_S become one.
+
+    A wake-up may be lost, so workers poll as well.
+    """
+
+    def __init__(self, wake: Callable[[], Awaitable[Any]]) -> None:
+        self._wake = wake
+        self._is_requested = False
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        """Wake a worker soon."""
+        self._is_requested = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="wake-up")
+
+    async def _run(self) -> None:
+        while self._is_requested:
+            self._is_requested = False
+            with suppress(Exception):  # the workers poll
+                await self._wake()
+            await asyncio.sleep(WAKE_UP_INTERVAL_S)

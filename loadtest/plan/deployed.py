@@ -123,7 +123,7 @@ def policy_of(given: Tree) -> MakePolicy:
 
 def made(policy: Any, kwargs: Tree, look: Look) -> Policy:
     """A policy class's instance that reads what is simulated and tells nobody."""
-    instance: Policy = policy(**kwargs, look=look, tell=lambda deployment, values: None)
+    instance: Policy = policy(**kwargs, observe=look, report=lambda deployment, values: None)
     return instance
 
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deployments.autoscaling import MOST, ONGOING, Reading
+from deployments.autoscaling import MAX_COUNTED, ONGOING, BacklogReading
 from loadtest.plan.clock import Clock
 from loadtest.plan.meter import Meter, Pace
 from loadtest.plan.request import Request
@@ -106,10 +106,10 @@ class Desk:
             self._holders[request] = free
             self._claimed(request)
 
-    def read(self) -> Reading:
+    def read(self) -> BacklogReading:
         """What waits, as a Dispatcher reads it."""
         oldest_s = self._clock.now - self._backlog[0].arrived if self._backlog else 0.0
-        return Reading(min(len(self._backlog), MOST), oldest_s)
+        return BacklogReading(min(len(self._backlog), MAX_COUNTED), oldest_s)
 
     def _arrive(self) -> None:
         if len(self._dispatchers) < self.target:

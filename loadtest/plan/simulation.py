@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from deployments.autoscaling import LOOK_EVERY_S, Reading, Seen
+from deployments.autoscaling import POLL_INTERVAL_S, BacklogReading, Observation
 from loadtest.plan.clock import Clock
 from loadtest.plan.cluster import Cluster, NodeType
 from loadtest.plan.desk import Desk
@@ -17,7 +17,7 @@ LOOP_S = 0.1  # of Serve's controller
 SAMPLES = 600  # of the whole time
 PATIENCE = 2  # how many times the arrivals' duration, and an hour, it goes on for those who wait
 
-Look = Callable[[], Seen]
+Look = Callable[[], Observation]
 MakePolicy = Callable[[Look], Policy]
 
 
@@ -86,11 +86,11 @@ class News:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._left: tuple[int, Reading] | None = None
-        self._latest: tuple[tuple[int, Reading] | None, float] = None, 0.0
+        self._left: tuple[int, BacklogReading] | None = None
+        self._latest: tuple[tuple[int, BacklogReading] | None, float] = None, 0.0
         self._number = 0
 
-    def leave(self, reading: Reading) -> None:
+    def leave(self, reading: BacklogReading) -> None:
         """Leave a reading where it can be fetched."""
         self._number += 1
         self._left = self._number, reading
@@ -100,10 +100,10 @@ class News:
         if self._left != self._latest[0]:
             self._latest = self._left, self._clock.now
 
-    def look(self) -> Seen:
+    def look(self) -> Observation:
         """What was fetched last, and how long ago it was new."""
         note, since = self._latest
-        return Seen(note[1] if note else None, self._clock.now - since)
+        return Observation(note[1] if note else None, self._clock.now - since)
 
 
 class Simulation:
@@ -157,8 +157,8 @@ class Simulation:
 
     def _set_rhythms(self) -> None:
         clock, phase = self._clock, self._random.random
-        clock.every(LOOK_EVERY_S, self._read, phase() * LOOK_EVERY_S)
-        clock.every(LOOK_EVERY_S, self._news.fetch, phase() * LOOK_EVERY_S)
+        clock.every(POLL_INTERVAL_S, self._read, phase() * POLL_INTERVAL_S)
+        clock.every(POLL_INTERVAL_S, self._news.fetch, phase() * POLL_INTERVAL_S)
         clock.every(LOOP_S, self._control, phase() * LOOP_S)
         clock.every(max(1.0, self._duration_s / SAMPLES), self._look_around, 0.0)
 

@@ -11,12 +11,13 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from deployments.jobs.job import Cancellation, Job, JobOutcome, JobState, Submission
-from deployments.jobs.maintenance import Keeper
+from deployments.jobs.maintenance import Maintenance, every
 from deployments.jobs.open import open_store
+from deployments.jobs.readiness import Readiness
 from deployments.jobs.store import Store
 from deployments.jobs.worker import Worker
 from deployments.settings import QueueSettings, StoreSettings
@@ -26,7 +27,7 @@ KEY = "key"
 RECEIVER = "http://receiver.test/"
 NUM_SUBMITTERS = 3
 CANCELLED_EVERY = 5
-RESCUE_EVERY_S = 0.05
+RESCUE_INTERVAL_S = 0.05
 # An operator may not choose a lease of less than a second, and a test has no second to lose.
 RULES = QueueSettings(max_running=4, beat_s=0.1, poll_s=0.02, retry_delay_s=0.05).model_copy(
     update={"lease_s": 0.4}
@@ -73,15 +74,22 @@ class Life:
         self._max_attempts = max_attempts
         self._poison = poison
         recorder = PrometheusRecorder()
-        self._worker = Worker(store, self._execute, RULES, recorder, name=f"life-{os.getpid()}")
-        self._keeper = Keeper(store, no_files, recorder)
+        self._worker = Worker(
+            store,
+            self._execute,
+            Readiness(always_ready),
+            RULES,
+            recorder,
+            name=f"life-{os.getpid()}",
+        )
+        self._maintenance = Maintenance(store, no_file, recorder)
 
     async def run(self) -> None:
         """Submit what is not submitted yet, and work until everything has ended."""
         loops = [
             asyncio.create_task(self._worker.claim_forever()),
-            asyncio.create_task(self._worker.beat_forever()),
-            asyncio.create_task(self._rescue_forever()),
+            asyncio.create_task(every(RULES.beat_s, self._worker.heartbeat)),
+            asyncio.create_task(every(RESCUE_INTERVAL_S, self._maintenance.rescue)),
         ]
         known = self._journal.ids("submitted")
         left = (id_ for id_ in self._ids if id_ not in known)
@@ -117,18 +125,13 @@ class Life:
         if status.state is JobState.CANCELLED and not begun:
             self._journal.write("cancelled", id_)
 
-    async def _execute(self, claimed: Job) -> JobOutcome:
-        id_ = claimed.lease.id
+    async def _execute(self, job: Job) -> JobOutcome:
+        id_ = job.id
         self._journal.write("run", id_)
         if id_ == self._poison:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(random.Random(id_).uniform(0.005, 0.03))
         return JobOutcome.done({"results": f"the answer to {id_}"})
-
-    async def _rescue_forever(self) -> None:
-        while True:
-            await self._keeper.rescue()
-            await asyncio.sleep(RESCUE_EVERY_S)
 
     async def _ended(self, id_: str) -> None:
         while True:
@@ -139,9 +142,14 @@ class Life:
             await asyncio.sleep(RULES.poll_s)
 
 
-async def no_files(names: Sequence[str]) -> None:
-    """Requests here leave no files."""
-    assert list(names) == []
+async def always_ready() -> bool:
+    """There is always a replica."""
+    return True
+
+
+def no_file(name: str) -> None:
+    """Jobs here leave no files."""
+    raise AssertionError(name)
 
 
 async def open_in(folder: Path) -> Store:

@@ -10,8 +10,8 @@ from deployments.errors import ClientCancelled
 from deployments.jobs import metrics as module
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
-from deployments.jobs.metrics import Readings
-from deployments.jobs.stats import StoreStats
+from deployments.jobs.metrics import INTERVAL_S, QueueMetrics
+from deployments.jobs.store import StoreStats
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.jobs.bench import Bench
@@ -28,39 +28,39 @@ def values(recorder: PrometheusRecorder) -> dict[str, float]:
 
 async def submit(bench: Bench, name: str, **more: Any) -> None:
     """A request called `name`."""
-    order = {"id": name, "key_id": "key", "path": "caption", "input": "{}"} | more
-    await bench.store.submit(Submission(**order))
+    given = {"id": name, "key_id": "key", "path": "caption", "input": "{}"} | more
+    await bench.store.submit(Submission(**given))
 
 
-async def test_they_follow_the_queue(bench: Bench, kind: str) -> None:
-    """What waits and since when, what runs and for whom, what is to be told."""
+async def test_metrics_follow_the_queue(bench: Bench, kind: str) -> None:
+    """Queued, claimable and running jobs, the oldest one's age, each key's jobs, webhooks."""
     recorder = PrometheusRecorder()
-    readings = Readings(bench.store, recorder)
+    metrics = QueueMetrics(bench.store, recorder)
     await submit(bench, "a", webhook_url="https://example.com/hook")
     await submit(bench, "b", key_id="other")
     await bench.advance(5.0)
-    await readings.read()
-    told = values(recorder)
-    assert told["florence_store_up"] == 1
-    assert told["florence_queue_requests queued"] == 2
-    assert told["florence_queue_requests claimable"] == 2
-    assert told["florence_queue_requests running"] == 0
-    assert told["florence_queue_oldest_seconds"] == pytest.approx(5.0, abs=2)
+    await metrics.update()
+    found = values(recorder)
+    assert found["florence_store_up"] == 1
+    assert found["florence_queue_requests queued"] == 2
+    assert found["florence_queue_requests claimable"] == 2
+    assert found["florence_queue_requests running"] == 0
+    assert found["florence_queue_oldest_seconds"] == pytest.approx(5.0, abs=2)
 
     [first] = await bench.store.claim("worker", 1, 60.0)
-    await readings.read()
+    await metrics.update()
     assert values(recorder)["florence_queue_key_running key"] == 1
     await bench.store.finish(first.lease, JobOutcome.failed(ClientCancelled()))
     await bench.advance(30.0)
-    await readings.read()
-    told = values(recorder)
-    assert told["florence_queue_requests queued"] == 1
-    assert told["florence_queue_key_running key"] == 0
-    assert told["florence_webhooks pending"] == 1
-    assert told["florence_webhooks dead"] == 0
-    assert told["florence_webhooks_overdue_seconds"] == pytest.approx(30.0, abs=2)
-    assert ("florence_store_bytes" in told) == (kind != "memory")
-    assert ("florence_store_free_bytes" in told) == (kind == "sqlite")
+    await metrics.update()
+    found = values(recorder)
+    assert found["florence_queue_requests queued"] == 1
+    assert found["florence_queue_key_running key"] == 0
+    assert found["florence_webhooks pending"] == 1
+    assert found["florence_webhooks dead"] == 0
+    assert found["florence_webhooks_overdue_seconds"] == pytest.approx(30.0, abs=2)
+    assert ("florence_store_bytes" in found) == (kind != "memory")
+    assert ("florence_store_free_bytes" in found) == (kind == "sqlite")
 
 
 class SlowStore(MemoryStore):
@@ -79,31 +79,24 @@ class SlowStore(MemoryStore):
 
 
 async def test_a_store_that_hangs_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading ends all the same, and says so; when the store is back, it is up again."""
+    """The update ends all the same, and says so; when the store is back, it is up again."""
     monkeypatch.setattr(module, "TIMEOUT_S", 0.01)
     recorder, store = PrometheusRecorder(), SlowStore()
-    readings = Readings(store, recorder)
+    metrics = QueueMetrics(store, recorder)
     store.hangs = True
-    await readings.read()
+    await metrics.update()
     assert values(recorder)["florence_store_up"] == 0
     store.hangs = False
-    await readings.read()
+    await metrics.update()
     assert values(recorder)["florence_store_up"] == 1
 
 
-async def test_many_who_ask_are_one_reading() -> None:
-    """However often `/metrics` is scraped, the store is asked now and then."""
-    store = SlowStore()
-    readings = Readings(store, PrometheusRecorder(), every_s=60.0)
-    await asyncio.gather(*(readings.refresh() for _ in range(50)))
+async def test_many_scrapes_are_one_question_to_the_store() -> None:
+    """However often `/metrics` is read, the store is asked once in an interval."""
+    store, now = SlowStore(), 100.0
+    metrics = QueueMetrics(store, PrometheusRecorder(), lambda: now)
+    await asyncio.gather(*(metrics.refresh() for _ in range(50)))
     assert store.asked == 1
-
-
-async def test_they_go_on() -> None:
-    """The store is read again and again, also when it was away."""
-    store = SlowStore()
-    loop = asyncio.create_task(Readings(store, PrometheusRecorder(), every_s=0.0).read_forever())
-    async with asyncio.timeout(60):
-        while store.asked < 3:  # noqa: ASYNC110, it is looked at from outside
-            await asyncio.sleep(0.002)
-    loop.cancel()
+    now += INTERVAL_S
+    await metrics.refresh()
+    assert store.asked == 2

@@ -16,10 +16,12 @@ from deployments.jobs.postgres import PostgresStore
 from deployments.jobs.postgres.database import SESSION, Database, Transaction
 from deployments.jobs.postgres.depth import Depth
 from deployments.jobs.postgres.group_commit import Gatherer
+from deployments.jobs.readiness import Readiness
 from deployments.jobs.statements import migrations, statements
 from deployments.jobs.worker import Worker
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.life import always_ready
 from tests.jobs.postgres import RULES, Bench, bench, schema_of
 
 __all__ = ["bench"]  # the fixture; that of the same name elsewhere is for any kind of store
@@ -432,13 +434,13 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
     begun: list[tuple[str, str]] = []
 
     def worker(store: PostgresStore, name: str) -> Worker:
-        async def execute(claimed: Job) -> JobOutcome:
-            begun.append((name, claimed.lease.id))
+        async def execute(job: Job) -> JobOutcome:
+            begun.append((name, job.id))
             await asyncio.sleep(0.005)
             return JobOutcome.done({})
 
         rules = QueueSettings(max_running=4, poll_s=0.01)
-        return Worker(store, execute, rules, PrometheusRecorder(), name)
+        return Worker(store, execute, Readiness(always_ready), rules, PrometheusRecorder(), name)
 
     workers = [worker(bench.store, "one"), worker(await bench.another(), "two")]
     loops = [asyncio.create_task(each.claim_forever()) for each in workers]

@@ -1,10 +1,10 @@
-"""The gate: nobody is asked for nothing, and who waits before it gets through."""
+"""Readiness: jobs wait for the model's first replica, and a busy replica is not asked."""
 
 import asyncio
 
 import pytest
 
-from deployments.jobs.readiness import Gate
+from deployments.jobs.readiness import TRUST_S, Readiness
 
 pytestmark = pytest.mark.anyio
 
@@ -14,51 +14,52 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Workers:
-    """Those behind the gate."""
+class Model:
+    """A model with or without a replica, and a clock that stands still."""
 
     def __init__(self) -> None:
-        self.are_there = False
-        self.num_asked = 0
+        self.has_replica = False
+        self.num_checks = 0
+        self.now = 100.0
+        self.readiness = Readiness(self.check, lambda: self.now)
 
-    async def ask(self) -> bool:
-        self.num_asked += 1
-        return self.are_there
+    async def check(self) -> bool:
+        self.num_checks += 1
+        return self.has_replica
 
 
 @pytest.fixture
-def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    """Not there yet; they are asked often."""
-    monkeypatch.setattr("deployments.jobs.readiness.ASK_EVERY_S", 0.001)
-    return Workers()
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    """No replica yet; it is asked often."""
+    monkeypatch.setattr("deployments.jobs.readiness.CHECK_INTERVAL_S", 0.0)
+    return Model()
 
 
-async def test_it_opens_when_they_are_there(workers: Workers) -> None:
-    """Who waits for it, waits as long as they are away."""
-    gate = Gate(workers.ask)
-    opening = asyncio.create_task(gate.open())
-    await asyncio.sleep(0.05)
-    assert not opening.done()
-    assert not gate.is_open
-    workers.are_there = True
-    async with asyncio.timeout(60):
-        await opening
-    assert gate.is_open
+async def test_a_job_waits_for_the_first_replica(model: Model) -> None:
+    """The deployments are asked again and again until one answers."""
+    waiting = asyncio.create_task(model.readiness.wait())
+    async with asyncio.timeout(5):
+        while model.num_checks < 3:  # noqa: ASYNC110, it is looked at from outside
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        assert not model.readiness.is_ready
+        model.has_replica = True
+        await waiting
+    assert model.readiness.is_ready
 
 
-async def test_who_has_just_worked_is_not_asked(workers: Workers) -> None:
-    """In a stream of work the gate costs nothing."""
-    gate = Gate(workers.ask)
-    gate.note()
-    await gate.open()
+async def test_a_replica_that_has_just_worked_is_not_asked(model: Model) -> None:
+    """In a stream of jobs, readiness costs nothing."""
+    model.readiness.confirm()
+    await model.readiness.wait()
 
-    assert workers.num_asked == 0
+    assert model.num_checks == 0
 
 
-async def test_it_closes_when_nobody_has_been_seen_for_a_while(workers: Workers) -> None:
-    """They may have gone."""
-    gate = Gate(workers.ask, trust_s=0.01)
-    gate.note()
-    await asyncio.sleep(0.02)
-
-    assert not gate.is_open
+def test_readiness_ends_without_a_confirmation(model: Model) -> None:
+    """The replica may have been stopped."""
+    model.readiness.confirm()
+    model.now += TRUST_S - 1
+    assert model.readiness.is_ready
+    model.now += 1
+    assert not model.readiness.is_ready

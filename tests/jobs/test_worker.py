@@ -13,6 +13,7 @@ from deployments.errors import (
     ServiceError,
     StoreUnavailable,
 )
+from deployments.jobs import worker as module
 from deployments.jobs.job import (
     Cancellation,
     Heartbeat,
@@ -23,11 +24,13 @@ from deployments.jobs.job import (
     StoredResponse,
     Submission,
 )
+from deployments.jobs.maintenance import every
 from deployments.jobs.memory import MemoryStore
-from deployments.jobs.readiness import Gate
-from deployments.jobs.worker import Worker
+from deployments.jobs.readiness import Readiness
+from deployments.jobs.worker import WakeUp, Worker
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.life import always_ready
 
 pytestmark = pytest.mark.anyio
 
@@ -44,17 +47,18 @@ def anyio_backend() -> str:
 class Bench:
     """A worker at a store; `plans` says what becomes of each attempt at a request."""
 
-    def __init__(
-        self, store: MemoryStore, rules: QueueSettings = RULES, gate: Gate | None = None
-    ) -> None:
+    def __init__(self, store: MemoryStore, readiness: Readiness | None = None) -> None:
         self.store = store
+        self.readiness = readiness or Readiness(always_ready)
         self.plans: dict[str, list[ServiceError | Exception | None]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.begun: list[str] = []
         self.under_way: set[str] = set()
-        self.most_suspects = 0
+        self.most_beside_a_retry = 0
         self.recorder = PrometheusRecorder()
-        self.worker = Worker(store, self.execute, rules, self.recorder, "worker", gate)
+        self.worker = Worker(
+            store, self.execute, self.readiness, RULES, self.recorder, name="worker"
+        )
 
     async def submit(self, name: str, *plan: ServiceError | Exception | None) -> str:
         """A request that takes the course of `plan`, then succeeds."""
@@ -67,13 +71,13 @@ class Bench:
         self.gates[name] = asyncio.Event()
         return self.gates[name]
 
-    async def execute(self, claimed: Job) -> JobOutcome:
-        """The work on one request."""
-        name = claimed.lease.id
+    async def execute(self, job: Job) -> JobOutcome:
+        """One attempt."""
+        name = job.id
         self.begun.append(name)
         self.under_way.add(name)
-        if claimed.attempt > 1:
-            self.most_suspects = max(self.most_suspects, len(self.under_way))
+        if job.attempt > 1:
+            self.most_beside_a_retry = max(self.most_beside_a_retry, len(self.under_way))
         try:
             if name in self.gates:
                 await self.gates[name].wait()
@@ -113,7 +117,7 @@ class Bench:
         """The worker's loops run inside the block."""
         loops = [
             asyncio.create_task(self.worker.claim_forever()),
-            asyncio.create_task(self.worker.beat_forever()),
+            asyncio.create_task(every(RULES.beat_s, self.worker.heartbeat)),
         ]
         try:
             yield
@@ -148,7 +152,7 @@ async def test_no_more_are_claimed_than_there_is_room_for(bench: Bench) -> None:
     gates = [bench.hold(await bench.submit(f"r{number}")) for number in range(6)]
     async with bench.working():
         await bench.until(lambda: len(bench.begun) == RULES.max_running)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(3 * RULES.poll_s)
         waiting = (await bench.store.backlog()).queued
         for gate in gates:
             gate.set()
@@ -190,14 +194,14 @@ async def test_poison_ends_after_three_workers(bench: Bench) -> None:
     assert bench.begun == ["poison"] * 3
 
 
-async def test_suspects_go_one_by_one(bench: Bench) -> None:
-    """Those that were begun before never run together, so poison takes no other suspect along."""
+async def test_retries_run_one_by_one(bench: Bench) -> None:
+    """They never run together, so poison takes no other retry along."""
     names = [await bench.submit(f"r{number}", RunnerDisconnected()) for number in range(4)]
     async with bench.working():
         for name in names:
             assert (await bench.result(name)).status == 200
 
-    assert bench.most_suspects == 1
+    assert bench.most_beside_a_retry == 1
 
 
 async def test_a_full_pipeline_costs_no_attempt(bench: Bench) -> None:
@@ -291,7 +295,7 @@ async def test_a_lost_lease_stops_the_work() -> None:
     await store.rescue()
     now += 60
     [other] = await store.claim("other", 1, 10)
-    beating = asyncio.create_task(bench.worker.beat_forever())
+    beating = asyncio.create_task(every(RULES.beat_s, bench.worker.heartbeat))
     await bench.until(lambda: not bench.under_way)
     beating.cancel()
     gate.set()
@@ -329,7 +333,7 @@ class Flaky(MemoryStore):
 
 async def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the loops nor a finished result are lost with it."""
-    monkeypatch.setattr("deployments.jobs.worker.STORE_DELAY_S", 0.01)
+    monkeypatch.setattr(module, "STORE_RETRY_S", 0.01)
     store = Flaky(RULES)
     bench = Bench(store)
     gate = bench.hold(await bench.submit("kept"))
@@ -355,25 +359,25 @@ async def test_two_workers_share_the_work() -> None:
     assert sorted(first.begun + second.begun) == sorted(names)
 
 
-async def test_what_nobody_could_work_on_stays_in_the_queue() -> None:
-    """It is held there, not tried and failed; and nobody is called who would have nothing to do."""
-    are_there = asyncio.Event()
-    num_asked = 0
+async def test_jobs_stay_queued_until_the_model_has_a_replica() -> None:
+    """They are not tried and failed; and with an empty queue no replica is asked for."""
+    has_replica = asyncio.Event()
+    num_checks = 0
 
-    async def ask() -> bool:
-        nonlocal num_asked
-        num_asked += 1
-        await are_there.wait()
+    async def check() -> bool:
+        nonlocal num_checks
+        num_checks += 1
+        await has_replica.wait()
         return True
 
-    bench = Bench(MemoryStore(RULES), gate=Gate(ask))
+    bench = Bench(MemoryStore(RULES), Readiness(check))
     async with bench.working():
-        await asyncio.sleep(0.05)
-        assert num_asked == 0
+        await asyncio.sleep(3 * RULES.poll_s)
+        assert num_checks == 0
         name = await bench.submit("a")
-        await bench.until(lambda: num_asked == 1)
+        await bench.until(lambda: num_checks == 1)
         assert (await bench.result_now(name)).state is JobState.QUEUED
-        are_there.set()
+        has_replica.set()
         assert (await bench.result(name)).status == 200
 
 
@@ -386,10 +390,9 @@ async def test_a_worker_knows_how_much_it_has(bench: Bench) -> None:
         await bench.until(lambda: bench.worker.num_running == 0)
 
 
-@pytest.mark.slow
 async def test_attempts_to_be_made_again_are_counted_by_cause(bench: Bench) -> None:
     """What the work said, when it was one of those errors that may not come again."""
-    await bench.submit("a", RunnerDisconnected(), Overloaded())
+    await bench.submit("a", RunnerDisconnected(), Overloaded.after(0.0))
     await bench.submit("b", FileDownloadError("gone"))
     async with bench.working():
         await bench.result("a")
@@ -399,3 +402,72 @@ async def test_attempts_to_be_made_again_are_counted_by_cause(bench: Bench) -> N
     assert 'florence_dispatcher_retries_total{cause="overloaded"} 1.0' in text
     assert text.count("florence_dispatcher_retries_total{") == 2
     assert "florence_dispatcher_wait_seconds_count 4.0" in text
+
+
+# ---- the wake-up of workers in other processes
+
+
+class Wakings:
+    """Counts the calls of a WakeUp; each call runs `during`."""
+
+    def __init__(self, during: Callable[[], None] = lambda: None) -> None:
+        self.num = 0
+        self.during = during
+        self.wake_up = WakeUp(self.wake)
+
+    async def wake(self) -> None:
+        self.num += 1
+        self.during()
+
+    async def end(self) -> None:
+        """Wait until all calls are made."""
+        task = self.wake_up._task
+        assert task
+        async with asyncio.timeout(5):
+            await task
+
+
+@pytest.fixture
+def quick_wake_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAKE_UP_INTERVAL_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick_wake_ups")
+async def test_wake_ups_of_one_moment_become_one_call() -> None:
+    """A thousand submits do not cost a thousand remote calls."""
+    wakings = Wakings()
+    for _ in range(1000):
+        wakings.wake_up()
+    await wakings.end()
+
+    assert wakings.num == 1
+
+
+@pytest.mark.usefixtures("quick_wake_ups")
+async def test_a_change_during_a_call_makes_another_call() -> None:
+    """It came too late for the first one."""
+
+    def change() -> None:
+        if wakings.num == 1:
+            wakings.wake_up()
+
+    wakings = Wakings(change)
+    wakings.wake_up()
+    await wakings.end()
+
+    assert wakings.num == 2
+
+
+@pytest.mark.usefixtures("quick_wake_ups")
+async def test_a_wake_up_that_fails_is_ignored() -> None:
+    """The worker polls as well; the next call is made all the same."""
+
+    def fail() -> None:
+        raise ConnectionError
+
+    wakings = Wakings(fail)
+    for _ in range(2):
+        wakings.wake_up()
+        await wakings.end()
+
+    assert wakings.num == 2

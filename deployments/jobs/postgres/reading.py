@@ -5,8 +5,7 @@ import json
 from deployments.jobs import logs
 from deployments.jobs.job import JobState, JobStatus, StoredResponse
 from deployments.jobs.postgres.part import Part
-from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.jobs.store import POSITION_CAP
+from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, StoreStats
 from deployments.webhooks.webhook import WebhookState
 
 
@@ -42,7 +41,7 @@ class Reading(Part):
         ahead: int | None = await self._database.value("position", request_id, POSITION_CAP)
         return ahead
 
-    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
+    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
         counted = await self._database.row("stats", cap)
         assert counted

@@ -30,8 +30,7 @@ from deployments.jobs.sqlite.file import connect, lock, open_file
 from deployments.jobs.sqlite.group_commit import Writer
 from deployments.jobs.sqlite.readers import Readers
 from deployments.jobs.sqlite.tables import Tables
-from deployments.jobs.stats import CAP, MAX_KEYS, StoreStats
-from deployments.jobs.store import Row
+from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, Row, StoreStats
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
@@ -212,7 +211,7 @@ class SqliteStore:
         """The store's clock."""
         return self._tables.now()
 
-    async def stats(self, cap: int = CAP, max_keys: int = MAX_KEYS) -> StoreStats:
+    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
         """What there is, in numbers."""
         return await self._readers.run(lambda tables: tables.stats(cap, max_keys))
 

@@ -33,8 +33,7 @@ from deployments.jobs.job import (
 )
 from deployments.jobs.rate_limit import pace
 from deployments.jobs.statements import statements
-from deployments.jobs.stats import StoreStats
-from deployments.jobs.store import POSITION_CAP, Row
+from deployments.jobs.store import POSITION_CAP, Row, StoreStats
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
