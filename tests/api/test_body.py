@@ -35,9 +35,9 @@ def only_fault(response: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
-def test_no_image_url_is_missing(service: Service, body: bytes) -> None:
+def test_no_image_url_is_missing(shared: Service, body: bytes) -> None:
     """A body that is empty or has no image_url misses it, in pydantic's words."""
-    assert only_fault(service.post_bytes(body)) == {
+    assert only_fault(shared.post_bytes(body)) == {
         "loc": ["body", "image_url"],
         "msg": "Field required",
         "type": "missing",
@@ -62,19 +62,19 @@ def test_no_image_url_is_missing(service: Service, body: bytes) -> None:
         b'{"a":' * 100_000,
     ],
 )
-def test_what_is_no_json_is_refused(service: Service, body: bytes) -> None:
+def test_what_is_no_json_is_refused(shared: Service, body: bytes) -> None:
     """Broken, badly encoded, too deep or too long JSON is `json_invalid`."""
-    fault = only_fault(service.post_bytes(body))
+    fault = only_fault(shared.post_bytes(body))
 
     assert (fault["type"], fault["loc"]) == ("json_invalid", ["body"])
     assert fault["msg"].startswith("Invalid JSON: ")
-    assert service.runs == []
+    assert shared.runs == []
 
 
 @pytest.mark.parametrize("body", [b"null", b"[]", b'[{"image_url":"u"}]', b'"u"', b"1", b"true"])
-def test_what_is_no_object_is_refused(service: Service, body: bytes) -> None:
+def test_what_is_no_object_is_refused(shared: Service, body: bytes) -> None:
     """JSON that is no object does not fit the schema."""
-    fault = only_fault(service.post_bytes(body))
+    fault = only_fault(shared.post_bytes(body))
 
     assert (fault["type"], fault["loc"]) == ("model_type", ["body"])
 
@@ -89,42 +89,42 @@ def test_what_is_no_object_is_refused(service: Service, body: bytes) -> None:
         ("", "string_too_short"),
     ],
 )
-def test_image_url_must_be_a_string(service: Service, value: Any, type_: str) -> None:
+def test_image_url_must_be_a_string(shared: Service, value: Any, type_: str) -> None:
     """An image_url that is no string with something in it gets pydantic's own type."""
-    fault = only_fault(service.post({"image_url": value}))
+    fault = only_fault(shared.post({"image_url": value}))
 
     assert (fault["type"], fault["loc"]) == (type_, ["body", "image_url"])
 
 
-def test_input_is_not_echoed(service: Service) -> None:
+def test_input_is_not_echoed(shared: Service) -> None:
     """A wrong input may be huge; the answer stays small."""
-    response = service.post({"image_url": ["A" * 100 * KIB]})
+    response = shared.post({"image_url": ["A" * 100 * KIB]})
 
     assert only_fault(response)["type"] == "string_type"
     assert len(response.content) < KIB
 
 
-def test_unknown_fields_are_ignored(service: Service) -> None:
+def test_unknown_fields_are_ignored(shared: Service) -> None:
     """Extra fields do no harm."""
-    response = service.post({"image_url": "u", "text_input": "x", "deep": [[{}]]})
+    response = shared.post({"image_url": "u", "text_input": "x", "deep": [[{}]]})
 
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", "", "a;b=c/d"])
-def test_content_type_does_not_matter(service: Service, content_type: str) -> None:
+def test_content_type_does_not_matter(shared: Service, content_type: str) -> None:
     """The body is JSON whatever it calls itself."""
-    response = service.post_bytes(b'{"image_url":"u"}', Content_Type=content_type)
+    response = shared.post_bytes(b'{"image_url":"u"}', Content_Type=content_type)
 
     assert response.status_code == 200
 
 
-def test_large_bodies_arrive_whole(service: Service) -> None:
+def test_large_bodies_arrive_whole(shared: Service) -> None:
     """An image in a data URI of several megabytes reaches the run unchanged."""
     uri = "data:image/png;base64," + "Aa0+" * 1024 * KIB
 
-    assert service.post({"image_url": uri}).status_code == 200
-    assert service.runs[0].input.image_url == uri
+    assert shared.post({"image_url": uri}).status_code == 200
+    assert shared.runs[-1].input.image_url == uri
 
 
 def test_largest_body_is_accepted(serve: Serve) -> None:
@@ -244,9 +244,9 @@ objects = st.fixed_dictionaries({"image_url": json_values}).map(json.dumps).map(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode) | objects)
-def test_no_body_breaks_the_service(service: Service, body: bytes) -> None:
+def test_no_body_breaks_the_service(shared: Service, body: bytes) -> None:
     """Whatever the body is, the answer is the run's or a 422 with its faults."""
-    response = service.post_bytes(body)
+    response = shared.post_bytes(body)
 
     if response.status_code == 200:
         assert response.json() == ANSWER.output

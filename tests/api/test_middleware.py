@@ -49,26 +49,17 @@ async def fail(run: Request) -> Finished:
 
 
 @pytest.mark.parametrize(("method", "path", "headers", "status"), REQUESTS)
-def test_every_response_has_an_id_and_cors(
-    service: Service, method: str, path: str, headers: dict[str, str], status: int
+def test_every_response(
+    shared: Service, method: str, path: str, headers: dict[str, str], status: int
 ) -> None:
-    """A new UUID and the CORS headers are on every response, good or bad."""
-    response = service.client.request(method, path, headers=headers)
+    """Each has a new UUID and the CORS headers; an error is JSON with a type and a retry hint."""
+    response = shared.client.request(method, path, headers=headers)
 
     assert response.status_code == status
     assert str(UUID(response.headers["x-fal-request-id"])) == response.headers["x-fal-request-id"]
     assert response.headers["access-control-allow-origin"] == "*"
     for name in ("x-fal-request-id", "x-fal-error-type", "x-fal-request-timeout-type", "etag"):
         assert name in response.headers["access-control-expose-headers"]
-
-
-@pytest.mark.parametrize(("method", "path", "headers", "status"), REQUESTS)
-def test_every_error_is_json(
-    service: Service, method: str, path: str, headers: dict[str, str], status: int
-) -> None:
-    """An error is JSON and says its type and whether to try again."""
-    response = service.client.request(method, path, headers=headers)
-
     if status >= 400:
         assert response.headers["content-type"] == "application/json"
         assert response.headers["x-fal-error-type"]
@@ -77,9 +68,9 @@ def test_every_error_is_json(
         assert "detail" in response.json()
 
 
-def test_ids_differ(service: Service) -> None:
+def test_ids_differ(shared: Service) -> None:
     """Each request has an id of its own."""
-    ids = {service.client.get("/health").headers["x-fal-request-id"] for _ in range(3)}
+    ids = {shared.client.get("/health").headers["x-fal-request-id"] for _ in range(3)}
 
     assert len(ids) == 3
 
@@ -248,10 +239,10 @@ ORIGIN = "https://app.example.com"
 
 
 @pytest.mark.parametrize("path", [CAPTION, "/api/fal/proxy", "/cdn/files/x", "/health", "/nope"])
-def test_preflight_is_answered_everywhere(service: Service, path: str) -> None:
+def test_preflight_is_answered_everywhere(shared: Service, path: str) -> None:
     """A browser may ask on every route, and learns methods and headers."""
     asked = "authorization,content-type,x-fal-tags,x-made-up"
-    response = service.client.options(
+    response = shared.client.options(
         path,
         headers={
             "Origin": ORIGIN,
@@ -267,9 +258,9 @@ def test_preflight_is_answered_everywhere(service: Service, path: str) -> None:
     assert response.headers["access-control-max-age"] == "600"
 
 
-def test_preflight_lists_what_the_clients_send(service: Service) -> None:
+def test_preflight_lists_what_the_clients_send(shared: Service) -> None:
     """Who does not say which headers learns all that fal's clients use."""
-    accepted = service.client.options(CAPTION).headers["access-control-allow-headers"]
+    accepted = shared.client.options(CAPTION).headers["access-control-allow-headers"]
 
     sent = {"authorization", "content-type", "x-fal-target-url", "idempotency-key"}
     assert sent <= set(accepted.split(", "))
@@ -294,12 +285,12 @@ def test_files_are_for_any_page(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("what", ["", "/status", "/status/stream", "/response"])
-def test_the_queue_may_be_asked_from_any_page(service: Service, what: str) -> None:
+def test_the_queue_may_be_asked_from_any_page(shared: Service, what: str) -> None:
     """A browser may read what the queue says, its events and its errors alike, and its headers."""
-    request_id = service.submit().json()["request_id"]
-    service.cancel(request_id)
+    request_id = shared.submit().json()["request_id"]
+    shared.cancel(request_id)
     for known in (request_id, "nope"):
-        response = service.get(f"{QUEUED}/{known}{what}", Origin=ORIGIN)
+        response = shared.get(f"{QUEUED}/{known}{what}", Origin=ORIGIN)
 
         assert response.headers["access-control-allow-origin"] == "*"
         assert "idempotent-replayed" in response.headers["access-control-expose-headers"]
@@ -326,13 +317,13 @@ def through(service: Service, target: str | None, method: str = "POST", **more: 
     ],
 )
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_runs_through_the_proxy(service: Service, target: str, slash: str) -> None:
+def test_runs_through_the_proxy(shared: Service, target: str, slash: str) -> None:
     """A target on fal.run is a run, as if it had been called directly."""
     headers = AUTHORIZED | {"x-fal-target-url": target}
-    response = service.client.post(PROXY + slash, json={"image_url": "u"}, headers=headers)
+    response = shared.client.post(PROXY + slash, json={"image_url": "u"}, headers=headers)
 
     assert (response.status_code, response.json()) == (200, ANSWER.output)
-    assert response.headers["x-fal-request-id"] == service.runs[0].id
+    assert response.headers["x-fal-request-id"] == shared.runs[-1].id
 
 
 @pytest.mark.parametrize(
@@ -348,9 +339,9 @@ def test_runs_through_the_proxy(service: Service, target: str, slash: str) -> No
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
-def test_what_is_not_served_is_not_found(service: Service, target: str, method: str) -> None:
+def test_what_is_not_served_is_not_found(shared: Service, target: str, method: str) -> None:
     """Every fal host has a prefix of its own, so that no other route is reached through it."""
-    response = through(service, target, method)
+    response = through(shared, target, method)
 
     assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
 
@@ -372,24 +363,24 @@ def test_what_is_not_served_is_not_found(service: Service, target: str, method: 
         "https://fal.run\\@example.com/",
     ],
 )
-def test_other_targets_are_bad_requests(service: Service, target: str | None) -> None:
+def test_other_targets_are_bad_requests(shared: Service, target: str | None) -> None:
     """A label that names no host of fal is refused."""
-    response = through(service, target)
+    response = through(shared, target)
 
     assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")
-    assert service.runs == []
+    assert shared.runs == []
 
 
-def test_proxy_needs_a_key(service: Service) -> None:
+def test_proxy_needs_a_key(shared: Service) -> None:
     """The key is checked before the label is looked at."""
-    response = service.client.post(PROXY, json={}, headers={"x-fal-target-url": "nonsense"})
+    response = shared.client.post(PROXY, json={}, headers={"x-fal-target-url": "nonsense"})
 
     assert response.status_code == 401
 
 
-def test_other_methods_are_refused_as_by_the_run(service: Service) -> None:
+def test_other_methods_are_refused_as_by_the_run(shared: Service) -> None:
     """GET of a run through the proxy is 405, as it is directly."""
-    response = through(service, f"https://fal.run{CAPTION}", "GET")
+    response = through(shared, f"https://fal.run{CAPTION}", "GET")
 
     assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, POST")
 
@@ -429,7 +420,7 @@ A = "/fal-ai/florence-2-large"
 )
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_paths_below_the_application_are_led_on(
-    service: Service, host: str, path: str, led: str, slash: str
+    shared: Service, host: str, path: str, led: str, slash: str
 ) -> None:
     """A bare path is a run, unless it names a request or came to a host called queue."""
     scope: dict[str, Any] = {
@@ -439,7 +430,7 @@ def test_paths_below_the_application_are_led_on(
         "headers": [(b"host", host.encode())],
         "state": {},
     }
-    asyncio.run(rewrite_path(scope, Keyring(KeySettings(), service.store)))
+    asyncio.run(rewrite_path(scope, Keyring(KeySettings(), shared.store)))
 
     assert scope["path"] == led + path
     assert scope["raw_path"] == (led + path).encode()
@@ -478,10 +469,10 @@ def test_trim(path: str, trimmed: str) -> None:
     st.sampled_from(["https://fal.run/", "https://", "http://rest.fal.ai", ""]),
     st.text(st.characters(min_codepoint=33, max_codepoint=255)),
 )
-def test_no_label_breaks_the_service(service: Service, start: str, rest: str) -> None:
+def test_no_label_breaks_the_service(shared: Service, start: str, rest: str) -> None:
     """Whatever the label is, the answer is one of the client's errors."""
     label = {b"x-fal-target-url": (start + rest).encode("latin-1")}
     key = {name.encode(): value.encode() for name, value in AUTHORIZED.items()}
-    response = service.client.post(PROXY, json={}, headers=[*label.items(), *key.items()])
+    response = shared.client.post(PROXY, json={}, headers=[*label.items(), *key.items()])
 
     assert response.status_code in (400, 404)

@@ -109,12 +109,12 @@ def test_the_position_is_the_number_ahead(service: Service) -> None:
         ({"image_url": "u", "num_beams": NUM_BEAMS + 1}, "less_than_equal"),
     ],
 )
-def test_a_wrong_input_is_refused_at_once(service: Service, body: Any, type_: str) -> None:
+def test_a_wrong_input_is_refused_at_once(shared: Service, body: Any, type_: str) -> None:
     """What could never run is a 422 now, not a failure later."""
-    response = service.post(body, SUBMIT)
+    response = shared.post(body, SUBMIT)
 
     assert (response.status_code, response.json()["detail"][0]["type"]) == (422, type_)
-    assert (service.queued(), service.wakes) == ([], [])
+    assert shared.wakes == []
 
 
 def test_the_queue_keeps_the_beams(service: Service) -> None:
@@ -136,17 +136,17 @@ def test_a_body_can_be_too_large(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/requests", "/nope", "/caption/nope"])
-def test_unknown_tasks_cannot_be_submitted(service: Service, path: str) -> None:
+def test_unknown_tasks_cannot_be_submitted(shared: Service, path: str) -> None:
     """What is no task is a 404."""
-    response = service.submit(f"/queue/fal-ai/florence-2-large{path}")
+    response = shared.submit(f"/queue/fal-ai/florence-2-large{path}")
 
-    assert (response.status_code, service.queued()) == (404, [])
+    assert (response.status_code, shared.wakes) == (404, [])
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD"])
-def test_a_submit_is_a_post(service: Service, method: str) -> None:
+def test_a_submit_is_a_post(shared: Service, method: str) -> None:
     """Other methods are refused."""
-    response = service.client.request(method, SUBMIT, headers=AUTHORIZED)
+    response = shared.client.request(method, SUBMIT, headers=AUTHORIZED)
 
     assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, POST")
 
@@ -185,12 +185,12 @@ def test_a_submit_is_a_post(service: Service, method: str) -> None:
     ],
 )
 def test_headers_order(
-    service: Service, headers: dict[str, str], column: str, expected: object
+    shared: Service, headers: dict[str, str], column: str, expected: object
 ) -> None:
     """Each header that is known changes one thing about the request; others change nothing."""
-    assert service.submit(**headers).status_code == 200
+    assert shared.submit(**headers).status_code == 200
 
-    assert service.queued()[0][column] == expected
+    assert shared.queued()[-1][column] == expected
 
 
 def test_the_settings_say_how_often_a_request_is_begun(serve: Serve) -> None:
@@ -225,13 +225,13 @@ def test_the_start_timeout_counts_from_the_submit(service: Service) -> None:
         {"Idempotency_Key": "k" * 256},
     ],
 )
-def test_headers_without_sense_are_refused(service: Service, headers: dict[str, str]) -> None:
+def test_headers_without_sense_are_refused(shared: Service, headers: dict[str, str]) -> None:
     """A header that is known and cannot be understood is named, and nothing is queued."""
-    response = service.submit(**headers)
+    response = shared.submit(**headers)
 
     [name] = named(headers)
     assert name.lower() in detail(response).lower()
-    assert service.queued() == []
+    assert shared.wakes == []
 
 
 def test_a_webhook_is_kept(service: Service) -> None:
@@ -263,14 +263,14 @@ def test_a_webhook_is_kept(service: Service) -> None:
         "https://example.com/\n",
     ],
 )
-def test_a_webhook_is_an_absolute_url(service: Service, url: str) -> None:
+def test_a_webhook_is_an_absolute_url(shared: Service, url: str) -> None:
     """What can never be delivered to is refused when it is submitted."""
-    response = service.client.post(
+    response = shared.client.post(
         SUBMIT, json=INPUT, params={"fal_webhook": url}, headers=AUTHORIZED
     )
 
     assert "fal_webhook must be an absolute http or https URL" in detail(response)
-    assert service.queued() == []
+    assert shared.wakes == []
 
 
 def test_a_caller_can_refuse_to_wait(service: Service) -> None:
@@ -295,14 +295,14 @@ def test_the_queue_has_a_bound(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1.5", "many", "٣", "9" * 10, "9" * 5000])
-def test_the_queue_length_is_a_number(service: Service, length: str) -> None:
+def test_the_queue_length_is_a_number(shared: Service, length: str) -> None:
     """A length that is no whole number from 0 is a bad request."""
-    response = service.client.post(
+    response = shared.client.post(
         SUBMIT, json=INPUT, params={"fal_max_queue_length": length}, headers=AUTHORIZED
     )
 
     assert "fal_max_queue_length" in detail(response)
-    assert service.queued() == []
+    assert shared.wakes == []
 
 
 def test_a_repeated_submit_is_the_same_request(service: Service) -> None:
@@ -362,9 +362,9 @@ def test_an_idempotency_key_is_for_one_request(service: Service) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "  "])
-def test_an_empty_idempotency_key_is_none(service: Service, key: str) -> None:
+def test_an_empty_idempotency_key_is_none(shared: Service, key: str) -> None:
     """A client that leaves it empty repeats nothing."""
-    ids = {service.submit(Idempotency_Key=key).json()["request_id"] for _ in range(2)}
+    ids = {shared.submit(Idempotency_Key=key).json()["request_id"] for _ in range(2)}
 
     assert len(ids) == 2
 
@@ -394,10 +394,10 @@ def test_an_empty_idempotency_key_is_none(service: Service, key: str) -> None:
     ],
 )
 def test_urls_lead_back_by_the_same_door(
-    service: Service, path: str, headers: dict[str, str], base: str
+    shared: Service, path: str, headers: dict[str, str], base: str
 ) -> None:
     """Whoever follows the URLs comes to the same host and prefix, and finds the request."""
-    response = service.submit(path, **headers)
+    response = shared.submit(path, **headers)
 
     told = response.json()
     url = f"{base}/fal-ai/florence-2-large/requests/{told['request_id']}"
@@ -406,9 +406,9 @@ def test_urls_lead_back_by_the_same_door(
         f"{url}/status",
         f"{url}/cancel",
     ]
-    again = service.get(told["status_url"]).json()
+    again = shared.get(told["status_url"]).json()
     assert again["request_id"] == told["request_id"]
-    assert service.client.put(told["cancel_url"], headers=AUTHORIZED).status_code == 202
+    assert shared.client.put(told["cancel_url"], headers=AUTHORIZED).status_code == 202
 
 
 def test_the_public_url_wins(serve: Serve) -> None:
@@ -588,9 +588,9 @@ def test_an_ended_request_cannot_be_cancelled(service: Service) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_a_cancel_is_a_put(service: Service, method: str) -> None:
+def test_a_cancel_is_a_put(shared: Service, method: str) -> None:
     """Other methods are refused."""
-    response = service.client.request(method, f"{QUEUED}/{NOWHERE}/cancel", headers=AUTHORIZED)
+    response = shared.client.request(method, f"{QUEUED}/{NOWHERE}/cancel", headers=AUTHORIZED)
 
     assert (response.status_code, response.headers["allow"]) == (405, "OPTIONS, PUT")
 
@@ -612,10 +612,10 @@ ROUTES = [
     "request_id", [NOWHERE, "nope", "1", f"{{{NOWHERE}}}", NOWHERE.replace("-", ""), "%00", "é"]
 )
 def test_unknown_requests_are_not_found(
-    service: Service, method: str, what: str, request_id: str
+    shared: Service, method: str, what: str, request_id: str
 ) -> None:
     """fal's word for it, and our usual shape of an error."""
-    response = service.client.request(method, f"{QUEUED}/{request_id}{what}", headers=AUTHORIZED)
+    response = shared.client.request(method, f"{QUEUED}/{request_id}{what}", headers=AUTHORIZED)
 
     assert (response.status_code, response.json()["status"]) == (404, "NOT_FOUND")
     assert response.json()["error_type"] == response.headers["x-fal-error-type"] == "not_found"
@@ -659,31 +659,31 @@ def test_nothing_is_told_without_a_key(service: Service, method: str, what: str 
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize(("method", "what"), ROUTES)
 def test_requests_are_found_by_every_path(
-    service: Service, start: str, slash: str, method: str, what: str
+    shared: Service, start: str, slash: str, method: str, what: str
 ) -> None:
     """With the prefix or without, with the task or without, with a slash at the end or without."""
-    request_id = service.submit().json()["request_id"]
-    service.cancel(request_id)
+    request_id = shared.submit().json()["request_id"]
+    shared.cancel(request_id)
     expected = 400 if what == "/cancel" else 499 if what in ("", "/response") else 200
 
     path = f"{start}/requests/{request_id}{what}{slash}"
-    response = service.client.request(
+    response = shared.client.request(
         method, path, headers=AUTHORIZED | {"Content-Type": "application/json"}
     )
 
     assert response.status_code == expected
     if method == "GET":
-        assert service.client.head(path, headers=AUTHORIZED).status_code == expected
+        assert shared.client.head(path, headers=AUTHORIZED).status_code == expected
 
 
 @pytest.mark.parametrize(("method", "what"), ROUTES)
-def test_requests_are_found_through_the_proxy(service: Service, method: str, what: str) -> None:
+def test_requests_are_found_through_the_proxy(shared: Service, method: str, what: str) -> None:
     """The label brings method, path and query."""
-    request_id = service.submit().json()["request_id"]
-    service.cancel(request_id)
+    request_id = shared.submit().json()["request_id"]
+    shared.cancel(request_id)
     url = f"https://queue.fal.run/fal-ai/florence-2-large/requests/{request_id}{what}?logs=1"
 
-    response = service.client.request(
+    response = shared.client.request(
         method, "/api/fal/proxy", headers=AUTHORIZED | {"x-fal-target-url": url}
     )
 
@@ -693,21 +693,21 @@ def test_requests_are_found_through_the_proxy(service: Service, method: str, wha
 
 
 @pytest.mark.parametrize("start", ["/queue/fal-ai/florence-2-large", "/fal-ai/florence-2-large"])
-def test_a_task_that_does_not_exist_has_no_requests(service: Service, start: str) -> None:
+def test_a_task_that_does_not_exist_has_no_requests(shared: Service, start: str) -> None:
     """The path must name a task, if it names something."""
-    request_id = service.submit().json()["request_id"]
+    request_id = shared.submit().json()["request_id"]
 
-    response = service.get(f"{start}/nope/requests/{request_id}/status")
+    response = shared.get(f"{start}/nope/requests/{request_id}/status")
 
     assert response.status_code == 404
     assert "status" not in response.json()
 
 
-def test_ids_are_found_in_any_case(service: Service) -> None:
+def test_ids_are_found_in_any_case(shared: Service) -> None:
     """A UUID is the same in capitals."""
-    request_id = service.submit().json()["request_id"]
+    request_id = shared.submit().json()["request_id"]
 
-    assert service.get(f"{QUEUED}/{request_id.upper()}/status").status_code == 202
+    assert shared.get(f"{QUEUED}/{request_id.upper()}/status").status_code == 202
 
 
 def test_a_target_outside_the_proxy_is_ignored(service: Service) -> None:
@@ -789,12 +789,12 @@ FUZZ = settings(
 @FUZZ
 @given(st.dictionaries(HEADERS, VALUES, max_size=4), QUERY)
 def test_no_order_breaks_a_submit(
-    service: Service, headers: dict[str, str], query: dict[str, str]
+    shared: Service, headers: dict[str, str], query: dict[str, str]
 ) -> None:
     """Whatever is ordered, it is queued or refused with a reason."""
     encoded = {k.encode(): v.encode("latin-1") for k, v in (headers | AUTHORIZED).items()}
 
-    response = service.client.post(SUBMIT, params=query, json=INPUT, headers=encoded)
+    response = shared.client.post(SUBMIT, params=query, json=INPUT, headers=encoded)
 
     assert response.status_code in (200, 400, 429), response.text
     json.loads(response.text)
@@ -808,11 +808,11 @@ def test_no_order_breaks_a_submit(
     QUERY,
 )
 def test_no_path_breaks_the_queue(
-    service: Service, method: str, request_id: str, what: str, query: dict[str, str]
+    shared: Service, method: str, request_id: str, what: str, query: dict[str, str]
 ) -> None:
     """Whatever is asked about, the answer is that it is not there."""
     path = f"{QUEUED}/{quote(request_id, safe='')}{what}"
 
-    response = service.client.request(method, path, params=query, headers=AUTHORIZED)
+    response = shared.client.request(method, path, params=query, headers=AUTHORIZED)
 
     assert response.status_code in (404, 405)

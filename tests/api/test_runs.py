@@ -45,12 +45,12 @@ INPUT = {"image_url": "https://example.com/car.jpg"}
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("path", ["/{}", "/{}/", "/run/{}", "/run/{}/"])
-def test_every_door_leads_to_the_run(service: Service, task: str, path: str) -> None:
+def test_every_door_leads_to_the_run(shared: Service, task: str, path: str) -> None:
     """Each task runs at the bare path and under /run, with and without a slash at the end."""
-    response = service.post(INPUT, path.format(TASKS[task].endpoint))
+    response = shared.post(INPUT, path.format(TASKS[task].endpoint))
 
     assert (response.status_code, response.json()) == (200, ANSWER.output)
-    assert service.runs[0].task == task
+    assert shared.runs[-1].task == task
 
 
 def test_output_is_sent_as_it_is(serve: Serve) -> None:
@@ -69,69 +69,69 @@ def test_output_is_sent_as_it_is(serve: Serve) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
-def test_response_says_where_the_time_went(service: Service) -> None:
+def test_response_says_where_the_time_went(shared: Service) -> None:
     """Server-Timing names every stage with its milliseconds."""
-    response = service.post(INPUT)
+    response = shared.post(INPUT)
 
     assert response.headers["server-timing"] == (
         "fetch;dur=100.0, decode;dur=20.0, queue;dur=3.0, model;dur=250.0, postprocess;dur=0.5"
     )
 
 
-def test_run_carries_the_request(service: Service) -> None:
+def test_run_carries_the_request(shared: Service) -> None:
     """The run has the response's id, the image, a deadline and no other wish by default."""
     before = time.time()
-    response = service.post(INPUT)
+    response = shared.post(INPUT)
     after = time.time()
 
-    run = service.runs[0]
+    run = shared.runs[-1]
     assert run.id == response.headers["x-fal-request-id"]
     assert run.input.image_url == INPUT["image_url"]
     assert before + 120 <= run.deadline <= after + 120
     assert (run.start_by, run.priority) == (math.inf, 0)
 
 
-def test_start_timeout_header_sets_start_by(service: Service) -> None:
+def test_start_timeout_header_sets_start_by(shared: Service) -> None:
     """X-Fal-Request-Timeout is a number of seconds from now."""
     before = time.time()
-    service.post(INPUT, X_Fal_Request_Timeout="5.5")
+    shared.post(INPUT, X_Fal_Request_Timeout="5.5")
 
-    assert before + 5.5 <= service.runs[0].start_by <= time.time() + 5.5
+    assert before + 5.5 <= shared.runs[-1].start_by <= time.time() + 5.5
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf", "1e999", "soon", "", "5s"])
-def test_start_timeout_header_must_be_positive(service: Service, timeout: str) -> None:
+def test_start_timeout_header_must_be_positive(shared: Service, timeout: str) -> None:
     """A timeout that is no positive number is a bad request, and nothing runs."""
-    response = service.post(INPUT, X_Fal_Request_Timeout=timeout)
+    response = shared.post(INPUT, X_Fal_Request_Timeout=timeout)
 
     assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")
-    assert service.runs == []
+    assert shared.runs == []
 
 
 @pytest.mark.parametrize(
     ("header", "priority"), [("low", 1), ("normal", 0), (" LOW ", 1), ("urgent", 0)]
 )
-def test_priority_header(service: Service, header: str, priority: int) -> None:
+def test_priority_header(shared: Service, header: str, priority: int) -> None:
     """A run of low priority has the higher number; a word that is not known is normal."""
-    service.post(INPUT, X_Fal_Queue_Priority=header)
+    shared.post(INPUT, X_Fal_Queue_Priority=header)
 
-    assert service.runs[0].priority == priority
+    assert shared.runs[-1].priority == priority
 
 
 @pytest.mark.parametrize("num_beams", [None, 1, NUM_BEAMS])
-def test_beams_up_to_the_deployments(service: Service, num_beams: int | None) -> None:
+def test_beams_up_to_the_deployments(shared: Service, num_beams: int | None) -> None:
     """A run may ask for fewer than there are, or say nothing."""
-    response = service.post(INPUT | {"num_beams": num_beams})
+    response = shared.post(INPUT | {"num_beams": num_beams})
 
-    assert (response.status_code, service.runs[0].input.num_beams) == (200, num_beams)
+    assert (response.status_code, shared.runs[-1].input.num_beams) == (200, num_beams)
 
 
 @pytest.mark.parametrize("path", [CAPTION, f"{CAPTION}/stream"])
-def test_beams_beyond_the_deployments(service: Service, path: str) -> None:
+def test_beams_beyond_the_deployments(shared: Service, path: str) -> None:
     """More than the deployment has is a 422 that says how many there are."""
-    response = service.post(INPUT | {"num_beams": NUM_BEAMS + 1}, path)
+    response = shared.post(INPUT | {"num_beams": NUM_BEAMS + 1}, path)
 
-    assert (response.status_code, service.runs) == (422, [])
+    assert (response.status_code, shared.runs) == (422, [])
     assert response.json() == {
         "detail": [
             {
@@ -151,17 +151,17 @@ def test_beams_beyond_the_deployments(service: Service, path: str) -> None:
     [(0, "greater_than_equal"), (-1, "greater_than_equal"), (10**30, "less_than_equal")]
     + [(wrong, "int_type") for wrong in ("1", 1.5, 1.0, True, [1])],
 )
-def test_beams_are_a_whole_number(service: Service, num_beams: Any, type_: str) -> None:
+def test_beams_are_a_whole_number(shared: Service, num_beams: Any, type_: str) -> None:
     """All faults of an input are told at once."""
-    response = service.post({"num_beams": num_beams})
+    response = shared.post({"num_beams": num_beams})
 
     assert response.status_code == 422
     assert [fault["type"] for fault in response.json()["detail"]] == ["missing", type_]
 
 
-def test_unknown_fal_headers_are_ignored(service: Service) -> None:
+def test_unknown_fal_headers_are_ignored(shared: Service) -> None:
     """Headers that are not served, and a target outside the proxy, change nothing."""
-    response = service.post(
+    response = shared.post(
         INPUT,
         X_Fal_Runner_Hint="h1",
         X_Fal_Store_IO="0",
@@ -174,9 +174,9 @@ def test_unknown_fal_headers_are_ignored(service: Service) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
-def test_other_methods_are_refused(service: Service, method: str) -> None:
+def test_other_methods_are_refused(shared: Service, method: str) -> None:
     """A run is only a POST; other methods get 405 in JSON that says which are allowed."""
-    response = service.client.request(method, CAPTION, headers=AUTHORIZED)
+    response = shared.client.request(method, CAPTION, headers=AUTHORIZED)
 
     assert response.status_code == 405
     assert response.headers["allow"] == "OPTIONS, POST"
@@ -185,9 +185,9 @@ def test_other_methods_are_refused(service: Service, method: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["nope", "caption/streams", "caption/requests", ""])
-def test_unknown_tasks_are_not_found(service: Service, path: str) -> None:
+def test_unknown_tasks_are_not_found(shared: Service, path: str) -> None:
     """What is no task is a 404 in JSON."""
-    response = service.post(INPUT, f"/fal-ai/florence-2-large/{path}")
+    response = shared.post(INPUT, f"/fal-ai/florence-2-large/{path}")
 
     assert response.status_code == 404
     assert response.json() == {
@@ -424,18 +424,18 @@ def test_a_key_with_limits_needs_the_store(serve: Serve) -> None:
     [(None, None), ('{"expiration_duration_seconds": 60}', 60.0), ("{}", None)],
 )
 def test_files_are_kept_as_long_as_the_caller_wants(
-    service: Service, preference: str | None, expected: float | None
+    shared: Service, preference: str | None, expected: float | None
 ) -> None:
     """The lifecycle header says how long the picture of a run is wanted."""
     headers = {"X_Fal_Object_Lifecycle_Preference": preference} if preference else {}
 
-    assert service.post(INPUT, **headers).status_code == 200
-    assert service.runs[0].files_ttl_s == expected
+    assert shared.post(INPUT, **headers).status_code == 200
+    assert shared.runs[-1].files_ttl_s == expected
 
 
-def test_a_lifecycle_that_is_not_understood_is_refused(service: Service) -> None:
+def test_a_lifecycle_that_is_not_understood_is_refused(shared: Service) -> None:
     """A picture that is kept too long, or not long enough, would be found out too late."""
-    response = service.post(INPUT, X_Fal_Object_Lifecycle_Preference="soon")
+    response = shared.post(INPUT, X_Fal_Object_Lifecycle_Preference="soon")
 
     assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")
 

@@ -73,16 +73,16 @@ def ending(response: Any) -> Any:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("path", ["/{}/stream", "/{}/stream/", "/run/{}/stream"])
-def test_every_task_can_be_streamed(service: Service, task: str, path: str) -> None:
+def test_every_task_can_be_streamed(shared: Service, task: str, path: str) -> None:
     """The last event is the whole output, also where nothing is told before it."""
-    response = service.post(INPUT, path.format(TASKS[task].endpoint), accept="application/json")
+    response = shared.post(INPUT, path.format(TASKS[task].endpoint), accept="application/json")
 
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-cache"
     assert events(response) == [ANSWER.output]
-    assert response.headers["x-fal-request-id"] == service.runs[0].id
-    assert service.runs[0].task == task
+    assert response.headers["x-fal-request-id"] == shared.runs[-1].id
+    assert shared.runs[-1].task == task
 
 
 def test_what_is_told_is_sent_at_once(serve: Serve) -> None:

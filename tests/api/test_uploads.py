@@ -91,38 +91,36 @@ def test_a_key_does_no_harm_to_an_upload(service: Service) -> None:
 
 @pytest.mark.parametrize("path", [INITIATE, INITIATE_PARTS, TOKEN])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Key wrong:key"}])
-def test_uploads_begin_with_a_key(service: Service, path: str, headers: dict[str, str]) -> None:
+def test_uploads_begin_with_a_key(shared: Service, path: str, headers: dict[str, str]) -> None:
     """Nobody else can fill the store."""
-    response = service.client.post(path, json={}, headers=headers)
+    response = shared.client.post(path, json={}, headers=headers)
 
     assert refused(response) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("path", ["/cdn/files/upload", "/cdn/files/upload/multipart"])
 @pytest.mark.parametrize("credentials", ["", "Key wrong:key", "Bearer 1.2." + "0" * 64])
-def test_direct_uploads_need_a_key_or_a_token(
-    service: Service, path: str, credentials: str
-) -> None:
+def test_direct_uploads_need_a_key_or_a_token(shared: Service, path: str, credentials: str) -> None:
     """What is neither is refused as a wrong key."""
     headers = {"Authorization": credentials} if credentials else {}
-    response = service.client.post(path, content=b"x", headers=headers)
+    response = shared.client.post(path, content=b"x", headers=headers)
 
     assert refused(response) == (401, "unauthorized")
 
 
-def test_a_url_works_once(service: Service) -> None:
+def test_a_url_works_once(shared: Service) -> None:
     """The second upload is refused, with a code that no client repeats, and changes nothing."""
-    promise = initiate(service).json()
-    service.client.put(promise["upload_url"], content=picture())
-    again = service.client.put(promise["upload_url"], content=picture("WEBP"))
+    promise = initiate(shared).json()
+    shared.client.put(promise["upload_url"], content=picture())
+    again = shared.client.put(promise["upload_url"], content=picture("WEBP"))
 
     assert refused(again) == (403, "forbidden")
-    assert service.client.get(promise["file_url"]).content == picture()
+    assert shared.client.get(promise["file_url"]).content == picture()
 
 
-def test_an_altered_url_is_refused(service: Service) -> None:
+def test_an_altered_url_is_refused(shared: Service) -> None:
     """A ticket fits its own name and method only."""
-    first, second = (initiate(service).json()["upload_url"] for _ in range(2))
+    first, second = (initiate(shared).json()["upload_url"] for _ in range(2))
     ticket = first.partition("?")[2]
     altered = [
         first.partition("?")[0],
@@ -133,7 +131,7 @@ def test_an_altered_url_is_refused(service: Service) -> None:
     ]
 
     for url in altered:
-        assert refused(service.client.put(url, content=picture())) == (403, "forbidden")
+        assert refused(shared.client.put(url, content=picture())) == (403, "forbidden")
 
 
 def test_a_url_ends(serve: Serve, tmp_path: Path) -> None:
@@ -214,25 +212,25 @@ def test_a_file_of_the_largest_size_is_kept(small: Service) -> None:
     ],
 )
 def test_the_declared_type_names_the_file(
-    service: Service, content_type: str, file_name: str, suffix: str
+    shared: Service, content_type: str, file_name: str, suffix: str
 ) -> None:
     """An image's type is kept, or its file name's; all else is opaque."""
     body = {"content_type": content_type, "file_name": file_name}
-    promise = service.client.post(INITIATE, json=body, headers=AUTHORIZED).json()
+    promise = shared.client.post(INITIATE, json=body, headers=AUTHORIZED).json()
 
     assert promise["file_url"].endswith(suffix)
 
 
-def test_nothing_declared_is_opaque(service: Service) -> None:
+def test_nothing_declared_is_opaque(shared: Service) -> None:
     """Both fields may be missing, and the body too."""
-    promise = service.client.post(INITIATE, headers=AUTHORIZED).json()
+    promise = shared.client.post(INITIATE, headers=AUTHORIZED).json()
 
     assert promise["file_url"].endswith(".bin")
 
 
-def test_a_declaration_that_does_not_fit_is_explained(service: Service) -> None:
+def test_a_declaration_that_does_not_fit_is_explained(shared: Service) -> None:
     """What is wrong with it is told as for any input."""
-    response = service.client.post(INITIATE, json={"file_name": 5}, headers=AUTHORIZED)
+    response = shared.client.post(INITIATE, json={"file_name": 5}, headers=AUTHORIZED)
 
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body", "file_name"]
@@ -259,16 +257,14 @@ def test_a_text_is_kept_and_never_shown(service: Service) -> None:
         (b"", "image_load_error"),
     ],
 )
-def test_what_was_promised_as_an_image_must_be_one(
-    service: Service, data: bytes, kind: str
-) -> None:
+def test_what_was_promised_as_an_image_must_be_one(shared: Service, data: bytes, kind: str) -> None:
     """Bytes that are no image are refused at once, and the URL can still be used."""
-    promise = initiate(service).json()
-    response = service.client.put(promise["upload_url"], content=data)
+    promise = initiate(shared).json()
+    response = shared.client.put(promise["upload_url"], content=data)
 
     assert refused(response) == (422, kind)
     assert response.json()["detail"][0]["loc"] == ["body"]
-    assert service.client.put(promise["upload_url"], content=picture()).status_code == 200
+    assert shared.client.put(promise["upload_url"], content=picture()).status_code == 200
 
 
 def test_an_image_under_another_images_name_is_kept(service: Service) -> None:
@@ -281,35 +277,35 @@ def test_an_image_under_another_images_name_is_kept(service: Service) -> None:
 @pytest.mark.parametrize("header", ["X_Fal_Object_Lifecycle", "X_Fal_Object_Lifecycle_Preference"])
 @pytest.mark.parametrize(("wish", "expected_s"), [(7200, 7200.0), (None, math.inf)])
 def test_a_file_lives_as_long_as_its_uploader_wishes(
-    service: Service, header: str, wish: int | None, expected_s: float
+    shared: Service, header: str, wish: int | None, expected_s: float
 ) -> None:
     """The wish counts from the promise on; null is for ever."""
     lifecycle = {header: json.dumps({"expiration_duration_seconds": wish})}
-    url = initiate(service, **lifecycle).json()["file_url"]
+    url = initiate(shared, **lifecycle).json()["file_url"]
     lives_s = expiry_of(name_of(url)) - time.time()
 
     assert lives_s == expected_s or expected_s - 2 <= lives_s <= expected_s + 1
 
 
-def test_a_direct_upload_has_a_wish_too(service: Service) -> None:
+def test_a_direct_upload_has_a_wish_too(shared: Service) -> None:
     """Both ways of uploading know the header."""
     headers = AUTHORIZED | {"X-Fal-Object-Lifecycle": '{"expiration_duration_seconds": null}'}
-    response = service.client.post("/cdn/files/upload", content=b"x", headers=headers)
+    response = shared.client.post("/cdn/files/upload", content=b"x", headers=headers)
 
     assert expiry_of(name_of(response.json()["access_url"])) == math.inf
 
 
-def test_a_wish_that_cannot_be_read_is_refused(service: Service) -> None:
+def test_a_wish_that_cannot_be_read_is_refused(shared: Service) -> None:
     """It is not dropped in silence."""
-    response = initiate(service, X_Fal_Object_Lifecycle="soon")
+    response = initiate(shared, X_Fal_Object_Lifecycle="soon")
 
     assert refused(response) == (400, "bad_request")
 
 
-def test_a_short_life_shortens_the_ticket(service: Service) -> None:
+def test_a_short_life_shortens_the_ticket(shared: Service) -> None:
     """A file cannot arrive when its life is over."""
     lifecycle = {"X_Fal_Object_Lifecycle": '{"expiration_duration_seconds": 60}'}
-    url = initiate(service, **lifecycle).json()["upload_url"]
+    url = initiate(shared, **lifecycle).json()["upload_url"]
     expires = int(url.rpartition("ticket=")[2].split(".")[1], 16)
 
     assert expires - time.time() <= 60
