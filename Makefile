@@ -48,7 +48,7 @@ chart: install-test ## make the chart's schema, README and manifests anew
 	@.venv/bin/python -m k8s.generate
 
 loadtest: install-loadtest ## load a service and judge it; ARGS="steady --rate 10 --url URL --key KEY"
-	@.venv/bin/python -m loadtest.kit $(ARGS)
+	@.venv/bin/python -m loadtest $(ARGS)
 
 install:
 	@scripts/install

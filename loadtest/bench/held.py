@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 
 from deployments.local.ports import free_port
-from loadtest.bench.processes import Family
+from loadtest.bench.processes import ProcessTree
 from loadtest.bench.service import KEY, front, wait_until_ready
 
 ENDPOINT = "fal-ai/florence-2-large/caption"
@@ -32,7 +32,7 @@ class Held:
     url: str
     store: str
     body: bytes
-    family: Family
+    family: ProcessTree
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def held(max_queued: int, store: str | None, haproxy: bool, sets: list[str]) -> 
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}")
             body = b'{"image_url":"http://%s/image.png"}' % host.encode()
-            started = Held(f"http://127.0.0.1:{port}", url, body, Family(process.pid))
+            started = Held(f"http://127.0.0.1:{port}", url, body, ProcessTree(process.pid))
             hold(started)
             yield started
         finally:

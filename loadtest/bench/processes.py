@@ -1,4 +1,4 @@
-"""What the processes of a service cost: processor time and memory. Reads /proc, asks nobody."""
+"""What the processes of a service cost: processor time and memory. Read from /proc."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Cost:
-    """Processor seconds used so far: of all processes, and of each thread of the Inference box."""
+    """Processor seconds used so far: of all processes, and of the Inference replicas by thread."""
 
     total_s: float
     threads_s: Mapping[int, float]
@@ -25,7 +25,7 @@ class Cost:
         return self.total_s - before.total_s - self.inside_since(before)
 
 
-class Family:
+class ProcessTree:
     """A service's first process and all that it has started."""
 
     def __init__(self, pid: int) -> None:

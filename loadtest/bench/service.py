@@ -28,7 +28,7 @@ from deployments.local.ports import free_port
 from loadtest.bench import closed_loop, figures
 from loadtest.bench.checkpoint import bench_checkpoint
 from loadtest.bench.closed_loop import Load
-from loadtest.bench.processes import Family
+from loadtest.bench.processes import ProcessTree
 from loadtest.scenes import body
 
 KEY = "florence-bench"
@@ -43,7 +43,7 @@ class Service:
     """A service that was started for the benchmark."""
 
     url: str
-    family: Family
+    family: ProcessTree
 
 
 def main(
@@ -109,7 +109,7 @@ def service(checkpoint: Path, tokens: int, haproxy: bool, sets: list[str]) -> It
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{port}")
-            yield Service(f"http://127.0.0.1:{port}", Family(process.pid))
+            yield Service(f"http://127.0.0.1:{port}", ProcessTree(process.pid))
         finally:
             process.terminate()
             process.wait(60)

@@ -15,7 +15,7 @@ import psutil
 from deployments.errors import SetupError
 from deployments.local.ports import free_port
 from loadtest.bench import service as bench
-from loadtest.bench.processes import Family
+from loadtest.bench.processes import ProcessTree
 from loadtest.peers.environment import python_of
 from loadtest.peers.peer import Job
 
@@ -102,7 +102,7 @@ def peer(name: str, arguments: Sequence[str], job: Job, url: str, ready: str) ->
         environment = os.environ | ENVIRONMENT | job.environment()
         command = [str(python_of(name)), "-m", *arguments]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        family = Family(process.pid)
+        family = ProcessTree(process.pid)
         try:
             wait_until_ready(process, f"{url}/{ready}", log.name)
             yield Server(f"{url}/predict", JSON, lambda: work_of(job, family))
@@ -110,7 +110,7 @@ def peer(name: str, arguments: Sequence[str], job: Job, url: str, ready: str) ->
             end(process)
 
 
-def work_of(job: Job, family: Family) -> Work:
+def work_of(job: Job, family: ProcessTree) -> Work:
     """What a peer has written down, and what its processes have taken."""
     passes = job.passes()
     return Work(len(passes), sum(done.cpu_s for done in passes), family.cost().total_s)

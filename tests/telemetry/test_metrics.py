@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from prometheus_client import Metric as Family
+from prometheus_client import Metric as ProcessTree
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.telemetry.metrics import (
@@ -26,7 +26,7 @@ def labels_of(metric: Metric) -> dict[str, str]:
     return {label: f'a "{label}"\\\n' for label in metric.labels}
 
 
-def exposed(recorder: PrometheusRecorder) -> dict[str, Family]:
+def exposed(recorder: PrometheusRecorder) -> dict[str, ProcessTree]:
     """The families that a scraper sees, by name; a counter's name is without its suffix."""
     text = recorder.exposition().decode()
     return {family.name: family for family in text_string_to_metric_families(text)}

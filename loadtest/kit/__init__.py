@@ -1,1 +1,0 @@
-"""The load-test kit: scenarios on a schedule, driven by Locust, judged by thresholds."""
