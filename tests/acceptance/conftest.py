@@ -72,7 +72,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 @pytest.fixture(scope="session")
 def storm_address() -> str:
-    """Where the load-test kit may receive webhooks, much later: no port that is given out."""
+    """Where the load test may receive webhooks, much later: no port that is given out."""
     return f"127.0.0.1:{random.randrange(20_000, 32_000)}"
 
 
