@@ -66,7 +66,7 @@ HOMES = {
         "florence/engine/",
         "florence/model.py",
         "florence/generate.py",
-        "florence/backends.py",
+        "florence/backend.py",
         "florence/memory_estimate.py",
         "demo/training/",
     },
@@ -89,7 +89,7 @@ LAZY = {
     ("local/launch.py", "deployments.telemetry.tracing"),
     ("local/launch.py", "ray"),
     ("inference.py", "deployments.florence.model"),
-    ("inference.py", "deployments.florence.backends"),
+    ("inference.py", "deployments.florence.backend"),
 }
 # What a benchmark runs where neither Ray nor pydantic is installed, and what else it may import.
 ENGINE = [
@@ -97,7 +97,7 @@ ENGINE = [
     PACKAGE / "errors.py",
     *(
         PACKAGE / "florence" / name
-        for name in ("backend.py", "cache.py", "request.py", "scheduler.py", "stages.py")
+        for name in ("image_cache.py", "request.py", "scheduler.py", "sequence.py", "stages.py")
     ),
 ]
 ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names

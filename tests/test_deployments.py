@@ -191,12 +191,12 @@ def test_a_run_costs_what_it_reads_and_what_its_beams_will_write(
     costs = []
     for beams in (1, 3):
         asked = run(task="caption", num_beams=beams)
-        costs.append(inference._cost(inference._query(prepared, asked), asked))
+        costs.append(inference._sequence(prepared, asked).num_tokens)
     length = inference._forecast.num_tokens("caption")
     generated = asyncio.run(inference.run(prepared, given))
 
     assert costs == [
-        len(inference._query(prepared, given).prompt) + beams * length for beams in (1, 3)
+        len(inference._sequence(prepared, given).prompt) + beams * length for beams in (1, 3)
     ]
     assert len(generated.tokens) < length
     assert inference._forecast.num_tokens("caption") < length
@@ -452,16 +452,16 @@ def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> No
     async def hear_the_first() -> Any:
         stream = inference.stream(prepared, given)
         await anext(stream)
-        [entry] = inference._batcher._running.values()
+        [sequence] = inference._batcher._running
         await stream.aclose()
-        return entry
+        return sequence
 
-    entry = asyncio.run(hear_the_first())
+    sequence = asyncio.run(hear_the_first())
     deadline = time.monotonic() + 30
     while inference._batcher._running:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert entry.num_steps < 250
+    assert sequence.num_steps < 250
 
 
 @pytest.mark.parametrize("num_beams", [3, 99])

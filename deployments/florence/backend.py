@@ -1,69 +1,77 @@
-"""What the batcher asks of whoever computes: the engine, or transformers' `generate`.
+"""Opens the backend that the settings name, over a loaded model."""
 
-A backend knows neither time nor callers; it is used by one thread.
-"""
+import collections.abc
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from torch import Tensor
 
-T = TypeVar("T")
-R_co = TypeVar("R_co", covariant=True)
-
-
-@dataclass(eq=False)
-class Job(Generic[T]):
-    """One item in the backend; `is_wanted` says whether somebody still waits for its result."""
-
-    item: T
-    is_wanted: Callable[[], bool] = lambda: True
+from deployments.errors import SetupError
+from deployments.florence.batcher import Backend
+from deployments.florence.checkpoint import Checkpoint
+from deployments.florence.engine.build import black, build
+from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.prefill import Inputs
+from deployments.florence.generate import Generate
+from deployments.florence.image_cache import ImageCache
+from deployments.florence.model import Model
+from deployments.florence.sequence import Sequence
+from deployments.settings import InferenceSettings
 
 
-class Backend(Protocol[T, R_co]):
-    """Works on up to `num_slots` jobs at a time, step by step."""
+def open_backend(
+    model: Model,
+    settings: InferenceSettings,
+    prompts: collections.abc.Sequence[collections.abc.Sequence[int]],
+    image_cache: ImageCache[Tensor] | None = None,
+) -> Backend:
+    """A warm backend for `prompts`, token ids each; only an engine uses `image_cache`.
 
-    @property
-    def num_slots(self) -> int:
-        """Most jobs at a time."""
-        ...
+    Raises:
+        SetupError: the settings ask for what it cannot do.
+    """
+    if settings.backend == "engine":
+        return open_engine(model, settings, max(map(len, prompts)), image_cache)
+    if settings.constrained:
+        raise SetupError(
+            "transformers' generate knows no inference.constrained: set inference.backend to engine"
+        )
+    backend = Generate(model, settings)
+    backend.warm_up(Sequence(black(model.checkpoint.image_size), max(prompts, key=len)))
+    return backend
 
-    @property
-    def micro_batch(self) -> int:
-        """Most jobs of one `admit`, at most `num_slots`."""
-        ...
 
-    def admit(self, jobs: Sequence[Job[T]]) -> None:
-        """Begin `jobs`, at most as many as there are free slots.
+def open_engine(
+    model: Model,
+    settings: InferenceSettings,
+    longest_prompt: int,
+    image_cache: ImageCache[Tensor] | None = None,
+) -> Engine:
+    """A warm engine for prompts of up to `longest_prompt` tokens, the image's included."""
+    checkpoint = model.checkpoint
+    inputs = Inputs(
+        model.mean, model.std, checkpoint.num_image_tokens, model.pad, None, model.dtype
+    )
+    return build(
+        model.florence,
+        inputs,
+        model.rules(),
+        engine_config(settings, checkpoint, longest_prompt, model.num_beams),
+        checkpoint.image_size,
+        image_cache,
+        checkpoint.vocabulary.bins if settings.constrained else None,
+    )
 
-        Raises:
-            MemoryError: there is not enough for so many; none has begun.
-            Exception: one of them cannot be begun; none has.
-        """
-        ...
 
-    def step(self) -> Sequence[tuple[Job[T], R_co]]:
-        """Take all jobs one step on; those that are finished, with their results.
-
-        Raises:
-            Exception: the step failed, and the backend must be reset.
-        """
-        ...
-
-    def suspend(self, job: Job[T]) -> bool:
-        """Take a job out of its slot; it goes on where it was when it is admitted again.
-
-        False when the backend cannot.
-        """
-        ...
-
-    def drop(self, job: Job[T]) -> None:
-        """Forget a job, if it is still there."""
-        ...
-
-    def reset(self) -> None:
-        """Forget every job, after a step that failed."""
-        ...
-
-    def progress(self, job: Job[T]) -> R_co | None:
-        """The result so far, where the backend can tell."""
-        ...
+def engine_config(
+    settings: InferenceSettings, checkpoint: Checkpoint, longest_prompt: int, num_beams: int
+) -> EngineConfig:
+    """The settings as an engine takes them; `num_beams` where they say nothing."""
+    max_new_tokens = min(settings.max_new_tokens, checkpoint.max_positions - 1)
+    return EngineConfig(
+        max_batch_size=settings.max_batch_size,
+        prefill_batch_size=min(settings.prefill_batch_size, settings.max_batch_size),
+        num_beams=settings.num_beams or num_beams,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min(settings.min_new_tokens, max_new_tokens),
+        max_words=longest_prompt - checkpoint.num_image_tokens,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+    )

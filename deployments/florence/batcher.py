@@ -1,192 +1,215 @@
-"""Takes requests from callers to a backend and its results back, on one engine thread.
+"""Takes sequences from callers to a backend and the tokens back, on one engine thread.
 
-It knows neither tensors nor HTTP. Who leaves while waiting is forgotten; who leaves later is
-dropped at the next step. When a step fails, those that were in it are tried again one by one,
-so that the one that makes it fail stands alone.
+It knows neither tensors nor HTTP. A sequence whose caller leaves is dropped at the next step.
+When a step fails, its sequences run again one by one, so that only the one that makes it fail
+gets the error.
 """
 
 import asyncio
+import collections.abc
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
-from typing import Generic, TypeVar
+from math import inf
+from typing import Protocol, Self
 
-from deployments.errors import InternalError, Overloaded, RequestTimeout, ServiceError
-from deployments.florence.backend import Backend, Job
-from deployments.florence.counters import Tally
-from deployments.florence.request import Request
-from deployments.florence.scheduler import Schedule
+from deployments.errors import InternalError, Overloaded, RequestTimeout
+from deployments.florence.request import Tokens
+from deployments.florence.scheduler import Scheduler
+from deployments.florence.sequence import Sequence
 
-T = TypeVar("T")
-R = TypeVar("R")
+Sequences = collections.abc.Sequence[Sequence]
 
-REPORT_STEPS = 4  # steps between two reports of progress: a box has four location tokens
+PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9
+REASONS = ("full", "joined", "waited", "alone")  # why a batch began, see Scheduler.reason
 
 
-@dataclass(frozen=True)
-class Batched(Generic[R]):
-    """One result, the seconds it waited and ran, and its mean share of the steps it was part of.
+class Backend(Protocol):
+    """What writes the tokens, step by step: the engine, or transformers' `generate`.
 
-    The share is 1 for who was alone, 1/8 for one of eight.
+    It knows neither time nor callers, and is used by one thread.
     """
 
-    result: R
-    waited_s: float
-    ran_s: float
-    share: float
+    @property
+    def max_batch_size(self) -> int:
+        """Most sequences at a time."""
+        ...
+
+    @property
+    def prefill_batch_size(self) -> int:
+        """Most sequences of one `add`, at most `max_batch_size`."""
+        ...
+
+    def add(self, sequences: Sequences) -> None:
+        """Begin `sequences`, and resume those that were preempted; there is place for them.
+
+        Raises:
+            MemoryError: there is not enough for so many; none has begun.
+            Exception: one of them cannot begin; none has.
+        """
+        ...
+
+    def step(self) -> Sequences:
+        """Give each sequence one more token; those that have ended, with their `tokens`.
+
+        Raises:
+            Exception: the step failed, and the backend must be reset.
+        """
+        ...
+
+    def preempt(self, sequence: Sequence) -> bool:
+        """Take a sequence out of the batch, to be resumed by `add`; False when it cannot."""
+        ...
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a sequence, if it is still there."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all sequences, after a step that failed."""
+        ...
+
+    def progress(self, sequence: Sequence) -> Tokens | None:
+        """The tokens so far, where the backend knows."""
+        ...
 
 
-class Interest(Generic[R]):
-    """Whether somebody still waits for a result; when nobody does, nobody will again.
+@dataclass
+class Counters:
+    """What the engine has done, in numbers that only grow.
 
-    A job has this and not its entry: a circle of references would keep its image in memory.
+    Its thread adds to them between two steps, where a metric would cost more than a step of a
+    small batch. `sequences` are those of all steps added up; `batches` are those that began, by
+    reason.
     """
 
-    def __init__(self, future: "Future[Batched[R]]", deadline: float) -> None:
-        self._future = future
-        self._deadline = deadline
-        self._is_over = False
+    steps: int = 0
+    sequences: int = 0
+    busy_s: float = 0.0
+    batches: Mapping[str, int] = field(default_factory=dict)
 
-    def __call__(self) -> bool:
-        """Whether the caller is still there and in time."""
-        self._is_over = self._is_over or self._future.done() or time.time() >= self._deadline
-        return not self._is_over
+    def count_step(self, num_sequences: int) -> None:
+        """Count one step."""
+        self.steps += 1
+        self.sequences += num_sequences
 
+    def count_batch(self, reason: str) -> None:
+        """Count one batch that began."""
+        self.batches = Counter(self.batches) + Counter([reason])  # a new one: others may be reading
 
-@dataclass(order=True)
-class Entry(Generic[T, R]):
-    """A request; entries sort by priority, then by arrival."""
-
-    priority: int
-    number: int
-    job: Job[T] = field(compare=False)
-    run: Request = field(compare=False)
-    future: "Future[Batched[R]]" = field(compare=False)
-    cost: float = field(compare=False, default=1.0)
-    report: Callable[[R], None] | None = field(compare=False, default=None)
-    arrived: float = field(compare=False, default_factory=time.perf_counter)
-    began: float = field(compare=False, default=0.0)
-    num_steps: int = field(compare=False, default=0)
-    resumed_at: int = field(compare=False, default=0)
-    shares: float = field(compare=False, default=0.0)
-
-    def expired(self, now: float) -> ServiceError | None:
-        """The error of who is too late to begin; who had begun already has its deadline alone."""
-        run = replace(self.run, start_by=float("inf")) if self.began else self.run
-        return run.expired(now)
-
-    def batched(self, result: R, now: float) -> Batched[R]:
-        """The result, with what was measured on the way."""
-        share = self.shares / max(1, self.num_steps)
-        return Batched(result, self.began - self.arrived, now - self.began, share)
+    def since(self, before: Self) -> "Counters":
+        """What has been added since `before` was copied."""
+        return Counters(
+            self.steps - before.steps,
+            self.sequences - before.sequences,
+            self.busy_s - before.busy_s,
+            {each: self.batches.get(each, 0) - before.batches.get(each, 0) for each in REASONS},
+        )
 
 
-class Batcher(Generic[T, R]):
-    """Answers each admitted request exactly once.
+class Batcher:
+    """Answers each sequence exactly once.
 
     Args:
-        backend: who computes; used on the engine thread only.
-        max_wait_s: how long a request waits for others to begin with it.
-        turn_steps: steps after which a request gives up its slot while others wait for one.
-        max_queue: most requests waiting.
-        max_cost: most that they may cost together.
+        backend: used on the engine thread only.
+        max_wait_s: how long a sequence waits for others to begin with it.
+        max_queue: most sequences that wait.
+        max_queue_tokens: most `num_tokens` of all that wait.
+        turn_tokens: tokens after which a sequence may be preempted while others wait.
         prepare: called once on the engine thread, before any work.
     """
 
     def __init__(
         self,
-        backend: Backend[T, R],
+        backend: Backend,
         *,
         max_wait_s: float,
         max_queue: int,
-        max_cost: float = float("inf"),
-        turn_steps: float = float("inf"),
+        max_queue_tokens: float = inf,
+        turn_tokens: float = inf,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self._backend = backend
         self._prepare = prepare
-        self._schedule: Schedule[Entry[T, R]] = Schedule(
-            num_slots=backend.num_slots,
-            micro_batch=backend.micro_batch,
-            patience_s=max_wait_s,
-            max_waiting=max_queue,
-            max_cost=max_cost,
+        self._scheduler: Scheduler[Sequence] = Scheduler(
+            max_batch_size=backend.max_batch_size,
+            prefill_batch_size=backend.prefill_batch_size,
+            max_wait_s=max_wait_s,
+            max_queue=max_queue,
+            max_queue_tokens=max_queue_tokens,
         )
-        self._turn_steps = turn_steps
-        self._running: dict[Job[T], Entry[T, R]] = {}
-        self._suspended: dict[Job[T], Entry[T, R]] = {}
+        self._turn_tokens = turn_tokens
+        self._running: list[Sequence] = []
+        self._preempted: set[Sequence] = set()
         self._changed = threading.Condition()
         self._numbers = count()
-        self._tally = Tally()
+        self._counters = Counters()
         self._busy_since: float | None = None
-        self._seconds_per_cost = 0.0
+        self._seconds_per_token = 0.0
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, name="inference-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="inference-engine", daemon=True)
         self._thread.start()
 
     async def submit(
-        self,
-        item: T,
-        run: Request,
-        cost: float = 1.0,
-        report: Callable[[R], None] | None = None,
-    ) -> Batched[R]:
-        """The result for `item`.
+        self, sequence: Sequence, on_progress: Callable[[Tokens], None] | None = None
+    ) -> Tokens:
+        """The tokens of `sequence`, which then knows how long it waited and ran.
 
         Args:
-            cost: what it will take, in the unit of `max_cost`.
-            report: called on this event loop with the result so far, now and then.
+            on_progress: called on this event loop with the tokens so far, now and then.
 
         Raises:
             Overloaded: too much is waiting.
-            StartTimeout, RequestTimeout: the run's time was over before it could begin.
-            RequestTimeout: its deadline passed on the way.
-            Exception: what the backend raised for this item alone.
+            StartTimeout, RequestTimeout: its time was over before it could begin.
+            RequestTimeout: its deadline passed while it ran.
+            Exception: what the backend raised for this sequence alone.
         """
         loop = asyncio.get_running_loop()
-        entry = self._entry(item, run, cost, report and partial(tell, loop, report))
-        self._admit(entry)
-        patience = min(run.patience(time.time()), threading.TIMEOUT_MAX)
-        timer = loop.call_later(max(0.0, patience), self._expire, entry)
+        sequence.on_progress = on_progress and partial(call_on, loop, on_progress)
+        self._enqueue(sequence)
+        left_s = min(sequence.left_s(time.time()), threading.TIMEOUT_MAX)
+        timer = loop.call_later(max(0.0, left_s), self._expire, sequence)
         try:
-            return await asyncio.wrap_future(entry.future)
+            return await asyncio.wrap_future(sequence.future)
         finally:
             timer.cancel()
-            entry.future.cancel()
-            self._forget(entry)
+            sequence.future.cancel()
+            self._dequeue(sequence)
 
     @property
-    def tally(self) -> Tally:
+    def counters(self) -> Counters:
         """What has been done until now."""
-        return self._tally.copied()
+        return copy(self._counters)
 
     @property
-    def num_slots(self) -> int:
-        """Most requests that run at a time."""
-        return self._backend.num_slots
+    def max_batch_size(self) -> int:
+        """Most sequences that run at a time."""
+        return self._backend.max_batch_size
 
     @property
     def num_running(self) -> int:
-        """Requests in the backend now."""
+        """Sequences in the backend now."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that have not begun, or wait to go on."""
+        """Sequences that have not begun, or are preempted."""
         with self._changed:
-            return len(self._schedule)
+            return len(self._scheduler)
 
     @property
     def num_ongoing(self) -> int:
-        """Requests that wait or run."""
+        """Sequences that wait or run."""
         with self._changed:
-            return len(self._schedule) + len(self._running)
+            return len(self._scheduler) + len(self._running)
 
     def check(self, stall_timeout_s: float) -> None:
         """Do nothing while the engine lives.
@@ -201,225 +224,211 @@ class Batcher(Generic[T, R]):
             raise InternalError(f"One step of the model takes longer than {stall_timeout_s} s.")
 
     def close(self) -> None:
-        """Stop the engine thread after its current step; who is not done gets an error."""
+        """Stop the engine thread after its current step; what has not ended gets an error."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
 
-    def _entry(
-        self, item: T, run: Request, cost: float, report: Callable[[R], None] | None
-    ) -> Entry[T, R]:
-        future: Future[Batched[R]] = Future()
-        job = Job(item, Interest(future, run.deadline))
-        return Entry(run.priority, next(self._numbers), job, run, future, cost, report)
-
-    def _admit(self, entry: Entry[T, R]) -> None:
+    def _enqueue(self, sequence: Sequence) -> None:
+        sequence.number = next(self._numbers)
+        sequence.arrived = time.perf_counter()
         with self._changed:
             if self._closed or not self._thread.is_alive():
                 raise InternalError("The engine is not running.")
-            if not self._schedule.has_room(entry.cost):
-                raise Overloaded.after(self._schedule.cost * self._seconds_per_cost)
-            self._schedule.add(entry)
+            if not self._scheduler.can_add(sequence.num_tokens):
+                raise Overloaded.after(self._scheduler.num_tokens * self._seconds_per_token)
+            self._scheduler.add(sequence)
             self._changed.notify_all()
 
-    def _forget(self, entry: Entry[T, R]) -> bool:
-        """Take `entry` out of the queue; False when it has left already."""
+    def _dequeue(self, sequence: Sequence) -> bool:
+        """Take a sequence out of the queue; False when it has left already."""
         with self._changed:
-            was_there = self._schedule.remove(entry)
+            was_there = self._scheduler.remove(sequence)
             if was_there:
-                self._changed.notify_all()  # the backend may keep it suspended
+                self._changed.notify_all()  # the backend may keep it preempted
             return was_there
 
-    def _expire(self, entry: Entry[T, R]) -> None:
-        if entry.began and time.time() < entry.run.deadline:
+    def _expire(self, sequence: Sequence) -> None:
+        if sequence.began and time.time() < sequence.deadline:
             return  # it waits to begin again
-        if self._forget(entry):
-            refuse(entry, entry.expired(time.time()) or RequestTimeout())
+        if self._dequeue(sequence):
+            refuse(sequence, sequence.expired(time.time()) or RequestTimeout())
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         try:
             if self._prepare is not None:
                 self._prepare()
-            while self._is_open():
-                self._turn()
+            while self._wait_for_work():
+                self._iterate()
         finally:
-            self._abandon()
+            self._refuse_all()
 
-    def _is_open(self) -> bool:
-        """Whether to go on; with nothing to do, it waits for something."""
+    def _wait_for_work(self) -> bool:
+        """Sleep while there is nothing to do; False when the batcher is closed."""
         with self._changed:
             if not self._running and not self._closed and not any(self._unwanted()):
-                self._changed.wait(self._schedule.pause_s(time.perf_counter()))
+                self._changed.wait(self._scheduler.sleep_s(time.perf_counter()))
             return not self._closed
 
-    def _turn(self) -> None:
-        """One step of the batch, with those who join it and without those who left."""
-        begun = self._busy_since = time.perf_counter()
+    def _iterate(self) -> None:
+        """One step of the batch, with the sequences that join it, without those that left."""
+        began = self._busy_since = time.perf_counter()
         try:
             self._drop_unwanted()
-            self._make_room()
-            self._begin(self._next())
+            self._preempt()
+            self._begin(self._schedule())
             if self._running:
                 self._step()
-                self._tally.busy_s += time.perf_counter() - begun
+                self._counters.busy_s += time.perf_counter() - began
         finally:
             self._busy_since = None
 
     def _drop_unwanted(self) -> None:
-        for entry in list(self._unwanted()):
-            self._backend.drop(entry.job)
-            self._forget(entry)
-            self._running.pop(entry.job, None)
-            self._suspended.pop(entry.job, None)
-            refuse(entry, RequestTimeout())
+        for sequence in list(self._unwanted()):
+            self._backend.drop(sequence)
+            self._dequeue(sequence)
+            self._forget(sequence)
+            refuse(sequence, RequestTimeout())
 
-    def _unwanted(self) -> Iterator[Entry[T, R]]:
-        """Those whom the backend need not know any more."""
-        known = chain(self._running.values(), self._suspended.values())
-        return (entry for entry in known if not entry.job.is_wanted())
+    def _unwanted(self) -> Iterator[Sequence]:
+        known = chain(self._running, self._preempted)
+        return (sequence for sequence in known if not sequence.is_wanted())
 
-    def _make_room(self) -> None:
-        """Let who has had its turn wait again, behind those for whom there is no slot."""
+    def _forget(self, sequence: Sequence) -> None:
+        self._preempted.discard(sequence)
+        if sequence in self._running:
+            self._running.remove(sequence)
+
+    def _preempt(self) -> None:
+        """Let one sequence give up its place, where another waits for one."""
         with self._changed:
-            waiting = self._schedule.next_in_line(len(self._running))
-        entry = waiting and self._longest_at_it(waiting.priority)
-        if entry and self._backend.suspend(entry.job):
-            self._suspended[entry.job] = self._running.pop(entry.job)
-            entry.number = next(self._numbers)
+            blocked = self._scheduler.blocked(len(self._running))
+        sequence = blocked and self._preemptible(blocked.priority)
+        if sequence and self._backend.preempt(sequence):
+            self._running.remove(sequence)
+            self._preempted.add(sequence)
+            sequence.number = next(self._numbers)
             with self._changed:
-                self._schedule.add(entry)
+                self._scheduler.add(sequence)
 
-    def _longest_at_it(self, priority: int) -> Entry[T, R] | None:
-        """Whose turn is over, by the most steps, among those that are no more urgent."""
+    def _preemptible(self, priority: int) -> Sequence | None:
+        """The sequence with the most steps, among those beyond their quantum and no more urgent."""
         over = [
-            entry
-            for entry in self._running.values()
-            if entry.num_steps - entry.resumed_at >= self._turn_steps and entry.priority >= priority
+            sequence
+            for sequence in self._running
+            if sequence.num_steps - sequence.resumed_at >= self._turn_tokens
+            and sequence.priority >= priority
         ]
-        return max(over, key=lambda entry: entry.num_steps, default=None)
+        return max(over, key=lambda sequence: sequence.num_steps, default=None)
 
-    def _next(self) -> list[Entry[T, R]]:
+    def _schedule(self) -> list[Sequence]:
         with self._changed:
-            taken = self._schedule.take(len(self._running), time.perf_counter())
-            reason = self._schedule.reason
-        begun = in_time(taken)
-        if begun:
-            self._tally.begin(reason)
-        return begun
+            scheduled = self._scheduler.schedule(len(self._running), time.perf_counter())
+            reason = self._scheduler.reason
+        in_time = without_expired(scheduled)
+        if in_time:
+            self._counters.count_batch(reason)
+        return in_time
 
-    def _begin(self, entries: list[Entry[T, R]]) -> None:
-        if not entries:
+    def _begin(self, sequences: list[Sequence]) -> None:
+        if not sequences:
             return
         now = time.perf_counter()
-        for entry in entries:
-            entry.began = entry.began or now
-            entry.resumed_at = entry.num_steps
-            self._running[entry.job] = entry
+        for sequence in sequences:
+            sequence.began = sequence.began or now
+            sequence.resumed_at = sequence.num_steps
+        self._running += sequences
         try:
-            self._backend.admit([entry.job for entry in entries])
-        except MemoryError as error:
-            self._lighten(self._withdrawn(entries), error)
-        except Exception as error:  # whatever the model raises belongs to a request
-            self._suspect(self._withdrawn(entries), error)
+            self._backend.add(sequences)
+        except Exception as error:  # whatever the model raises belongs to a sequence
+            self._running = self._running[: -len(sequences)]
+            if not (isinstance(error, MemoryError) and self._shrink(sequences)):
+                self._isolate(sequences, error)
         else:
-            for entry in entries:
-                self._suspended.pop(entry.job, None)
+            self._preempted.difference_update(sequences)
 
-    def _withdrawn(self, entries: list[Entry[T, R]]) -> list[Entry[T, R]]:
-        """The entries, which have not begun after all."""
-        for entry in entries:
-            del self._running[entry.job]
-        return entries
-
-    def _lighten(self, entries: list[Entry[T, R]], error: MemoryError) -> None:
-        """Begin fewer at a time."""
+    def _shrink(self, sequences: list[Sequence]) -> bool:
         with self._changed:
-            shrunk = self._schedule.shrink(entries)
-        if not shrunk:
-            self._suspect(entries, error)
+            return self._scheduler.shrink(sequences)
 
-    def _suspect(self, entries: Sequence[Entry[T, R]], error: Exception) -> None:
-        """Try each of `entries` by itself; one that was by itself is the culprit."""
-        if len(entries) == 1:
-            refuse(entries[0], error)
+    def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
+        """Run each sequence alone; one that was alone is the cause of the error."""
+        if len(sequences) == 1:
+            refuse(sequences[0], error)
             return
         with self._changed:
-            self._schedule.isolate(entries)
+            self._scheduler.isolate(sequences)
 
     def _step(self) -> None:
-        entries = list(self._running.values())
-        self._tally.step(len(entries))
+        sequences = list(self._running)
+        self._counters.count_step(len(sequences))
         try:
-            finished = self._backend.step()
-        except Exception as error:  # whatever the model raises belongs to a request
+            ended = self._backend.step()
+        except Exception as error:  # whatever the model raises belongs to a sequence
             self._backend.reset()
             self._running.clear()
-            self._suspended.clear()  # who waits to go on will begin anew
-            self._suspect(entries, error)
+            self._preempted.clear()  # they begin anew
+            self._isolate(sequences, error)
             return
-        for entry in entries:
-            entry.num_steps += 1
-            entry.shares += 1 / len(entries)
-        for job, result in finished:
-            self._finish(job, result)
+        for sequence in sequences:
+            sequence.num_steps += 1
+            sequence.shares += 1 / len(sequences)
+        for sequence in ended:
+            self._finish(sequence)
         self._report()
 
-    def _finish(self, job: Job[T], result: R) -> None:
-        entry = self._running.pop(job, None)
-        if entry is None:
+    def _finish(self, sequence: Sequence) -> None:
+        if sequence not in self._running:
             return
-        if not entry.job.is_wanted():  # a backend may have cut it short
-            refuse(entry, RequestTimeout())
+        self._running.remove(sequence)
+        if not sequence.is_wanted():  # the backend may have cut it short
+            refuse(sequence, RequestTimeout())
             return
-        batched = entry.batched(result, time.perf_counter())
-        self._note(batched.ran_s * batched.share / entry.cost)
-        settle(entry, batched)
+        sequence.ended = time.perf_counter()
+        self._measure(sequence.ran_s * sequence.share / sequence.num_tokens)
+        with suppress(InvalidStateError):  # its caller has left
+            sequence.future.set_result(sequence.tokens)
 
-    def _note(self, seconds_per_cost: float) -> None:
-        known = self._seconds_per_cost or seconds_per_cost
-        self._seconds_per_cost = SMOOTHING * known + (1 - SMOOTHING) * seconds_per_cost
+    def _measure(self, seconds_per_token: float) -> None:
+        known = self._seconds_per_token or seconds_per_token
+        self._seconds_per_token = SMOOTHING * known + (1 - SMOOTHING) * seconds_per_token
 
     def _report(self) -> None:
-        """Tell those who asked for it how far they are."""
-        for entry in self._running.values():
-            if entry.report is not None and entry.num_steps % REPORT_STEPS == 0:
-                result = self._backend.progress(entry.job)
-                if result is not None:
-                    entry.report(result)
+        """Call the callers that asked for progress."""
+        for sequence in self._running:
+            if sequence.on_progress is not None and sequence.num_steps % PROGRESS_STEPS == 0:
+                tokens = self._backend.progress(sequence)
+                if tokens is not None:
+                    sequence.on_progress(tokens)
 
-    def _abandon(self) -> None:
-        """Answer all who are left when nobody will serve them any more."""
+    def _refuse_all(self) -> None:
         with self._changed:
             self._closed = True
-            left = [*self._running.values(), *self._schedule.clear()]
+            left = [*self._running, *self._scheduler.clear()]
             self._running.clear()
-        for entry in left:
-            refuse(entry, InternalError("The engine stopped."))
+        for sequence in left:
+            refuse(sequence, InternalError("The engine stopped."))
 
 
-def tell(loop: asyncio.AbstractEventLoop, report: Callable[[R], None], result: R) -> None:
-    """Call `report` on its own event loop, unless that is closed."""
+def call_on(
+    loop: asyncio.AbstractEventLoop, on_progress: Callable[[Tokens], None], tokens: Tokens
+) -> None:
+    """Call `on_progress` on its own event loop, unless that is closed."""
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(report, result)
+        loop.call_soon_threadsafe(on_progress, tokens)
 
 
-def in_time(entries: Sequence[Entry[T, R]]) -> list[Entry[T, R]]:
-    """Those whose callers are still there and in time; the late ones are answered."""
+def without_expired(sequences: Sequences) -> list[Sequence]:
+    """The sequences whose callers wait and are in time; those that have expired are refused."""
     now = time.time()
-    for entry in entries:
-        if error := entry.expired(now):
-            refuse(entry, error)
-    return [entry for entry in entries if not entry.future.done()]
+    for sequence in sequences:
+        if error := sequence.expired(now):
+            refuse(sequence, error)
+    return [sequence for sequence in sequences if not sequence.future.done()]
 
 
-def settle(entry: Entry[T, R], batched: Batched[R]) -> None:
-    """Answer a request with its result, unless its caller has left."""
+def refuse(sequence: Sequence, error: Exception) -> None:
+    """End a sequence with `error`, unless its caller has left or has the tokens."""
     with suppress(InvalidStateError):
-        entry.future.set_result(batched)
-
-
-def refuse(entry: Entry[T, R], error: Exception) -> None:
-    """Answer a request with `error`, unless its caller has left or has an answer."""
-    with suppress(InvalidStateError):
-        entry.future.set_exception(error)
+        sequence.future.set_exception(error)

@@ -1,133 +1,132 @@
-"""The backend that asks transformers: the engine's measure and its fallback.
+"""The backend that calls transformers' `generate`: what the engine is compared with, and its
+fallback.
 
-A whole batch goes through `generate`, so nobody joins on the way and the longest answer holds up
-all; what it says is by definition right.
+A whole batch goes through one pass, which no sequence can join and which ends with the longest.
 """
 
-from collections.abc import Sequence
+import collections.abc
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from deployments.florence.backend import Job
 from deployments.florence.model import Model
-from deployments.florence.request import Query, Tokens
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 from deployments.settings import InferenceSettings
+
+Sequences = collections.abc.Sequence[Sequence]
 
 
 class Generate:
-    """A `Backend` that works on up to `max_batch_size` queries in one pass."""
+    """A `Backend` whose step is one pass over up to `max_batch_size` sequences."""
 
     def __init__(self, model: Model, settings: InferenceSettings) -> None:
         self._model = model
-        self._num_slots = settings.max_batch_size
         self._settings = settings
-        self._jobs: list[Job[Query]] = []
+        self._sequences: list[Sequence] = []
 
     @property
-    def num_slots(self) -> int:
-        """Most queries of one pass."""
-        return self._num_slots
+    def max_batch_size(self) -> int:
+        """Most sequences of one pass."""
+        return self._settings.max_batch_size
 
     @property
-    def micro_batch(self) -> int:
+    def prefill_batch_size(self) -> int:
         """As many: all begin together."""
-        return self._num_slots
+        return self.max_batch_size
 
-    def admit(self, jobs: Sequence[Job[Query]]) -> None:
-        """Let `jobs` be part of the next pass."""
-        self._jobs += jobs
+    def add(self, sequences: Sequences) -> None:
+        """Let `sequences` be part of the next pass."""
+        self._sequences += sequences
 
-    def step(self) -> list[tuple[Job[Query], Tokens]]:
-        """One pass of all jobs."""
-        jobs, self._jobs = self._jobs, []
-        groups = grouped(jobs)
-        return [pair for group in groups for pair in zip(group, self._pass(group), strict=True)]
+    def step(self) -> list[Sequence]:
+        """One pass, for each choice of bounds; all sequences have ended after it."""
+        sequences, self._sequences = self._sequences, []
+        for group in grouped(sequences):
+            self._generate(group)
+        return sequences
 
-    def suspend(self, _job: Job[Query]) -> bool:
+    def preempt(self, _sequence: Sequence) -> bool:
         """Impossible: a pass cannot be interrupted."""
         return False
 
-    def drop(self, job: Job[Query]) -> None:
-        """Forget a job that has not had its pass."""
-        self._jobs = [each for each in self._jobs if each is not job]
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a sequence before its pass."""
+        self._sequences = [each for each in self._sequences if each is not sequence]
 
     def reset(self) -> None:
-        """Forget every job."""
-        self._jobs = []
+        """Forget all sequences."""
+        self._sequences = []
 
-    def progress(self, _job: Job[Query]) -> Tokens | None:
-        """Nothing: `generate` tells only at its end."""
+    def progress(self, _sequence: Sequence) -> Tokens | None:
+        """Nothing: `generate` returns at its end."""
         return None
 
-    def warm_up(self, query: Query) -> None:
-        """Run `query` alone and as a full batch, so that no client waits for it."""
-        for size in {1, self._num_slots}:
-            jobs = [Job(query) for _ in range(size)]
-            self._pass(jobs, max_new_tokens=4, min_new_tokens=0)
+    def warm_up(self, sequence: Sequence) -> None:
+        """Run `sequence` alone and as a full batch, so that no client waits for it."""
+        for size in {1, self.max_batch_size}:
+            self._generate([sequence] * size, max_new_tokens=4, min_new_tokens=0)
 
-    def answers(self, queries: Sequence[Query]) -> list[Tokens]:
-        """The token ids of each answer, from its start token on."""
-        jobs = [Job(query) for query in queries]
-        self.admit(jobs)
-        answers = dict(self.step())
-        return [answers[job] for job in jobs]
+    def answers(self, sequences: Sequences) -> list[Tokens]:
+        """The tokens of each sequence, from the start token on."""
+        self.add(sequences)
+        self.step()
+        return [sequence.tokens for sequence in sequences]
 
     @torch.inference_mode()
-    def _pass(self, jobs: Sequence[Job[Query]], **changed: Any) -> list[Tokens]:
-        """The token ids of each answer, from its start token on, padding left out."""
-        queries = [job.item for job in jobs]
-        ids, mask = self._model.padded([query.prompt for query in queries])
-        answers = self._model.florence.generate(
+    def _generate(self, sequences: Sequences, **changed: Any) -> None:
+        """Set the tokens of each sequence, from the start token on, without padding."""
+        ids, mask = self._model.padded([sequence.prompt for sequence in sequences])
+        rows = self._model.florence.generate(
             input_ids=ids,
             attention_mask=mask,
-            pixel_values=self._model.normalised([query.pixels for query in queries]),
-            stopping_criteria=StoppingCriteriaList([Unwanted(jobs)]),
-            **options(self._model, self._settings, queries[0]) | changed,
+            pixel_values=self._model.normalised([sequence.pixels for sequence in sequences]),
+            stopping_criteria=StoppingCriteriaList([StopUnwanted(sequences)]),
+            **generate_options(self._model, self._settings, sequences[0]) | changed,
         )
         pad = self._model.pad
-        return [tuple(id_ for id_ in row if id_ != pad) for row in answers.tolist()]
+        for sequence, row in zip(sequences, rows.tolist(), strict=True):
+            sequence.tokens = tuple(id_ for id_ in row if id_ != pad)
 
 
-class Unwanted(StoppingCriteria):
-    """Ends the rows that nobody wants any more; what the others say does not change."""
+class StopUnwanted(StoppingCriteria):
+    """Ends the sequences that are not wanted any more; the tokens of the others do not change."""
 
-    def __init__(self, jobs: Sequence[Job[Query]]) -> None:
-        self._jobs = jobs
-        self._left: set[int] = set()
+    def __init__(self, sequences: Sequences) -> None:
+        self._sequences = sequences
+        self._unwanted: set[int] = set()
 
     def __call__(self, input_ids: torch.Tensor, _scores: Any, **_more: Any) -> torch.BoolTensor:
-        """Which sequences end here: a flag for each of a row's candidates, row by row."""
-        shape = len(self._jobs), len(input_ids) // len(self._jobs)  # (rows, candidates)
+        """Which beams end here: a flag for each beam, sequence by sequence."""
+        shape = len(self._sequences), len(input_ids) // len(self._sequences)  # (sequences, beams)
         ended = torch.zeros(shape, dtype=torch.bool, device=input_ids.device)
-        self._left |= {n for n, job in enumerate(self._jobs) if not job.is_wanted()}
-        ended[sorted(self._left)] = True
+        self._unwanted |= {n for n, each in enumerate(self._sequences) if not each.is_wanted()}
+        ended[sorted(self._unwanted)] = True
         return ended.flatten()  # type: ignore[return-value]
 
 
-def grouped(jobs: Sequence[Job[Query]]) -> list[list[Job[Query]]]:
-    """The jobs by their bounds, which are those of all rows of a pass."""
-    found: dict[object, list[Job[Query]]] = {}
-    for job in jobs:
-        found.setdefault((job.item.num_beams, job.item.max_new_tokens), []).append(job)
+def grouped(sequences: Sequences) -> list[list[Sequence]]:
+    """The sequences by their bounds: those of a pass have the same."""
+    found: dict[object, list[Sequence]] = {}
+    for sequence in sequences:
+        found.setdefault((sequence.num_beams, sequence.max_new_tokens), []).append(sequence)
     return list(found.values())
 
 
-def beams(num_beams: int | None) -> dict[str, Any]:
-    """What `generate` is asked for when a query or the settings name the beams."""
-    if num_beams is None:
-        return {}
-    return {"num_beams": num_beams} | ({"early_stopping": False} if num_beams == 1 else {})
-
-
-def options(model: Model, settings: InferenceSettings, query: Query) -> dict[str, Any]:
-    """What is asked of `generate` beyond the checkpoint's own generation config."""
-    wanted = query.max_new_tokens or settings.max_new_tokens
+def generate_options(
+    model: Model, settings: InferenceSettings, sequence: Sequence
+) -> dict[str, Any]:
+    """What `generate` is asked for beyond the checkpoint's own generation config."""
+    wanted = sequence.max_new_tokens or settings.max_new_tokens
     longest = min(wanted, settings.max_new_tokens, model.checkpoint.max_positions - 1)
-    chosen = {
+    options: dict[str, Any] = {
         "max_new_tokens": longest,
         "min_new_tokens": min(settings.min_new_tokens, longest),
         "do_sample": False,
     }
-    return chosen | beams(query.num_beams or settings.num_beams)
+    if num_beams := sequence.num_beams or settings.num_beams:
+        options["num_beams"] = num_beams
+    if num_beams == 1:
+        options["early_stopping"] = False
+    return options

@@ -11,12 +11,12 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
-from deployments.florence.engine.search import Rules
+from deployments.florence.engine.search import GenerationRules
 from deployments.florence.request import Pixels
 from deployments.settings import ModelSettings
 
 # What else a generation config may ask for, with the value that asks for nothing.
-FOREIGN = {
+UNSUPPORTED = {
     "bad_words_ids": None,
     "begin_suppress_tokens": None,
     "diversity_penalty": 0.0,
@@ -62,22 +62,22 @@ class Model:
         """The checkpoint's own beams."""
         return int(self.florence.generation_config.num_beams or 1)
 
-    def rules(self) -> Rules:
+    def rules(self) -> GenerationRules:
         """What the generation config says, for the engine.
 
         Raises:
             SetupError: it asks for what the engine does not know.
         """
         config = self.florence.generation_config
-        foreign = [name for name, none in FOREIGN.items() if asks(config, name, none)]
+        unsupported = [name for name, none in UNSUPPORTED.items() if asks(config, name, none)]
         eos = config.eos_token_id
-        if foreign or not isinstance(eos, int):
+        if unsupported or not isinstance(eos, int):
             raise SetupError(
-                f"the engine does not know {', '.join(foreign) or 'several eos_token_id'} of "
+                f"the engine does not know {', '.join(unsupported) or 'several eos_token_id'} of "
                 f"{self.checkpoint.folder / 'generation_config.json'}: "
                 "set inference.backend to generate, or take it out"
             )
-        return Rules(
+        return GenerationRules(
             start=config.decoder_start_token_id,
             pad=self.pad,
             eos=eos,
@@ -90,8 +90,8 @@ class Model:
 
     def padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts padded on the right, and the mask of what is no padding: (batch, length)."""
-        rows = [torch.tensor(prompt) for prompt in prompts]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
+        tensors = [torch.tensor(prompt) for prompt in prompts]
+        ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=self.pad)
         return ids.to(self.device), (ids != self.pad).long().to(self.device)
 
     def normalised(self, images: Sequence[Pixels]) -> torch.Tensor:

@@ -1,15 +1,13 @@
 """One request on its way through the pipeline, and what each deployment hands to the next."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.errors import RequestTimeout, ServiceError, StartTimeout
 from deployments.florence.stages import Stages
 
 Pixels = NDArray[np.uint8]
@@ -50,18 +48,6 @@ class Request:
         """The same for later stages: a data URI can be as long as its file."""
         return replace(self, input=self.input.model_copy(update={"image_url": ""}))
 
-    def expired(self, now: float) -> ServiceError | None:
-        """The error to answer with when the request has not begun by `now`."""
-        if now >= self.start_by:
-            return StartTimeout()
-        if now >= self.deadline:
-            return RequestTimeout()
-        return None
-
-    def patience(self, now: float) -> float:
-        """Seconds from `now` that the request may still wait to begin."""
-        return min(self.start_by, self.deadline) - now
-
 
 @dataclass(frozen=True)
 class Prepared:
@@ -86,30 +72,6 @@ class Prepared:
     def to_draw(self) -> Self:
         """What its picture needs of it."""
         return replace(self, pixels=self.pixels[:0])
-
-
-class Grammar(IntEnum):
-    """What an answer may look like, where decoding is constrained."""
-
-    FREE = 0
-    BOXES = 1  # nothing but boxes
-    LABELLED = 2  # texts, each before its boxes
-
-
-@dataclass(frozen=True)
-class Query:
-    """One sequence to write: RGB pixels (height, width, 3), the prompt's token ids, and its bounds.
-
-    Without a number of beams or of new tokens it has the deployment's;
-    `image_key` is equal for equal images of the same caller, where images may be remembered.
-    """
-
-    pixels: Pixels
-    prompt: Sequence[int]
-    num_beams: int | None = None
-    max_new_tokens: int | None = None
-    grammar: Grammar = Grammar.FREE
-    image_key: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,24 @@
-"""Which requests begin when: the engine's policy, without tensors, threads or clocks of its own.
+"""Which sequences begin when: the engine's policy, without tensors, threads or a clock of its own.
 
-A micro-batch goes through the encoder at once, so a few requests are begun together: as soon as
-there are so many and so many free slots, or when the first has been able to for `patience_s`.
+Some sequences go through the encoder together, so a few begin at once: as soon as there are
+`prefill_batch_size` of them and as many free places, or when the first could have begun for
+`max_wait_s`.
 """
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Generic, Protocol, TypeVar
+
+FIRST_GUESS = 64.0  # tokens
+SMOOTHING = 0.95
 
 
 class Waiting(Protocol):
-    """What the policy knows of a request; requests sort by who goes first."""
+    """What the policy knows of a sequence; sequences sort by which one goes first."""
 
     @property
-    def cost(self) -> float: ...
+    def num_tokens(self) -> float: ...
 
     @property
     def arrived(self) -> float: ...
@@ -22,38 +26,38 @@ class Waiting(Protocol):
     def __lt__(self, other: Any, /) -> bool: ...
 
 
-E = TypeVar("E", bound=Waiting)
+S = TypeVar("S", bound=Waiting)
 
 
-class Schedule(Generic[E]):
-    """The requests that wait.
+class Scheduler(Generic[S]):
+    """The sequences that wait.
 
     Args:
-        num_slots: most requests under way.
-        micro_batch: most requests that begin together, at most `num_slots`.
-        patience_s: how long a request waits for others to begin with it.
-        max_waiting: most requests that wait.
-        max_cost: most that all who wait may cost together, in the unit of their `cost`.
+        max_batch_size: most sequences that run.
+        prefill_batch_size: most that begin together, at most `max_batch_size`.
+        max_wait_s: how long a sequence waits for others to begin with it.
+        max_queue: most sequences that wait.
+        max_queue_tokens: most `num_tokens` of all that wait.
     """
 
     def __init__(
         self,
         *,
-        num_slots: int,
-        micro_batch: int,
-        patience_s: float,
-        max_waiting: int,
-        max_cost: float,
+        max_batch_size: int,
+        prefill_batch_size: int,
+        max_wait_s: float,
+        max_queue: int,
+        max_queue_tokens: float,
     ) -> None:
-        self._num_slots = num_slots
-        self._micro_batch = micro_batch
-        self._patience_s = patience_s
-        self._max_waiting = max_waiting
-        self._max_cost = max_cost
-        self._waiting: list[E] = []
-        self._suspects: deque[E] = deque()
-        self._is_alone = False
-        self._possible_since: float | None = None
+        self._max_batch_size = max_batch_size
+        self._prefill_batch_size = prefill_batch_size
+        self._max_wait_s = max_wait_s
+        self._max_queue = max_queue
+        self._max_queue_tokens = max_queue_tokens
+        self._waiting: list[S] = []
+        self._suspects: deque[S] = deque()
+        self._is_isolating = False
+        self._startable_since: float | None = None
         self._reason = ""
 
     def __len__(self) -> int:
@@ -61,103 +65,122 @@ class Schedule(Generic[E]):
 
     @property
     def reason(self) -> str:
-        """Why those who were taken last began then.
+        """Why the sequences that were scheduled last began then.
 
-        `full`: as many as may begin together; `waited`: fewer, whose patience was over;
-        `joined`: fewer, beside others; `alone`: it is tried by itself after a failure.
+        `full`: as many as may begin together; `waited`: fewer, after `max_wait_s`;
+        `joined`: fewer, into a batch that runs; `alone`: one by itself, after a failure.
         """
         return self._reason
 
     @property
-    def cost(self) -> float:
-        """What all who wait will cost."""
-        return sum(entry.cost for entry in (*self._waiting, *self._suspects))
+    def num_tokens(self) -> float:
+        """Tokens of all that wait."""
+        return sum(sequence.num_tokens for sequence in (*self._waiting, *self._suspects))
 
-    def has_room(self, cost: float) -> bool:
-        """Whether one more may wait; where nobody waits, any one may."""
+    def can_add(self, num_tokens: float) -> bool:
+        """Whether one more may wait; into an empty queue any one may come."""
         if not self._waiting:
             return True
-        return len(self) < self._max_waiting and self.cost + cost <= self._max_cost
+        is_short = self.num_tokens + num_tokens <= self._max_queue_tokens
+        return is_short and len(self) < self._max_queue
 
-    def add(self, entry: E) -> None:
-        """Let a request wait, behind those that sort before it."""
-        insort(self._waiting, entry)
+    def add(self, sequence: S) -> None:
+        """Let a sequence wait, behind those that sort before it."""
+        insort(self._waiting, sequence)
 
-    def remove(self, entry: E) -> bool:
-        """Forget a request that waits; False when it does not."""
-        for line in (self._waiting, self._suspects):
-            if entry in line:
-                line.remove(entry)
+    def remove(self, sequence: S) -> bool:
+        """Take a sequence out of the queue; False when it is not there."""
+        for queue in (self._waiting, self._suspects):
+            if sequence in queue:
+                queue.remove(sequence)
                 return True
         return False
 
-    def take(self, num_running: int, now: float) -> list[E]:
-        """Those that begin now, beside `num_running` others."""
+    def schedule(self, num_running: int, now: float) -> list[S]:
+        """The sequences that begin now, while `num_running` run."""
         if num_running == 0:
-            self._is_alone = False
-        if self._suspects or self._is_alone:
-            return self._suspect(num_running)
-        count = min(self._num_slots - num_running, len(self._waiting), self._micro_batch)
+            self._is_isolating = False
+        if self._suspects or self._is_isolating:
+            return self._isolated(num_running)
+        num_free = self._max_batch_size - num_running
+        count = min(num_free, len(self._waiting), self._prefill_batch_size)
         if count == 0:
-            self._possible_since = None
+            self._startable_since = None
             return []
-        if count < self._micro_batch and self._may_wait(num_running, now) > 0:
+        if count < self._prefill_batch_size and self._wait_left_s(num_running, now) > 0:
             return []
-        self._possible_since = None
+        self._startable_since = None
         self._reason = self._reason_for(count, num_running)
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return taken
+        scheduled, self._waiting = self._waiting[:count], self._waiting[count:]
+        return scheduled
 
-    def next_in_line(self, num_running: int) -> E | None:
-        """The first of those for whom there is no slot."""
-        is_blocked = self._waiting and num_running >= self._num_slots
+    def blocked(self, num_running: int) -> S | None:
+        """The first sequence that waits because the batch is full."""
+        is_blocked = self._waiting and num_running >= self._max_batch_size
         return self._waiting[0] if is_blocked and not self._suspects else None
 
-    def pause_s(self, now: float) -> float | None:
+    def sleep_s(self, now: float) -> float | None:
         """How long an idle engine can sleep; None until something changes."""
-        if self._suspects or len(self._waiting) >= self._micro_batch:
+        if self._suspects or len(self._waiting) >= self._prefill_batch_size:
             return 0.0
-        return max(0.0, self._may_wait(0, now)) if self._waiting else None
+        return max(0.0, self._wait_left_s(0, now)) if self._waiting else None
 
-    def clear(self) -> Sequence[E]:
-        """Everyone who waits, who then waits no more."""
-        everyone = [*self._suspects, *self._waiting]
+    def clear(self) -> list[S]:
+        """All that wait, which then wait no more."""
+        everything = [*self._suspects, *self._waiting]
         self._suspects.clear()
         self._waiting = []
-        return everyone
+        return everything
 
-    def isolate(self, entries: Iterable[E]) -> None:
-        """Begin each of these by itself: one of them makes what runs beside it fail."""
-        self._suspects.extend(entries)
+    def isolate(self, sequences: Iterable[S]) -> None:
+        """Run each of these alone: one of them makes its whole batch fail."""
+        self._suspects.extend(sequences)
 
-    def shrink(self, entries: Sequence[E]) -> bool:
-        """Begin fewer at a time from now on, also these; False when they were no more than one."""
-        if len(entries) <= 1:
+    def shrink(self, sequences: list[S]) -> bool:
+        """Begin fewer at a time from now on, also these; False when there is only one."""
+        if len(sequences) <= 1:
             return False
-        self._micro_batch = len(entries) // 2
-        for entry in entries:
-            self.add(entry)
+        self._prefill_batch_size = len(sequences) // 2
+        for sequence in sequences:
+            self.add(sequence)
         return True
 
-    def _may_wait(self, num_running: int, now: float) -> float:
-        """Seconds for which those who could begin may still wait for more.
+    def _wait_left_s(self, num_running: int, now: float) -> float:
+        """How long those that could begin may still wait for more.
 
-        Beside others they could since there has been a slot, alone since the first came.
+        Into a running batch they could since there has been a free place, else since the first
+        came.
         """
         if num_running == 0:
-            return self._waiting[0].arrived + self._patience_s - now
-        if self._possible_since is None:
-            self._possible_since = now
-        return self._possible_since + self._patience_s - now
+            return self._waiting[0].arrived + self._max_wait_s - now
+        if self._startable_since is None:
+            self._startable_since = now
+        return self._startable_since + self._max_wait_s - now
 
-    def _suspect(self, num_running: int) -> list[E]:
+    def _isolated(self, num_running: int) -> list[S]:
         if num_running or not self._suspects:
             return []
-        self._is_alone = True
+        self._is_isolating = True
         self._reason = "alone"
         return [self._suspects.popleft()]
 
     def _reason_for(self, count: int, num_running: int) -> str:
-        if count == self._micro_batch:
+        if count == self._prefill_batch_size:
             return "full"
         return "joined" if num_running else "waited"
+
+
+class LengthForecast:
+    """How many tokens the next answer will have: a moving mean for each task."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+
+    def num_tokens(self, task: str) -> float:
+        """Tokens that an answer to `task` will probably have."""
+        return self._means.get(task, FIRST_GUESS)
+
+    def add(self, task: str, num_tokens: int) -> None:
+        """Learn from an answer."""
+        mean = self.num_tokens(task)
+        self._means[task] = SMOOTHING * mean + (1 - SMOOTHING) * num_tokens

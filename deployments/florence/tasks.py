@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from deployments.florence import parsing
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.request import Grammar
 from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
+from deployments.florence.sequence import Grammar
 
 APP = "fal-ai/florence-2-large"
 

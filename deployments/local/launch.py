@@ -17,7 +17,7 @@ import psutil
 from deployments.errors import SetupError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
-from deployments.florence.cores import left_to_engine
+from deployments.florence.cpu_affinity import reserve_cores
 from deployments.jobs.open import open_store
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_port
@@ -169,7 +169,7 @@ def start(profile: Profile) -> None:
     from deployments.app import assemble
 
     model = profile.settings.model
-    with restored_handlers(), left_to_engine(model.torch_threads if model.own_cores else 0):
+    with restored_handlers(), reserve_cores(model.torch_threads if model.own_cores else 0):
         ray.init(
             address="local",
             include_dashboard=False,

@@ -1,78 +1,72 @@
-"""Drives an engine as the batcher does, without its thread: who waits, who begins, who is done."""
+"""Drives an engine as the batcher does, without its thread: schedule, add, step."""
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
-from deployments.florence.backend import Job
 from deployments.florence.engine.engine import Engine
-from deployments.florence.request import Query, Tokens
-from deployments.florence.scheduler import Schedule
-
-
-@dataclass(order=True)
-class Entry:
-    """A query in line."""
-
-    number: int
-    job: Job[Query] = field(compare=False)
-    arrived: float = field(compare=False, default_factory=time.perf_counter)
-    cost: float = field(compare=False, default=1.0)
+from deployments.florence.scheduler import Scheduler
+from deployments.florence.sequence import Sequence
 
 
 class Driver:
-    """Answers queries with at most `num_slots` under way; the next ones always wait already.
+    """Runs at most `max_batch_size` sequences at a time; the next ones always wait already.
 
     Args:
-        patience_s: how long a free slot waits for others, so that more images are read together.
+        max_wait_s: how long a free place waits for others, so that more images are read together.
     """
 
     def __init__(
-        self, engine: Engine, queries: Iterable[Query], num_slots: int, patience_s: float
+        self,
+        engine: Engine,
+        sequences: Iterable[Sequence],
+        max_batch_size: int,
+        max_wait_s: float,
     ) -> None:
         self._engine = engine
-        self._queries = enumerate(queries)
-        self._num_slots = num_slots
-        self._schedule: Schedule[Entry] = Schedule(
-            num_slots=num_slots,
-            micro_batch=min(engine.micro_batch, num_slots),
-            patience_s=patience_s,
-            max_waiting=num_slots,
-            max_cost=float("inf"),
+        self._coming = enumerate(sequences)
+        self._max_batch_size = max_batch_size
+        self._scheduler: Scheduler[Sequence] = Scheduler(
+            max_batch_size=max_batch_size,
+            prefill_batch_size=min(engine.prefill_batch_size, max_batch_size),
+            max_wait_s=max_wait_s,
+            max_queue=max_batch_size,
+            max_queue_tokens=float("inf"),
         )
-        self._running: dict[Job[Query], int] = {}
+        self._num_running = 0
         self.num_steps = 0
-        self._num_rows = 0  # of all steps together
+        self._num_sequences = 0  # of all steps together
 
     @property
-    def mean_rows(self) -> float:
-        """Sequences under way in a step, on average."""
-        return self._num_rows / max(1, self.num_steps)
+    def mean_batch_size(self) -> float:
+        """Sequences in a step, on average."""
+        return self._num_sequences / max(1, self.num_steps)
 
-    def answers(self) -> Iterator[tuple[int, Tokens]]:
-        """The number of each query and the answer to it, as they end."""
-        while self._line_up() or self._running:
+    def run(self) -> Iterator[Sequence]:
+        """The sequences as they end; their `number` is their place in the order given."""
+        while self._enqueue() or self._num_running:
             self._begin()
-            if self._running:
+            if self._num_running:
                 yield from self._step()
 
-    def _line_up(self) -> bool:
-        """Let queries wait, enough for all slots; whether any does."""
-        while len(self._schedule) < self._num_slots:
-            number, query = next(self._queries, (None, None))
-            if number is None or query is None:
+    def _enqueue(self) -> bool:
+        """Let sequences wait, enough for all places; whether any does."""
+        while len(self._scheduler) < self._max_batch_size:
+            number, sequence = next(self._coming, (None, None))
+            if number is None or sequence is None:
                 break
-            self._schedule.add(Entry(number, Job(query)))
-        return len(self._schedule) > 0
+            sequence.number, sequence.arrived = number, time.perf_counter()
+            self._scheduler.add(sequence)
+        return len(self._scheduler) > 0
 
     def _begin(self) -> None:
-        entries = self._schedule.take(len(self._running), time.perf_counter())
-        if entries:
-            self._engine.admit([entry.job for entry in entries])
-            self._running |= {entry.job: entry.number for entry in entries}
+        sequences = self._scheduler.schedule(self._num_running, time.perf_counter())
+        if sequences:
+            self._engine.add(sequences)
+            self._num_running += len(sequences)
 
-    def _step(self) -> Iterator[tuple[int, Tokens]]:
+    def _step(self) -> Iterator[Sequence]:
         self.num_steps += 1
-        self._num_rows += len(self._running)
-        for job, tokens in self._engine.step():
-            yield self._running.pop(job), tokens
+        self._num_sequences += self._num_running
+        for sequence in self._engine.step():
+            self._num_running -= 1
+            yield sequence

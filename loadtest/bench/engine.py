@@ -9,11 +9,12 @@ Three ways take turns on the same requests, images in memory, encoder included: 
 request by length. Lengths are imposed, and all three must say the same.
 """
 
+import collections.abc
 import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,10 @@ from rich.table import Table
 from transformers import Florence2ForConditionalGeneration, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from deployments.florence.backends import open_engine
+from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
-from deployments.florence.request import Query, Tokens
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest.bench import figures
@@ -51,7 +53,8 @@ WANTED = {
     ("fixed", ALONE): 4.0,
 }
 
-Way = Callable[[Sequence[Query]], list[Tokens]]
+Sequences = collections.abc.Sequence[Sequence]
+Way = Callable[[Sequences], list[Tokens]]
 T = TypeVar("T")
 
 
@@ -83,7 +86,7 @@ class Spent:
 
     cpu_ms: float = 0.0
     wall_ms: float = 0.0
-    mean_rows: float = 1.0
+    mean_batch_size: float = 1.0
 
 
 def main(
@@ -148,16 +151,16 @@ class Rivals:
         self._prompts = [self._model.checkpoint.prompt(task.sentence) for task in TASKS.values()]
         longest = max(map(len, self._prompts))
         self._engine = open_engine(self._model, asked.inference(), longest)
-        self._mean_rows = 0.0
+        self._mean_batch_size = 0.0
 
-    def compare(self, lengths: Sequence[int]) -> dict[str, Spent]:
+    def compare(self, lengths: collections.abc.Sequence[int]) -> dict[str, Spent]:
         """What each way takes for answers of these lengths.
 
         Raises:
             SystemExit: they do not say the same.
         """
-        queries, few, width = self._queries(lengths), middles(lengths), self._asked.width
-        alone = [queries[number] for number in few]
+        sequences, few, width = self._queries(lengths), middles(lengths), self._asked.width
+        alone = [sequences[number] for number in few]
         ways: dict[str, Way] = {
             ENGINE: self._in_flight,
             STATIC: partial(self._static, width=width),
@@ -167,20 +170,20 @@ class Rivals:
         said: dict[str, list[Tokens]] = {}
         for _ in range(self._asked.rounds):
             for name, way in ways.items():
-                mine = alone if name == ALONE else queries
+                mine = alone if name == ALONE else sequences
                 said[name] = timed(way, mine, spent[name], mean(lengths) / self._asked.rounds)
         if said[ENGINE] != said[STATIC] or [said[ENGINE][i] for i in few] != said[ALONE]:
             raise SystemExit("the answers differ, so the ways did not do the same work")
-        spent[ENGINE].mean_rows = self._mean_rows
-        spent[STATIC].mean_rows = sum(lengths) / sum(map(max, batches(lengths, width)))
+        spent[ENGINE].mean_batch_size = self._mean_batch_size
+        spent[STATIC].mean_batch_size = sum(lengths) / sum(map(max, batches(lengths, width)))
         return spent
 
-    def _queries(self, lengths: Sequence[int]) -> list[Query]:
+    def _queries(self, lengths: collections.abc.Sequence[int]) -> list[Sequence]:
         """An image of noise and one of the prompts for each length."""
         width, height = self._model.checkpoint.image_size
         noise = np.random.default_rng(SEED)
         return [
-            Query(
+            Sequence(
                 noise.integers(0, 256, (height, width, 3), np.uint8),
                 self._prompts[number % len(self._prompts)],
                 max_new_tokens=length,
@@ -188,35 +191,34 @@ class Rivals:
             for number, length in enumerate(lengths)
         ]
 
-    def _in_flight(self, queries: Sequence[Query]) -> list[Tokens]:
-        patience_s = self._asked.patience_ms / 1000
-        driver = Driver(self._engine, queries, self._asked.width, patience_s)
-        answers = dict(driver.answers())
-        self._mean_rows = driver.mean_rows
-        return [answers[number] for number in range(len(queries))]
+    def _in_flight(self, sequences: Sequences) -> list[Tokens]:
+        driver = Driver(self._engine, sequences, self._asked.width, self._asked.patience_ms / 1000)
+        ended = sorted(driver.run())
+        self._mean_batch_size = driver.mean_batch_size
+        return [sequence.tokens for sequence in ended]
 
-    def _static(self, queries: Sequence[Query], width: int) -> list[Tokens]:
+    def _static(self, sequences: Sequences, width: int) -> list[Tokens]:
         beams = self._asked.beams
-        passes = (generate(self._model, batch, beams) for batch in batches(queries, width))
+        passes = (generate(self._model, batch, beams) for batch in batches(sequences, width))
         return [answer for answers in passes for answer in answers]
 
 
-def middles(lengths: Sequence[int]) -> list[int]:
+def middles(lengths: collections.abc.Sequence[int]) -> list[int]:
     """The places of the middle one of every eight, by length, so that the mean stays the same."""
     places = sorted(range(len(lengths)), key=lambda place: lengths[place])
     return places[EVERY // 2 :: EVERY]
 
 
-def batches(items: Sequence[T], width: int) -> list[Sequence[T]]:
+def batches(items: collections.abc.Sequence[T], width: int) -> list[collections.abc.Sequence[T]]:
     """The items in groups of `width`."""
     return [items[i : i + width] for i in range(0, len(items), width)]
 
 
-def timed(way: Way, queries: Sequence[Query], spent: Spent, num_tokens: float) -> list[Tokens]:
+def timed(way: Way, sequences: Sequences, spent: Spent, num_tokens: float) -> list[Tokens]:
     """The answers of one round, with the time of `num_tokens` of their tokens noted."""
     cpu, wall = time.process_time(), time.perf_counter()
-    answers = way(queries)
-    share = 1000 * num_tokens / sum(query.max_new_tokens or 0 for query in queries)
+    answers = way(sequences)
+    share = 1000 * num_tokens / sum(sequence.max_new_tokens or 0 for sequence in sequences)
     spent.cpu_ms += share * (time.process_time() - cpu)
     spent.wall_ms += share * (time.perf_counter() - wall)
     return answers
@@ -229,7 +231,7 @@ def table(spent: dict[str, dict[str, Spent]]) -> Table:
         shown.add_column(name, justify="right")
     for load, ways in spent.items():
         for way, s in ways.items():
-            values = (s.cpu_ms, s.wall_ms, 1000 / s.cpu_ms, s.mean_rows)
+            values = (s.cpu_ms, s.wall_ms, 1000 / s.cpu_ms, s.mean_batch_size)
             shown.add_row(load, way, *(f"{value:.1f}" for value in values))
     return shown
 

@@ -12,7 +12,7 @@ import numpy as np
 from deployments.demo.scenes import draw_scene
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.request import Query
+from deployments.florence.sequence import Sequence
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels
 from deployments.settings import InferenceSettings, ModelSettings
@@ -28,7 +28,7 @@ def main(path: str, num_tokens: int, batch_size: int, seconds: float) -> float:
     prompt = model.checkpoint.prompt(TASKS["region-proposal"].sentence)
     scene = draw_scene(random.Random(0), (512, 512)).image
     pixels = to_pixels(scene, model.checkpoint.image_size, model.checkpoint.resample)
-    batch = [Query(np.ascontiguousarray(pixels), prompt)] * batch_size
+    batch = [Sequence(np.ascontiguousarray(pixels), prompt)] * batch_size
     backend.answers(batch)
     began, num = time.perf_counter(), 0
     while time.perf_counter() - began < seconds:

@@ -15,7 +15,7 @@ from loadtest.gpu.floor import H200
 from loadtest.gpu.report import Report, Row
 from loadtest.gpu.subject import LARGE, SMALL, Shape, Subject, imposed, random_subject
 
-MICRO_BATCH = 4  # the service's default
+PREFILL_BATCH_SIZE = 4  # the service's default
 LEAST_OVERLAP = 0.98  # of boxes in half precision, IoU
 GENERATE_STEP_S = 0.03  # a step of `generate` takes no longer on any current card
 SLACK = 3.0  # how much longer than expected a measurement may take
@@ -31,7 +31,7 @@ class Plan:
     slots: Sequence[int]
     contexts: Sequence[int]  # tokens so far, at which a step is timed
     steps: int  # of one timing
-    micro_batches: Sequence[int]
+    prefill_batch_sizes: Sequence[int]
     batches: Sequence[int]  # of `generate`
     few: tuple[int, int]  # images and tokens that are compared in half precision
 
@@ -43,7 +43,7 @@ FULL = Plan(
     slots=(32, 64, 8, 1),
     contexts=(100, 400),
     steps=32,
-    micro_batches=(1, 4, 8),
+    prefill_batch_sizes=(1, 4, 8),
     batches=(8, 1),
     few=(4, 64),
 )
@@ -54,7 +54,7 @@ DRY = Plan(
     slots=(2, 1),
     contexts=(4, 8),
     steps=2,
-    micro_batches=(1, 2),
+    prefill_batch_sizes=(1, 2),
     batches=(2, 1),
     few=(2, 8),
 )
@@ -136,7 +136,7 @@ class Bench:
                     self._generate[num_tokens, batch] = rate
 
     def _time_prefill(self, large: Subject) -> None:
-        found = speed.prefill_ms(large, self._plan.micro_batches)
+        found = speed.prefill_ms(large, self._plan.prefill_batch_sizes)
         self._image_s = min(found.values()) / 1000
         least = {whose: 1000 * self._work.image_s(card) for whose, card in self._cards.items()}
         rows = [{"together": n, "ms an image": ms} | of_floor(least, ms) for n, ms in found.items()]
@@ -145,12 +145,12 @@ class Bench:
     def _engine(self, large: Subject) -> Engine:
         plan = self._plan
         longest = max(*plan.tokens, max(plan.contexts) + plan.steps)
-        options = imposed(1, longest, min(MICRO_BATCH, max(plan.slots)))
-        return large.engine(options, max(plan.slots))
+        most = max(plan.slots)
+        return large.engine(imposed(1, longest, most, min(PREFILL_BATCH_SIZE, most)))
 
     def _time_steps(self, engine: Engine, large: Subject) -> None:
         plan, rows = self._plan, list[Row]()
-        for num_rows in sorted(slots for slots in plan.slots if slots <= engine.num_slots):
+        for num_rows in sorted(slots for slots in plan.slots if slots <= engine.max_batch_size):
             found = speed.step_ms(engine, large, num_rows, plan.contexts, plan.steps)
             self._step_s[num_rows] = max(found.values()) / 1000
             for context, ms in found.items():
@@ -178,7 +178,7 @@ class Bench:
         """Images a second; None where time or memory does not suffice."""
         name = f"{num_tokens} tokens, {num_slots} slots"
         if num_slots not in self._step_s:
-            self._budget.skipped.append(f"{name} (memory for {engine.num_slots})")
+            self._budget.skipped.append(f"{name} (memory for {engine.max_batch_size})")
             return None
         wave_s = num_slots * self._image_s + num_tokens * self._step_s[num_slots]
         expected_s = speed.WAVES * wave_s

@@ -82,9 +82,11 @@ def count(module: Any) -> int:
 def image_flop(encoder: Encoder, shape: Shape, dtype: torch.dtype) -> float:
     """Floating point operations of the encoder for one image and its prompt."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        tokens = encoder.look(torch.empty(1, shape.side, shape.side, 3, dtype=dtype))
+        tokens = encoder.encode_images(torch.empty(1, shape.side, shape.side, 3, dtype=dtype))
         words = torch.empty(1, NUM_WORDS, dtype=torch.int64)
-        encoder.read(tokens, words, torch.empty(1, 1, 1, tokens.shape[1] + NUM_WORDS, dtype=dtype))
+        encoder.encode(
+            tokens, words, torch.empty(1, 1, 1, tokens.shape[1] + NUM_WORDS, dtype=dtype)
+        )
     return float(counter.get_total_flops())
 
 

@@ -1,6 +1,7 @@
 """Whether the engine says what transformers says, on the device that is measured."""
 
-from collections.abc import Iterator, Sequence
+import collections.abc
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from tokenizers import Tokenizer
 from transformers import Florence2ForConditionalGeneration
 
 import deployments
-from deployments.florence.engine.engine import Engine, Options
-from deployments.florence.request import Query, Tokens
+from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 from loadtest.bench.driver import Driver
 from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
 
-LENGTHS = (3, 40, 7, 25, 12, 48, 5, 33, 18, 9, 44, 21)  # imposed, so that rows come and go
-SLOTS = 5
-MICRO_BATCH = 3
+LENGTHS = (3, 40, 7, 25, 12, 48, 5, 33, 18, 9, 44, 21)  # imposed, so that sequences come and go
+MAX_BATCH_SIZE = 5
+PREFILL_BATCH_SIZE = 3
 DEMO = Path(deployments.__file__).parent / "demo" / "checkpoint"
 SENTENCE = "Locate the region proposals in the image."
 SIDE, NUM_IMAGE_TOKENS, NUM_BINS = 128, 65, 1000  # the demo's
@@ -48,26 +50,26 @@ def exact(device: torch.device, num_beams: int) -> Share:
     """Answers in fp32 that are equal to `generate` one by one, token by token."""
     torch.backends.cudnn.allow_tf32 = False  # or convolutions keep ten bits
     small = random_subject(SMALL, device, torch.float32)
-    queries = small.queries(LENGTHS)
-    expected = [alone(small, query, num_beams) for query in queries]
-    engine = small.engine(imposed(num_beams, max(LENGTHS), MICRO_BATCH), SLOTS)
-    return same(answers(engine, queries), expected)
+    sequences = small.sequences(LENGTHS)
+    expected = [alone(small, sequence, num_beams) for sequence in sequences]
+    engine = small.engine(imposed(num_beams, max(LENGTHS), MAX_BATCH_SIZE, PREFILL_BATCH_SIZE))
+    return same(answers(engine, sequences), expected)
 
 
-def alone(whose: Subject, query: Query, num_beams: int) -> Tokens:
-    """What transformers says to one query."""
-    bounds = {"max_new_tokens": query.max_new_tokens, "min_new_tokens": query.max_new_tokens}
-    [answer] = whose.generate([query], num_beams, **bounds)
+def alone(whose: Subject, sequence: Sequence, num_beams: int) -> Tokens:
+    """What transformers says to one sequence."""
+    bounds = {"max_new_tokens": sequence.max_new_tokens, "min_new_tokens": sequence.max_new_tokens}
+    [answer] = whose.generate([sequence], num_beams, **bounds)
     return answer
 
 
-def answers(engine: Engine, queries: Sequence[Query]) -> list[Tokens]:
+def answers(engine: Engine, sequences: collections.abc.Sequence[Sequence]) -> list[Tokens]:
     """What the engine says."""
-    driver = Driver(engine, queries, engine.num_slots, patience_s=0.0)
-    return [answer for _, answer in sorted(driver.answers())]
+    driver = Driver(engine, sequences, engine.max_batch_size, max_wait_s=0.0)
+    return [sequence.tokens for sequence in sorted(driver.run())]
 
 
-def same(found: Sequence[Any], expected: Sequence[Any]) -> Share:
+def same(found: collections.abc.Sequence[Any], expected: collections.abc.Sequence[Any]) -> Share:
     """How many are equal, place by place."""
     return Share(sum(a == b for a, b in zip(found, expected, strict=True)), len(expected))
 
@@ -78,15 +80,15 @@ def halves(large: Subject, num_images: int, num_tokens: int) -> tuple[Share, Sha
     Sums in half precision depend on the shape of the batch, and after the first other token
     nothing needs to be equal: the first share says how near, the second must be whole.
     """
-    queries = large.queries([num_tokens] * num_images)
-    options = imposed(1, num_tokens, num_images)
-    recorded = flat(answers(large.engine(options, num_images), queries))
-    launched = flat(answers(large.engine(replace(options, graphs=False), num_images), queries))
-    expected = flat([alone(large, query, 1) for query in queries])
+    sequences = large.sequences([num_tokens] * num_images)
+    config = imposed(1, num_tokens, num_images, num_images)
+    recorded = flat(answers(large.engine(config), sequences))
+    launched = flat(answers(large.engine(replace(config, cuda_graphs=False)), sequences))
+    expected = flat([alone(large, sequence, 1) for sequence in sequences])
     return same(recorded, expected), same(recorded, launched)
 
 
-def flat(rows: Sequence[Tokens]) -> Tokens:
+def flat(rows: collections.abc.Sequence[Tokens]) -> Tokens:
     """All tokens of all answers."""
     return tuple(token for row in rows for token in row)
 
@@ -96,17 +98,24 @@ def boxes(device: torch.device, dtype: torch.dtype) -> float:
     florence: Any = Florence2ForConditionalGeneration.from_pretrained(DEMO, dtype=dtype)
     demo = subject(florence.to(device).eval(), SIDE, NUM_IMAGE_TOKENS)
     vocabulary = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
-    queries = list(questions(vocabulary, florence.config.image_token_id))
-    num_words = len(queries[0].prompt) - NUM_IMAGE_TOKENS
-    engine = demo.engine(Options(num_beams=3, max_new_tokens=40), SLOTS, num_words)
+    sequences = list(questions(vocabulary, florence.config.image_token_id))
+    engine = demo.engine(
+        EngineConfig(
+            max_batch_size=MAX_BATCH_SIZE,
+            prefill_batch_size=4,
+            num_beams=3,
+            max_new_tokens=40,
+            max_words=len(sequences[0].prompt) - NUM_IMAGE_TOKENS,
+        )
+    )
     first = vocabulary.get_vocab()["<loc_0>"]
-    found = [boxes_of(answer, first) for answer in answers(engine, queries)]
-    expected = [demo.generate([query], 3, max_new_tokens=40)[0] for query in queries]
+    found = [boxes_of(answer, first) for answer in answers(engine, sequences)]
+    expected = [demo.generate([sequence], 3, max_new_tokens=40)[0] for sequence in sequences]
     pairs = zip(found, (boxes_of(answer, first) for answer in expected), strict=True)
     return min(overlap for a, b in pairs for overlap in overlaps(a, b))
 
 
-def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Query]:
+def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Sequence]:
     """Squares on a light ground, and where they are."""
     words = vocabulary.encode(SENTENCE, add_special_tokens=False).ids
     prompt = [*[image_token] * NUM_IMAGE_TOKENS, BOS, *words, EOS]
@@ -117,7 +126,7 @@ def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Query]:
             side, top = chance.integers(20, 36), chance.integers(0, SIDE - 36)
             left = 42 * place + chance.integers(0, 6)
             scene[top : top + side, left : left + side] = COLOURS[(number + place) % len(COLOURS)]
-        yield Query(scene, prompt)
+        yield Sequence(scene, prompt)
 
 
 def boxes_of(answer: Tokens, first: int) -> list[Box]:
@@ -126,7 +135,9 @@ def boxes_of(answer: Tokens, first: int) -> list[Box]:
     return [tuple(bins[i : i + 4]) for i in range(0, len(bins) - 3, 4)]
 
 
-def overlaps(found: Sequence[Box], expected: Sequence[Box]) -> list[float]:
+def overlaps(
+    found: collections.abc.Sequence[Box], expected: collections.abc.Sequence[Box]
+) -> list[float]:
     """The IoU of each box with the one in its place."""
     if len(found) != len(expected):
         return [0.0]

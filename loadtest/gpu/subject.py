@@ -1,6 +1,6 @@
 """Models to measure, with random weights made where they compute."""
 
-from collections.abc import Sequence
+import collections.abc
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration, GenerationConfig
 
-from deployments.florence.engine.build import Size, build
-from deployments.florence.engine.engine import Engine, Options
-from deployments.florence.engine.inputs import Inputs
-from deployments.florence.engine.search import Rules
-from deployments.florence.request import Query, Tokens
+from deployments.florence.engine.build import build
+from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.prefill import Inputs
+from deployments.florence.engine.search import GenerationRules
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 
 SEED = 0
 NUM_WORDS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have
@@ -80,29 +81,28 @@ class Subject:
 
     florence: Any
     inputs: Inputs
-    rules: Rules
+    rules: GenerationRules
     image: tuple[int, int]
 
-    def engine(self, options: Options, num_slots: int, num_words: int = NUM_WORDS) -> Engine:
-        """A warm engine of at most so many slots, for prompts of at most so many words."""
-        size = Size(num_slots, num_words)
-        return build(self.florence, self.inputs, self.rules, options, size, self.image)
+    def engine(self, config: EngineConfig) -> Engine:
+        """A warm engine."""
+        return build(self.florence, self.inputs, self.rules, config, self.image)
 
     @torch.inference_mode()
     def is_finite(self) -> bool:
         """Whether the scores of a first token are."""
-        [query], device = self.queries([1]), self.florence.device
-        images = self.inputs.images([query.pixels]).permute(0, 3, 1, 2)
-        prompt, start = (torch.tensor([ids], device=device) for ids in (query.prompt, [EOS]))
+        [sequence], device = self.sequences([1]), self.florence.device
+        images = self.inputs.images([sequence.pixels]).permute(0, 3, 1, 2)
+        prompt, start = (torch.tensor([ids], device=device) for ids in (sequence.prompt, [EOS]))
         scores = self.florence(prompt, images, decoder_input_ids=start).logits
         return bool(scores.isfinite().all())
 
-    def queries(self, lengths: Sequence[int]) -> list[Query]:
+    def sequences(self, lengths: collections.abc.Sequence[int]) -> list[Sequence]:
         """Noise and random words for each length."""
         noise, (width, height) = np.random.default_rng(SEED), self.image
         image = [self.florence.config.image_token_id] * self.inputs.num_image_tokens
         return [
-            Query(
+            Sequence(
                 noise.integers(0, 256, (height, width, 3), np.uint8),
                 [*image, BOS, *noise.integers(3, 1000, NUM_WORDS - 2).tolist(), EOS],
                 max_new_tokens=length,
@@ -111,10 +111,12 @@ class Subject:
         ]
 
     @torch.inference_mode()
-    def generate(self, queries: Sequence[Query], num_beams: int, **options: Any) -> list[Tokens]:
+    def generate(
+        self, sequences: collections.abc.Sequence[Sequence], num_beams: int, **options: Any
+    ) -> list[Tokens]:
         """What transformers says in one pass, padding included."""
-        prompts = torch.tensor([list(query.prompt) for query in queries])
-        images = self.inputs.images([query.pixels for query in queries])
+        prompts = torch.tensor([list(sequence.prompt) for sequence in sequences])
+        images = self.inputs.images([sequence.pixels for sequence in sequences])
         answers: torch.Tensor = self.florence.generate(
             input_ids=prompts.to(images.device),
             attention_mask=torch.ones_like(prompts).to(images.device),
@@ -149,10 +151,19 @@ def subject(florence: Any, side: int, num_image_tokens: int) -> Subject:
     device, dtype = florence.device, florence.dtype
     mean, std = (torch.tensor(values, device=device) for values in (MEAN, STD))
     inputs = Inputs(mean, std, num_image_tokens, PAD, None, dtype)
-    rules = Rules(EOS, PAD, EOS, BOS, EOS, NGRAM, early_stopping=True, length_penalty=1.0)
+    rules = GenerationRules(EOS, PAD, EOS, BOS, EOS, NGRAM, early_stopping=True, length_penalty=1.0)
     return Subject(florence, inputs, rules, (side, side))
 
 
-def imposed(num_beams: int, longest: int, micro_batch: int) -> Options:
-    """Options under which every answer has just the length that its query asks for."""
-    return Options(num_beams, longest, min_new_tokens=longest, micro_batch=micro_batch)
+def imposed(
+    num_beams: int, longest: int, max_batch_size: int, prefill_batch_size: int
+) -> EngineConfig:
+    """An engine in which every answer has just the length that its sequence asks for."""
+    return EngineConfig(
+        max_batch_size=max_batch_size,
+        prefill_batch_size=prefill_batch_size,
+        num_beams=num_beams,
+        max_new_tokens=longest,
+        max_words=NUM_WORDS,
+        min_new_tokens=longest,
+    )

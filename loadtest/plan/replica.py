@@ -1,6 +1,6 @@
 """A replica of the model in virtual time: its slots, and who waits for one.
 
-Who begins when is decided by the engine's own `Schedule`. As in the engine on a CPU, the decoder
+Who begins when is decided by the engine's own `Scheduler`. As in the engine on a CPU, the decoder
 stands still while the encoder reads. Steps in which nothing changes are taken together.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from deployments.florence.scheduler import Schedule
+from deployments.florence.scheduler import Scheduler
 from loadtest.plan.clock import Clock, Timer
 from loadtest.plan.request import Request
 from loadtest.plan.speed import Speed
@@ -35,7 +35,7 @@ class Ticket:
     request: Request = field(compare=False)
     arrived: float = field(compare=False)
     left: int = field(compare=False)
-    cost: float = field(compare=False, default=1.0)
+    num_tokens: float = field(compare=False, default=1.0)
     ends: int = field(compare=False, default=0)
     resumed_at: int = field(compare=False, default=0)
     is_read: bool = field(compare=False, default=False)
@@ -74,13 +74,12 @@ class Replica:
         self._speed = speed
         self._slots = slots
         self._answered = answered
-        micro_batch = min(slots.prefill_batch_size, slots.max_batch_size)
-        self._schedule: Schedule[Ticket] = Schedule(
-            num_slots=slots.max_batch_size,
-            micro_batch=micro_batch,
-            patience_s=slots.max_wait_s,
-            max_waiting=10**9,
-            max_cost=math.inf,
+        self._scheduler: Scheduler[Ticket] = Scheduler(
+            max_batch_size=slots.max_batch_size,
+            prefill_batch_size=min(slots.prefill_batch_size, slots.max_batch_size),
+            max_wait_s=slots.max_wait_s,
+            max_queue=10**9,
+            max_queue_tokens=math.inf,
         )
         self._numbers = count()
         self._rows: list[Ticket] = []
@@ -94,17 +93,17 @@ class Replica:
     @property
     def num_ongoing(self) -> int:
         """Requests that wait or run."""
-        return len(self._schedule) + len(self._rows)
+        return len(self._scheduler) + len(self._rows)
 
     @property
     def num_waiting(self) -> int:
         """Requests without a slot."""
-        return len(self._schedule)
+        return len(self._scheduler)
 
     def add(self, request: Request) -> None:
         """Take a request."""
         ticket = Ticket(next(self._numbers), request, self._clock.now, request.tokens)
-        self._schedule.add(ticket)
+        self._scheduler.add(ticket)
         if self._span is None:
             self._sleep()
         else:
@@ -112,7 +111,7 @@ class Replica:
 
     def _sleep(self) -> None:
         """With no row, wait for others to begin with those who are there."""
-        pause_s = self._schedule.pause_s(self._clock.now)
+        pause_s = self._scheduler.sleep_s(self._clock.now)
         if self._timer is not None:
             self._timer.cancel()
         if pause_s is not None:
@@ -145,7 +144,7 @@ class Replica:
 
     def _make_room(self) -> None:
         """Who has had its turn goes behind those who wait, the one longest at it first."""
-        if self._schedule.next_in_line(len(self._rows)) is None:
+        if self._scheduler.blocked(len(self._rows)) is None:
             return
         over = [row for row in self._rows if self._turn_ends(row) <= self._num_steps]
         if over:
@@ -153,13 +152,13 @@ class Replica:
             self._rows.remove(row)
             row.left = row.ends - self._num_steps
             row.number = next(self._numbers)
-            self._schedule.add(row)
+            self._scheduler.add(row)
 
     def _begin(self) -> float:
         """Let those begin whose time has come; the seconds that the encoder takes for them."""
         now = self._clock.now
-        taken = self._schedule.take(len(self._rows), now)
-        is_possible = len(self._schedule) > 0 and len(self._rows) < self._slots.max_batch_size
+        taken = self._scheduler.schedule(len(self._rows), now)
+        is_possible = len(self._scheduler) > 0 and len(self._rows) < self._slots.max_batch_size
         if taken or not is_possible:
             self._possible_since = None
         elif self._possible_since is None:
@@ -188,7 +187,7 @@ class Replica:
     def _steps_ahead(self, prefill_s: float, step_s: float) -> int:
         """Steps until something changes, unless somebody comes."""
         steps = min(row.ends for row in self._rows) - self._num_steps
-        if not len(self._schedule):
+        if not len(self._scheduler):
             return steps
         if len(self._rows) == self._slots.max_batch_size:
             turn = min(self._turn_ends(row) for row in self._rows) - self._num_steps

@@ -1,101 +1,121 @@
 """A backend for tests that computes nothing but obeys, and watches how it is used."""
 
 import asyncio
+import collections.abc
 import threading
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
-from deployments.florence.backend import Job
+import numpy as np
+
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 
 SOON_S = 30.0  # the longest that a test waits for what must happen
 
-Said = tuple[int, int]  # an item's number, and the steps that it has had
+Sequences = collections.abc.Sequence[Sequence]
 
 
-@dataclass(frozen=True)
-class Item:
-    """What takes some steps, or makes the model fail when it begins or at its step `fails_at`."""
+class Item(Sequence):
+    """A sequence that takes some steps, or makes the model fail when it begins or at a step.
 
-    number: int
-    num_steps: int = 1
-    fails_at: int | None = None
-    error: type[BaseException] = ValueError
+    Its tokens are its number in the test, and the steps that it took.
+    """
+
+    def __init__(
+        self,
+        id_: int,
+        steps: int = 1,
+        fails_at: int | None = None,
+        error: type[BaseException] = ValueError,
+        **fields: float,
+    ) -> None:
+        super().__init__(np.zeros((1, 1, 3), np.uint8), (), **fields)  # type: ignore[arg-type]
+        self.id = id_
+        self.steps = steps
+        self.fails_at = fails_at
+        self.error = error
 
 
-def poison(number: int, fails_at: int = 1, **more: Any) -> Item:
+def poison(
+    id_: int, fails_at: int = 1, steps: int = 1, error: type[BaseException] = ValueError
+) -> Item:
     """An item that makes its first step fail, or its beginning: step 0."""
-    return Item(number, fails_at=fails_at, **more)
+    return Item(id_, steps, fails_at, error)
 
 
 class Countdown:
-    """A backend that counts each job's steps; a step waits until its gate lets it through."""
+    """A backend that counts each item's steps; a step waits until its gate lets it through."""
 
-    can_suspend = True
+    can_preempt = True
 
-    def __init__(self, num_slots: int = 4, micro_batch: int = 4, fits: int = 100) -> None:
-        self.num_slots = num_slots
-        self.micro_batch = micro_batch
-        self.fits = fits  # most jobs that there is memory to begin together
+    def __init__(
+        self, max_batch_size: int = 4, prefill_batch_size: int = 4, fits: int = 100
+    ) -> None:
+        self.max_batch_size = max_batch_size
+        self.prefill_batch_size = prefill_batch_size
+        self.fits = fits  # most items that there is memory to begin together
         self.steps: list[tuple[int, ...]] = []
         self.begun: list[tuple[int, ...]] = []
-        self.told: list[int] = []
+        self.reported: list[int] = []
         self.faults: list[str] = []
         self.gate = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
-        self._taken: dict[Job[Item], int] = {}
-        self._parked: dict[Job[Item], int] = {}
+        self._taken: dict[Sequence, int] = {}
+        self._preempted: dict[Sequence, int] = {}
         self._threads: set[int] = set()
         self._must_reset = False
 
-    def admit(self, jobs: Sequence[Job[Item]]) -> None:
+    def add(self, sequences: Sequences) -> None:
         """See Backend."""
-        self._expect(0 < len(jobs) <= self.micro_batch, "more than a micro-batch")
-        self._expect(len(self._taken) + len(jobs) <= self.num_slots, "more than there are slots")
-        self._expect(not self._taken.keys() & set(jobs), "the same job twice")
-        self.begun.append(numbers(jobs))
-        if len(jobs) > self.fits:
+        self._expect(0 < len(sequences) <= self.prefill_batch_size, "more than may begin")
+        self._expect(len(self._taken) + len(sequences) <= self.max_batch_size, "no place")
+        self._expect(not self._taken.keys() & set(sequences), "the same sequence twice")
+        self.begun.append(ids(sequences))
+        if len(sequences) > self.fits:
             raise MemoryError
-        self._fail(jobs, at=0)
-        self._taken |= {job: self._parked.pop(job, 0) for job in jobs}
+        self._fail(sequences, at=0)
+        self._taken |= {each: self._preempted.pop(each, 0) for each in sequences}
 
-    def step(self) -> list[tuple[Job[Item], Said]]:
+    def step(self) -> Sequences:
         """See Backend."""
-        self._expect(bool(self._taken), "a step of nobody")
-        self.steps.append(numbers(self._taken))
+        self._expect(bool(self._taken), "a step without sequences")
+        self.steps.append(ids(self._taken))
         self.entered.release()
         assert self.gate.acquire(timeout=SOON_S)
         self._must_reset = True
-        for job, taken in self._taken.items():
-            self._fail([job], at=taken + 1)
+        for each, taken in self._taken.items():
+            self._fail([each], at=taken + 1)
         self._must_reset = False
-        self._taken = {job: taken + 1 for job, taken in self._taken.items()}
-        ended = [job for job, taken in self._taken.items() if taken == job.item.num_steps]
-        return [(job, (job.item.number, self._taken.pop(job))) for job in ended]
+        self._taken = {each: taken + 1 for each, taken in self._taken.items()}
+        ended = [each for each, taken in self._taken.items() if taken == item(each).steps]
+        for each in ended:
+            each.tokens = (item(each).id, self._taken.pop(each))
+        return ended
 
-    def suspend(self, job: Job[Item]) -> bool:
+    def preempt(self, sequence: Sequence) -> bool:
         """See Backend."""
-        self._expect(len(self._taken) == self.num_slots, "a slot is free")
-        if self.can_suspend:
-            self._parked[job] = self._taken.pop(job)
-        return self.can_suspend
+        self._expect(len(self._taken) == self.max_batch_size, "a place is free")
+        if self.can_preempt:
+            self._preempted[sequence] = self._taken.pop(sequence)
+        return self.can_preempt
 
-    def drop(self, job: Job[Item]) -> None:
+    def drop(self, sequence: Sequence) -> None:
         """See Backend."""
-        self._expect((job in self._taken) != (job in self._parked), "a job that is not here")
-        self._taken.pop(job, None)
-        self._parked.pop(job, None)
+        is_here = (sequence in self._taken) != (sequence in self._preempted)
+        self._expect(is_here, "a sequence that is not here")
+        self._taken.pop(sequence, None)
+        self._preempted.pop(sequence, None)
 
     def reset(self) -> None:
         """See Backend."""
         self._must_reset = False
         self._taken = {}
-        self._parked = {}
+        self._preempted = {}
 
-    def progress(self, job: Job[Item]) -> Said:
+    def progress(self, sequence: Sequence) -> Tokens:
         """See Backend."""
-        self.told.append(job.item.number)
-        return job.item.number, self._taken[job]
+        self.reported.append(item(sequence).id)
+        return item(sequence).id, self._taken[sequence]
 
     async def is_busy(self) -> None:
         """Wait for the next step to begin."""
@@ -103,16 +123,16 @@ class Countdown:
 
     def is_empty(self) -> bool:
         """Whether it has nothing to remember."""
-        return not self._taken and not self._parked
+        return not self._taken and not self._preempted
 
     def open(self, steps: int = 10_000) -> None:
         """Let `steps` steps through."""
         self.gate.release(steps)
 
-    def _fail(self, jobs: Sequence[Job[Item]], at: int) -> None:
-        for job in jobs:
-            if job.item.fails_at == at:
-                raise job.item.error(f"item {job.item.number}")
+    def _fail(self, sequences: Sequences, at: int) -> None:
+        for each in map(item, sequences):
+            if each.fails_at == at:
+                raise each.error(f"item {each.id}")
 
     def _expect(self, is_so: bool, fault: str) -> None:
         """Note what the batcher does wrong: an error here would look like one of the model."""
@@ -121,6 +141,12 @@ class Countdown:
             self.faults.append(fault)
 
 
-def numbers(jobs: Iterable[Job[Item]]) -> tuple[int, ...]:
-    """The numbers of the jobs' items."""
-    return tuple(job.item.number for job in jobs)
+def item(sequence: Sequence) -> Item:
+    """The sequence, which is one of these."""
+    assert isinstance(sequence, Item)
+    return sequence
+
+
+def ids(sequences: Iterable[Sequence]) -> tuple[int, ...]:
+    """The items' numbers in the test."""
+    return tuple(item(each).id for each in sequences)

@@ -1,12 +1,13 @@
 """The batcher: every admitted request is answered exactly once, whatever happens around it."""
 
 import asyncio
+import collections.abc
 import gc
 import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -21,24 +22,20 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.backend import Job
 from deployments.florence.batcher import (
-    Batched,
+    REASONS,
     Batcher,
-    Entry,
-    Interest,
-    in_time,
+    Counters,
+    call_on,
     refuse,
-    settle,
-    tell,
+    without_expired,
 )
-from deployments.florence.request import Request
-from deployments.florence.schemas import ImageInput
-from tests.florence.countdown import SOON_S, Countdown, Item, Said, numbers, poison
+from deployments.florence.request import Tokens
+from tests.florence.countdown import SOON_S, Countdown, Item, Sequences, ids, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
-Make = Callable[..., Batcher[Item, Said]]
+Make = Callable[..., Batcher]
 
 
 @pytest.fixture
@@ -52,9 +49,9 @@ def engine() -> Iterator[Countdown]:
 @pytest.fixture
 def make(engine: Countdown) -> Iterator[Make]:
     """Makes batchers over the engine, and closes them."""
-    made: list[Batcher[Item, Said]] = []
+    made: list[Batcher] = []
 
-    def batcher(**limits: Any) -> Batcher[Item, Said]:
+    def batcher(**limits: Any) -> Batcher:
         made.append(Batcher(engine, **{"max_wait_s": 0.0, "max_queue": 100} | limits))
         return made[-1]
 
@@ -75,20 +72,20 @@ def set_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return forward
 
 
-def a_run(**fields: Any) -> Request:
-    """A run with a minute to go."""
-    image = ImageInput(image_url="u")
-    return Request("r", "t", image, **{"deadline": time.time() + 60} | fields)
-
-
-Task = asyncio.Task[Batched[Said]]
-
-
-async def begin(batcher: Batcher[Item, Said], item: int | Item, **fields: Any) -> Task:
-    """A request that has been admitted, or refused, when this returns."""
+def in_time(item: int | Item, **fields: Any) -> Item:
+    """An item with a minute to go, unless `fields` say otherwise."""
     whole = Item(item) if isinstance(item, int) else item
-    cost = fields.pop("cost", 1.0)
-    task = asyncio.create_task(batcher.submit(whole, a_run(**fields), cost))
+    for name, value in {"deadline": time.time() + 60, **fields}.items():
+        setattr(whole, name, value)
+    return whole
+
+
+Task = asyncio.Task[Tokens]
+
+
+async def begin(batcher: Batcher, item: int | Item, **fields: Any) -> Task:
+    """A request that has been added to the queue, or refused, when this returns."""
+    task = asyncio.create_task(batcher.submit(in_time(item, **fields)))
     await asyncio.sleep(0)
     return task
 
@@ -100,11 +97,11 @@ async def leave(task: Task) -> None:
         await task
 
 
-async def kinds(tasks: Sequence[Awaitable[Batched[Said]]]) -> list[Any]:
+async def kinds(tasks: collections.abc.Sequence[Awaitable[Tokens]]) -> list[Any]:
     """What became of each request: the number of its item, or the class of its error."""
     async with asyncio.timeout(SOON_S):
         found = await asyncio.gather(*tasks, return_exceptions=True)
-    return [type(f) if isinstance(f, BaseException) else f.result[0] for f in found]
+    return [type(f) if isinstance(f, BaseException) else f[0] for f in found]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -119,11 +116,11 @@ def test_one_request_is_answered_and_measured(engine: Countdown, make: Make) -> 
     """An answer says how long it waited and ran, and that it had the model for itself."""
     batcher = make()
     engine.open()
-    answer = asyncio.run(batcher.submit(Item(7, num_steps=3), a_run()))
-    assert answer.result == (7, 3)
-    assert answer.share == 1
-    assert 0 <= answer.waited_s < SOON_S
-    assert 0 <= answer.ran_s < SOON_S
+    item = in_time(Item(7, steps=3))
+    assert asyncio.run(batcher.submit(item)) == (7, 3)
+    assert item.share == 1
+    assert 0 <= item.waited_s < SOON_S
+    assert 0 <= item.ran_s < SOON_S
     assert engine.steps == [(7,)] * 3
 
 
@@ -131,14 +128,16 @@ def test_an_answer_has_its_share_of_the_steps(engine: Countdown, make: Make) -> 
     """One of n in a step has an nth of it; the mean over its steps is what it had of the model."""
     batcher = make()
 
-    async def scenario() -> tuple[Batched[Said], Batched[Said]]:
-        long = await begin(batcher, Item(1, num_steps=2))
-        await engine.is_busy()
-        short = await begin(batcher, 2)
-        engine.open()
-        return await long, await short
+    long, short = Item(1, steps=2), Item(2)
 
-    long, short = asyncio.run(scenario())
+    async def scenario() -> None:
+        tasks = [await begin(batcher, long)]
+        await engine.is_busy()
+        tasks.append(await begin(batcher, short))
+        engine.open()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
     assert engine.steps == [(1,), (1, 2)]
     assert (long.share, short.share) == ((1 + 1 / 2) / 2, 1 / 2)
 
@@ -147,17 +146,19 @@ def test_the_wait_ends_when_the_model_begins(engine: Countdown, make: Make) -> N
     """Waiting and running do not overlap and leave no gap."""
     batcher = make()
 
-    async def scenario() -> tuple[Batched[Said], Batched[Said], float]:
-        first = await begin(batcher, Item(1, num_steps=1))
+    first, second = Item(1), Item(2)
+
+    async def scenario() -> float:
+        tasks = [await begin(batcher, first)]
         await engine.is_busy()
         began = time.perf_counter()
-        second = await begin(batcher, 2)
+        tasks.append(await begin(batcher, second))
         await asyncio.to_thread(until, lambda: time.perf_counter() - began > 0.02)
         engine.open()
-        answers = await first, await second
-        return *answers, time.perf_counter() - began
+        await asyncio.gather(*tasks)
+        return time.perf_counter() - began
 
-    first, second, took_s = asyncio.run(scenario())
+    took_s = asyncio.run(scenario())
     assert first.ran_s >= 0.02
     assert 0.02 <= second.waited_s <= second.waited_s + second.ran_s <= took_s
 
@@ -182,9 +183,9 @@ def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make)
     batcher = make()
 
     async def scenario() -> list[Any]:
-        long = await begin(batcher, Item(0, num_steps=100))
+        long = await begin(batcher, Item(0, steps=100))
         await engine.is_busy()
-        short = await begin(batcher, Item(1, num_steps=2))
+        short = await begin(batcher, Item(1, steps=2))
         engine.open(1 + 2)
         answered = await kinds([short])
         assert len(engine.steps) <= 1 + 2 + 1  # the last one stands before the gate
@@ -198,14 +199,14 @@ def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make)
 
 def test_a_slot_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make) -> None:
     """The next begins at the step after the one that freed its slot, whoever else goes on."""
-    engine.num_slots = engine.micro_batch = 2
+    engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make()
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(0, num_steps=2))]
+        tasks = [await begin(batcher, Item(0, steps=2))]
         await engine.is_busy()
         steps = (1, 3, 1, 1)
-        tasks += [await begin(batcher, Item(1 + n, num_steps=s)) for n, s in enumerate(steps)]
+        tasks += [await begin(batcher, Item(1 + n, steps=s)) for n, s in enumerate(steps)]
         engine.open()
         return await kinds(tasks)
 
@@ -215,7 +216,7 @@ def test_a_slot_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make
 
 def test_an_idle_engine_gives_others_a_moment_to_join(engine: Countdown, make: Make) -> None:
     """Requests within max_wait of the first begin with it; a full micro-batch goes before."""
-    engine.micro_batch = 3
+    engine.prefill_batch_size = 3
     batcher = make(max_wait_s=60.0)
     engine.open()
 
@@ -230,15 +231,16 @@ def test_an_idle_engine_does_not_wait_for_ever(engine: Countdown, make: Make) ->
     """A lone request runs after max_wait."""
     batcher = make(max_wait_s=0.02)
     engine.open()
-    answer = asyncio.run(batcher.submit(Item(1), a_run()))
-    assert 0.015 < answer.waited_s < SOON_S / 2
+    item = in_time(1)
+    asyncio.run(batcher.submit(item))
+    assert 0.015 < item.waited_s < SOON_S / 2
 
 
 def test_what_waited_while_the_engine_was_busy_goes_when_it_is_free(
     engine: Countdown, make: Make
 ) -> None:
     """A full micro-batch that came meanwhile does not wait for more, nor for a wake-up."""
-    engine.micro_batch = engine.num_slots = 2
+    engine.prefill_batch_size = engine.max_batch_size = 2
     batcher = make(max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
@@ -254,11 +256,11 @@ def test_what_waited_while_the_engine_was_busy_goes_when_it_is_free(
 
 def test_the_smallest_priority_goes_first(engine: Countdown, make: Make) -> None:
     """Among those that wait, priority decides, and then arrival."""
-    engine.num_slots = engine.micro_batch = 1
+    engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make()
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(0, num_steps=1))]
+        tasks = [await begin(batcher, Item(0, steps=1))]
         await engine.is_busy()
         order = ((1, 5), (2, 1), (3, 0), (4, 1), (5, 0))
         tasks += [await begin(batcher, item, priority=priority) for item, priority in order]
@@ -290,7 +292,7 @@ def test_whoever_waits_too_long_hears_of_it_at_once(
         await engine.is_busy()
         began = time.perf_counter()
         times = {name: time.time() + seconds for name, seconds in limits.items()}
-        refused = await kinds([batcher.submit(Item(1), a_run(**times))])
+        refused = await kinds([batcher.submit(in_time(1, **times))])
         waited = time.perf_counter() - began
         engine.open()
         await first
@@ -309,7 +311,7 @@ def test_a_run_that_has_begun_is_not_interrupted(
     batcher = make()
 
     async def scenario() -> list[Any]:
-        task = await begin(batcher, Item(1, num_steps=3), start_by=time.time() + 10)
+        task = await begin(batcher, Item(1, steps=3), start_by=time.time() + 10)
         await engine.is_busy()
         set_forward(20)
         engine.open()
@@ -335,7 +337,7 @@ def test_a_run_that_has_begun_may_begin_again(
         await engine.is_busy()
         assert engine.steps[1:] == [(1, 2), (1,)]
         set_forward(20)
-        [suspect] = batcher._schedule._suspects
+        [suspect] = batcher._scheduler._suspects
         batcher._expire(suspect)  # as its timer does
         engine.open()
         return await kinds(tasks)
@@ -352,8 +354,8 @@ def test_a_deadline_on_the_way_ends_the_work(
     async def scenario() -> list[Any]:
         tasks = [await begin(batcher, Item(0), deadline=time.time() + 1000)]
         await engine.is_busy()
-        tasks.append(await begin(batcher, Item(1, num_steps=100)))
-        tasks.append(await begin(batcher, Item(2, num_steps=4), deadline=time.time() + 1000))
+        tasks.append(await begin(batcher, Item(1, steps=100)))
+        tasks.append(await begin(batcher, Item(2, steps=4), deadline=time.time() + 1000))
         engine.open(1)
         await engine.is_busy()
         set_forward(100)
@@ -389,7 +391,7 @@ def test_a_full_queue_refuses_and_says_when_to_return(engine: Countdown, make: M
         await engine.is_busy()
         tasks += [await begin(batcher, item) for item in (1, 2)]
         with pytest.raises(Overloaded) as refused:
-            await batcher.submit(Item(3), a_run())
+            await batcher.submit(in_time(3))
         engine.open()
         return refused.value, await kinds(tasks)
 
@@ -399,43 +401,48 @@ def test_a_full_queue_refuses_and_says_when_to_return(engine: Countdown, make: M
 
 
 def test_an_expensive_queue_refuses_and_says_when_to_return(engine: Countdown, make: Make) -> None:
-    """Beyond max_cost too; the time is what those who wait will cost at the pace so far."""
-    batcher = make(max_cost=10.0)
+    """Beyond max_queue_tokens too; the time is that of those that wait, at the speed so far."""
+    batcher = make(max_queue_tokens=10.0)
 
-    async def scenario() -> tuple[Batched[Said], Overloaded, list[Any]]:
-        first = await begin(batcher, Item(0, num_steps=2), cost=4.0)
+    measured = Item(0, steps=2)
+
+    async def scenario() -> tuple[Overloaded, list[Any]]:
+        first = await begin(batcher, measured, num_tokens=4.0)
         await engine.is_busy()
-        left = await begin(batcher, Item(9, num_steps=100))
+        left = await begin(batcher, Item(9, steps=100))
         engine.open(1)
         await engine.is_busy()
         await leave(left)
         engine.open(1)
-        measured = await first
-        assert measured.share == 3 / 4
+        await first
         tasks = [await begin(batcher, 1)]
         await engine.is_busy()
-        tasks += [await begin(batcher, item, cost=cost) for item, cost in ((2, 7.0), (3, 2.0))]
+        waiting = ((2, 7.0), (3, 2.0))
+        tasks += [await begin(batcher, item, num_tokens=tokens) for item, tokens in waiting]
         with pytest.raises(Overloaded) as refused:
-            await batcher.submit(Item(4), a_run(), cost=1.5)
-        tasks.append(await begin(batcher, 5, cost=1.0))
+            await batcher.submit(in_time(4, num_tokens=1.5))
+        tasks.append(await begin(batcher, 5, num_tokens=1.0))
         engine.open()
-        return measured, refused.value, await kinds(tasks)
+        return refused.value, await kinds(tasks)
 
-    measured, refused, answers = asyncio.run(scenario())
+    refused, answers = asyncio.run(scenario())
     assert answers == [1, 2, 3, 5]
-    pace = measured.ran_s * measured.share / 4  # seconds of the model's time for a cost of 1
-    assert refused.retry_after_s == pytest.approx((7 + 2) * pace)
+    assert measured.share == 3 / 4
+    seconds_per_token = measured.ran_s * measured.share / 4
+    assert refused.retry_after_s == pytest.approx((7 + 2) * seconds_per_token)
     assert refused.headers()["Retry-After"] == "1"
 
 
 def test_the_largest_request_is_served_when_nobody_waits(engine: Countdown, make: Make) -> None:
     """One that costs more than may wait is refused only beside others."""
-    batcher = make(max_cost=10.0)
+    batcher = make(max_queue_tokens=10.0)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, 0, cost=99.0)]
+        tasks = [await begin(batcher, 0, num_tokens=99.0)]
         await engine.is_busy()
-        tasks += [await begin(batcher, item, cost=cost) for item, cost in ((1, 99.0), (2, 0.1))]
+        tasks += [
+            await begin(batcher, item, num_tokens=tokens) for item, tokens in ((1, 99.0), (2, 0.1))
+        ]
         engine.open()
         return await kinds(tasks)
 
@@ -460,7 +467,7 @@ def test_who_leaves_is_never_run_and_frees_a_place(engine: Countdown, make: Make
 
 def test_the_engine_outlives_everyone_leaving(engine: Countdown, make: Make) -> None:
     """When all callers leave while an idle engine waits for more, it waits for the next ones."""
-    engine.micro_batch = 2
+    engine.prefill_batch_size = 2
     batcher = make(max_wait_s=60.0)
     engine.open()
 
@@ -475,13 +482,13 @@ def test_the_engine_outlives_everyone_leaving(engine: Countdown, make: Make) -> 
 
 def test_who_leaves_on_the_way_is_dropped_at_the_next_step(engine: Countdown, make: Make) -> None:
     """Its slot goes to the next, and those beside it lose nothing."""
-    engine.num_slots = 2
+    engine.max_batch_size = 2
     batcher = make()
 
     async def scenario() -> list[Any]:
-        left = await begin(batcher, Item(0, num_steps=100))
+        left = await begin(batcher, Item(0, steps=100))
         await engine.is_busy()
-        tasks = [await begin(batcher, Item(1, num_steps=3)), await begin(batcher, 2)]
+        tasks = [await begin(batcher, Item(1, steps=3)), await begin(batcher, 2)]
         engine.open(1)
         await engine.is_busy()
         await leave(left)
@@ -497,11 +504,11 @@ def test_a_batch_that_nobody_wants_any_more_ends(engine: Countdown, make: Make) 
     batcher = make()
 
     async def scenario() -> list[Any]:
-        left = await begin(batcher, Item(1, num_steps=100))
+        left = await begin(batcher, Item(1, steps=100))
         await engine.is_busy()
         await leave(left)
         engine.open()
-        return await kinds([batcher.submit(Item(2), a_run())])
+        return await kinds([batcher.submit(in_time(2))])
 
     assert asyncio.run(scenario()) == [2]
     assert engine.steps == [(1,), (2,)]
@@ -535,10 +542,10 @@ def test_a_failing_step_costs_nobody_an_answer(engine: Countdown, make: Make) ->
     batcher = make()
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(0, num_steps=3))]
+        tasks = [await begin(batcher, Item(0, steps=3))]
         await engine.is_busy()
-        guilty = poison(2, fails_at=2, num_steps=2)
-        tasks += [await begin(batcher, Item(1, num_steps=2)), await begin(batcher, guilty)]
+        guilty = poison(2, fails_at=2, steps=2)
+        tasks += [await begin(batcher, Item(1, steps=2)), await begin(batcher, guilty)]
         engine.open(2)
         await engine.is_busy()
         await engine.is_busy()
@@ -581,7 +588,7 @@ def test_too_many_for_the_memory_begin_in_smaller_batches(engine: Countdown, mak
     async def scenario() -> list[Any]:
         tasks = [await begin(batcher, 0)]
         await engine.is_busy()
-        tasks += [await begin(batcher, Item(item, num_steps=2)) for item in range(1, 7)]
+        tasks += [await begin(batcher, Item(item, steps=2)) for item in range(1, 7)]
         engine.open()
         return await kinds(tasks)
 
@@ -605,13 +612,13 @@ def test_one_that_does_not_fit_by_itself_is_refused(engine: Countdown, make: Mak
 
 def test_a_long_one_takes_turns_with_those_who_wait(engine: Countdown, make: Make) -> None:
     """After so many steps it gives up its slot, and goes on where it was when it is its turn."""
-    engine.num_slots = engine.micro_batch = 1
-    batcher = make(turn_steps=3)
+    engine.max_batch_size = engine.prefill_batch_size = 1
+    batcher = make(turn_tokens=3)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(1, num_steps=8))]
+        tasks = [await begin(batcher, Item(1, steps=8))]
         await engine.is_busy()
-        tasks += [await begin(batcher, Item(2, num_steps=4)), await begin(batcher, 3)]
+        tasks += [await begin(batcher, Item(2, steps=4)), await begin(batcher, 3)]
         engine.open()
         return await kinds(tasks)
 
@@ -622,12 +629,12 @@ def test_a_long_one_takes_turns_with_those_who_wait(engine: Countdown, make: Mak
 
 def test_nobody_gives_up_a_slot_that_nobody_needs(engine: Countdown, make: Make) -> None:
     """With a free slot, or with nobody waiting, a sequence goes on to its end."""
-    batcher = make(turn_steps=1)
+    batcher = make(turn_tokens=1)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(1, num_steps=9))]
+        tasks = [await begin(batcher, Item(1, steps=9))]
         await engine.is_busy()
-        tasks += [await begin(batcher, Item(item, num_steps=3)) for item in (2, 3, 4)]
+        tasks += [await begin(batcher, Item(item, steps=3)) for item in (2, 3, 4)]
         engine.open()
         return await kinds(tasks)
 
@@ -637,16 +644,16 @@ def test_nobody_gives_up_a_slot_that_nobody_needs(engine: Countdown, make: Make)
 
 def test_the_more_urgent_keeps_its_slot(engine: Countdown, make: Make) -> None:
     """Who waits gets the slot of one that is no more urgent, the one that has had most steps."""
-    engine.num_slots = 3
-    batcher = make(turn_steps=1)
+    engine.max_batch_size = 3
+    batcher = make(turn_tokens=1)
 
     async def scenario() -> list[Any]:
-        urgent = await begin(batcher, Item(1, num_steps=6), priority=0)
+        urgent = await begin(batcher, Item(1, steps=6), priority=0)
         await engine.is_busy()
-        tasks = [urgent, await begin(batcher, Item(2, num_steps=6), priority=1)]
+        tasks = [urgent, await begin(batcher, Item(2, steps=6), priority=1)]
         engine.open(1)
         await engine.is_busy()
-        tasks.append(await begin(batcher, Item(3, num_steps=6), priority=1))
+        tasks.append(await begin(batcher, Item(3, steps=6), priority=1))
         engine.open(1)
         await engine.is_busy()
         tasks.append(await begin(batcher, Item(4), priority=1))
@@ -657,14 +664,14 @@ def test_the_more_urgent_keeps_its_slot(engine: Countdown, make: Make) -> None:
     assert engine.steps[:4] == [(1,), (1, 2), (1, 2, 3), (1, 3, 4)]
 
 
-def test_a_backend_that_cannot_suspend_goes_on(engine: Countdown, make: Make) -> None:
+def test_a_backend_that_cannot_preempt_goes_on(engine: Countdown, make: Make) -> None:
     """Who waits then waits for the end of another."""
-    engine.num_slots = engine.micro_batch = 1
-    engine.can_suspend = False
-    batcher = make(turn_steps=1)
+    engine.max_batch_size = engine.prefill_batch_size = 1
+    engine.can_preempt = False
+    batcher = make(turn_tokens=1)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(1, num_steps=3))]
+        tasks = [await begin(batcher, Item(1, steps=3))]
         await engine.is_busy()
         tasks.append(await begin(batcher, 2))
         engine.open()
@@ -674,13 +681,13 @@ def test_a_backend_that_cannot_suspend_goes_on(engine: Countdown, make: Make) ->
     assert engine.steps == [(1,), (1,), (1,), (2,)]
 
 
-def test_one_that_leaves_while_suspended_is_forgotten(engine: Countdown, make: Make) -> None:
+def test_one_that_leaves_while_preempted_is_forgotten(engine: Countdown, make: Make) -> None:
     """The backend keeps nothing of it, and it never goes on."""
-    engine.num_slots = engine.micro_batch = 1
-    batcher = make(turn_steps=1)
+    engine.max_batch_size = engine.prefill_batch_size = 1
+    batcher = make(turn_tokens=1)
 
     async def scenario() -> list[Any]:
-        left = await begin(batcher, Item(1, num_steps=3))
+        left = await begin(batcher, Item(1, steps=3))
         await engine.is_busy()
         other = await begin(batcher, Item(2))
         engine.open(1)
@@ -694,13 +701,13 @@ def test_one_that_leaves_while_suspended_is_forgotten(engine: Countdown, make: M
     assert engine.steps == [(1,), (2,)]
 
 
-def test_an_idle_engine_forgets_who_leaves_while_suspended(engine: Countdown, make: Make) -> None:
+def test_an_idle_engine_forgets_who_leaves_while_preempted(engine: Countdown, make: Make) -> None:
     """It sleeps in hope of others to go on with, and is woken for this."""
-    engine.num_slots = engine.micro_batch = 2
-    batcher = make(turn_steps=1, max_wait_s=60.0)
+    engine.max_batch_size = engine.prefill_batch_size = 2
+    batcher = make(turn_tokens=1, max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(item, num_steps=3)) for item in (1, 2)]
+        tasks = [await begin(batcher, Item(item, steps=3)) for item in (1, 2)]
         await engine.is_busy()
         third = await begin(batcher, 3)
         engine.open(1)
@@ -719,13 +726,13 @@ def test_an_idle_engine_forgets_who_leaves_while_suspended(engine: Countdown, ma
     assert engine.steps == [(1, 2), (2,), (2,)]
 
 
-def test_one_that_is_suspended_when_a_step_fails_begins_anew(engine: Countdown, make: Make) -> None:
-    """A reset forgets what was suspended too; its answer is as whole as any."""
-    engine.num_slots = engine.micro_batch = 1
-    batcher = make(turn_steps=2)
+def test_one_that_is_preempted_when_a_step_fails_begins_anew(engine: Countdown, make: Make) -> None:
+    """A reset forgets what was preempted too; its answer is as whole as any."""
+    engine.max_batch_size = engine.prefill_batch_size = 1
+    batcher = make(turn_tokens=2)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(1, num_steps=3))]
+        tasks = [await begin(batcher, Item(1, steps=3))]
         await engine.is_busy()
         tasks += [await begin(batcher, item) for item in (poison(2), Item(3))]
         engine.open()
@@ -736,17 +743,17 @@ def test_one_that_is_suspended_when_a_step_fails_begins_anew(engine: Countdown, 
 
 
 @pytest.mark.parametrize("fails_at", [0, 1])
-def test_one_that_was_suspended_can_fail_to_go_on(
+def test_one_that_was_preempted_can_fail_to_go_on(
     engine: Countdown, make: Make, fails_at: int
 ) -> None:
     """Who begins beside it may make the whole micro-batch fail; it is still known, or anew."""
-    engine.num_slots = engine.micro_batch = 2
-    batcher = make(turn_steps=2)
+    engine.max_batch_size = engine.prefill_batch_size = 2
+    batcher = make(turn_tokens=2)
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(item, num_steps=5)) for item in (1, 2)]
+        tasks = [await begin(batcher, Item(item, steps=5)) for item in (1, 2)]
         await engine.is_busy()
-        tasks += [await begin(batcher, Item(item, num_steps=4)) for item in (3, 4)]
+        tasks += [await begin(batcher, Item(item, steps=4)) for item in (3, 4)]
         tasks += [await begin(batcher, poison(5, fails_at))]
         engine.open()
         return await kinds(tasks)
@@ -759,8 +766,8 @@ def test_what_a_backend_invents_answers_nobody(engine: Countdown, make: Make) ->
     batcher = make()
     honest = engine.step
 
-    def step() -> list[tuple[Job[Item], Said]]:
-        return [*honest() * 2, (Job(Item(9)), (9, 9))]
+    def step() -> Sequences:
+        return [*list(honest()) * 2, Item(9)]
 
     engine.step = step  # type: ignore[method-assign]
     engine.open()
@@ -772,7 +779,7 @@ def test_what_a_backend_invents_answers_nobody(engine: Countdown, make: Make) ->
     batcher.check(SOON_S)
 
 
-def dead(batcher: Batcher[Item, Said]) -> None:
+def dead(batcher: Batcher) -> None:
     """See that the engine thread is."""
     batcher._thread.join(SOON_S)
     with pytest.raises(InternalError, match="died"):
@@ -786,12 +793,12 @@ def test_a_dying_engine_answers_everyone(engine: Countdown, make: Make, fails_at
     batcher = make()
 
     async def scenario() -> list[Any]:
-        tasks = [await begin(batcher, Item(0, num_steps=100))]
+        tasks = [await begin(batcher, Item(0, steps=100))]
         await engine.is_busy()
         deadly = poison(1, fails_at, error=SystemExit)
         tasks += [await begin(batcher, item) for item in (deadly, *range(2, 9))]
         engine.open(2)
-        return await kinds([*tasks, batcher.submit(Item(9), a_run())])
+        return await kinds([*tasks, batcher.submit(in_time(9))])
 
     assert [InternalError] * 10 == asyncio.run(scenario())
     dead(batcher)
@@ -804,7 +811,7 @@ def test_an_engine_that_dies_over_a_suspect_answers_all(engine: Countdown, make:
     engine.open()
 
     async def scenario() -> list[Any]:
-        items = [Item(1), poison(2, 2, num_steps=2, error=SystemExit), poison(3), Item(4)]
+        items = [Item(1), poison(2, 2, steps=2, error=SystemExit), poison(3), Item(4)]
         return await kinds([await begin(batcher, item) for item in items])
 
     assert [1, InternalError, InternalError, InternalError] == asyncio.run(scenario())
@@ -839,7 +846,7 @@ def test_an_engine_that_cannot_be_prepared_is_dead(engine: Countdown, make: Make
 
     batcher = make(prepare=prepare)
     dead(batcher)
-    assert [InternalError] == asyncio.run(kinds([batcher.submit(Item(1), a_run())]))
+    assert [InternalError] == asyncio.run(kinds([batcher.submit(in_time(1))]))
 
 
 def test_the_engine_thread_is_prepared_before_any_work(engine: Countdown, make: Make) -> None:
@@ -847,7 +854,7 @@ def test_the_engine_thread_is_prepared_before_any_work(engine: Countdown, make: 
     prepared: list[int] = []
     batcher = make(prepare=lambda: prepared.append(threading.get_ident()))
     engine.open()
-    asyncio.run(batcher.submit(Item(1), a_run()))
+    asyncio.run(batcher.submit(in_time(1)))
     assert prepared == [batcher._thread.ident]
 
 
@@ -879,7 +886,7 @@ def test_many_short_steps_are_no_stall(engine: Countdown, make: Make) -> None:
         return batcher._busy_since != began
 
     async def scenario() -> None:
-        task = await begin(batcher, Item(1, num_steps=3))
+        task = await begin(batcher, Item(1, steps=3))
         for _ in range(3):
             await engine.is_busy()
             began = batcher._busy_since
@@ -897,7 +904,7 @@ def test_closing_finishes_the_step_and_refuses_the_rest(engine: Countdown, make:
     batcher = make(max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
-        items = [Item(1), Item(2, num_steps=2), Item(3), Item(4)]
+        items = [Item(1), Item(2, steps=2), Item(3), Item(4)]
         tasks = [await begin(batcher, item) for item in items]
         await engine.is_busy()
         tasks.append(await begin(batcher, 5))
@@ -905,7 +912,7 @@ def test_closing_finishes_the_step_and_refuses_the_rest(engine: Countdown, make:
         await asyncio.to_thread(until, lambda: batcher._closed)
         engine.open()
         await closing
-        return await kinds([*tasks, batcher.submit(Item(6), a_run())])
+        return await kinds([*tasks, batcher.submit(in_time(6))])
 
     assert [1, InternalError, 3, 4, InternalError, InternalError] == asyncio.run(scenario())
     assert engine.steps == [(1, 2, 3, 4)]
@@ -923,62 +930,55 @@ def test_progress_is_told_in_order_to_who_asked(engine: Countdown, make: Make) -
     """Now and then, on the caller's own event loop, before the result; others are not asked for."""
     batcher = make()
     engine.open()
-    heard: list[tuple[Said, int]] = []
+    heard: list[tuple[Tokens, int]] = []
 
-    async def scenario() -> Said:
-        other = await begin(batcher, Item(2, num_steps=12))
+    async def scenario() -> Tokens:
+        other = await begin(batcher, Item(2, steps=12))
         answer = await batcher.submit(
-            Item(1, num_steps=11),
-            a_run(),
-            report=lambda said: heard.append((said, threading.get_ident())),
+            in_time(Item(1, steps=11)),
+            lambda tokens: heard.append((tokens, threading.get_ident())),
         )
-        assert [said for said, _ in heard] == [(1, 4), (1, 8)]
+        assert [tokens for tokens, _ in heard] == [(1, 4), (1, 8)]
         await other
-        return answer.result
+        return answer
 
     assert asyncio.run(scenario()) == (1, 11)
     assert {thread for _, thread in heard} == {threading.get_ident()}
-    assert engine.told == [1, 1]
+    assert engine.reported == [1, 1]
 
 
 def test_a_loop_that_is_closed_is_not_told() -> None:
     """A caller may be gone with its whole event loop."""
     loop = asyncio.new_event_loop()
     loop.close()
-    heard: list[Said] = []
-    tell(loop, heard.append, (1, 4))
+    heard: list[Tokens] = []
+    call_on(loop, heard.append, (1, 4))
     assert heard == []
 
 
-class Image:
-    """Something large."""
-
-
 def test_an_image_is_let_go_with_its_answer() -> None:
-    """No circle of references keeps it until the next collection of garbage."""
+    """No circle of references keeps a sequence until the next collection of garbage."""
 
     class Echo(Countdown):
         """Answers as soon as it is asked."""
 
-        def admit(self, jobs: Sequence[Job[Any]]) -> None:
-            self.jobs = list(jobs)
+        def add(self, sequences: Sequences) -> None:
+            self.sequences = list(sequences)
 
-        def step(self) -> list[tuple[Job[Any], Said]]:
-            jobs, self.jobs = self.jobs, []
-            return [(job, (0, 1)) for job in jobs]
+        def step(self) -> Sequences:
+            sequences, self.sequences = self.sequences, []
+            return sequences
 
-    batcher: Batcher[Any, Said] = Batcher(Echo(), max_wait_s=0.0, max_queue=9)
-    image = Image()
-    known = weakref.ref(image)
+    batcher = Batcher(Echo(), max_wait_s=0.0, max_queue=9)
+    items = [in_time(1)]
+    known = weakref.ref(items[0])
 
-    async def scenario(items: list[Image]) -> None:
-        await batcher.submit(items.pop(), a_run())
+    async def scenario() -> None:
+        await batcher.submit(items.pop(), on_progress=lambda _: None)
 
     gc.disable()
     try:
-        items = [image]
-        del image
-        asyncio.run(scenario(items))
+        asyncio.run(scenario())
         until(lambda: known() is None)
     finally:
         gc.enable()
@@ -988,19 +988,19 @@ def test_an_image_is_let_go_with_its_answer() -> None:
 class Ledger(Countdown):
     """An open backend that remembers when a caller had already left."""
 
-    def __init__(self, num_slots: int, micro_batch: int, fits: int) -> None:
-        super().__init__(num_slots, micro_batch, fits)
+    def __init__(self, max_batch_size: int, prefill_batch_size: int, fits: int) -> None:
+        super().__init__(max_batch_size, prefill_batch_size, fits)
         self.gone: set[int] = set()
         self.ran: set[int] = set()
         self.late: list[int] = []
         self.open(100_000)
 
-    def admit(self, jobs: Sequence[Job[Item]]) -> None:
+    def add(self, sequences: Sequences) -> None:
         """See Countdown."""
-        fresh = set(numbers(jobs)) - self.ran
+        fresh = set(ids(sequences)) - self.ran
         self.late += fresh & self.gone
         self.ran |= fresh
-        super().admit(jobs)
+        super().add(sequences)
 
 
 events = st.lists(
@@ -1020,39 +1020,37 @@ events = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(
     events=events,
-    num_slots=st.integers(1, 6),
-    micro_batch=st.integers(1, 6),
+    max_batch_size=st.integers(1, 6),
+    prefill_batch_size=st.integers(1, 6),
     fits=st.integers(1, 6),
     max_queue=st.integers(1, 12),
     max_wait_s=st.sampled_from([0.0, 0.0005, 0.002]),
-    turn_steps=st.integers(1, 6),
+    turn_tokens=st.integers(1, 6),
     ending=st.sampled_from(["wait", "close"]),
 )
 def test_every_admitted_request_is_answered_exactly_once(
     events: list[tuple[str, int]],
-    num_slots: int,
-    micro_batch: int,
+    max_batch_size: int,
+    prefill_batch_size: int,
     fits: int,
     max_queue: int,
     max_wait_s: float,
-    turn_steps: int,
+    turn_tokens: int,
     ending: str,
 ) -> None:
     """Whatever arrives, leaves, fails or expires, each request gets its one right answer."""
-    ledger = Ledger(num_slots, min(micro_batch, num_slots), fits)
-    batcher: Batcher[Item, Said] = Batcher(
-        ledger, max_wait_s=max_wait_s, max_queue=max_queue, turn_steps=turn_steps
-    )
+    ledger = Ledger(max_batch_size, min(prefill_batch_size, max_batch_size), fits)
+    batcher = Batcher(ledger, max_wait_s=max_wait_s, max_queue=max_queue, turn_tokens=turn_tokens)
     items = {
-        number: poison(number, value, num_steps=4) if kind == "poison" else Item(number, 1 + value)
+        number: poison(number, value, steps=4) if kind == "poison" else Item(number, 1 + value)
         for number, (kind, value) in enumerate(events)
     }
     answers: dict[int, list[Any]] = {}
     left: set[int] = set()
 
-    async def request(item: int, run: Request) -> None:
+    async def request(item: int) -> None:
         try:
-            answers[item].append((await batcher.submit(items[item], run)).result)
+            answers[item].append(await batcher.submit(items[item]))
         except asyncio.CancelledError:
             answers[item].append(asyncio.CancelledError)
         except Exception as error:
@@ -1063,14 +1061,14 @@ def test_every_admitted_request_is_answered_exactly_once(
         for number, (kind, value) in enumerate(events):
             if kind in ("arrive", "poison", "late"):
                 answers[number] = []
-                patience = 0.001 * value if kind == "late" else 60
-                run = a_run(deadline=time.time() + patience, priority=value)
-                tasks[number] = asyncio.create_task(request(number, run))
+                left_s = 0.001 * value if kind == "late" else 60
+                in_time(items[number], deadline=time.time() + left_s, priority=value)
+                tasks[number] = asyncio.create_task(request(number))
             elif kind == "leave" and tasks:
                 item = list(tasks)[value % len(tasks)]
                 left.add(item)
                 with batcher._changed:  # nobody is taken out of the queue meanwhile
-                    waiting = {entry.job.item.number for entry in batcher._schedule._waiting}
+                    waiting = set(ids(batcher._scheduler._waiting))
                     tasks[item].cancel()
                     await asyncio.wait([tasks[item]])
                 ledger.gone |= waiting & {item}
@@ -1093,50 +1091,49 @@ def test_every_admitted_request_is_answered_exactly_once(
         # A task that is cancelled before its first step never reaches the batcher.
         assert len(given_) == 1 or (number in left and number not in ledger.ran)
         item = items[number]
-        right: Any = ValueError if item.fails_at is not None else (number, item.num_steps)
+        right: Any = ValueError if item.fails_at is not None else (number, item.steps)
         assert set(given_) <= {right} | ends
         if number in ledger.ran:
             assert Overloaded not in given_
     assert ledger.faults == []
     assert ledger.late == []
     assert ledger.is_empty() or ending == "close"
-    assert (len(batcher._schedule), batcher._running) == (0, {})
+    assert (len(batcher._scheduler), batcher._running) == (0, [])
 
 
-def entry(item: int, **fields: Any) -> Entry[Item, Said]:
-    """A request as the batcher keeps it."""
-    run = a_run(**fields)
-    future: Future[Batched[Said]] = Future()
-    return Entry(0, item, Job(Item(item), Interest(future, run.deadline)), run, future)
-
-
-def test_who_is_late_when_the_engine_comes_is_not_run() -> None:
-    """Those begin who are there and in time, whatever the timers have come to."""
+def test_a_sequence_that_has_expired_does_not_begin() -> None:
+    """Those begin whose callers wait and are in time, whatever the timers have come to."""
     now = time.time()
-    entries = [entry(1), entry(2, deadline=now - 1), entry(3, start_by=now - 1), entry(4)]
-    entries[3].future.cancel()
-    assert in_time(entries) == entries[:1]
-    assert isinstance(entries[1].future.exception(0), RequestTimeout)
-    assert isinstance(entries[2].future.exception(0), StartTimeout)
+    items = [in_time(1), in_time(2, deadline=now - 1), in_time(3, start_by=now - 1), in_time(4)]
+    items[3].future.cancel()
+    assert without_expired(items) == items[:1]
+    assert isinstance(items[1].future.exception(0), RequestTimeout)
+    assert isinstance(items[2].future.exception(0), StartTimeout)
 
 
-def test_an_answer_does_not_disturb_who_has_left() -> None:
-    """A caller may leave at the very moment at which its request ends or expires."""
-    gone = entry(1)
+def test_an_error_does_not_disturb_a_caller_that_has_left() -> None:
+    """It may leave at the very moment at which its request expires."""
+    gone = in_time(1)
     gone.future.cancel()
     refuse(gone, RequestTimeout())
-    settle(gone, Batched((1, 1), 0.0, 0.0, 1.0))
     assert gone.future.cancelled()
 
 
-def test_who_is_unwanted_stays_so(set_forward: Callable[[float], None]) -> None:
-    """Also when the clock is set back: what was cut short is never given out as whole."""
-    late = entry(1)
-    assert late.job.is_wanted()
-    set_forward(100)
-    assert not late.job.is_wanted()
-    set_forward(0)
-    assert not late.job.is_wanted()
+def test_a_result_does_not_disturb_a_caller_that_has_left(engine: Countdown, make: Make) -> None:
+    """It may leave at the very moment at which its request ends."""
+    batcher = make()
+
+    async def scenario() -> list[Any]:
+        item = in_time(1)
+        item.is_wanted = lambda: True  # type: ignore[method-assign]
+        task = await begin(batcher, item)
+        await engine.is_busy()
+        await leave(task)
+        engine.open()
+        return await kinds([await begin(batcher, 2)])
+
+    assert asyncio.run(scenario()) == [2]
+    batcher.check(SOON_S)
 
 
 def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None:
@@ -1144,7 +1141,7 @@ def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None
     batcher = make()
 
     async def scenario() -> None:
-        asked = [asyncio.create_task(batcher.submit(Item(1), a_run())) for _ in range(6)]
+        asked = [asyncio.create_task(batcher.submit(in_time(1))) for _ in range(6)]
         async with asyncio.timeout(SOON_S):
             while batcher.num_ongoing < 6:  # noqa: ASYNC110, it is looked at from outside
                 await asyncio.sleep(0.001)
@@ -1158,10 +1155,10 @@ def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None
 def test_it_tells_what_the_engine_has_done(engine: Countdown, make: Make) -> None:
     """Steps, requests in them, why batches began, and the time that was spent in them."""
     batcher = make()
-    assert (batcher.num_slots, batcher.num_running, batcher.num_waiting) == (4, 0, 0)
+    assert (batcher.max_batch_size, batcher.num_running, batcher.num_waiting) == (4, 0, 0)
 
     async def scenario() -> None:
-        first = await begin(batcher, Item(1, num_steps=2))
+        first = await begin(batcher, Item(1, steps=2))
         await asyncio.to_thread(engine.entered.acquire, timeout=SOON_S)
         others = [await begin(batcher, Item(number)) for number in (2, 3, 4, 5)]
         assert (batcher.num_running, batcher.num_waiting) == (1, 4)
@@ -1169,9 +1166,26 @@ def test_it_tells_what_the_engine_has_done(engine: Countdown, make: Make) -> Non
         await asyncio.gather(first, *others)
 
     asyncio.run(scenario())
-    tally = batcher.tally
-    assert tally.steps == len(engine.steps)
-    assert tally.rows == sum(len(step) for step in engine.steps) == 6
-    assert dict(tally.begun) == {"waited": 1, "joined": 1} | dict(tally.begun)
-    assert sum(tally.begun.values()) == len(engine.begun)
-    assert tally.busy_s > 0
+    counters = batcher.counters
+    assert counters.steps == len(engine.steps)
+    assert counters.sequences == sum(len(step) for step in engine.steps) == 6
+    assert dict(counters.batches) == {"waited": 1, "joined": 1} | dict(counters.batches)
+    assert sum(counters.batches.values()) == len(engine.begun)
+    assert counters.busy_s > 0
+
+
+def test_what_was_done_since_is_the_difference() -> None:
+    """A copy stays as it was, and every reason is counted, also those that did not occur."""
+    counters = Counters()
+    counters.count_step(3)
+    counters.count_batch("full")
+    before = copy(counters)
+    counters.count_step(8)
+    counters.count_step(1)
+    counters.count_batch("full")
+    counters.count_batch("joined")
+    counters.busy_s += 0.5
+    since = counters.since(before)
+    assert (since.steps, since.sequences, since.busy_s) == (2, 9, 0.5)
+    assert since.batches == dict.fromkeys(REASONS, 0) | {"full": 1, "joined": 1}
+    assert (before.steps, before.sequences, dict(before.batches)) == (1, 3, {"full": 1})

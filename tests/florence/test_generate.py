@@ -1,19 +1,20 @@
 """The backend that asks transformers: exact, obedient, and it stops for those who leave."""
 
-from collections.abc import Callable, Sequence
+import collections.abc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoProcessor
 
-from deployments.florence.backend import Job
-from deployments.florence.generate import Generate, options
+from deployments.florence.generate import Generate, generate_options
 from deployments.florence.model import Model
-from deployments.florence.request import Query, Tokens
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
-from tests.florence.queries import mixed_batch, model, new_tokens, query, scene
+from tests.florence.sequences import fresh, mixed_batch, model, new_tokens, scene, sequence
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +35,11 @@ def test_a_batch_says_what_each_says_alone(num_beams: int | None) -> None:
 
 
 @pytest.mark.parametrize("chosen", [None, 1, 2])
-def test_queries_with_beams_of_their_own_share_a_step(chosen: int | None) -> None:
+def test_sequences_with_beams_of_their_own_share_a_step(chosen: int | None) -> None:
     """Each says what it would say if the settings had its beams, whatever they have."""
     wanted = [None, 1, 3, 2, 3, None]
-    batch = [query(seed, "object-detection", num_beams=k) for seed, k in enumerate(wanted)]
-    plain = [query(seed, "object-detection") for seed in range(len(wanted))]
+    batch = [sequence(seed, "object-detection", num_beams=k) for seed, k in enumerate(wanted)]
+    plain = [sequence(seed, "object-detection") for seed in range(len(wanted))]
     alone = [
         backend(num_beams=k or chosen).answers([each])[0]
         for k, each in zip(wanted, plain, strict=True)
@@ -46,10 +47,10 @@ def test_queries_with_beams_of_their_own_share_a_step(chosen: int | None) -> Non
     assert alone == backend(num_beams=chosen).answers(batch)
 
 
-def test_a_query_may_bound_its_answer() -> None:
+def test_a_sequence_may_bound_its_answer() -> None:
     """Its own number of new tokens counts beside others that have the deployment's, up to that."""
     bounds = (None, 4, 9, 100)
-    batch = [query(1, "object-detection", max_new_tokens=most) for most in bounds]
+    batch = [sequence(1, "object-detection", max_new_tokens=most) for most in bounds]
     free, *bounded = backend(max_new_tokens=12).answers(batch)
     assert [new_tokens(answer) for answer in bounded] == [4, 9, new_tokens(free)]
 
@@ -61,7 +62,7 @@ def test_answers_are_the_librarys() -> None:
         inputs = processor(text=TASKS[path].marker, images=scene(3), return_tensors="pt")
         with torch.inference_mode():
             rows = model().florence.generate(**inputs, max_new_tokens=511)
-        assert tuple(rows[0].tolist()) == backend().answers([query(3, path)])[0]
+        assert tuple(rows[0].tolist()) == backend().answers([sequence(3, path)])[0]
 
 
 def test_answers_have_no_padding() -> None:
@@ -73,7 +74,7 @@ def test_answers_have_no_padding() -> None:
 
 def test_the_longest_answer_is_obeyed() -> None:
     """No answer has more new tokens than the setting."""
-    [answer] = backend(max_new_tokens=5).answers([query(1, "object-detection")])
+    [answer] = backend(max_new_tokens=5).answers([sequence(1, "object-detection")])
     assert new_tokens(answer) == 5
 
 
@@ -85,7 +86,7 @@ def test_the_shortest_answer_is_obeyed() -> None:
 
 def test_twenty_tokens_are_not_the_end() -> None:
     """The default length is far beyond the library's own twenty."""
-    [answer] = backend(min_new_tokens=30).answers([query(9, "dense-region-caption")])
+    [answer] = backend(min_new_tokens=30).answers([sequence(9, "dense-region-caption")])
     assert 30 <= new_tokens(answer) < 511
     assert answer[-1] == model().checkpoint.vocabulary.id("</s>")
 
@@ -103,20 +104,24 @@ class Caller:
         return self.steps < self.leaves_at
 
 
-def said(generate: Generate, batch: Sequence[Query], callers: Sequence[Caller]) -> list[Tokens]:
+def said(
+    generate: Generate,
+    batch: collections.abc.Sequence[Sequence],
+    callers: collections.abc.Sequence[Caller],
+) -> list[Tokens]:
     """The answers to these callers."""
-    jobs = [Job(each, caller) for each, caller in zip(batch, callers, strict=True)]
-    generate.admit(jobs)
-    found = dict(generate.step())
-    return [found[job] for job in jobs]
+    sequences = fresh(batch)
+    for each, caller in zip(sequences, callers, strict=True):
+        each.is_wanted = caller  # type: ignore[method-assign]
+    return generate.answers(sequences)
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
 def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
-    """A long generation stops at the step at which the last row is not wanted any more."""
+    """A long generation stops at the step at which the last sequence is not wanted any more."""
     long = backend(num_beams=num_beams, min_new_tokens=500)
     callers = [Caller(3), Caller(7)]
-    short = said(long, [query(seed, "dense-region-caption") for seed in (1, 2)], callers)
+    short = said(long, [sequence(seed, "dense-region-caption") for seed in (1, 2)], callers)
     assert [caller.steps for caller in callers] == [7, 7]
     assert max(map(new_tokens, short)) <= 7
 
@@ -125,7 +130,7 @@ def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
 @pytest.mark.parametrize("left", [0, 1, 2])
 def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left: int) -> None:
     """Their tokens are exactly those of a batch in which everybody stays."""
-    batch = [query(seed, "object-detection") for seed in (1, 2, 3)]
+    batch = [sequence(seed, "object-detection") for seed in (1, 2, 3)]
     undisturbed = backend(num_beams=num_beams).answers(batch)
     callers = [Caller(4) if number == left else Caller() for number in range(3)]
     disturbed = said(backend(num_beams=num_beams), batch, callers)
@@ -135,9 +140,9 @@ def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left:
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
-def test_nobody_waits_for_a_row_that_is_not_wanted(num_beams: int | None) -> None:
-    """A batch takes no more steps than its longest wanted row."""
-    batch = [query(2, "region-proposal"), query(9, "dense-region-caption")]
+def test_nobody_waits_for_a_sequence_that_is_not_wanted(num_beams: int | None) -> None:
+    """A batch takes no more steps than its longest wanted sequence."""
+    batch = [sequence(2, "region-proposal"), sequence(9, "dense-region-caption")]
     alone, together, left = Caller(), Caller(), Caller()
     generate = backend(num_beams=num_beams)
     said(generate, batch[:1], [alone])
@@ -149,24 +154,24 @@ def test_nobody_waits_for_a_row_that_is_not_wanted(num_beams: int | None) -> Non
 def test_who_is_dropped_before_the_pass_is_not_in_it() -> None:
     """Nor is anyone after a reset."""
     generate = backend(max_new_tokens=4)
-    jobs = [Job(query(seed, "caption")) for seed in (1, 2, 3)]
-    generate.admit(jobs)
-    generate.drop(jobs[1])
-    generate.drop(jobs[1])
-    assert [job for job, _ in generate.step()] == [jobs[0], jobs[2]]
-    generate.admit(jobs)
+    batch = [sequence(seed, "caption") for seed in (1, 2, 3)]
+    generate.add(batch)
+    generate.drop(batch[1])
+    generate.drop(batch[1])
+    assert generate.step() == [batch[0], batch[2]]
+    generate.add(batch)
     generate.reset()
     assert generate.step() == []
 
 
 def test_a_pass_is_all_or_nothing() -> None:
-    """All slots begin together, none of them can be interrupted, and nothing is told before."""
+    """All begin together, none can be preempted, and nothing is known before the end."""
     generate = backend(max_batch_size=5)
-    job = Job(query(1, "caption"))
-    generate.admit([job])
-    assert (generate.num_slots, generate.micro_batch) == (5, 5)
-    assert not generate.suspend(job)
-    assert generate.progress(job) is None
+    one = sequence(1, "caption")
+    generate.add([one])
+    assert (generate.max_batch_size, generate.prefill_batch_size) == (5, 5)
+    assert not generate.preempt(one)
+    assert generate.progress(one) is None
 
 
 @pytest.mark.parametrize(
@@ -186,8 +191,8 @@ def test_settings_reach_the_search(
     settings: dict[str, Any], num_beams: int | None, expected: dict[str, Any]
 ) -> None:
     """The checkpoint's own search is changed only by what is set, within what it can do."""
-    asked = Query(query(1, "caption").pixels, [], num_beams)
-    found = options(model(), InferenceSettings(**settings), asked)
+    asked = sequence(1, "caption", num_beams=num_beams)
+    found = generate_options(model(), InferenceSettings(**settings), asked)
     assert expected | {"do_sample": False} == found
 
 
@@ -206,7 +211,7 @@ def test_beams_are_the_checkpoints_own_unless_set(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(model().florence, "generate", spy(model()))
     for generate in (backend(), backend(num_beams=1)):
-        generate.answers([query(1, "caption")])
+        generate.answers([sequence(1, "caption")])
     assert asked == [None, 1]
     assert model().florence.generation_config.num_beams == 3
 
@@ -214,7 +219,7 @@ def test_beams_are_the_checkpoints_own_unless_set(monkeypatch: pytest.MonkeyPatc
 def test_warm_up_leaves_no_trace() -> None:
     """Answers after a warm-up are those before it, though it generates a few tokens only."""
     generate = backend(max_batch_size=2, min_new_tokens=30)
-    before = generate.answers([query(1, "caption")])
-    generate.warm_up(query(2, "caption"))
+    before = generate.answers([sequence(1, "caption")])
+    generate.warm_up(sequence(2, "caption"))
     assert generate.step() == []
-    assert before == generate.answers([query(1, "caption")])
+    assert before == generate.answers([sequence(1, "caption")])

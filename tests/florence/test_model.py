@@ -11,10 +11,10 @@ import torch
 from transformers import AutoProcessor, GenerationConfig
 
 from deployments.errors import SetupError
-from deployments.florence.engine.search import Rules
-from deployments.florence.model import FOREIGN, Model, device, dtype
+from deployments.florence.engine.search import GenerationRules
+from deployments.florence.model import UNSUPPORTED, Model, device, dtype
 from deployments.settings import DEMO_CHECKPOINT, ModelSettings
-from tests.florence.queries import demo, model, scene
+from tests.florence.sequences import demo, model, scene
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -38,7 +38,7 @@ def test_prompts_are_padded_on_the_right_and_masked() -> None:
 def test_the_generation_config_is_read_for_the_engine() -> None:
     """Its rules are those of the file, and its beams."""
     assert model().num_beams == 3
-    assert model().rules() == Rules(
+    assert model().rules() == GenerationRules(
         start=2,
         pad=1,
         eos=2,
@@ -87,7 +87,7 @@ WANTED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_a_rule_that_the_engine_does_not_know_is_refused(
     config: GenerationConfig, name: str
 ) -> None:
@@ -101,11 +101,11 @@ def test_a_rule_that_the_engine_does_not_know_is_refused(
     assert "set inference.backend to generate, or take it out" in line
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_a_rule_that_asks_for_nothing_is_none(config: GenerationConfig, name: str) -> None:
     """A config may spell out the value that does nothing."""
     before = model().rules()
-    setattr(config, name, FOREIGN[name])
+    setattr(config, name, UNSUPPORTED[name])
     assert model().rules() == before
 
 

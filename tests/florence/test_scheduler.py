@@ -7,39 +7,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.florence.scheduler import Schedule
+from deployments.florence.scheduler import FIRST_GUESS, LengthForecast, Scheduler
 
-PATIENCE_S = 2.0
+MAX_WAIT_S = 2.0
 
 
 @dataclass(order=True)
-class Asked:
-    """A request that came at second `arrived`; the smallest priority goes first."""
+class Waiting:
+    """A sequence that came at second `arrived`; the smallest priority goes first."""
 
     priority: int
     number: int
     arrived: float = field(compare=False, default=0.0)
-    cost: float = field(compare=False, default=1.0)
+    num_tokens: float = field(compare=False, default=1.0)
 
 
-def schedule(*, waiting: int = 0, **limits: Any) -> Schedule[Asked]:
-    """Eight slots, four of them begun at a time, and requests 0, 1, … that came at second 0."""
+def schedule(*, waiting: int = 0, **limits: Any) -> Scheduler[Waiting]:
+    """Eight at a time, four of them begun together, and sequences 0, 1, … that came at second 0."""
     chosen: dict[str, Any] = {
-        "num_slots": 8,
-        "micro_batch": 4,
-        "patience_s": PATIENCE_S,
-        "max_waiting": 100,
-        "max_cost": 1000.0,
+        "max_batch_size": 8,
+        "prefill_batch_size": 4,
+        "max_wait_s": MAX_WAIT_S,
+        "max_queue": 100,
+        "max_queue_tokens": 1000.0,
     }
-    made: Schedule[Asked] = Schedule(**chosen | limits)
+    made: Scheduler[Waiting] = Scheduler(**chosen | limits)
     for number in range(waiting):
-        made.add(Asked(0, number))
+        made.add(Waiting(0, number))
     return made
 
 
-def taken(found: list[Asked]) -> list[int]:
+def taken(found: list[Waiting]) -> list[int]:
     """The numbers of those that begin."""
-    return [asked.number for asked in found]
+    return [each.number for each in found]
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_a_full_micro_batch_begins_at_once(
     waiting: int, num_running: int, expected: list[int]
 ) -> None:
     """As soon as so many wait and so many slots are free; never more than are free."""
-    assert taken(schedule(waiting=waiting).take(num_running, 0.0)) == expected
+    assert taken(schedule(waiting=waiting).schedule(num_running, 0.0)) == expected
 
 
 def test_the_others_begin_next() -> None:
     """What does not fit into the first micro-batch stays."""
     policy = schedule(waiting=6)
-    assert taken(policy.take(0, 0.0)) == [0, 1, 2, 3]
-    assert taken(policy.take(4, PATIENCE_S)) == []
-    assert taken(policy.take(4, 2 * PATIENCE_S)) == [4, 5]
+    assert taken(policy.schedule(0, 0.0)) == [0, 1, 2, 3]
+    assert taken(policy.schedule(4, MAX_WAIT_S)) == []
+    assert taken(policy.schedule(4, 2 * MAX_WAIT_S)) == [4, 5]
     assert len(policy) == 0
 
 
@@ -72,69 +72,69 @@ def test_the_others_begin_next() -> None:
 def test_an_idle_engine_waits_from_the_first_arrival(waiting: int) -> None:
     """Fewer than a micro-batch begin when the first has waited for others long enough."""
     policy = schedule(waiting=waiting)
-    assert policy.take(0, PATIENCE_S - 0.1) == []
-    assert taken(policy.take(0, PATIENCE_S)) == list(range(waiting))
+    assert policy.schedule(0, MAX_WAIT_S - 0.1) == []
+    assert taken(policy.schedule(0, MAX_WAIT_S)) == list(range(waiting))
 
 
 def test_what_came_while_the_engine_was_busy_has_waited_already() -> None:
     """When the last answer is done, patience counts from the arrival."""
     policy = schedule(waiting=1)
-    assert policy.take(8, 5.0) == []
-    assert taken(policy.take(0, 5.1)) == [0]
+    assert policy.schedule(8, 5.0) == []
+    assert taken(policy.schedule(0, 5.1)) == [0]
 
 
 def test_beside_others_patience_begins_with_a_free_slot() -> None:
     """Fewer than a micro-batch begin when they could have for long enough, in hope of others."""
     policy = schedule(waiting=2)
-    assert policy.take(8, 10.0) == []
-    assert policy.take(7, 11.0) == []
-    assert policy.take(6, 11.0 + PATIENCE_S - 0.1) == []
-    assert taken(policy.take(6, 11.0 + PATIENCE_S)) == [0, 1]
+    assert policy.schedule(8, 10.0) == []
+    assert policy.schedule(7, 11.0) == []
+    assert policy.schedule(6, 11.0 + MAX_WAIT_S - 0.1) == []
+    assert taken(policy.schedule(6, 11.0 + MAX_WAIT_S)) == [0, 1]
 
 
 def test_patience_begins_anew_for_the_next() -> None:
     """One who could have begun and left, and those that have begun, shorten nobody's patience."""
     policy = schedule(waiting=1)
-    assert policy.take(4, 0.0) == []
-    assert policy.remove(Asked(0, 0))
-    assert policy.take(4, 1.0) == []
-    policy.add(Asked(0, 1))
-    assert policy.take(4, 5.0) == []
-    assert taken(policy.take(4, 5.0 + PATIENCE_S)) == [1]
-    policy.add(Asked(0, 2))
-    assert policy.take(5, 8.0) == []
+    assert policy.schedule(4, 0.0) == []
+    assert policy.remove(Waiting(0, 0))
+    assert policy.schedule(4, 1.0) == []
+    policy.add(Waiting(0, 1))
+    assert policy.schedule(4, 5.0) == []
+    assert taken(policy.schedule(4, 5.0 + MAX_WAIT_S)) == [1]
+    policy.add(Waiting(0, 2))
+    assert policy.schedule(5, 8.0) == []
 
 
 @pytest.mark.parametrize(
     ("waiting", "now", "expected"),
-    [(0, 0.0, None), (1, 0.5, PATIENCE_S - 0.5), (3, 9.0, 0.0), (4, 0.0, 0.0), (9, 0.0, 0.0)],
+    [(0, 0.0, None), (1, 0.5, MAX_WAIT_S - 0.5), (3, 9.0, 0.0), (4, 0.0, 0.0), (9, 0.0, 0.0)],
 )
 def test_an_idle_engine_sleeps_until_something_can_begin(
     waiting: int, now: float, expected: float | None
 ) -> None:
     """For ever when nobody waits, not at all when a micro-batch does."""
-    assert schedule(waiting=waiting).pause_s(now) == expected
+    assert schedule(waiting=waiting).sleep_s(now) == expected
 
 
 def test_the_smallest_priority_goes_first_then_the_first_to_come() -> None:
     """Whoever came when."""
     policy = schedule()
     for number, priority in enumerate((5, 1, 0, 1, 0)):
-        policy.add(Asked(priority, number))
-    assert taken(policy.take(0, 0.0)) == [2, 4, 1, 3]
+        policy.add(Waiting(priority, number))
+    assert taken(policy.schedule(0, 0.0)) == [2, 4, 1, 3]
 
 
 def test_who_leaves_frees_a_place() -> None:
     """One who waits can be removed, once; nobody else moves."""
     policy = schedule(waiting=3)
-    assert policy.remove(Asked(0, 1))
-    assert not policy.remove(Asked(0, 1))
-    assert taken(policy.take(0, PATIENCE_S)) == [0, 2]
-    assert not policy.remove(Asked(0, 0))
+    assert policy.remove(Waiting(0, 1))
+    assert not policy.remove(Waiting(0, 1))
+    assert taken(policy.schedule(0, MAX_WAIT_S)) == [0, 2]
+    assert not policy.remove(Waiting(0, 0))
 
 
 @pytest.mark.parametrize(
-    ("waiting", "cost", "expected"),
+    ("waiting", "num_tokens", "expected"),
     [
         (2, 1.0, True),
         (3, 1.0, False),  # by number
@@ -144,106 +144,115 @@ def test_who_leaves_frees_a_place() -> None:
     ],
 )
 def test_the_room_is_limited_by_number_and_by_cost(
-    waiting: int, cost: float, expected: bool
+    waiting: int, num_tokens: float, expected: bool
 ) -> None:
     """Neither may be exceeded, but for one that would never fit."""
-    policy = schedule(waiting=waiting, max_waiting=3, max_cost=10.0)
-    assert policy.has_room(cost) is expected
-    assert policy.cost == waiting
+    policy = schedule(waiting=waiting, max_queue=3, max_queue_tokens=10.0)
+    assert policy.can_add(num_tokens) is expected
+    assert policy.num_tokens == waiting
 
 
 def test_suspects_begin_one_by_one_with_nobody_beside() -> None:
     """They go before all who wait, who begin again when the last suspect is through."""
     policy = schedule(waiting=5)
-    policy.isolate(policy.take(0, 0.0))
-    assert len(policy) == policy.cost == 5
-    assert policy.pause_s(0.0) == 0.0
+    policy.isolate(policy.schedule(0, 0.0))
+    assert len(policy) == policy.num_tokens == 5
+    assert policy.sleep_s(0.0) == 0.0
     for number in range(4):
-        assert policy.take(2, 9.0) == []
-        assert taken(policy.take(0, 9.0)) == [number]
-        assert policy.take(1, 9.0) == []
-    assert policy.take(1, 99.0) == []
-    assert taken(policy.take(0, 99.0)) == [4]
+        assert policy.schedule(2, 9.0) == []
+        assert taken(policy.schedule(0, 9.0)) == [number]
+        assert policy.schedule(1, 9.0) == []
+    assert policy.schedule(1, 99.0) == []
+    assert taken(policy.schedule(0, 99.0)) == [4]
 
 
 def test_a_suspect_can_leave() -> None:
     """Who waits to be tried again may go like any other."""
     policy = schedule(waiting=4)
-    policy.isolate(policy.take(0, 0.0))
-    assert policy.remove(Asked(0, 0))
-    assert taken(policy.take(0, 0.0)) == [1]
+    policy.isolate(policy.schedule(0, 0.0))
+    assert policy.remove(Waiting(0, 0))
+    assert taken(policy.schedule(0, 0.0)) == [1]
 
 
 @pytest.mark.parametrize(("num_running", "expected"), [(0, None), (7, None), (8, 0)])
-def test_the_next_in_line_is_one_without_a_slot(num_running: int, expected: int | None) -> None:
+def test_the_blocked_is_one_without_a_slot(num_running: int, expected: int | None) -> None:
     """The first of those who wait, when all slots are taken."""
     policy = schedule(waiting=2)
-    found = policy.next_in_line(num_running)
+    found = policy.blocked(num_running)
     assert (found and found.number) == expected
-    assert schedule().next_in_line(8) is None
+    assert schedule().blocked(8) is None
 
 
 def test_nobody_makes_room_for_a_suspect() -> None:
     """It begins when all others have ended, so no slot is freed for those behind it."""
     policy = schedule(waiting=5)
-    policy.isolate(policy.take(0, 0.0))
-    assert policy.next_in_line(8) is None
+    policy.isolate(policy.schedule(0, 0.0))
+    assert policy.blocked(8) is None
 
 
 def test_fewer_begin_at_a_time_after_too_many() -> None:
     """A micro-batch that did not fit is halved for good; its requests keep their place."""
     policy = schedule(waiting=6)
-    assert policy.shrink(policy.take(0, 0.0))
-    assert taken(policy.take(0, 0.0)) == [0, 1]
-    assert policy.shrink([Asked(0, 0), Asked(0, 1)])
-    policy.add(Asked(-1, 9))
-    assert [taken(policy.take(0, 0.0)) for _ in range(8)] == [[9], [0], [1], [2], [3], [4], [5], []]
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert taken(policy.schedule(0, 0.0)) == [0, 1]
+    assert policy.shrink([Waiting(0, 0), Waiting(0, 1)])
+    policy.add(Waiting(-1, 9))
+    assert [taken(policy.schedule(0, 0.0)) for _ in range(8)] == [
+        [9],
+        [0],
+        [1],
+        [2],
+        [3],
+        [4],
+        [5],
+        [],
+    ]
 
 
 def test_one_that_does_not_fit_by_itself_is_left_alone() -> None:
     """There is nothing smaller to try."""
     policy = schedule()
-    assert not policy.shrink([Asked(0, 0)])
+    assert not policy.shrink([Waiting(0, 0)])
     assert len(policy) == 0
 
 
 def test_nobody_waits_after_a_clearance() -> None:
     """Everyone is handed back once, suspects too."""
     policy = schedule(waiting=6)
-    policy.isolate(policy.take(0, 0.0))
+    policy.isolate(policy.schedule(0, 0.0))
     assert sorted(taken(list(policy.clear()))) == [0, 1, 2, 3, 4, 5]
     assert len(policy) == 0
-    assert policy.take(0, 99.0) == []
+    assert policy.schedule(0, 99.0) == []
 
 
 @given(
-    num_slots=st.integers(1, 9),
-    micro_batch=st.integers(1, 9),
+    most=st.integers(1, 9),
+    together=st.integers(1, 9),
     moments=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.booleans()), max_size=30),
 )
 def test_everyone_begins_once_and_in_time(
-    num_slots: int, micro_batch: int, moments: list[tuple[int, int, bool]]
+    most: int, together: int, moments: list[tuple[int, int, bool]]
 ) -> None:
     """Whatever comes, ends or is suspected: slots are kept, nobody is lost or begun twice."""
-    policy = schedule(num_slots=num_slots, micro_batch=min(micro_batch, num_slots))
+    policy = schedule(max_batch_size=most, prefill_batch_size=min(together, most))
     came, running, ended, now = 0, 0, [], 0.0
     for arrivals, ends, is_suspicious in moments:
         now += 0.7
         for _ in range(arrivals):
-            policy.add(Asked(0, came, arrived=now))
+            policy.add(Waiting(0, came, arrived=now))
             came += 1
         running -= min(ends, running)
-        begun = policy.take(running, now)
-        assert running + len(begun) <= num_slots
-        assert len(begun) <= micro_batch
+        begun = policy.schedule(running, now)
+        assert running + len(begun) <= most
+        assert len(begun) <= together
         if is_suspicious and len(begun) > 1 and running == 0:
             policy.isolate(begun)
         else:
             running += len(begun)
             ended += taken(begun)
-    while policy.pause_s(now) is not None:
-        now += PATIENCE_S
-        begun = policy.take(0, now)
+    while policy.sleep_s(now) is not None:
+        now += MAX_WAIT_S
+        begun = policy.schedule(0, now)
         assert begun
         ended += taken(begun)
     assert sorted(ended) == list(range(came))
@@ -252,14 +261,48 @@ def test_everyone_begins_once_and_in_time(
 def test_the_reason_of_a_batch_is_known() -> None:
     """A whole micro-batch, patience that is over, the company of others, or suspicion."""
     policy = schedule(waiting=6)
-    policy.take(0, 0.0)
+    policy.schedule(0, 0.0)
     assert policy.reason == "full"
-    policy.take(4, 0.0)  # two wait for more to join with
-    assert taken(policy.take(4, PATIENCE_S)) == [4, 5]
+    policy.schedule(4, 0.0)  # two wait for more to join with
+    assert taken(policy.schedule(4, MAX_WAIT_S)) == [4, 5]
     assert policy.reason == "joined"
-    policy.add(Asked(0, 6, arrived=10.0))
-    assert taken(policy.take(0, 10.0 + PATIENCE_S)) == [6]
+    policy.add(Waiting(0, 6, arrived=10.0))
+    assert taken(policy.schedule(0, 10.0 + MAX_WAIT_S)) == [6]
     assert policy.reason == "waited"
-    policy.isolate([Asked(0, 7)])
-    assert taken(policy.take(0, 20.0)) == [7]
+    policy.isolate([Waiting(0, 7)])
+    assert taken(policy.schedule(0, 20.0)) == [7]
     assert policy.reason == "alone"
+
+
+def test_an_unknown_task_gets_the_first_guess() -> None:
+    """Somebody has to be first."""
+    assert LengthForecast().num_tokens("caption") == FIRST_GUESS
+
+
+def test_tasks_are_told_apart() -> None:
+    """A caption says nothing about how many boxes there are."""
+    forecast = LengthForecast()
+    for _ in range(100):
+        forecast.add("caption", 10)
+    assert forecast.num_tokens("region-proposal") == FIRST_GUESS
+    assert forecast.num_tokens("caption") == pytest.approx(10, abs=1)
+
+
+def test_one_strange_answer_does_not_change_much() -> None:
+    """The mean moves slowly."""
+    forecast = LengthForecast()
+    for _ in range(100):
+        forecast.add("caption", 10)
+    before = forecast.num_tokens("caption")
+    forecast.add("caption", 1000)
+    assert forecast.num_tokens("caption") == pytest.approx(before + (1000 - before) / 20)
+
+
+@given(st.lists(st.integers(1, 1024), min_size=1))
+def test_a_forecast_lies_among_what_was_seen(lengths: list[int]) -> None:
+    """Between the shortest and the longest, the first guess included."""
+    forecast = LengthForecast()
+    for length in lengths:
+        forecast.add("caption", length)
+    seen = [FIRST_GUESS, *lengths]
+    assert min(seen) - 1e-9 <= forecast.num_tokens("caption") <= max(seen) + 1e-9

@@ -33,8 +33,8 @@ def test_the_same_answers(folder: Path, beams: int) -> None:
     spent = Rivals(folder, asked).compare([20, 26, 9, 31, 4, 12])
     assert set(spent) == {ENGINE, STATIC, ALONE}
     assert all(each.cpu_ms > 0 for each in spent.values())
-    assert spent[STATIC].mean_rows == pytest.approx(102 / (26 + 31 + 12))
-    assert 1 < spent[ENGINE].mean_rows <= 2
+    assert spent[STATIC].mean_batch_size == pytest.approx(102 / (26 + 31 + 12))
+    assert 1 < spent[ENGINE].mean_batch_size <= 2
 
 
 def test_lengths() -> None:

@@ -75,16 +75,17 @@ def gpu(subject: Subject) -> Verdict:
     settings = subject.settings.model
     if settings.device == "cpu":
         return skip("the model runs on the CPU")
-    from deployments.florence.memory_estimate import first_card, room_on
+    from deployments.florence.memory_estimate import estimate_memory, first_gpu
 
-    card, folder = first_card(), folder_of(settings)
-    if card is None:
+    device, folder = first_gpu(), folder_of(settings)
+    if device is None:
         return without_card(subject)
     if folder is None:
-        return skip(f"{card.name}; the checkpoint is not here, so its size is not known")
-    room = room_on(card, Checkpoint(folder), settings, subject.settings.inference)
-    held = f"{card.name}, {room.left / GB:.1f} GB to take, {room.weights / GB:.1f} GB of weights"
-    return judged(held, room.slots, subject.settings.inference)
+        return skip(f"{device.name}; the checkpoint is not here, so its size is not known")
+    estimate = estimate_memory(device, Checkpoint(folder), settings, subject.settings.inference)
+    available, weights = estimate.available / GB, estimate.weights / GB
+    held = f"{device.name}, {available:.1f} GB to take, {weights:.1f} GB of weights"
+    return judged(held, estimate.max_batch_size, subject.settings.inference)
 
 
 def without_card(subject: Subject) -> Verdict:

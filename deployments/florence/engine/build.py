@@ -1,93 +1,79 @@
-"""Puts an engine together: how many rows it has, and what is done before the first query."""
+"""Puts an engine together: how many sequences fit, and what is done before the first one."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.florence.cache import Cache
+from deployments.errors import SetupError
+from deployments.florence.engine.batch import BatchShape, DecoderBatch
+from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
-from deployments.florence.engine.engine import Engine, Options
-from deployments.florence.engine.grammar import Boxes
-from deployments.florence.engine.inputs import Inputs
-from deployments.florence.engine.memory import GB, budget_bytes, fitting
-from deployments.florence.engine.prefill import Prefill
-from deployments.florence.engine.rows import Rows, Shape
-from deployments.florence.engine.search import Rules
-from deployments.florence.request import Pixels, Query
+from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.prefill import Inputs, Prefill
+from deployments.florence.engine.search import BoxGrammar, GenerationRules
+from deployments.florence.image_cache import ImageCache
+from deployments.florence.request import Pixels
+from deployments.florence.sequence import Sequence
+
+GB = 1e9
 
 # As deployments/telemetry/log.py, without which the engine can be taken to a GPU by itself.
 logger = logging.getLogger("ray.serve.florence")
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much an engine is to hold.
-
-    At most `num_rows` sequences at a time;
-    `num_words` is the longest prompt in tokens, without the image's place;
-    `utilization` is the share of a GPU's memory that may be used.
-    """
-
-    num_rows: int
-    num_words: int
-    utilization: float = 0.9
-
-
 def build(
     florence: Any,
     inputs: Inputs,
-    rules: Rules,
-    options: Options,
-    size: Size,
-    image: tuple[int, int],
-    cache: Cache[Tensor] | None = None,
+    rules: GenerationRules,
+    config: EngineConfig,
+    image_size: tuple[int, int],
+    image_cache: ImageCache[Tensor] | None = None,
     bins: Mapping[int, int] | None = None,
 ) -> Engine:
     """An engine that is warm.
 
     Args:
         florence: transformers' `Florence2ForConditionalGeneration`, where it is to compute.
-        image: (width, height) in pixels that the model sees.
-        cache: where image tokens are remembered.
+        image_size: (width, height) in pixels that the model sees.
         bins: location tokens, id → bin, where decoding is to be constrained.
 
     Raises:
-        SetupError: the GPU has no room for a single sequence.
+        SetupError: the GPU has no memory for a single sequence.
     """
-    longest = longest_query(inputs, size.num_words, image)
+    longest = longest_sequence(inputs, config.max_words, image_size)
+    shape = shape_of(florence.config.text_config, inputs.num_image_tokens, config)
     if inputs.mean.is_cuda:
         prefer_ready_kernels()
-        num_positions = aligned(inputs.num_image_tokens + size.num_words)
-        inputs = replace(inputs, num_words=num_positions - inputs.num_image_tokens)
-        options = replace(options, ahead=True)
-    prefill = Prefill(Encoder(florence), inputs, cache)
-    shape = shape_of(florence.config.text_config, inputs.num_image_tokens, options, size)
+        inputs = replace(inputs, num_words=shape.num_encoded - inputs.num_image_tokens)
+        config = replace(config, launch_ahead=True)
+    prefill = Prefill(Encoder(florence), inputs, image_cache)
     if inputs.mean.is_cuda:
-        room = room_for_rows(prefill, [longest] * options.micro_batch, size.utilization)
-        shape = replace(shape, num_rows=fitting(shape, inputs.dtype, room))
-        options = replace(options, micro_batch=min(options.micro_batch, shape.num_rows))
-    rows = Rows(shape, inputs.mean.device, inputs.dtype)
+        available = bytes_for_batch(prefill, longest, config)
+        most = fitting(shape, inputs.dtype, available)
+        shape = replace(shape, max_batch_size=most)
+        config = replace(config, prefill_batch_size=min(config.prefill_batch_size, most))
+    batch = DecoderBatch(shape, inputs.mean.device, inputs.dtype)
     decoder = Decoder(florence)
-    boxes = bins and Boxes(bins, decoder.num_words, rules.eos, rows)
-    engine = Engine(prefill, decoder, rules, options, rows, boxes or None)
+    grammar = BoxGrammar(bins, decoder.num_words, rules.eos, batch) if bins else None
+    engine = Engine(prefill, decoder, rules, config, batch, grammar)
     engine.warm_up(longest)
     logger.info(described(shape, inputs.dtype))
     return engine
 
 
-def shape_of(text: Any, num_image_tokens: int, options: Options, size: Size) -> Shape:
-    """The rows that are wanted; `text` is the configuration of the encoder and decoder."""
-    return Shape(
-        num_rows=size.num_rows,
-        num_lanes=options.num_beams,
-        num_positions=options.max_new_tokens + 1,
-        num_encoded=aligned(num_image_tokens + size.num_words),
+def shape_of(text: Any, num_image_tokens: int, config: EngineConfig) -> BatchShape:
+    """The batch that is wanted; `text` is the configuration of the encoder and decoder."""
+    return BatchShape(
+        max_batch_size=config.max_batch_size,
+        num_beams=config.num_beams,
+        num_positions=config.max_new_tokens + 1,
+        num_encoded=aligned(num_image_tokens + config.max_words),
         num_layers=text.decoder_layers,
         num_heads=text.decoder_attention_heads,
         head_width=text.d_model // text.decoder_attention_heads,
@@ -108,9 +94,9 @@ def prefer_ready_kernels() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def longest_query(inputs: Inputs, num_words: int, image: tuple[int, int]) -> Query:
+def longest_sequence(inputs: Inputs, max_words: int, image_size: tuple[int, int]) -> Sequence:
     """A black image with the longest prompt."""
-    return Query(black(image), [0] * (inputs.num_image_tokens + num_words))
+    return Sequence(black(image_size), [0] * (inputs.num_image_tokens + max_words))
 
 
 def black(size: tuple[int, int]) -> Pixels:
@@ -120,23 +106,41 @@ def black(size: tuple[int, int]) -> Pixels:
 
 
 @torch.inference_mode()
-def room_for_rows(prefill: Prefill, queries: list[Query], utilization: float) -> int:
-    """Bytes of the card that are left for rows, by what a pass of the encoder has taken at most."""
+def bytes_for_batch(prefill: Prefill, longest: Sequence, config: EngineConfig) -> int:
+    """Bytes of the GPU that are left for sequences, by what a pass of the encoder takes at most."""
     device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    prefill(queries).wait()
+    prefill([longest] * config.prefill_batch_size).wait()
     torch.cuda.synchronize(device)
     working = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
-    return budget_bytes(device, utilization, 2 * working)  # eager, and recorded
+    free, total = torch.cuda.mem_get_info(device)
+    available = available_bytes(total, free, config.gpu_memory_utilization)
+    return available - 2 * working  # eager, and recorded
 
 
-def described(shape: Shape, dtype: torch.dtype) -> str:
+def fitting(shape: BatchShape, dtype: torch.dtype, num_bytes: int) -> int:
+    """The sequences that fit into `num_bytes`, at most those of `shape`.
+
+    Raises:
+        SetupError: not even one does.
+    """
+    each = shape.num_bytes(dtype)
+    if num_bytes < each:
+        raise SetupError(
+            f"one sequence takes {each / GB:.2f} GB of the card and "
+            f"{max(num_bytes, 0) / GB:.2f} GB are left: set inference.max_new_tokens or "
+            "inference.num_beams lower, or inference.gpu_memory_utilization higher"
+        )
+    return min(shape.max_batch_size, num_bytes // each)
+
+
+def described(shape: BatchShape, dtype: torch.dtype) -> str:
     """What was chosen, for the log."""
     each = shape.num_bytes(dtype)
     return (
-        f"engine: {shape.num_rows} slots of {each / 1e6:.1f} MB, "
-        f"{shape.num_rows * each / GB:.2f} GB in all; "
-        f"{shape.num_lanes} beams, {shape.num_positions - 1} tokens, {dtype}"
+        f"engine: {shape.max_batch_size} sequences of {each / 1e6:.1f} MB, "
+        f"{shape.max_batch_size * each / GB:.2f} GB in all; "
+        f"{shape.num_beams} beams, {shape.num_positions - 1} tokens, {dtype}"
     )

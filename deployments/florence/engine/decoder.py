@@ -1,6 +1,6 @@
-"""One decoding step: the last token of each row → the scores of every next token.
+"""One decoding step: the last token of each beam → the scores of every next token.
 
-Shapes: n rows, k beams of each (its lanes), V words of the vocabulary.
+Shapes: n sequences, k beams of each, V words of the vocabulary.
 """
 
 import math
@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from deployments.florence.engine.attention import attend
+from deployments.florence.engine.batch import BatchView, DecoderBatch
 from deployments.florence.engine.encoder import FIRST_POSITION
-from deployments.florence.engine.linear import Linear, linear
-from deployments.florence.engine.rows import Rows, View
-from deployments.florence.engine.weights import (
+from deployments.florence.engine.layers import (
     FeedForward,
+    Linear,
     Norm,
+    attend,
     feed_forward_of,
     fuse,
+    linear,
     linear_of,
     norm_of,
 )
@@ -26,7 +27,7 @@ from deployments.florence.engine.weights import (
 
 @dataclass(frozen=True)
 class DecoderLayer:
-    """Self-attention to what was said, cross-attention to the image and prompt, feed-forward."""
+    """Self-attention to the tokens so far, cross-attention to image and prompt, feed-forward."""
 
     qkv: Linear
     out: Linear
@@ -37,21 +38,21 @@ class DecoderLayer:
     feed_forward: FeedForward
     last_norm: Norm
 
-    def __call__(self, x: Tensor, memory: Tensor, cross: Tensor, view: View) -> Tensor:
+    def __call__(self, x: Tensor, kv: Tensor, cross_kv: Tensor, view: BatchView) -> Tensor:
         """(n, k, d) → (n, k, d).
 
         Args:
-            x: one position of each lane.
-            memory: this layer's keys and values of all earlier positions, which this one joins.
-            cross: this layer's keys and values of the encoder's output, shared by the lanes.
-            view: which of them the lanes may see.
+            x: the current position of each beam.
+            kv: this layer's keys and values of all earlier positions, which this one joins.
+            cross_kv: this layer's keys and values of the encoder's output, shared by the beams.
+            view: which of them the beams may see.
         """
         width = x.shape[-1]
         qkv = self.qkv(x)
-        view.write(memory, qkv[..., width:])
-        seen = view.read(memory)
+        view.write(kv, qkv[..., width:])
+        seen = view.read(kv)
         x = self.norm(x + self.out(attend(qkv[..., :width], seen, view.mask)))
-        mixed = attend(self.cross_query(x), cross, view.cross_mask)
+        mixed = attend(self.cross_query(x), cross_kv, view.cross_mask)
         x = self.cross_norm(x + self.cross_out(mixed))
         return self.last_norm(x + self.feed_forward(x))
 
@@ -70,12 +71,12 @@ class Decoder:
         self._layers = [decoder_layer_of(layer) for layer in decoder.layers]
         self._head = florence.lm_head.weight.detach()
 
-    def __call__(self, rows: Rows, view: View) -> Tensor:
-        """The scores of each lane's next token: (n, k, V)."""
+    def __call__(self, batch: DecoderBatch, view: BatchView) -> Tensor:
+        """The scores of each beam's next token: (n, k, V)."""
         words = self._scale * functional.embedding(view.last_tokens, self._embedding)
-        x = self._norm(words + functional.embedding(view.positions, self._positions)[:, None])
-        for layer, memory, cross in zip(self._layers, rows.memory, rows.cross, strict=True):
-            x = layer(x, memory, cross[:, : view.num_rows], view)
+        x = self._norm(words + functional.embedding(view.current, self._positions)[:, None])
+        for layer, kv, cross_kv in zip(self._layers, batch.kv, batch.cross_kv, strict=True):
+            x = layer(x, kv, cross_kv[:, : view.size], view)
         return linear(x, self._head)
 
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deployments.florence.engine.linear import Linear
-from deployments.florence.engine.vision import VisionTower
-from deployments.florence.engine.weights import (
+from deployments.florence.engine.layers import (
     FeedForward,
+    Linear,
     Norm,
     feed_forward_of,
     fuse,
     linear_of,
     norm_of,
 )
+from deployments.florence.engine.vision import VisionTower
 
 FIRST_POSITION = 2  # BART's learned positions begin at 2
 
@@ -53,18 +53,18 @@ class Encoder:
         self._positions = text.embed_positions.weight.detach()[FIRST_POSITION:]
         self._norm = norm_of(text.layernorm_embedding)
         self._layers = [encoder_layer_of(layer) for layer in text.layers]
-        self._cross = [cross_of(layer.encoder_attn) for layer in language.decoder.layers]
+        self._cross_kv = [cross_kv_of(layer.encoder_attn) for layer in language.decoder.layers]
 
-    def look(self, images: Tensor) -> Tensor:
+    def encode_images(self, images: Tensor) -> Tensor:
         """Normalised images (B, H, W, 3) → image tokens (B, I, d_model)."""
         return self._vision(images)
 
-    def read(self, image_tokens: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """Cross keys and values of each decoder layer: (layers, B, S, 2·d_model).
+    def encode(self, image_tokens: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """Keys and values for each decoder layer's cross-attention: (L, B, S, 2·d_model).
 
         Args:
-            image_tokens: what `look` has made of the images.
-            words: prompts without the image's place, padded on the right: (B, W).
+            image_tokens: what `encode_images` returns.
+            words: prompts without the image's tokens, padded on the right: (B, W).
             mask: what is added to the scores of each of the S = I + W positions:
                 zero, or minus infinity for padding: (B, 1, 1, S).
         """
@@ -74,7 +74,7 @@ class Encoder:
         x = self._norm(x + self._positions[: x.shape[1]])
         for layer in self._layers:
             x = layer(x, mask)
-        return torch.stack([project(x) for project in self._cross])
+        return torch.stack([project(x) for project in self._cross_kv])
 
 
 def encoder_layer_of(layer: Any) -> EncoderLayer:
@@ -90,7 +90,7 @@ def encoder_layer_of(layer: Any) -> EncoderLayer:
     )
 
 
-def cross_of(attention: Any) -> Linear:
+def cross_kv_of(attention: Any) -> Linear:
     """Keys and values of a cross-attention in one product."""
     return fuse([attention.k_proj, attention.v_proj])
 

@@ -1,338 +1,287 @@
-"""The engine: queries → token ids, in a batch that changes at every step.
+"""The engine: sequences → tokens, in a batch that changes at every step.
 
-A query's image and prompt go through the encoder with a few others; then it takes a row of the
-decoder's batch, and leaves it as soon as it has its last token.
-On a GPU the host launches ahead and learns one step late which rows are done: they stay as
-they are meanwhile.
+A sequence goes through the encoder with a few others; then it takes a place of the decoder's
+batch, and leaves it as soon as it has its last token.
+On a GPU the host launches ahead and learns one step late which sequences are done: they do not
+change meanwhile.
 """
 
+import collections.abc
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from deployments.florence.backend import Job
+from deployments.florence.engine.batch import BatchView, DecoderBatch, SequenceLimits
+from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
-from deployments.florence.engine.grammar import Boxes
-from deployments.florence.engine.graphs import Graphs
 from deployments.florence.engine.prefill import Encoded, Prefill
-from deployments.florence.engine.rows import Limits, Rows, View
-from deployments.florence.engine.search import Rules, Search
-from deployments.florence.engine.transfer import Transfer
-from deployments.florence.request import Query, Tokens
+from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Sequence
 
-Finished = list[tuple[Job[Query], Tokens]]
+Sequences = collections.abc.Sequence[Sequence]
 
-CPU_SPAN = 32  # positions by which the reach of the attention grows on a CPU
-GPU_BATCHES = (1, 2, 4, 8, 16, 32)
+CPU_SPAN = 32  # positions by which the span of the attention grows on a CPU
+GPU_PREFILLS = (1, 2, 4, 8, 16, 32)
 GPU_SPANS = (64, 128, 256, 512, 1024, 2048, 4096)
-GPU_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+GPU_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
-class Options:
-    """How the engine works.
+class EngineConfig:
+    """How much an engine holds, and how it works.
 
-    `num_beams` are those of a query that asks for none and the most that one may ask for;
-    `micro_batch` is how many go to the encoder together; lengths are counted in new tokens.
-    `ahead` lets the host launch a step before it knows how the last one ended, in the sizes that
-    are recorded, as `build` does on a GPU; without `graphs` nothing is recorded.
+    At most `prefill_batch_size` sequences go to the encoder together. `num_beams` is the number of
+    a sequence that asks for none, and the most that one may ask for. `max_words` is the longest
+    prompt in tokens, without the image's. `gpu_memory_utilization` is the share of a GPU's memory
+    that may be used. `launch_ahead` lets the host launch a step before it knows how the last one
+    ended, in the sizes that are recorded, as `build` does on a GPU; without `cuda_graphs` nothing
+    is recorded.
     """
 
+    max_batch_size: int
+    prefill_batch_size: int
     num_beams: int
     max_new_tokens: int
+    max_words: int
     min_new_tokens: int = 0
-    micro_batch: int = 4
-    ahead: bool = False
-    graphs: bool = True
-
-
-@dataclass(eq=False)
-class Live:
-    """A sequence under way: whose it is, its beams, and the most tokens it can have by now."""
-
-    job: Job[Query]
-    num_beams: int
-    length: int = 1
-
-
-@dataclass
-class Parked:
-    """A sequence that has given up its row for a while, and what was in it."""
-
-    live: Live
-    parts: tuple[Tensor, ...]
-
-
-@dataclass
-class Arrival:
-    """Sequences that are with the encoder."""
-
-    rows: list[Live]
-    encoded: Encoded
-
-
-@dataclass
-class Ending:
-    """What the device says of its rows after a step, on the way to the host."""
-
-    rows: list[Live]
-    done: Transfer
-
-
-@dataclass
-class Answer:
-    """A sequence that has ended, on its way to the host: its tokens and their number."""
-
-    job: Job[Query]
-    tokens: Transfer
+    gpu_memory_utilization: float = 0.9
+    launch_ahead: bool = False
+    cuda_graphs: bool = True
 
 
 class Engine:
-    """A `Backend` over a loaded Florence-2; `rows` has room for all that is under way.
+    """A `Backend` over a loaded Florence-2.
 
-    With a `grammar`, queries are held to theirs.
+    With a `grammar`, sequences are held to theirs.
     """
 
     def __init__(
         self,
         prefill: Prefill,
         decoder: Decoder,
-        rules: Rules,
-        options: Options,
-        rows: Rows,
-        grammar: Boxes | None = None,
+        rules: GenerationRules,
+        config: EngineConfig,
+        batch: DecoderBatch,
+        grammar: BoxGrammar | None = None,
     ) -> None:
-        self._graphs = Graphs(rows.device)
+        self._graphs = CudaGraphs(batch.device)
         self._prefill = prefill
         self._decoder = decoder
-        self._search = Search(rules, rows, grammar)
+        self._search = Search(rules, batch, grammar)
         self._rules = rules
-        self._options = options
-        self._rows = rows
-        self._arrivals: deque[Arrival] = deque()
-        self._live: list[Live] = []
-        self._parked: dict[Job[Query], Parked] = {}
-        self._endings: deque[Ending] = deque()
-        self._answers: deque[Answer] = deque()
+        self._config = config
+        self._batch = batch
+        self._encoded: deque[Encoded] = deque()  # what is with the encoder
+        self._running: list[Sequence] = []  # each at its place in the batch
+        self._preempted: dict[Sequence, tuple[Tensor, ...]] = {}
+        self._done: deque[tuple[list[Sequence], HostCopy]] = deque()  # which ended, of each step
+        self._ended: deque[tuple[Sequence, HostCopy]] = deque()  # tokens on the way to the host
 
     @property
-    def num_slots(self) -> int:
+    def max_batch_size(self) -> int:
         """Most sequences at a time."""
-        return self._rows.shape.num_rows
+        return self._batch.shape.max_batch_size
 
     @property
-    def micro_batch(self) -> int:
+    def prefill_batch_size(self) -> int:
         """Most sequences that go to the encoder together."""
-        return self._options.micro_batch
+        return self._config.prefill_batch_size
 
     @torch.inference_mode()
-    def admit(self, jobs: Sequence[Job[Query]]) -> None:
-        """Send `jobs` to the encoder; they join the decoder's batch when it has read them.
+    def add(self, sequences: Sequences) -> None:
+        """Send `sequences` to the encoder, after which they join the batch; resume the preempted.
 
         Raises:
             ValueError: one asks for more beams than there are.
             MemoryError: the device has not enough for so many at a time.
         """
         self._join(must=True)
-        new = [job for job in jobs if job not in self._parked]
+        new = [sequence for sequence in sequences if sequence not in self._preempted]
         if new:
-            self._arrivals.append(self._encode(new))
-        for job in jobs:
-            if job in self._parked:
-                self._resume(self._parked.pop(job))
-
-    def _encode(self, jobs: Sequence[Job[Query]]) -> Arrival:
-        rows = [Live(job, self._num_beams(job.item)) for job in jobs]
-        try:
-            encoded = self._prefill([job.item for job in jobs])
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise MemoryError(f"no memory to encode {len(jobs)} images at a time") from error
-        return Arrival(rows, encoded)
+            self._encoded.append(self._encode(new))
+        for sequence in sequences:
+            if sequence in self._preempted:
+                self._batch.copy_in(len(self._running), self._preempted.pop(sequence))
+                self._running.append(sequence)
 
     @torch.inference_mode()
-    def step(self) -> Finished:
+    def step(self) -> list[Sequence]:
         """Give every sequence one more token; those that are known to have ended."""
-        self._join(must=not self._live)
-        if self._live:
+        self._join(must=not self._running)
+        if self._running:
             self._decode()
-        while len(self._endings) > self._lag():
-            self._leave(self._endings.popleft())
-        return self._finished()
+        while len(self._done) > self._lag():
+            self._remove_done()
+        return self._take_ended()
 
     @torch.inference_mode()
-    def suspend(self, job: Job[Query]) -> bool:
-        """Take a sequence out of the batch, with all it needs to go on; False if it has no row."""
-        while self._endings:  # one that has ended already must not be parked
-            self._leave(self._endings.popleft())
-        live = next((live for live in self._live if live.job is job), None)
-        if live is None:
+    def preempt(self, sequence: Sequence) -> bool:
+        """Take a sequence out of the batch, with all it needs to resume; False if it cannot."""
+        while self._done:  # one that has ended already must not be preempted
+            self._remove_done()
+        if sequence not in self._running:
             return False
         try:
-            parts = self._rows.copy_out(self._live.index(live), live.length)
+            parts = self._batch.copy_out(self._running.index(sequence), sequence.length)
         except torch.OutOfMemoryError:
             return False
-        self._parked[job] = Parked(live, parts)
-        self._vacate(live)
+        self._preempted[sequence] = parts
+        self._vacate(sequence)
         return True
 
     @torch.inference_mode()
-    def drop(self, job: Job[Query]) -> None:
-        """Forget a job, wherever it is."""
-        self._parked.pop(job, None)
-        self._answers = deque(answer for answer in self._answers if answer.job is not job)
-        for arrival in self._arrivals:
-            self._withdraw(arrival, job)
-        for live in self._live:
-            if live.job is job:
-                self._vacate(live)
-                return
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a sequence, wherever it is."""
+        self._preempted.pop(sequence, None)
+        self._ended = deque(ended for ended in self._ended if ended[0] is not sequence)
+        for encoded in self._encoded:
+            encoded.drop(sequence)
+        if sequence in self._running:
+            self._vacate(sequence)
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Forget every job."""
-        for waiting in (self._arrivals, self._endings, self._answers, self._live, self._parked):
-            waiting.clear()
-        self._rows.clear(slice(None))
+        """Forget all sequences."""
+        for known in (self._encoded, self._done, self._ended, self._running, self._preempted):
+            known.clear()
+        self._batch.clear(slice(None))
 
     @torch.inference_mode()
-    def progress(self, job: Job[Query]) -> Tokens | None:
-        """The tokens that a job has for certain so far: those that its beams have in common.
+    def progress(self, sequence: Sequence) -> Tokens | None:
+        """The tokens that are certain so far: those that all beams have in common.
 
         Beams that have ended count: one of them may win.
         """
-        number = next((n for n, live in enumerate(self._live) if live.job is job), None)
-        if number is None:
+        if sequence not in self._running:
             return None
-        rows, num_beams = self._rows, self._live[number].num_beams
-        ended = rows.ended_tokens[number, :num_beams][rows.ended[number, :num_beams]]
-        beams = torch.cat([rows.tokens[number, :num_beams], ended])[:, : int(rows.length[number])]
+        batch, place = self._batch, self._running.index(sequence)
+        num_beams = self._num_beams(sequence)
+        ended = batch.ended_tokens[place, :num_beams][batch.ended[place, :num_beams]]
+        beams = torch.cat([batch.tokens[place, :num_beams], ended])[:, : int(batch.length[place])]
         common = (beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum()
         return tuple(beams[0, : int(common)].tolist())
 
     @torch.inference_mode()
-    def warm_up(self, query: Query) -> None:
+    def warm_up(self, sequence: Sequence) -> None:
         """Do everything once, and record it on a GPU, so that no client waits for it."""
-        if self._rows.device.type == "cuda" and self._options.graphs:
-            self._record(query)
-        self.admit([Job(query) for _ in range(self.micro_batch)])
+        most = self.prefill_batch_size
+        if self._batch.device.type == "cuda" and self._config.cuda_graphs:
+            sizes = {at_least(GPU_PREFILLS, n + 1, most) for n in range(most)}
+            for size in sorted(sizes, reverse=True):
+                self._prefill.record([sequence] * size)
+            for key in self._sizes():
+                self._graphs.record(key, partial(self._advance, *key))
+        self.add([replace(sequence) for _ in range(most)])
         self.step()
         self.reset()
 
-    def _record(self, query: Query) -> None:
-        most = self.micro_batch
-        sizes = {at_least(GPU_BATCHES, n + 1, most) for n in range(most)}
-        for size in sorted(sizes, reverse=True):
-            self._prefill.record([query] * size)
-        for key in self._sizes():
-            self._graphs.record(key, partial(self._advance, *key))
+    def _encode(self, sequences: Sequences) -> Encoded:
+        for sequence in sequences:
+            sequence.length = 1
+            if self._num_beams(sequence) > self._config.num_beams:
+                most = self._config.num_beams
+                raise ValueError(f"{sequence.num_beams} beams are asked for, there are {most}")
+        try:
+            return self._prefill(sequences)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(f"no memory to encode {len(sequences)} images at a time") from error
 
     def _join(self, must: bool) -> None:
-        """Give rows to the sequences that the encoder has read; `must` waits for it."""
-        while self._arrivals and (must or self._arrivals[0].encoded.is_done()):
-            arrival = self._arrivals.popleft()
-            encoded = arrival.encoded
+        """Give places to the sequences that the encoder has read; `must` waits for it."""
+        while self._encoded and (must or self._encoded[0].is_done()):
+            encoded = self._encoded.popleft()
             encoded.wait()
-            limits = [self._limits(live) for live in arrival.rows]
-            first = len(self._live)
-            self._rows.put(first, encoded.cross, encoded.mask, limits, self._rules.start)
-            self._live += arrival.rows
+            limits = [self._limits(sequence) for sequence in encoded.sequences]
+            first = len(self._running)
+            self._batch.put(first, encoded.cross_kv, encoded.mask, limits, self._rules.start)
+            self._running += encoded.sequences
 
-    def _resume(self, parked: Parked) -> None:
-        """Give a suspended sequence a row again."""
-        self._rows.copy_in(len(self._live), parked.parts)
-        self._live.append(parked.live)
+    def _num_beams(self, sequence: Sequence) -> int:
+        return sequence.num_beams or self._config.num_beams
 
-    def _num_beams(self, query: Query) -> int:
-        most = self._options.num_beams
-        if query.num_beams is not None and query.num_beams > most:
-            raise ValueError(f"{query.num_beams} beams are asked for, there are {most}")
-        return query.num_beams or most
-
-    def _limits(self, live: Live) -> Limits:
-        query, options = live.job.item, self._options
-        most = min(query.max_new_tokens or options.max_new_tokens, options.max_new_tokens)
-        least = min(options.min_new_tokens, most)
-        return Limits(live.num_beams, most + 1, least + 1, query.grammar)
+    def _limits(self, sequence: Sequence) -> SequenceLimits:
+        config = self._config
+        most = min(sequence.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
+        least = min(config.min_new_tokens, most)
+        return SequenceLimits(self._num_beams(sequence), most + 1, least + 1, sequence.grammar)
 
     def _decode(self) -> None:
-        """One step of all rows."""
+        """One step of the batch."""
         size = self._size()
         self._graphs.run(size, partial(self._advance, *size))
-        done = Transfer(self._rows.done[: len(self._live)])
-        self._endings.append(Ending(list(self._live), done))
-        for live in self._live:
-            live.length = min(live.length + 1, self._options.max_new_tokens + 1)
+        done = HostCopy(self._batch.done[: len(self._running)])
+        self._done.append((list(self._running), done))
+        for sequence in self._running:
+            sequence.length = min(sequence.length + 1, self._config.max_new_tokens + 1)
 
-    def _advance(self, num_rows: int, num_lanes: int, span: int) -> None:
-        view = View(self._rows, num_rows, num_lanes, span)
-        self._search(self._decoder(self._rows, view), view)
+    def _advance(self, size: int, num_beams: int, span: int) -> None:
+        view = BatchView(self._batch, size, num_beams, span)
+        self._search(self._decoder(self._batch, view), view)
 
     def _size(self) -> tuple[int, int, int]:
-        """The rows, lanes and positions of the next step; ahead, those of a recording."""
-        shape = self._rows.shape
-        lanes = shape.num_lanes if any(live.num_beams > 1 for live in self._live) else 1
-        rows, span = len(self._live), max(live.length for live in self._live)
-        if self._options.ahead:
-            return at_least(GPU_ROWS, rows, shape.num_rows), lanes, self._gpu_span(span)
-        return rows, lanes, min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
+        """Sequences, beams and positions of the next step; ahead, those of a recorded one."""
+        shape, running = self._batch.shape, self._running
+        beams = shape.num_beams if any(self._num_beams(each) > 1 for each in running) else 1
+        size, span = len(running), max(each.length for each in running)
+        if self._config.launch_ahead:
+            return at_least(GPU_BATCHES, size, shape.max_batch_size), beams, self._gpu_span(span)
+        return size, beams, min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
 
     def _gpu_span(self, span: int) -> int:
-        return at_least(GPU_SPANS, span, self._rows.shape.num_positions)
+        return at_least(GPU_SPANS, span, self._batch.shape.num_positions)
 
     def _sizes(self) -> list[tuple[int, int, int]]:
         """Every size that a step on a GPU can have, the largest first: others reuse its memory."""
-        shape = self._rows.shape
-        rows = {at_least(GPU_ROWS, n + 1, shape.num_rows) for n in range(shape.num_rows)}
+        shape = self._batch.shape
+        most = shape.max_batch_size
+        sizes = {at_least(GPU_BATCHES, n + 1, most) for n in range(most)}
         spans = {self._gpu_span(n + 1) for n in range(shape.num_positions)}
-        lanes = {1, shape.num_lanes}
-        return sorted(((n, k, t) for n in rows for k in lanes for t in spans), reverse=True)
+        beams = {1, shape.num_beams}
+        return sorted(((n, k, t) for n in sizes for k in beams for t in spans), reverse=True)
 
     def _lag(self) -> int:
         """How many steps the host may stay behind: none when there is nothing left to launch."""
-        return 1 if self._live and self._options.ahead else 0
+        return 1 if self._running and self._config.launch_ahead else 0
 
-    def _leave(self, ending: Ending) -> None:
-        """Take the sequences that have ended out of the batch, and fetch their tokens."""
-        for live, done in zip(ending.rows, ending.done.read()[0].tolist(), strict=True):
-            if done and live in self._live:
-                self._answers.append(Answer(live.job, self._tokens(live)))
-                self._vacate(live)
+    def _remove_done(self) -> None:
+        """Take the sequences that ended in a step out of the batch, and fetch their tokens."""
+        sequences, done = self._done.popleft()
+        for sequence, is_done in zip(sequences, done.read()[0].tolist(), strict=True):
+            if is_done and sequence in self._running:
+                self._ended.append((sequence, self._tokens(sequence)))
+                self._vacate(sequence)
 
-    def _tokens(self, live: Live) -> Transfer:
-        rows, number = self._rows, self._live.index(live)
-        return Transfer(rows.ended_tokens[number, 0, : live.length], rows.ended_length[number, 0])
+    def _tokens(self, sequence: Sequence) -> HostCopy:
+        batch, place = self._batch, self._running.index(sequence)
+        return HostCopy(
+            batch.ended_tokens[place, 0, : sequence.length], batch.ended_length[place, 0]
+        )
 
-    def _vacate(self, live: Live) -> None:
-        """Free a row; the last one moves into it."""
-        number = self._live.index(live)
-        last = self._live.pop()
-        if last is not live:
-            self._rows.move(len(self._live), number, last.length)
-            self._live[number] = last
-        self._rows.clear(len(self._live))
+    def _vacate(self, sequence: Sequence) -> None:
+        """Free a place; the last sequence moves into it."""
+        place = self._running.index(sequence)
+        last = self._running.pop()
+        if last is not sequence:
+            self._batch.move(len(self._running), place, last.length)
+            self._running[place] = last
+        self._batch.clear(len(self._running))
 
-    def _withdraw(self, arrival: Arrival, job: Job[Query]) -> None:
-        """Take a job out of those that are with the encoder, which goes on for the others."""
-        kept = [number for number, live in enumerate(arrival.rows) if live.job is not job]
-        if len(kept) < len(arrival.rows):
-            arrival.rows = [arrival.rows[number] for number in kept]
-            arrival.encoded = arrival.encoded.only(kept)
-
-    def _finished(self) -> Finished:
-        """The answers that have reached the host; with nothing left to do, it waits for them."""
-        found: Finished = []
-        while self._answers and (not self._live or self._answers[0].tokens.arrived()):
-            answer = self._answers.popleft()
-            tokens, length = answer.tokens.read()
-            found.append((answer.job, tuple(tokens[: int(length)].tolist())))
+    def _take_ended(self) -> list[Sequence]:
+        """The sequences whose tokens are on the host; wait for them if nothing else runs."""
+        found = []
+        while self._ended and (not self._running or self._ended[0][1].is_done()):
+            sequence, copies = self._ended.popleft()
+            tokens, length = copies.read()
+            sequence.tokens = tuple(tokens[: int(length)].tolist())
+            found.append(sequence)
         return found
 
 
-def at_least(sizes: Sequence[int], wanted: int, most: int) -> int:
+def at_least(sizes: collections.abc.Sequence[int], wanted: int, most: int) -> int:
     """The smallest of `sizes` that holds `wanted`, but not more than `most`."""
     return min(next((size for size in sizes if size >= wanted), most), most)

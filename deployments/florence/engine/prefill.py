@@ -1,113 +1,157 @@
-"""What happens to a query before its first token: image and prompt → keys and values.
+"""What happens to a sequence before its first token: image and prompt → keys and values.
 
-On a GPU it runs on a stream of its own beside the decoder's steps.
+On a GPU it runs on a stream of its own, while the decoder goes on.
 """
 
-from collections.abc import Sequence
+import collections.abc
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from deployments.florence.cache import Cache
+from deployments.florence.engine.cuda import CudaGraphs, RecordedFunction
 from deployments.florence.engine.encoder import Encoder
-from deployments.florence.engine.graphs import Graphs, Recorded
-from deployments.florence.engine.inputs import Inputs
-from deployments.florence.request import Query
+from deployments.florence.image_cache import ImageCache
+from deployments.florence.request import Pixels
+from deployments.florence.sequence import Sequence
+
+Sequences = collections.abc.Sequence[Sequence]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Turns images and prompts into tensors.
+
+    `mean` and `std` are those of each colour in units of 0..1;
+    prompts are padded to `num_words`, or to the longest of the batch when it is None.
+    """
+
+    mean: Tensor
+    std: Tensor
+    num_image_tokens: int
+    pad: int
+    num_words: int | None
+    dtype: torch.dtype
+
+    def images(self, images: collections.abc.Sequence[Pixels]) -> Tensor:
+        """(B, H, W, 3), about zero."""
+        pixels = self._moved(torch.from_numpy(np.stack(images)))
+        return ((pixels.float() / 255.0 - self.mean) / self.std).to(self.dtype)
+
+    def words(
+        self, prompts: collections.abc.Sequence[collections.abc.Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts without the image's tokens (B, W), and the mask that the encoder wants.
+
+        The mask is zero, or minus infinity for padding: (B, 1, 1, image tokens + W).
+        """
+        written = [prompt[self.num_image_tokens :] for prompt in prompts]
+        width = self.num_words or max(map(len, written))
+        padded = [[*words, *[self.pad] * (width - len(words))] for words in written]
+        words = self._moved(torch.tensor(padded))
+        mask = torch.zeros(len(words), self.num_image_tokens + width, device=words.device)
+        mask[:, self.num_image_tokens :].masked_fill_(words == self.pad, float("-inf"))
+        return words, mask.to(self.dtype)[:, None, None]
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if not self.mean.is_cuda:
+            return tensor
+        return tensor.pin_memory().to(self.mean.device, non_blocking=True)
 
 
 @dataclass
 class Encoded:
-    """Some queries' way through the encoder.
+    """Sequences that the encoder works on, or has read.
 
-    `cross` are keys and values (L, B, S, 2·d), `mask` is what is added to the scores of
+    `cross_kv` are keys and values (L, B, S, 2·d), `mask` is what is added to the scores of
     the S positions (B, 1, 1, S); `done` says when they may be read.
     """
 
-    cross: Tensor
+    sequences: list[Sequence]
+    cross_kv: Tensor
     mask: Tensor
     done: torch.cuda.Event | None = None
 
     def is_done(self) -> bool:
-        """Whether reading them would hold up nobody."""
+        """Whether `wait` holds up nothing."""
         return self.done is None or self.done.query()
-
-    def only(self, kept: list[int]) -> "Encoded":
-        """The same with some of the queries alone."""
-        self.wait()
-        return Encoded(self.cross[:, kept], self.mask[kept])
 
     def wait(self) -> None:
         """Let what is launched from now on come after it."""
         if self.done is not None:
             torch.cuda.current_stream().wait_event(self.done)
-            for tensor in (self.cross, self.mask):
+            for tensor in (self.cross_kv, self.mask):
                 tensor.record_stream(torch.cuda.current_stream())
+
+    def drop(self, sequence: Sequence) -> None:
+        """Forget a sequence; the encoder goes on for the others."""
+        if sequence in self.sequences:
+            self.wait()
+            kept = [n for n, each in enumerate(self.sequences) if each is not sequence]
+            self.sequences = [self.sequences[n] for n in kept]
+            self.cross_kv, self.mask, self.done = self.cross_kv[:, kept], self.mask[kept], None
 
 
 class Prefill:
-    """The encoder with its inputs and its stream.
-
-    With a `cache`, what the vision tower makes of an image is kept for the next query about it.
-    """
+    """The encoder with its inputs, its image cache and its stream."""
 
     def __init__(
-        self, encoder: Encoder, inputs: Inputs, cache: Cache[Tensor] | None = None
+        self, encoder: Encoder, inputs: Inputs, image_cache: ImageCache[Tensor] | None = None
     ) -> None:
-        graphs = Graphs(inputs.mean.device)
-        self._look = Recorded(graphs, encoder.look, 0, "look")
-        self._read = Recorded(graphs, encoder.read, 1, "read")
+        graphs = CudaGraphs(inputs.mean.device)
+        self._encode_images = RecordedFunction(graphs, encoder.encode_images, 0, "images")
+        self._encode = RecordedFunction(graphs, encoder.encode, 1, "prompts")
         self._inputs = inputs
-        self._cache = cache
+        self._image_cache = image_cache
         self._stream = torch.cuda.Stream() if inputs.mean.is_cuda else None
 
-    def __call__(self, queries: Sequence[Query]) -> Encoded:
-        """Begin the pass of `queries`; the one before must have been read.
+    def __call__(self, sequences: Sequences) -> Encoded:
+        """Begin the pass of `sequences`; the one before must have been read.
 
         Raises:
             torch.OutOfMemoryError: the device has not enough for so many at a time.
         """
-        with self._aside():
-            words, mask = self._inputs.words([query.prompt for query in queries])
-            return Encoded(self._read(self._seen(queries), words, mask), mask, self._mark())
+        with self._own_stream():
+            words, mask = self._inputs.words([sequence.prompt for sequence in sequences])
+            cross_kv = self._encode(self._image_tokens(sequences), words, mask)
+            return Encoded(list(sequences), cross_kv, mask, self._event())
 
-    def record(self, queries: Sequence[Query]) -> None:
-        """Record the pass of as many queries as these, on a GPU."""
-        with self._aside():
-            images = self._inputs.images([query.pixels for query in queries])
-            self._look.record(images)
-            self._read.record(
-                self._look(images), *self._inputs.words([query.prompt for query in queries])
-            )
+    def record(self, sequences: Sequences) -> None:
+        """Record the pass of as many sequences as these, on a GPU."""
+        with self._own_stream():
+            images = self._inputs.images([sequence.pixels for sequence in sequences])
+            words = self._inputs.words([sequence.prompt for sequence in sequences])
+            self._encode_images.record(images)
+            self._encode.record(self._encode_images(images), *words)
 
-    def _seen(self, queries: Sequence[Query]) -> Tensor:
-        """The image tokens of all queries: (B, I, d_model)."""
-        if self._cache is None:
-            return self._look(self._inputs.images([query.pixels for query in queries]))
-        known = [self._cache.get(query.image_key) for query in queries]
-        new = [query for query, tokens in zip(queries, known, strict=True) if tokens is None]
-        fresh = iter(self._kept(new))
+    def _image_tokens(self, sequences: Sequences) -> Tensor:
+        """The image tokens of all sequences: (B, I, d_model)."""
+        if self._image_cache is None:
+            return self._see(sequences)
+        known = [self._image_cache.get(sequence.image_key) for sequence in sequences]
+        new = [each for each, tokens in zip(sequences, known, strict=True) if tokens is None]
+        seen = self._see(new).clone() if new else ()
+        for sequence, tokens in zip(new, seen, strict=True):
+            self._image_cache.put(sequence.image_key, tokens.clone())
+        fresh = iter(seen)
         return torch.stack([next(fresh) if tokens is None else tokens for tokens in known])
 
-    def _kept(self, queries: Sequence[Query]) -> list[Tensor]:
-        """The image tokens of queries whose images are new, which are known from now on."""
-        if not queries or self._cache is None:
-            return []
-        seen = self._look(self._inputs.images([query.pixels for query in queries])).clone()
-        for query, tokens in zip(queries, seen, strict=True):
-            self._cache.put(query.image_key, tokens.clone())
-        return list(seen)
+    def _see(self, sequences: Sequences) -> Tensor:
+        """The vision tower's pass: (B, I, d_model)."""
+        images = self._inputs.images([sequence.pixels for sequence in sequences])
+        return self._encode_images(images)
 
-    def _aside(self) -> AbstractContextManager[Any]:
-        """Work beside the decoder, once what it was told so far is done."""
+    def _own_stream(self) -> AbstractContextManager[Any]:
+        """Work while the decoder does, after what was launched so far."""
         if self._stream is None:
             return nullcontext()
         self._stream.wait_stream(torch.cuda.current_stream())
         return torch.cuda.stream(self._stream)
 
-    def _mark(self) -> torch.cuda.Event | None:
+    def _event(self) -> torch.cuda.Event | None:
         if self._stream is None:
             return None
         event = torch.cuda.Event()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deployments.florence.engine.linear import Linear, linear
-from deployments.florence.engine.weights import (
+from deployments.florence.engine.layers import (
     FeedForward,
+    Linear,
     Norm,
     feed_forward_of,
+    linear,
     linear_of,
     norm_of,
 )
@@ -41,7 +42,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Embedding:
+class PatchEmbedding:
     """The beginning of a stage: fewer positions, more channels."""
 
     convolution: Convolution
@@ -106,7 +107,7 @@ class ChannelAttention:
 
 
 @dataclass(frozen=True)
-class Block:
+class VisionBlock:
     """Attention and a feed-forward net, each after a depthwise convolution."""
 
     first: Convolution
@@ -148,7 +149,7 @@ class VisionTower:
         return self._norm(linear(self._tokens(x), self._projection))
 
     def _tokens(self, x: Tensor) -> Tensor:
-        """The mean of all positions, then each position, told where it lies."""
+        """The mean of all positions, then each position; all know where they lie."""
         height, width = x.shape[1:3]
         columns = self._columns[:width].expand(height, -1, -1)
         rows = self._rows[:height, None].expand(-1, width, -1)
@@ -161,9 +162,9 @@ def parts(layer: Any) -> tuple[Any, Any]:
     return layer.spatial_block, layer.channel_block
 
 
-def block_of(part: Any) -> Block:
+def block_of(part: Any) -> VisionBlock:
     """One half of a block."""
-    return Block(
+    return VisionBlock(
         convolution_of(part.conv1),
         norm_of(part.norm1),
         attention_of(part),
@@ -183,9 +184,9 @@ def attention_of(part: Any) -> WindowAttention | ChannelAttention:
     return ChannelAttention(linear_of(found.qkv), linear_of(found.proj), found.groups)
 
 
-def embedding_of(module: Any) -> Embedding:
+def embedding_of(module: Any) -> PatchEmbedding:
     """The convolution and the norm that begin a stage."""
-    return Embedding(convolution_of(module.conv), norm_of(module.norm), bool(module.pre_norm))
+    return PatchEmbedding(convolution_of(module.conv), norm_of(module.norm), bool(module.pre_norm))
 
 
 def convolution_of(module: nn.Conv2d) -> Convolution:

@@ -17,7 +17,7 @@ from deployments.cli.doctor.check import safely
 from deployments.cli.doctor.model import gpu, judged, model
 from deployments.cli.doctor.subject import Subject
 from deployments.cli.doctor.verdict import Kind, Verdict
-from deployments.florence import memory_estimate as room
+from deployments.florence import memory_estimate
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.cli.doctor.conftest import subject
 
@@ -199,8 +199,8 @@ def test_what_is_free_decides_about_slots(
     monkeypatch: pytest.MonkeyPatch, free: int, kind: Kind, said: str
 ) -> None:
     """A tenth of the card is left alone, as the settings say."""
-    card = room.Card("NVIDIA L4", 24 * GIB, free)
-    monkeypatch.setattr(room, "first_card", lambda: card)
+    card = memory_estimate.GpuMemory("NVIDIA L4", 24 * GIB, free)
+    monkeypatch.setattr(memory_estimate, "first_gpu", lambda: card)
     found = gpu(at("demo", "cuda"))
     assert (found.kind, said in found.said) == (kind, True), found.said
     assert found.said.startswith("NVIDIA L4, ")

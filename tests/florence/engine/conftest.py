@@ -1,4 +1,4 @@
-"""Checkpoints that engines are measured on, with queries whose answers are no near-ties."""
+"""Checkpoints that engines are measured on, with sequences whose answers are no near-ties."""
 
 import pytest
 

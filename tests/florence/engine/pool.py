@@ -1,12 +1,13 @@
-"""Queries, and what transformers' `generate` says to each when it runs it alone.
+"""Sequences, and what transformers' `generate` says to each when it runs it alone.
 
 An answer is worked out once. Whether a batch gives the same tokens must not hang on the last bits
 of a sum, so each answer comes with its margin: by how much a score could have been different before
 a decision on the way would have gone another way.
 """
 
+import collections.abc
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,11 +21,12 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from deployments.demo.scenes import draw_scene
-from deployments.florence.engine.build import Size, build
-from deployments.florence.engine.engine import Engine, Options
-from deployments.florence.engine.inputs import Inputs
+from deployments.florence.engine.build import build
+from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.prefill import Inputs
 from deployments.florence.model import Model
-from deployments.florence.request import Pixels, Query, Tokens
+from deployments.florence.request import Pixels, Tokens
+from deployments.florence.sequence import Sequence
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 
@@ -66,10 +68,10 @@ class Answer:
 
 
 class Pool:
-    """Queries to a checkpoint in fp32 on the CPU.
+    """Sequences for a checkpoint in fp32 on the CPU.
 
     Args:
-        seeds: one for each query; says which image and which of the prompts.
+        seeds: one for each sequence; says which image and which of the prompts.
         paint: an image of a seed and a size, (width, height).
     """
 
@@ -79,43 +81,57 @@ class Pool:
         self._config = deepcopy(self.model.florence.generation_config)
         self._prompts = [self.model.checkpoint.prompt(sentence) for sentence in SENTENCES]
         size = self.model.checkpoint.image_size
-        self.queries = [
-            Query(paint(seed, size), self._prompts[seed % len(SENTENCES)]) for seed in seeds
+        self.sequences = [
+            Sequence(paint(seed, size), self._prompts[seed % len(SENTENCES)]) for seed in seeds
         ]
         self._known: dict[tuple[int, Way, int], Answer] = {}
 
     def answer(self, number: int, way: Way, num_beams: int) -> Answer:
-        """What `generate` says to a query alone."""
+        """What `generate` says to a sequence alone."""
         key = number, way, num_beams
         if key not in self._known:
-            self._known[key] = self._ask(self.queries[number], way, num_beams)
+            self._known[key] = self._ask(self.sequences[number], way, num_beams)
         return self._known[key]
 
+    @property
+    def inputs(self) -> Inputs:
+        """What turns its images and prompts into tensors."""
+        model = self.model
+        tokens = model.checkpoint.num_image_tokens
+        return Inputs(model.mean, model.std, tokens, model.pad, None, model.dtype)
+
     def engine(
-        self, way: Way, num_beams: int, num_slots: int, micro_batch: int, ahead: bool = False
+        self,
+        way: Way,
+        num_beams: int,
+        max_batch_size: int,
+        prefill_batch_size: int,
+        launch_ahead: bool = False,
     ) -> Engine:
-        """An engine that searches this way, with so many beams unless a query asks for fewer."""
+        """An engine that searches this way, with so many beams unless a sequence asks for fewer."""
         model = self.model
         model.florence.generation_config = way.config(self._config, num_beams)
-        num_image_tokens = model.checkpoint.num_image_tokens
-        return build(
-            model.florence,
-            Inputs(model.mean, model.std, num_image_tokens, model.pad, None, model.dtype),
-            model.rules(),
-            Options(num_beams, way.max_new_tokens, way.min_new_tokens, micro_batch, ahead),
-            Size(num_slots, max(map(len, self._prompts)) - num_image_tokens),
-            model.checkpoint.image_size,
+        config = EngineConfig(
+            max_batch_size=max_batch_size,
+            prefill_batch_size=prefill_batch_size,
+            num_beams=num_beams,
+            max_new_tokens=way.max_new_tokens,
+            max_words=max(map(len, self._prompts)) - model.checkpoint.num_image_tokens,
+            min_new_tokens=way.min_new_tokens,
+            launch_ahead=launch_ahead,
         )
+        image_size = model.checkpoint.image_size
+        return build(model.florence, self.inputs, model.rules(), config, image_size)
 
     @torch.inference_mode()
-    def _ask(self, query: Query, way: Way, num_beams: int) -> Answer:
+    def _ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:
         model, margin = self._alone, Margin(num_beams, way)
         model.florence.generation_config = way.config(self._config, num_beams)
-        ids, mask = model.padded([query.prompt])
+        ids, mask = model.padded([sequence.prompt])
         rows = model.florence.generate(
             input_ids=ids,
             attention_mask=mask,
-            pixel_values=model.normalised([query.pixels]),
+            pixel_values=model.normalised([sequence.pixels]),
             max_new_tokens=way.max_new_tokens,
             min_new_tokens=way.min_new_tokens,
             do_sample=False,
@@ -158,7 +174,7 @@ class Margin(LogitsProcessor):
             [*self._gaps, *((b - a) * min(m, n) for (a, m), (b, n) in ranked if b > a)], default=inf
         )
 
-    def _before(self, others: Sequence[Tokens], beam: Tokens) -> float:
+    def _before(self, others: collections.abc.Sequence[Tokens], beam: Tokens) -> float:
         """The score of a beam so far; at first all say the same, and only one exists."""
         return 10 * EXISTS if beam in others else self._scores.get(beam, 0.0)
 

@@ -1,6 +1,6 @@
-"""What a GPU records touches nothing of the host's: seen without one, on torch's meta device.
+"""A CUDA graph touches nothing of the host's: seen without one, on torch's meta device.
 
-A recording must neither ask the device for a value nor read a tensor of the host, whose address
+A graph must neither ask the device for a value nor read a tensor of the host, whose address
 it would keep. On the meta device the first raises, and the second is a tensor elsewhere.
 """
 
@@ -16,16 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Florence2Config, Florence2ForConditionalGeneration
 
+from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
-from deployments.florence.engine.grammar import Boxes
-from deployments.florence.engine.rows import Rows, Shape, View
-from deployments.florence.engine.search import Rules, Search
+from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
 from deployments.settings import DEMO_CHECKPOINT
 
 META = torch.device("meta")
 DTYPE = torch.float16
-SHAPE = Shape(8, 3, num_positions=129, num_encoded=80, num_layers=2, num_heads=4, head_width=32)
+SHAPE = BatchShape(
+    8, 3, num_positions=129, num_encoded=80, num_layers=2, num_heads=4, head_width=32
+)
 ENDS: tuple[bool | str, ...] = (True, False, "never")
 
 
@@ -65,9 +66,9 @@ def florence() -> Any:
     return model.to(DTYPE).eval()  # type: ignore[arg-type]
 
 
-def rules(early_stopping: bool | str = True) -> Rules:
+def rules(early_stopping: bool | str = True) -> GenerationRules:
     """Everything that a generation config may ask of the engine."""
-    return Rules(
+    return GenerationRules(
         start=2,
         pad=1,
         eos=2,
@@ -84,33 +85,35 @@ def empty(*size: int, dtype: torch.dtype = DTYPE) -> Tensor:
 
 
 @pytest.mark.parametrize("early_stopping", ENDS)
-@pytest.mark.parametrize("num_lanes", [1, 3])
+@pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("constrained", [False, True])
-def test_a_step(num_lanes: int, early_stopping: bool | str, constrained: bool) -> None:
+def test_a_step(num_beams: int, early_stopping: bool | str, constrained: bool) -> None:
     """Decoder, search and grammar."""
-    rows, decoder = Rows(SHAPE, META, DTYPE), Decoder(florence())
-    boxes = Boxes({100 + bin_: bin_ for bin_ in range(1000)}, decoder.num_words, 2, rows)
-    search = Search(rules(early_stopping), rows, boxes if constrained else None)
+    batch, decoder = DecoderBatch(SHAPE, META, DTYPE), Decoder(florence())
+    bins = {100 + bin_: bin_ for bin_ in range(1000)}
+    grammar = BoxGrammar(bins, decoder.num_words, 2, batch)
+    search = Search(rules(early_stopping), batch, grammar if constrained else None)
     with recording():
-        view = View(rows, SHAPE.num_rows, num_lanes, 64)
-        search(decoder(rows, view), view)
+        view = BatchView(batch, SHAPE.max_batch_size, num_beams, 64)
+        search(decoder(batch, view), view)
 
 
 def test_the_encoder() -> None:
-    """Both recordings of a pass: the images, then the prompts."""
+    """Both graphs of a pass: the images, then the prompts."""
     encoder = Encoder(florence())
     with recording():
-        seen = encoder.look(empty(4, 128, 128, 3))
-        encoder.read(seen, empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15))
+        seen = encoder.encode_images(empty(4, 128, 128, 3))
+        words, mask = empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15)
+        encoder.encode(seen, words, mask)
 
 
-def test_moving_and_clearing_rows() -> None:
+def test_moving_and_clearing_places() -> None:
     """These are not recorded, but a copy from the host would hold up all that runs."""
-    rows = Rows(SHAPE, META, DTYPE)
+    batch = DecoderBatch(SHAPE, META, DTYPE)
     with recording():
-        rows.move(3, 1, 20)
-        rows.copy_in(2, rows.copy_out(1, 20))
-        rows.clear(3)
+        batch.move(3, 1, 20)
+        batch.copy_in(2, batch.copy_out(1, 20))
+        batch.clear(3)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,6 @@ def test_moving_and_clearing_rows() -> None:
     ids=["a host's number", "a copy from the host", "a question", "a size that depends on values"],
 )
 def test_what_it_would_see(stray: Any, error: type[Exception]) -> None:
-    """Each of these would break a recording, or stop the device."""
+    """Each of these would break a graph, or stop the device."""
     with pytest.raises(error), recording():
         stray(empty(3))

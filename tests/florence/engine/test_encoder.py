@@ -4,19 +4,18 @@ import torch
 from torch import Tensor
 
 from deployments.florence.engine.encoder import Encoder, bounded
-from deployments.florence.engine.inputs import Inputs
 from tests.florence.engine.pool import Pool
 
 
 def theirs(pool: Pool) -> tuple[Tensor, Tensor]:
-    """Keys and values of each layer (L, B, S, 2·d) for all queries, and what is no padding."""
+    """Keys and values of each layer (L, B, S, 2·d) for all sequences, and what is no padding."""
     model = pool.model
-    ids, mask = model.padded([query.prompt for query in pool.queries])
+    ids, mask = model.padded([sequence.prompt for sequence in pool.sequences])
     florence = model.florence.model
     states = florence(
         input_ids=ids,
         attention_mask=mask,
-        pixel_values=model.normalised([query.pixels for query in pool.queries]),
+        pixel_values=model.normalised([sequence.pixels for sequence in pool.sequences]),
         decoder_input_ids=torch.zeros_like(ids[:, :1]),
     ).encoder_last_hidden_state
     layers = florence.language_model.decoder.layers
@@ -29,13 +28,10 @@ def theirs(pool: Pool) -> tuple[Tensor, Tensor]:
 def test_keys_and_values_are_the_librarys(pool: Pool) -> None:
     """For prompts of different lengths in one batch, except where there is padding."""
     expected, real = theirs(pool)
-    model = pool.model
-    tokens = model.checkpoint.num_image_tokens
-    inputs = Inputs(model.mean, model.std, tokens, model.pad, None, model.dtype)
-    encoder = Encoder(model.florence)
-    words, mask = inputs.words([query.prompt for query in pool.queries])
-    seen = encoder.look(inputs.images([query.pixels for query in pool.queries]))
-    ours = encoder.read(seen, words, mask)
+    inputs, encoder = pool.inputs, Encoder(pool.model.florence)
+    words, mask = inputs.words([sequence.prompt for sequence in pool.sequences])
+    seen = encoder.encode_images(inputs.images([sequence.pixels for sequence in pool.sequences]))
+    ours = encoder.encode(seen, words, mask)
     assert not real.all()
     torch.testing.assert_close(ours[:, real], expected[:, real], atol=2e-4, rtol=0)
 

@@ -1,7 +1,7 @@
 """Constrained decoding: complete boxes with ordered corners, and nothing else changed."""
 
+import collections.abc
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from deployments.demo.scenes import draw_scene
-from deployments.florence.backend import Job
-from deployments.florence.backends import open_engine
-from deployments.florence.engine.engine import Engine
+from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
-from deployments.florence.request import Grammar, Query, Tokens
+from deployments.florence.request import Tokens
+from deployments.florence.sequence import Grammar, Sequence
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels
 from deployments.settings import InferenceSettings, ModelSettings
+from tests.florence import sequences
 from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint
 
 MAX_NEW_TOKENS = 60
@@ -35,13 +35,13 @@ def demo() -> Model:
     return Model(ModelSettings(path="demo", device="cpu"))
 
 
-def queries(model: Model, num: int) -> list[Query]:
-    """Queries about scenes, a task each in turn, with the task's grammar."""
+def about_scenes(model: Model, num: int) -> list[Sequence]:
+    """Sequences about scenes, a task each in turn, with the task's grammar."""
     scenes = [draw_scene(random.Random(seed), (256, 256)).image for seed in range(num)]
     size, resample = model.checkpoint.image_size, model.checkpoint.resample
     tasks = list(TASKS.values())
     return [
-        Query(
+        Sequence(
             to_pixels(scene, size, resample),
             model.checkpoint.prompt(task.sentence),
             grammar=task.grammar,
@@ -50,27 +50,15 @@ def queries(model: Model, num: int) -> list[Query]:
     ]
 
 
-def answers(model: Model, given: Sequence[Query], *, constrained: bool, beams: int) -> list[Tokens]:
+def answers(
+    model: Model, given: collections.abc.Sequence[Sequence], *, constrained: bool, beams: int
+) -> list[Tokens]:
     """What an engine says to all of them."""
     settings = InferenceSettings(
         constrained=constrained, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS
     )
-    longest = max(len(query.prompt) for query in given)
-    return run(open_engine(model, settings, longest), given)
-
-
-def run(engine: Engine, given: Sequence[Query]) -> list[Tokens]:
-    """Each query's answer, begun as there is room."""
-    jobs = [Job(query) for query in given]
-    waiting, found = list(jobs), dict[Job[Query], Tokens]()
-    while len(found) < len(jobs):
-        room = engine.num_slots - (len(jobs) - len(waiting) - len(found))
-        begun = waiting[: min(room, engine.micro_batch)]
-        if begun:
-            engine.admit(begun)
-            del waiting[: len(begun)]
-        found |= dict(engine.step())
-    return [found[job] for job in jobs]
+    longest = max(len(each.prompt) for each in given)
+    return sequences.answers(open_engine(model, settings, longest), given)
 
 
 def boxes(model: Model, tokens: Tokens) -> list[list[int]]:
@@ -83,10 +71,10 @@ def boxes(model: Model, tokens: Tokens) -> list[list[int]]:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_every_box_is_complete_and_its_corners_are_in_order(wild: Model, beams: int) -> None:
     """Only the last may be cut off, by the longest answer; without the grammar many break."""
-    given = queries(wild, 8)
+    given = about_scenes(wild, 8)
     free = answers(wild, given, constrained=False, beams=beams)
     held = answers(wild, given, constrained=True, beams=beams)
-    asked = [n for n, query in enumerate(given) if query.grammar != Grammar.FREE]
+    asked = [n for n, each in enumerate(given) if each.grammar != Grammar.FREE]
     assert any(broken(wild, free[n]) for n in asked)
     assert not any(broken(wild, held[n]) for n in asked)
 
@@ -108,7 +96,7 @@ def broken(model: Model, tokens: Tokens) -> bool:
 
 def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
     """Between the frame's tokens stand locations alone."""
-    given = [replace(query, grammar=Grammar.BOXES) for query in queries(wild, 8)]
+    given = [replace(each, grammar=Grammar.BOXES) for each in about_scenes(wild, 8)]
     for tokens in answers(wild, given, constrained=True, beams=1):
         inner = wild.checkpoint.vocabulary.trim(tokens)
         assert all(id_ in wild.checkpoint.vocabulary.bins for id_ in inner)
@@ -116,10 +104,10 @@ def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
 
 def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
     """Beside others that are held, it says what it would say anyway."""
-    given = queries(wild, 8)
+    given = about_scenes(wild, 8)
     free = answers(wild, given, constrained=False, beams=3)
     held = answers(wild, given, constrained=True, beams=3)
-    kept = [n for n, query in enumerate(given) if query.grammar == Grammar.FREE]
+    kept = [n for n, each in enumerate(given) if each.grammar == Grammar.FREE]
     assert kept
     assert [free[n] for n in kept] == [held[n] for n in kept]
 
@@ -127,6 +115,6 @@ def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_a_trained_model_says_does_not_change(demo: Model, beams: int) -> None:
     """The grammar rules out what it would not say."""
-    given = queries(demo, 8)
+    given = about_scenes(demo, 8)
     free = answers(demo, given, constrained=False, beams=beams)
     assert answers(demo, given, constrained=True, beams=beams) == free

@@ -1,4 +1,4 @@
-"""Half precision: boxes that overlap those of `generate`, and the same tokens with recordings.
+"""Half precision: boxes that overlap those of `generate`, and the same tokens with CUDA graphs.
 
 On a CPU, and on a GPU where there is one: that is how a GPU runs it.
 """
@@ -8,23 +8,23 @@ from functools import cache
 import pytest
 import torch
 
-from deployments.florence.backends import open_engine
-from deployments.florence.engine.build import Size, build
-from deployments.florence.engine.engine import Options
-from deployments.florence.engine.inputs import Inputs
+from deployments.florence.backend import open_engine
+from deployments.florence.engine.build import build
+from deployments.florence.engine.engine import EngineConfig
+from deployments.florence.engine.prefill import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
 from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
 from deployments.florence.request import Tokens
 from deployments.florence.schemas import BoundingBox
 from deployments.settings import InferenceSettings
-from tests.florence.queries import answers, demo, prompt, query
+from tests.florence.sequences import answers, demo, prompt, sequence
 
 pytestmark = pytest.mark.slow
 
 LEAST_OVERLAP = 0.98
-QUERIES = [
-    query(seed, path) for seed in range(7) for path in ("region-proposal", "object-detection")
+SEQUENCES = [
+    sequence(seed, path) for seed in range(7) for path in ("region-proposal", "object-detection")
 ]
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
@@ -55,9 +55,9 @@ def test_boxes_are_those_of_generate(device: str, num_beams: int) -> None:
     """In a batch of sixteen, as many as alone and nearly where they are alone."""
     loaded = model(device)
     settings = InferenceSettings(num_beams=num_beams, max_batch_size=16, max_new_tokens=64)
-    engine = open_engine(loaded, settings, max(len(each.prompt) for each in QUERIES))
+    engine = open_engine(loaded, settings, max(len(each.prompt) for each in SEQUENCES))
     alone = Generate(loaded, settings)
-    for each, found in zip(QUERIES, answers(engine, QUERIES), strict=True):
+    for each, found in zip(SEQUENCES, answers(engine, SEQUENCES), strict=True):
         [expected] = alone.answers([each])
         pairs = list(zip(boxes(loaded, found), boxes(loaded, expected), strict=True))
         assert pairs
@@ -66,17 +66,23 @@ def test_boxes_are_those_of_generate(device: str, num_beams: int) -> None:
 
 @gpu
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_recordings_change_no_token(num_beams: int) -> None:
+def test_cuda_graphs_change_no_token(num_beams: int) -> None:
     """A step that is replayed is the step that was launched."""
 
-    def said(graphs: bool) -> list[Tokens]:
+    def said(cuda_graphs: bool) -> list[Tokens]:
         loaded = model("cuda")
         tokens = loaded.checkpoint.num_image_tokens
         inputs = Inputs(loaded.mean, loaded.std, tokens, loaded.pad, None, loaded.dtype)
-        options = Options(num_beams, max_new_tokens=64, graphs=graphs)
-        size = Size(num_rows=8, num_words=len(prompt("object-detection")) - tokens)
-        image = loaded.checkpoint.image_size
-        engine = build(loaded.florence, inputs, loaded.rules(), options, size, image)
-        return answers(engine, QUERIES)
+        config = EngineConfig(
+            max_batch_size=8,
+            prefill_batch_size=4,
+            num_beams=num_beams,
+            max_new_tokens=64,
+            max_words=len(prompt("object-detection")) - tokens,
+            cuda_graphs=cuda_graphs,
+        )
+        image_size = loaded.checkpoint.image_size
+        engine = build(loaded.florence, inputs, loaded.rules(), config, image_size)
+        return answers(engine, SEQUENCES)
 
-    assert said(graphs=True) == said(graphs=False)
+    assert said(cuda_graphs=True) == said(cuda_graphs=False)

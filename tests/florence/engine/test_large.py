@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration
 
+from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
-from deployments.florence.engine.rows import Rows, Shape, View
 
 META = torch.device("meta")
 FP16 = torch.float16
@@ -60,13 +60,13 @@ def num_parameters() -> float:
     return float(sum(parameter.numel() for parameter in large().parameters())) / 1e6
 
 
-def shape(num_rows: int = 1, num_lanes: int = 1, num_positions: int = 1) -> Shape:
+def shape(size: int = 1, num_beams: int = 1, num_positions: int = 1) -> BatchShape:
     """Room for the usual prompts."""
     text = large().config.text_config
     num_encoded = NUM_IMAGE_TOKENS + NUM_WORDS
     layers, heads = text.decoder_layers, text.decoder_attention_heads
-    return Shape(
-        num_rows, num_lanes, num_positions, num_encoded, layers, heads, text.d_model // heads
+    return BatchShape(
+        size, num_beams, num_positions, num_encoded, layers, heads, text.d_model // heads
     )
 
 
@@ -85,20 +85,20 @@ def test_laying_its_weights_out_adds_none() -> None:
 def test_an_image_takes_577_tokens() -> None:
     """And with its prompt it is keys and values for each layer."""
     encoder = Encoder(large())
-    seen = encoder.look(torch.empty(2, SIDE, SIDE, 3, dtype=FP16, device=META))
+    seen = encoder.encode_images(torch.empty(2, SIDE, SIDE, 3, dtype=FP16, device=META))
     assert seen.shape == (2, NUM_IMAGE_TOKENS, 1024)
     words = torch.empty(2, NUM_WORDS, dtype=torch.int64, device=META)
     mask = torch.empty(2, 1, 1, NUM_IMAGE_TOKENS + NUM_WORDS, dtype=FP16, device=META)
-    assert encoder.read(seen, words, mask).shape == (12, 2, NUM_IMAGE_TOKENS + NUM_WORDS, 2048)
+    assert encoder.encode(seen, words, mask).shape == (12, 2, NUM_IMAGE_TOKENS + NUM_WORDS, 2048)
 
 
-@pytest.mark.parametrize("num_lanes", [1, 3])
+@pytest.mark.parametrize("num_beams", [1, 3])
 @torch.no_grad()
-def test_a_step_scores_every_word(num_lanes: int) -> None:
+def test_a_step_scores_every_word(num_beams: int) -> None:
     """For each beam of each sequence."""
-    rows = Rows(shape(8, 3, 65), META, FP16)
-    scores = Decoder(large())(rows, View(rows, 8, num_lanes, 64))
-    assert (scores.shape, scores.dtype) == ((8, num_lanes, 51328), FP16)
+    batch = DecoderBatch(shape(8, 3, 65), META, FP16)
+    scores = Decoder(large())(batch, BatchView(batch, 8, num_beams, 64))
+    assert (scores.shape, scores.dtype) == ((8, num_beams, 51328), FP16)
 
 
 def test_memory_of_a_sequence() -> None:
@@ -107,5 +107,5 @@ def test_memory_of_a_sequence() -> None:
     assert one / 1e6 == pytest.approx(29.05 + 0.0492, abs=0.01)
     tokens = shape(num_positions=1025).num_bytes(FP16) - one
     assert tokens / 1024 / 1e3 == pytest.approx(49.2, abs=0.1)
-    beams = shape(num_lanes=3, num_positions=1025).num_bytes(FP16) - one
+    beams = shape(num_beams=3, num_positions=1025).num_bytes(FP16) - one
     assert beams / (3 * 1025 - 1) == pytest.approx(tokens / 1024)

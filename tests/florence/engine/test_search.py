@@ -1,4 +1,4 @@
-"""The next token: what transformers' own processors leave over, for rows of any length at once."""
+"""The next token: what transformers' processors leave over, for sequences of any lengths."""
 
 import pytest
 import torch
@@ -13,8 +13,13 @@ from transformers import (
     NoRepeatNGramLogitsProcessor,
 )
 
-from deployments.florence.engine.rows import Limits, Rows, Shape, View
-from deployments.florence.engine.search import Rules, Search
+from deployments.florence.engine.batch import (
+    BatchShape,
+    BatchView,
+    DecoderBatch,
+    SequenceLimits,
+)
+from deployments.florence.engine.search import GenerationRules, Search
 
 CPU = "cpu"
 BOS, PAD, EOS = 0, 1, 2
@@ -28,9 +33,9 @@ histories = st.lists(
 )
 
 
-def rules(ngram: int, forced: bool) -> Rules:
+def rules(ngram: int, forced: bool) -> GenerationRules:
     """Greedy ones."""
-    return Rules(
+    return GenerationRules(
         start=EOS,
         pad=PAD,
         eos=EOS,
@@ -42,16 +47,18 @@ def rules(ngram: int, forced: bool) -> Rules:
     )
 
 
-def rows_with(said: list[list[int]], min_length: int) -> Rows:
-    """Rows whose sequences have said so much."""
-    shape = Shape(len(said), 1, MAX_LENGTH, num_encoded=1, num_layers=1, num_heads=1, head_width=1)
-    rows = Rows(shape, torch.device(CPU), torch.float32)
-    limits = [Limits(1, MAX_LENGTH, min_length) for _ in said]
-    rows.put(0, torch.zeros(1, len(said), 1, 2), torch.zeros(len(said), 1, 1, 1), limits, EOS)
-    for row, tokens in enumerate(said):
-        rows.tokens[row, 0, : len(tokens)] = torch.tensor(tokens)
-        rows.length[row] = len(tokens)
-    return rows
+def batch_with(said: list[list[int]], min_length: int) -> DecoderBatch:
+    """A batch whose sequences have said so much."""
+    shape = BatchShape(
+        len(said), 1, MAX_LENGTH, num_encoded=1, num_layers=1, num_heads=1, head_width=1
+    )
+    batch = DecoderBatch(shape, torch.device(CPU), torch.float32)
+    limits = [SequenceLimits(1, MAX_LENGTH, min_length) for _ in said]
+    batch.put(0, torch.zeros(1, len(said), 1, 2), torch.zeros(len(said), 1, 1, 1), limits, EOS)
+    for n, tokens in enumerate(said):
+        batch.tokens[n, 0, : len(tokens)] = torch.tensor(tokens)
+        batch.length[n] = len(tokens)
+    return batch
 
 
 def theirs(scores: Tensor, tokens: list[int], ngram: int, forced: bool, least: int) -> int:
@@ -74,29 +81,30 @@ def theirs(scores: Tensor, tokens: list[int], ngram: int, forced: bool, least: i
 def test_the_next_token_is_the_librarys(
     ngram: int, forced: bool, said: list[list[int]], least: int, seed: int
 ) -> None:
-    """No repeated n-gram, no early end, and the forced first and last token, row by row."""
-    rows = rows_with(said, least + 1)
+    """No repeated n-gram, no early end, and the forced first and last token, for each sequence."""
+    batch = batch_with(said, least + 1)
     scores = torch.randn(len(said), NUM_WORDS, generator=torch.Generator().manual_seed(seed))
     expected = [
-        theirs(row, tokens, ngram, forced, least) for row, tokens in zip(scores, said, strict=True)
+        theirs(each, tokens, ngram, forced, least)
+        for each, tokens in zip(scores, said, strict=True)
     ]
-    view = View(rows, len(said), 1, max(map(len, said)))
-    Search(rules(ngram, forced), rows)(scores[:, None].clone(), view)
-    for row, tokens in enumerate(said):
-        assert rows.tokens[row, 0, : len(tokens) + 1].tolist() == [*tokens, expected[row]]
-        assert int(rows.length[row]) == len(tokens) + 1
-        over = expected[row] == EOS or len(tokens) + 1 == MAX_LENGTH
-        assert bool(rows.done[row]) is over
+    view = BatchView(batch, len(said), 1, max(map(len, said)))
+    Search(rules(ngram, forced), batch)(scores[:, None].clone(), view)
+    for n, tokens in enumerate(said):
+        assert batch.tokens[n, 0, : len(tokens) + 1].tolist() == [*tokens, expected[n]]
+        assert int(batch.length[n]) == len(tokens) + 1
+        over = expected[n] == EOS or len(tokens) + 1 == MAX_LENGTH
+        assert bool(batch.done[n]) is over
 
 
-def test_a_row_that_is_done_stays_as_it_is() -> None:
+def test_a_sequence_that_is_done_stays_as_it_is() -> None:
     """Beside one that goes on."""
-    rows = rows_with([[2, 0, 4], [2, 0, 4]], min_length=1)
-    rows.done[0] = True
-    before = rows.tokens[0].clone()
+    batch = batch_with([[2, 0, 4], [2, 0, 4]], min_length=1)
+    batch.done[0] = True
+    before = batch.tokens[0].clone()
     scores = torch.zeros(2, 1, NUM_WORDS)
     scores[..., 3] = 1.0
-    Search(rules(3, forced=True), rows)(scores, View(rows, 2, 1, 4))
-    assert torch.equal(rows.tokens[0], before)
-    assert rows.length.tolist() == [3, 4]
-    assert rows.tokens[1, 0, :4].tolist() == [2, 0, 4, 3]
+    Search(rules(3, forced=True), batch)(scores, BatchView(batch, 2, 1, 4))
+    assert torch.equal(batch.tokens[0], before)
+    assert batch.length.tolist() == [3, 4]
+    assert batch.tokens[1, 0, :4].tolist() == [2, 0, 4, 3]

@@ -20,7 +20,7 @@ def both(pool: Pool, images: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_image_tokens_are_the_librarys(pool: Pool) -> None:
     """For images of the checkpoint's size, some at a time."""
-    ours, theirs = both(pool, pool.model.normalised([query.pixels for query in pool.queries]))
+    ours, theirs = both(pool, pool.model.normalised([each.pixels for each in pool.sequences]))
     assert ours.shape[1] == pool.model.checkpoint.num_image_tokens
     torch.testing.assert_close(ours, theirs, atol=NEAR, rtol=0)
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from deployments.florence.cores import allowed, left_to_engine, take_every_core
+from deployments.florence.cpu_affinity import allowed, reserve_cores, use_all_cores
 
 
 def cores_of_a_child() -> set[int]:
@@ -18,7 +18,7 @@ def cores_of_a_child() -> set[int]:
 def test_children_keep_off_the_engines_cores() -> None:
     """A process started inside the block has one core less, if there is more than one."""
     before = allowed()
-    with left_to_engine(1):
+    with reserve_cores(1):
         child = cores_of_a_child()
 
     assert len(child) == max(1, len(before) - 1)
@@ -28,13 +28,13 @@ def test_children_keep_off_the_engines_cores() -> None:
 @pytest.mark.parametrize("num", [0, 10_000])
 def test_nothing_changes_where_nothing_can_be_left(num: int) -> None:
     """No core to leave, or more than there are: everybody uses all."""
-    with left_to_engine(num):
+    with reserve_cores(num):
         assert cores_of_a_child() == allowed()
 
 
 def test_the_engine_takes_every_core_again() -> None:
     """Inside the block the engine frees itself."""
     before = allowed()
-    with left_to_engine(1):
-        take_every_core()
+    with reserve_cores(1):
+        use_all_cores()
         assert allowed() >= before

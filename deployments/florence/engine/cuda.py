@@ -1,8 +1,8 @@
-"""CUDA graphs: work is recorded once and then launched as one piece.
+"""What only matters on a GPU: CUDA graphs, copies to the host, and the memory that is left.
 
 A step of twelve layers is some hundred small kernels; launching each from Python takes longer
-than computing them. A recording always reads and writes the same tensors, so it fits one number
-of rows, of lanes and of positions; for other sizes, and on a CPU, the work runs as it is.
+than computing them. A graph always reads and writes the same tensors, so it fits one size of the
+batch; for other sizes, and on a CPU, the work runs as it is.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 Work = Callable[[], Tensor | None]
-REHEARSALS = 2  # libraries choose their kernels and take their memory in the first runs
+WARM_UPS = 2  # libraries choose their kernels and take their memory in the first runs
 
 
-class Graphs:
-    """Recorded work by key; all share one memory pool, since only one runs at a time.
+class CudaGraphs:
+    """Graphs by key; all share one memory pool, since only one runs at a time.
 
     They are recorded on a stream of their own: cuBLAS has a workspace for each stream, and a
-    recording keeps its address. Recordings that run side by side must not write to the same one,
-    and torch frees it with the first recording that goes (pytorch/pytorch#193402).
+    graph keeps its address. Graphs that run at the same time must not write to the same one, and
+    torch frees it with the first graph that goes (pytorch/pytorch#193402).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,12 +30,12 @@ class Graphs:
             self._stream = torch.cuda.Stream()
 
     def record(self, key: Hashable, work: Work) -> None:
-        """Rehearse `work` and record it; what it changes meanwhile must not matter."""
+        """Run `work` to warm it up, then record it; what it changes meanwhile must not matter."""
         if not self._enabled or key in self._recorded:
             return
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            for _ in range(REHEARSALS):
+            for _ in range(WARM_UPS):
                 work()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
@@ -52,14 +52,14 @@ class Graphs:
         return output
 
 
-class Recorded:
-    """A function of batches, replayed by the smallest recording that holds the batch.
+class RecordedFunction:
+    """A function of batches, replayed by the smallest graph that holds the batch.
 
     Its arguments have the batch as their first dimension, its result as number `dimension`.
     """
 
     def __init__(
-        self, graphs: Graphs, work: Callable[..., Tensor], dimension: int, name: str
+        self, graphs: CudaGraphs, work: Callable[..., Tensor], dimension: int, name: str
     ) -> None:
         self._graphs = graphs
         self._work = work
@@ -85,3 +85,40 @@ class Recorded:
         result = self._graphs.run((self._name, size), lambda: self._work(*buffers))
         assert result is not None
         return result.narrow(self._dimension, 0, num)
+
+
+class HostCopy:
+    """A copy of some tensors on its way to the host, for which the device does not stop."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensors[0].is_cuda:
+            self._copies = [pinned(tensor) for tensor in tensors]
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._copies = [tensor.clone() for tensor in tensors]
+
+    def is_done(self) -> bool:
+        """Whether reading would not wait; on a CPU always."""
+        return self._event is None or self._event.query()
+
+    def read(self) -> list[Tensor]:
+        """The copies, in the order given; waits for them."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._copies
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """A copy in host memory that the device writes by itself."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)
+
+
+def available_bytes(total: int, free: int, utilization: float) -> int:
+    """What this process may still take of a GPU of which `free` of `total` bytes are free.
+
+    `utilization` is the share of the whole GPU that it may use.
+    """
+    return int(total * utilization) - (total - free)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.florence.cache import Cache
+from deployments.florence.image_cache import ImageCache
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Value:
 
 def test_what_was_put_is_found_and_counted() -> None:
     """A hit is counted once, a miss never."""
-    cache: Cache[Value] = Cache(100)
+    cache: ImageCache[Value] = ImageCache(100)
     cache.put("a", Value(10))
     assert cache.get("a") == Value(10)
     assert cache.get("b") is None
@@ -26,7 +26,7 @@ def test_what_was_put_is_found_and_counted() -> None:
 
 def test_the_one_not_used_for_longest_goes_first() -> None:
     """Being asked for counts as use."""
-    cache: Cache[Value] = Cache(20)
+    cache: ImageCache[Value] = ImageCache(20)
     for key in "ab":
         cache.put(key, Value(10))
     cache.get("a")
@@ -36,16 +36,16 @@ def test_the_one_not_used_for_longest_goes_first() -> None:
 
 def test_what_is_larger_than_all_is_not_kept() -> None:
     """One huge value does not drive out the others."""
-    cache: Cache[Value] = Cache(20)
+    cache: ImageCache[Value] = ImageCache(20)
     cache.put("a", Value(10))
     cache.put("b", Value(21))
     assert cache.get("a")
     assert not cache.get("b")
 
 
-def test_who_has_no_key_is_not_remembered() -> None:
-    """A query without a key is answered afresh."""
-    cache: Cache[Value] = Cache(20)
+def test_without_a_key_nothing_is_kept() -> None:
+    """An image without a key is looked at again."""
+    cache: ImageCache[Value] = ImageCache(20)
     cache.put(None, Value(10))
     assert cache.get(None) is None
     assert cache.num_bytes == 0
@@ -54,7 +54,7 @@ def test_who_has_no_key_is_not_remembered() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40))))
 def test_it_never_holds_more_than_it_may(puts: list[tuple[int, int]]) -> None:
     """Whatever is put, also under the same key again, the sum is right and bounded."""
-    cache: Cache[Value] = Cache(60)
+    cache: ImageCache[Value] = ImageCache(60)
     for key, size in puts:
         cache.put(key, Value(size))
         held = [value.nbytes for k in range(6) if (value := cache.get(k))]

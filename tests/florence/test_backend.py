@@ -8,15 +8,22 @@ from typing import Any
 import pytest
 
 from deployments.errors import SetupError
-from deployments.florence.backend import Backend
-from deployments.florence.backends import open_backend
+from deployments.florence.backend import open_backend
+from deployments.florence.batcher import Backend
 from deployments.florence.engine.engine import Engine
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
-from deployments.florence.request import Query, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
-from tests.florence.queries import answers, demo, mixed_batch, model, new_tokens, prompt, query
+from tests.florence.sequences import (
+    answers,
+    demo,
+    mixed_batch,
+    model,
+    new_tokens,
+    prompt,
+    sequence,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +31,7 @@ PROMPTS = [prompt(path) for path in TASKS]
 both = pytest.mark.parametrize("name", ["engine", "generate"])
 
 
-def opened(name: str, loaded: Model | None = None, **settings: Any) -> Backend[Query, Tokens]:
+def opened(name: str, loaded: Model | None = None, **settings: Any) -> Backend:
     """The backend of this name over the demo checkpoint."""
     chosen = InferenceSettings(backend=name, **settings)
     return open_backend(loaded or model(), chosen, PROMPTS)
@@ -38,7 +45,7 @@ def test_the_settings_choose_the_backend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "slots", "together"),
+    ("name", "settings", "most", "together"),
     [
         ("engine", {}, 8, 4),
         ("engine", {"max_batch_size": 3}, 3, 3),
@@ -47,17 +54,17 @@ def test_the_settings_choose_the_backend() -> None:
     ],
 )
 def test_the_settings_say_how_many_at_a_time(
-    name: str, settings: dict[str, Any], slots: int, together: int
+    name: str, settings: dict[str, Any], most: int, together: int
 ) -> None:
-    """Slots, and how many begin together, never more than there are slots."""
+    """And how many begin together, never more than that."""
     backend = opened(name, **settings)
-    assert (backend.num_slots, backend.micro_batch) == (slots, together)
+    assert (backend.max_batch_size, backend.prefill_batch_size) == (most, together)
 
 
 @both
 def test_the_longest_answer_is_obeyed(name: str) -> None:
     """No answer has more new tokens than the setting."""
-    [answer] = answers(opened(name, max_new_tokens=5), [query(1, "object-detection")])
+    [answer] = answers(opened(name, max_new_tokens=5), [sequence(1, "object-detection")])
     assert new_tokens(answer) == 5
 
 
@@ -66,29 +73,29 @@ def test_the_longest_answer_is_obeyed(name: str) -> None:
 def test_the_shortest_answer_is_obeyed(name: str, num_beams: int) -> None:
     """For benchmarks of equal length every answer can be made equally long."""
     equal = opened(name, min_new_tokens=40, max_new_tokens=40, num_beams=num_beams)
-    batch = [query(1, path) for path in TASKS]
+    batch = [sequence(1, path) for path in TASKS]
     assert {new_tokens(answer) for answer in answers(equal, batch)} == {40}
 
 
 def test_answers_end_where_the_model_does() -> None:
     """More tokens than the checkpoint has places for are not asked of it."""
     endless = opened("engine", min_new_tokens=5000, max_new_tokens=5000, num_beams=1)
-    [answer] = answers(endless, [query(1, "caption")])
+    [answer] = answers(endless, [sequence(1, "caption")])
     assert len(answer) == model().checkpoint.max_positions
 
 
 @both
-def test_a_query_may_bound_its_answer(name: str) -> None:
+def test_a_sequence_may_bound_its_answer(name: str) -> None:
     """Its own number of new tokens counts, up to the deployment's."""
     bounds = (None, 4, 9, 100)
-    batch = [query(1, "object-detection", max_new_tokens=most) for most in bounds]
+    batch = [sequence(1, "object-detection", max_new_tokens=most) for most in bounds]
     free, *bounded = answers(opened(name, max_new_tokens=12), batch)
     assert [new_tokens(answer) for answer in bounded] == [4, 9, new_tokens(free)]
 
 
 @both
 def test_a_warm_backend_is_empty(name: str) -> None:
-    """What was done to warm it up is in nobody's answer, and its slots are free."""
+    """What was done to warm it up is in no answer, and all places are free."""
     backend = opened(name, max_batch_size=4)
     assert list(backend.step()) == []
     assert answers(backend, mixed_batch()) == answers(backend, mixed_batch())
@@ -101,8 +108,8 @@ def test_both_say_the_same(num_beams: int | None) -> None:
     if num_beams != 1:
         batch += mixed_batch(num_beams=2)
     expected = answers(opened("generate", num_beams=num_beams, max_batch_size=24), batch)
-    for slots in (1, 3):
-        engine = opened("engine", num_beams=num_beams, max_batch_size=slots)
+    for most in (1, 3):
+        engine = opened("engine", num_beams=num_beams, max_batch_size=most)
         assert answers(engine, batch) == expected
 
 
@@ -124,7 +131,7 @@ def test_a_checkpoint_that_the_engine_does_not_know_is_refused(tmp_path: Path) -
         opened("engine", tuned)
     assert "set inference.backend to generate" in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
-    assert answers(opened("generate", tuned), [query(1, "caption")])
+    assert answers(opened("generate", tuned), [sequence(1, "caption")])
 
 
 def test_constrained_answers_need_the_engine() -> None:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def left_to_engine(num: int) -> Iterator[None]:
-    """Processes that are started inside the block keep off `num` cores, if others remain."""
+def reserve_cores(num: int) -> Iterator[None]:
+    """Keep processes that start inside the block off `num` cores, if others remain."""
     cores = sorted(allowed())
     if num <= 0 or len(cores) <= num:
         yield
@@ -24,7 +24,7 @@ def left_to_engine(num: int) -> Iterator[None]:
         restrict(cores)
 
 
-def take_every_core() -> None:
+def use_all_cores() -> None:
     """Let this thread, and those that it starts, use the whole machine again."""
     restrict(list(range(os.cpu_count() or 1)))
 

@@ -1,8 +1,7 @@
-"""What the encoder has seen of an image, kept for the next question about it.
+"""Image tokens of recent images: a sequence about a known image skips the vision tower.
 
-A question about a known image skips the vision tower, most of the work before the first token.
-An answer that comes sooner tells that the image was known: therefore keys hold who asks, so that
-nobody learns what others have sent.
+That is most of the work before the first token, and a faster answer shows that the image was known.
+Keys therefore contain the API key, so that a client learns nothing about the images of others.
 """
 
 from collections import OrderedDict
@@ -20,7 +19,7 @@ class Sized(Protocol):
 V = TypeVar("V", bound=Sized)
 
 
-class Cache(Generic[V]):
+class ImageCache(Generic[V]):
     """The most recently used values, up to `max_bytes` together; used by one thread."""
 
     def __init__(self, max_bytes: int) -> None:

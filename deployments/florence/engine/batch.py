@@ -1,0 +1,234 @@
+"""What the device keeps of the running sequences: for each of them, a place in every tensor here.
+
+n running sequences have the places 0..n-1, so that a step works on a prefix of every tensor: a
+sequence that joins takes place n, and the last one moves into a place that becomes free.
+Shapes: N places, K beams of a sequence, T positions of the decoder, S of the encoder, L decoder
+layers of H heads of width w; n ≤ N, k ≤ K and t ≤ T are those of one step.
+Keys and values lie head by head, so that attention reads each head's in one piece.
+A beam's keys and values are written once and never move; when beams change places, only a table of
+their ancestors does.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEVER = -1e9  # transformers' score of a beam that does not exist yet
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How many sequences a batch holds, and how large they may be."""
+
+    max_batch_size: int  # N
+    num_beams: int  # K
+    num_positions: int  # T
+    num_encoded: int  # S
+    num_layers: int
+    num_heads: int
+    head_width: int
+
+    def num_bytes(self, dtype: torch.dtype) -> int:
+        """Memory of one sequence: keys and values of the decoder and the encoder, and tokens."""
+        positions = self.num_positions * self.num_beams + self.num_encoded
+        tokens = self.num_positions * self.num_beams * (2 * 8 + 1)
+        width = self.num_heads * self.head_width
+        return 2 * self.num_layers * positions * width * dtype.itemsize + tokens
+
+
+@dataclass(frozen=True)
+class SequenceLimits:
+    """The beams of one sequence, its grammar, and how many tokens it may and must have.
+
+    Lengths count the start token, as transformers' `max_length` does.
+    """
+
+    num_beams: int
+    max_length: int
+    min_length: int
+    grammar: int = 0
+
+
+class DecoderBatch:
+    """The tensors."""
+
+    def __init__(self, shape: BatchShape, device: torch.device, dtype: torch.dtype) -> None:
+        n, k, t = shape.max_batch_size, shape.num_beams, shape.num_positions
+        self.shape = shape
+        self.device = device
+
+        def zeros(*size: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(size, device=device, dtype=dtype)
+
+        def keys_and_values(num_positions: int) -> Tensor:
+            heads = (n, shape.num_heads, num_positions, shape.head_width)
+            return zeros(shape.num_layers, 2, *heads, dtype=dtype)  # keys before values
+
+        self._kv, self._cross_kv = keys_and_values(t * k), keys_and_values(shape.num_encoded)
+        self.kv = self._kv.unbind()  # of each layer: (2, N, H, T·K, w)
+        self.cross_kv = self._cross_kv.unbind()  # of each layer: (2, N, H, S, w)
+        self.cross_mask = zeros(n, 1, 1, shape.num_encoded, dtype=dtype)
+        self.tokens = zeros(n, k, t, dtype=torch.int64)
+        self.ancestors = zeros(n, k, t, dtype=torch.int8)  # the beam that wrote a position
+        self.length = torch.ones_like(zeros(n, dtype=torch.int64))
+        self.max_length = torch.full_like(self.length, t)
+        self.min_length = torch.ones_like(self.length)
+        self.num_beams = torch.ones_like(self.length)
+        self.grammar = torch.zeros_like(self.length)
+        self.scores = zeros(n, k, dtype=torch.float32)
+        self.done = torch.ones_like(self.length, dtype=torch.bool)
+        self.can_improve = torch.ones_like(self.done)  # a running beam may still beat an ended one
+        self.ended_tokens = zeros(n, k, t, dtype=torch.int64)
+        self.ended_scores = zeros(n, k, dtype=torch.float32)
+        self.ended_length = torch.ones_like(self.scores, dtype=torch.int64)
+        self.ended = torch.zeros_like(self.scores, dtype=torch.bool)
+        self.places = torch.arange(n, device=device)
+        self.beams = torch.arange(k, device=device)
+        self.positions = torch.arange(t, device=device)
+
+    def put(
+        self, first: int, cross_kv: Tensor, mask: Tensor, limits: list[SequenceLimits], start: int
+    ) -> None:
+        """Begin sequences in the places `first`, `first` + 1, …
+
+        Args:
+            cross_kv: keys and values of the encoder's output (L, B, S', 2·H·w), S' ≤ S.
+            mask: what is added to the scores of these positions (B, 1, 1, S').
+            start: the decoder's first token.
+        """
+        new = slice(first, first + len(limits))
+        encoded = cross_kv.shape[2]
+        self._cross_kv[:, :, new, :, :encoded] = by_head(cross_kv, self.shape)
+        self.cross_mask[new] = float("-inf")
+        self.cross_mask[new, ..., :encoded] = mask
+        self.tokens[new, :, 0] = start
+        self.ancestors[new] = 0
+        self.length[new] = 1
+        self.max_length[new] = self._column([each.max_length for each in limits])
+        self.min_length[new] = self._column([each.min_length for each in limits])
+        self.num_beams[new] = self._column([each.num_beams for each in limits])
+        self.grammar[new] = self._column([each.grammar for each in limits])
+        self.scores[new] = NEVER
+        self.scores[new, 0] = 0.0
+        self.scores[new] = self.scores[new].masked_fill(self._unused(new), float("-inf"))
+        self.ended_scores[new] = NEVER
+        self.ended[new] = False
+        self.can_improve[new] = True
+        self.done[new] = False
+
+    def _column(self, values: list[int]) -> Tensor:
+        column = torch.tensor(values)
+        if self.device.type == "cuda":
+            column = column.pin_memory()  # else the copy would wait for all that runs
+        return column.to(self.device, non_blocking=True)
+
+    def _unused(self, places: slice) -> Tensor:
+        """Beams beyond those of each sequence: (places, K)."""
+        return self.beams >= self.num_beams[places, None]
+
+    def move(self, source: int, target: int, num_positions: int) -> None:
+        """Move the sequence of a place to another; `num_positions` of it are in use."""
+        used = num_positions * self.shape.num_beams
+        self._kv[:, :, target, :, :used] = self._kv[:, :, source, :, :used]
+        self._cross_kv[:, :, target] = self._cross_kv[:, :, source]
+        for tensor in self._small():
+            tensor[target] = tensor[source]
+
+    def copy_out(self, place: int, num_positions: int) -> tuple[Tensor, ...]:
+        """All that is kept of a sequence; `num_positions` of it are in use."""
+        used = num_positions * self.shape.num_beams
+        kv, cross_kv = self._kv[:, :, place, :, :used], self._cross_kv[:, :, place]
+        small = (tensor[place] for tensor in self._small())
+        return tuple(part.clone() for part in (kv, cross_kv, *small))
+
+    def copy_in(self, place: int, parts: tuple[Tensor, ...]) -> None:
+        """Put what was copied out into a place."""
+        kv, cross_kv, *small = parts
+        self._kv[:, :, place, :, : kv.shape[3]] = kv
+        self._cross_kv[:, :, place] = cross_kv
+        for tensor, value in zip(self._small(), small, strict=True):
+            tensor[place] = value
+
+    def _small(self) -> tuple[Tensor, ...]:
+        """What is kept of each sequence besides keys and values."""
+        return (
+            self.cross_mask,
+            self.tokens,
+            self.ancestors,
+            self.length,
+            self.max_length,
+            self.min_length,
+            self.num_beams,
+            self.grammar,
+            self.scores,
+            self.done,
+            self.can_improve,
+            self.ended_tokens,
+            self.ended_scores,
+            self.ended_length,
+            self.ended,
+        )
+
+    def clear(self, place: int | slice) -> None:
+        """Free a place: it takes no part in a step, and fits into one of few positions."""
+        self.done[place] = True
+        self.length[place] = 1
+
+
+class BatchView:
+    """What one step reads and writes: `size` sequences, `num_beams` of each, `span` positions."""
+
+    def __init__(self, batch: DecoderBatch, size: int, num_beams: int, span: int) -> None:
+        self.size, self.num_beams, self.span = size, num_beams, span
+        self._all_beams = batch.shape.num_beams
+        self.length = batch.length[:size]
+        self.current = self.length - 1  # the position that is computed
+        self.tokens = batch.tokens[:size, :num_beams, :span]
+        self.beams = batch.beams[:num_beams]
+        self.positions = batch.positions[:span]
+        self.last_tokens = self.at(self.current)
+        self.cross_mask = batch.cross_mask[:size]
+        self._place_ancestors(batch)
+        self.mask = self._mask(batch).to(batch.cross_mask.dtype)
+        self._places = batch.places[:size, None]
+        self._targets = self.current[:, None] * self._all_beams + self.beams
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The token of each beam at its sequence's position: (n,) → (n, k)."""
+        index = positions[:, None, None].expand(-1, self.num_beams, 1)
+        return self.tokens.gather(2, index).squeeze(2)
+
+    def write(self, kv: Tensor, new: Tensor) -> None:
+        """Keep the keys and values (n, k, 2·H·w) of each sequence's current position."""
+        by_position = kv.permute(1, 3, 0, 2, 4)  # (N, T·K, 2, H, w)
+        by_position[self._places, self._targets] = new.unflatten(-1, by_position.shape[2:])
+
+    def read(self, kv: Tensor) -> Tensor:
+        """Keys and values of the span: (2, n, H, t·k, w)."""
+        if self.num_beams == self._all_beams:
+            return kv[:, : self.size, :, : self.span * self.num_beams]
+        by_beam: Tensor = kv.unflatten(3, (-1, self._all_beams))
+        return by_beam[:, : self.size, :, : self.span, 0]
+
+    def _place_ancestors(self, batch: DecoderBatch) -> None:
+        """Each beam writes its current position itself."""
+        if self.num_beams > 1:
+            self.ancestors = batch.ancestors[: self.size, :, : self.span]
+            place = self.current[:, None, None].expand(-1, self.num_beams, 1)
+            own = self.beams.to(torch.int8)[None, :, None].expand(self.size, -1, 1)
+            self.ancestors.scatter_(2, place, own)
+
+    def _mask(self, batch: DecoderBatch) -> Tensor:
+        """Zero for a beam's ancestors, minus infinity for the rest: (n, 1, k, t·k)."""
+        seen = (self.positions <= self.current[:, None])[:, None, :, None]
+        if self.num_beams > 1:
+            seen = seen & (self.ancestors[..., None] == self.beams)
+        mask = torch.zeros(seen.shape, device=batch.device).masked_fill_(~seen, float("-inf"))
+        return mask.flatten(2)[:, None]
+
+
+def by_head(kv: Tensor, shape: BatchShape) -> Tensor:
+    """Keys and values (L, B, S, 2·H·w) as a batch keeps them: (L, 2, B, H, S, w)."""
+    parts: Tensor = kv.unflatten(-1, (2, shape.num_heads, shape.head_width))
+    return parts.permute(0, 3, 1, 4, 2, 5)

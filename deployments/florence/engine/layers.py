@@ -1,0 +1,152 @@
+"""The layers over transformers' weights: products, norms, feed-forward nets, attention to a cache.
+
+Weights are taken from transformers' modules, not copied. Where several projections read the same
+input they are laid into one matrix, and the modules' own parameters become views of it, so each
+weight exists once.
+
+Products use the faster of the libraries that torch brings along. On a CPU that is not Intel's,
+torch's default takes a slow path: oneDNN, which torch ships as well, is more than twice as fast for
+many inputs, and for the few of a decoding step when the weights lie in its own order (figures in
+docs/benchmarks.md). Its operations are those that torch's own compiler emits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MIN_ONEDNN_INPUTS = 4  # below it, starting oneDNN costs more than it saves
+
+_ops: Any = torch.ops.mkldnn
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(_ops, "_linear_pointwise")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with `weight` (out, in) transposed, plus `bias` (out).
+
+    A packed weight lies in oneDNN's order, which only oneDNN can read.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    is_packed: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, in) → (…, out)."""
+        if self.is_packed:
+            return onednn(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+    def packed(self) -> "Linear":
+        """The same, faster for few inputs; the plain weights can be dropped after it."""
+        if not _HAS_ONEDNN or not self.weight.is_cpu or self.weight.dtype != torch.float32:
+            return self
+        return Linear(_ops._reorder_linear_weight(self.weight), self.bias, is_packed=True)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm over the last dimension."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Two products with a GELU between them."""
+
+    up: Linear
+    down: Linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(functional.gelu(self.up(x)))
+
+    def packed(self) -> "FeedForward":
+        """The same for few inputs."""
+        return FeedForward(self.up.packed(), self.down.packed())
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x` (…, in) times `weight` (out, in) transposed, plus `bias` (out)."""
+    suits = x.is_cpu and x.dtype == torch.float32  # not every CPU has it for half precision
+    if _HAS_ONEDNN and suits and x.numel() >= MIN_ONEDNN_INPUTS * x.shape[-1]:
+        return onednn(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by oneDNN."""
+    product: Tensor = _ops._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def attend(query: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
+    """Attention of k beams of n sequences (n, k, H·w) to t cached positions: (n, k, H·w).
+
+    Args:
+        kv: keys and values (2, n, H, t, w), head by head.
+        mask: what is added to the scores: (n, 1, k or 1, t).
+    """
+    num_sequences, num_beams, width = query.shape
+    keys, values = kv.unbind()
+    heads = query.unflatten(-1, (keys.shape[1], -1)).transpose(1, 2)
+    if query.is_cpu:
+        mixed = attend_by_products(heads, keys, values, mask)
+    else:
+        mixed = functional.scaled_dot_product_attention(heads, keys, values, attn_mask=mask)
+    return mixed.transpose(1, 2).reshape(num_sequences, num_beams, width)
+
+
+def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention in two products, (n, H, k, w): a CPU's fused kernel is made for many queries.
+
+    With the keys of a head in one piece they take half to four fifths of the time that it takes
+    where positions come first (figures in docs/benchmarks.md).
+    """
+    num_sequences, num_heads, num_beams, width = query.shape
+    every = mask.expand(num_sequences, num_heads, num_beams, -1).flatten(0, 1)
+    scores = torch.baddbmm(
+        every, query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
+    )
+    mixed = torch.bmm(scores.softmax(-1), values.flatten(0, 1))
+    return mixed.view(num_sequences, num_heads, num_beams, width)
+
+
+def linear_of(module: nn.Linear) -> Linear:
+    """One projection."""
+    return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
+
+
+def norm_of(module: nn.LayerNorm) -> Norm:
+    """One layer norm."""
+    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+
+
+def feed_forward_of(layer: Any) -> FeedForward:
+    """The `fc1` and `fc2` of a layer."""
+    return FeedForward(linear_of(layer.fc1), linear_of(layer.fc2))
+
+
+@torch.no_grad()
+def fuse(modules: Sequence[nn.Linear]) -> Linear:
+    """One projection whose output is that of all `modules` side by side.
+
+    The modules go on working: their parameters are views of the fused ones.
+    """
+    weight = torch.cat([module.weight for module in modules])
+    bias = torch.cat([module.bias for module in modules])
+    widths = [module.out_features for module in modules]
+    parts = zip(modules, weight.split(widths), bias.split(widths), strict=True)
+    for module, own_weight, own_bias in parts:
+        module.weight = nn.Parameter(own_weight, requires_grad=False)
+        module.bias = nn.Parameter(own_bias, requires_grad=False)
+    return Linear(weight, bias)
