@@ -7,7 +7,7 @@
 {{- $warnings = append $warnings "One pod is the whole service: its queue, keys and pictures go with it. Give cpuGroups, gpuGroups and database.existingSecret." -}}
 {{- end -}}
 {{- if not $values.auth.existingSecret -}}
-{{- $warnings = append $warnings "No API key: nobody can call until `florence keys create --store …` has made one, or auth.existingSecret names one. `helm test` makes no request." -}}
+{{- $warnings = append $warnings "No API key: every call is refused until `florence keys create --store …` has made one, or auth.existingSecret names one. `helm test` makes no request." -}}
 {{- end -}}
 {{- if not (or $single $values.files.url $values.files.existingClaim) -}}
 {{- $warnings = append $warnings "Pictures and uploads stay on the pod that wrote them, and other pods answer 404: set files.url or files.existingClaim." -}}
@@ -22,7 +22,7 @@
 {{- $warnings = append $warnings "The Ingress has no TLS: keys travel in the clear, unless something before it ends TLS." -}}
 {{- end -}}
 {{- if not $values.rayAuth.enabled -}}
-{{- $warnings = append $warnings "Ray's dashboard and jobs ask for no token: whoever reaches the head can run code. Set rayAuth.enabled." -}}
+{{- $warnings = append $warnings "Ray's dashboard and jobs ask for no token: a client that reaches the head can run code. Set rayAuth.enabled." -}}
 {{- end -}}
 {{- if not $values.networkPolicy.enabled -}}
 {{- $warnings = append $warnings "No network policy: image URLs are checked by the service alone, and Ray's ports are open to the cluster." -}}
