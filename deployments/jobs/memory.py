@@ -34,7 +34,7 @@ from deployments.jobs.job import (
 from deployments.jobs.rate_limit import pace
 from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 SIGNING_ORDER = ("active", "next", "retired")
 
@@ -417,26 +417,21 @@ class MemoryStore:
             for hook in due[:limit]
         ]
 
-    async def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        retry_s: float | None = None,
-    ) -> bool:
+    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
         """Note what came of a delivery."""
         hook = self._webhooks.get(webhook_id)
         if hook is None or hook.state is not WebhookState.PENDING or hook.token != token:
             return False
-        settled = replace(hook, last_status=status, last_error=error)
-        if error is None:
-            self._put_webhook(replace(settled, state=WebhookState.DELIVERED))
-        elif retry_s is None:
-            self._put_webhook(replace(settled, state=WebhookState.DEAD))
-        else:
-            self._put_webhook(replace(settled, next_at=self._clock() + retry_s))
+        next_at = hook.next_at if result.retry_s is None else self._clock() + result.retry_s
+        self._put_webhook(
+            replace(
+                hook,
+                state=result.state,
+                last_status=result.status,
+                last_error=result.error,
+                next_at=next_at,
+            )
+        )
         return True
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:

@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.net.client import CallFailed
@@ -18,7 +17,7 @@ from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder
 from deployments.telemetry.tracing import OFF, Tracer, set_attributes, traceparent
 from deployments.webhooks.signing import PrivateKey, SigningKeys, signed_headers
-from deployments.webhooks.webhook import Webhook, WebhookStore
+from deployments.webhooks.webhook import DeliveryResult, Webhook, WebhookState, WebhookStore
 
 MAX_CONCURRENT = 64  # a delivery mostly waits for its receiver
 LEASE_SLACK_S = 15.0  # beyond the timeout of the HTTP call, to record its result
@@ -27,16 +26,13 @@ IDLE_INTERVAL_S = 1.0
 SETUP_INTERVAL_S = 30.0
 JITTER = 0.1  # spreads the retries to receivers that failed together
 
+OUTCOMES = {  # the metric's labels
+    WebhookState.DELIVERED: "delivered",
+    WebhookState.PENDING: "retried",
+    WebhookState.DEAD: "dead",
+}
+
 Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[int]]
-
-
-@dataclass(frozen=True)
-class DeliveryResult:
-    """The result of one attempt: delivered without `error`; never retried if `is_final`."""
-
-    status: int | None = None
-    error: str | None = None
-    is_final: bool = False
 
 
 class WebhookSender:
@@ -132,70 +128,52 @@ class WebhookSender:
             "webhook", webhook.trace, "client", request_id=webhook.id, attempt=webhook.attempts
         ) as span:
             result = await self._call(webhook, key, traceparent(span))
-            retry_s = self._retry_delay_s(webhook, result)
-            outcome = outcome_of(result, retry_s)
+            outcome = OUTCOMES[result.state]
             set_attributes(span, status=result.status, outcome=outcome)
         try:
-            await self._store.record_delivery(
-                webhook.id,
-                webhook.token,
-                status=result.status,
-                error=result.error,
-                retry_s=retry_s,
-            )
+            await self._store.record_delivery(webhook.id, webhook.token, result)
         except StoreUnavailable:  # it is sent again when its lease expires
             log(webhook, "its delivery could not be noted", logger.warning)
             return
         self._recorder.record("florence_dispatcher_webhooks_total", outcome=outcome)
-        if outcome == "retried":
-            said = f"attempt {webhook.attempts}: {result.error}; next in {retry_s:.0f} s"
+        if result.state is WebhookState.PENDING:
+            said = f"attempt {webhook.attempts}: {result.error}; next in {result.retry_s:.0f} s"
             log(webhook, said, logger.info)
-        if outcome == "dead":
+        if result.state is WebhookState.DEAD:
             said = f"given up after attempt {webhook.attempts}: {result.error}"
             log(webhook, said, logger.warning)
 
     async def _call(self, webhook: Webhook, key: PrivateKey, trace: str) -> DeliveryResult:
         if webhook.attempts > self._settings.max_attempts:
             error = "its last deliveries were broken off by us"
-            return DeliveryResult(webhook.last_status, error, is_final=True)
+            return DeliveryResult(webhook.last_status, error)
         body = webhook.body.encode()
         headers = signed_headers(webhook.id, webhook.key_id, int(self._clock()), body, key)
         if trace:
             headers["traceparent"] = trace
         started = time.perf_counter()
         try:
-            return result_of(await self._post(webhook.url, body, headers))
+            status = await self._post(webhook.url, body, headers)
         except CallRefused as refused:
-            return DeliveryResult(error=str(refused), is_final=True)
+            return DeliveryResult(error=str(refused))
         except CallFailed as failed:
-            return DeliveryResult(error=str(failed))
+            return DeliveryResult(error=str(failed), retry_s=self._retry_s(webhook))
         finally:
             seconds = time.perf_counter() - started
             self._recorder.record("florence_dispatcher_webhook_seconds", seconds)
+        if 200 <= status < 300:
+            return DeliveryResult(status)
+        if 300 <= status < 400:
+            return DeliveryResult(status, f"the receiver redirects ({status})")
+        return DeliveryResult(status, f"the receiver answered {status}", self._retry_s(webhook))
 
-    def _retry_delay_s(self, webhook: Webhook, result: DeliveryResult) -> float | None:
-        """Seconds until the next attempt; None for no other attempt."""
+    def _retry_s(self, webhook: Webhook) -> float | None:
+        """Seconds until the next attempt; None when this was the last one."""
         max_attempts = self._settings.max_attempts
-        if result.error is None or result.is_final or webhook.attempts >= max_attempts:
+        if webhook.attempts >= max_attempts:
             return None
         jitter = self._rng.uniform(1 - JITTER, 1 + JITTER)
         return retry_delay_s(webhook.attempts, max_attempts, self._settings.span_s) * jitter
-
-
-def result_of(status: int) -> DeliveryResult:
-    """The result of an HTTP call with this status; redirects are not followed."""
-    if 200 <= status < 300:
-        return DeliveryResult(status)
-    if 300 <= status < 400:
-        return DeliveryResult(status, f"the receiver redirects ({status})", is_final=True)
-    return DeliveryResult(status, f"the receiver answered {status}")
-
-
-def outcome_of(result: DeliveryResult, retry_s: float | None) -> str:
-    """The metric's label: delivered, retried or dead."""
-    if result.error is None:
-        return "delivered"
-    return "dead" if retry_s is None else "retried"
 
 
 def retry_delay_s(attempt: int, max_attempts: int, span_s: float) -> float:

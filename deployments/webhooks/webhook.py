@@ -37,6 +37,26 @@ class Webhook:
     trace: str = ""  # the job's W3C `traceparent`
 
 
+@dataclass(frozen=True)
+class DeliveryResult:
+    """The result of one attempt to deliver a webhook.
+
+    `status` is the receiver's HTTP status, if it answered.
+    With an `error`, the webhook is due again in `retry_s`, or dead when that is None.
+    """
+
+    status: int | None = None
+    error: str | None = None
+    retry_s: float | None = None
+
+    @property
+    def state(self) -> WebhookState:
+        """The state of the webhook after the attempt."""
+        if self.error is None:
+            return WebhookState.DELIVERED
+        return WebhookState.DEAD if self.retry_s is None else WebhookState.PENDING
+
+
 class KeyState(StrEnum):
     """State of a signing key."""
 
@@ -70,20 +90,8 @@ class WebhookStore(Protocol):
         Without `record_delivery` within `lease_s`, a webhook is due again.
         """
 
-    async def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        retry_s: float | None = None,
-    ) -> bool:
-        """Record an attempt: without `error` the webhook is delivered.
-
-        With `error` it is due again in `retry_s`, or dead when `retry_s` is None.
-        False when `token` is not the latest.
-        """
+    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
+        """Record an attempt; False when `token` is not the latest."""
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
         """The latest webhooks, newest first; only those in `state` when it is given."""

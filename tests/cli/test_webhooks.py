@@ -11,6 +11,7 @@ from deployments.cli.webhooks import duration
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import Store
 from deployments.webhooks.signing import make_key, read_keys
+from deployments.webhooks.webhook import DeliveryResult
 from tests.cli.conftest import Florence
 
 
@@ -41,20 +42,24 @@ async def end(store: Store, request_id: str) -> None:
     assert await store.finish(claimed.lease, JobOutcome.done({"results": "a cat"}))
 
 
-async def settle(store: Store, request_id: str, **answer: object) -> None:
-    """Deliver a webhook with this outcome."""
+async def record(store: Store, request_id: str, result: DeliveryResult) -> None:
+    """Attempt to deliver a webhook, with this result."""
     [found] = [each for each in await store.claim_webhooks(9, 60.0) if each.id == request_id]
-    assert await store.record_delivery(found.id, found.token, **answer)  # type: ignore[arg-type]
+    assert await store.record_delivery(found.id, found.token, result)
 
 
 async def fill(store: Store) -> None:
     """One webhook of each kind, and one that waits for its second try."""
     await end(store, "arrived")
-    await settle(store, "arrived", status=200)
+    await record(store, "arrived", DeliveryResult(status=200))
     await end(store, "refused")
-    await settle(store, "refused", status=302, error="the receiver redirects (302)")
+    await record(store, "refused", DeliveryResult(status=302, error="the receiver redirects (302)"))
     await end(store, "later")
-    await settle(store, "later", status=500, error="the receiver answered 500", retry_s=3000.0)
+    await record(
+        store,
+        "later",
+        DeliveryResult(status=500, error="the receiver answered 500", retry_s=3000.0),
+    )
     await end(store, "fresh")
 
 

@@ -35,7 +35,7 @@ from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome, JobState, Lease, Submission, Submitted
 from deployments.jobs.store import Row, Store
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import Webhook
+from deployments.webhooks.webhook import DeliveryResult, Webhook
 from tests.jobs.bench import Benches
 
 T = TypeVar("T")
@@ -400,9 +400,11 @@ async def due_webhooks(store: Store) -> list[Webhook]:
 async def settled(store: Store, hook: Webhook, is_delivered: bool) -> bool:
     """What comes of a delivery: after a few tries it is given up."""
     if is_delivered:
-        return await store.record_delivery(hook.id, hook.token, status=200)
+        return await store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     retry_s = 3.0 if hook.attempts < MAX_DELIVERIES else None
-    return await store.record_delivery(hook.id, hook.token, error="500", retry_s=retry_s)
+    return await store.record_delivery(
+        hook.id, hook.token, DeliveryResult(error="500", retry_s=retry_s)
+    )
 
 
 async def timeless(store: Store, table: str) -> list[Row]:

@@ -39,7 +39,7 @@ from deployments.jobs.job import (
 )
 from deployments.jobs.store import POSITION_CAP, SCHEMA_TABLES, Row, Store
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import PublicKey, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, PublicKey, WebhookState
 from tests.jobs.bench import KINDS, Bench, Benches
 
 pytestmark = pytest.mark.anyio
@@ -797,7 +797,7 @@ async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
     await bench.store.prune()
     assert await knows(bench.store, request_id)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.record_delivery(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     await bench.store.prune()
     assert not await knows(bench.store, request_id)
     assert len(await bench.store.webhooks()) == 1
@@ -807,7 +807,7 @@ async def test_webhooks_of_old_are_forgotten(bench: Bench) -> None:
     """A week after it was made a webhook goes, unless it is pending."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.record_delivery(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     pending = await ended(bench.store, webhook_url=HOOK)
     await bench.advance(6 * DAY_S)
     await bench.store.prune()
@@ -1038,8 +1038,8 @@ async def test_a_webhook_is_one_senders_at_a_time(bench: Bench) -> None:
     await bench.advance(61.0)
     (second,) = await bench.store.claim_webhooks(5, 60.0)
     assert (second.attempts, second.token) == (2, 2)
-    assert not await bench.store.record_delivery(first.id, first.token, status=200)
-    assert await bench.store.record_delivery(second.id, second.token, status=200)
+    assert not await bench.store.record_delivery(first.id, first.token, DeliveryResult(status=200))
+    assert await bench.store.record_delivery(second.id, second.token, DeliveryResult(status=200))
 
 
 async def test_claims_the_webhook_that_waits_longest(bench: Bench) -> None:
@@ -1058,8 +1058,8 @@ async def test_a_delivered_webhook_is_done(bench: Bench) -> None:
     """It is not sent again, and its answer is noted; it is settled once."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    assert await bench.store.record_delivery(hook.id, hook.token, status=204)
-    assert not await bench.store.record_delivery(hook.id, hook.token, status=204)
+    assert await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=204))
+    assert not await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=204))
     (known,) = await bench.store.webhooks(WebhookState.DELIVERED)
     assert (known.last_status, known.last_error) == (204, None)
     await bench.advance(LEASE_S + 1)
@@ -1071,7 +1071,9 @@ async def test_a_failed_delivery_is_tried_again(bench: Bench) -> None:
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert await bench.store.record_delivery(
-        hook.id, hook.token, status=503, error="503 Service Unavailable", retry_s=60.0
+        hook.id,
+        hook.token,
+        DeliveryResult(status=503, error="503 Service Unavailable", retry_s=60.0),
     )
     (known,) = await bench.store.webhooks(WebhookState.PENDING)
     assert (known.last_status, known.last_error) == (503, "503 Service Unavailable")
@@ -1086,7 +1088,9 @@ async def test_a_webhook_is_given_up(bench: Bench) -> None:
     """A failure without another try is its end."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    assert await bench.store.record_delivery(hook.id, hook.token, error="no such host")
+    assert await bench.store.record_delivery(
+        hook.id, hook.token, DeliveryResult(error="no such host")
+    )
     (known,) = await bench.store.webhooks(WebhookState.DEAD)
     assert (known.last_status, known.last_error) == (None, "no such host")
     await bench.advance(DAY_S)
@@ -1099,9 +1103,9 @@ async def test_an_operator_sends_a_webhook_again(bench: Bench, error: str | None
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert not await bench.store.retry_webhook(hook.id)
-    await bench.store.record_delivery(hook.id, hook.token, error=error)
+    await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(error=error))
     assert await bench.store.retry_webhook(hook.id)
-    assert not await bench.store.record_delivery(hook.id, hook.token, status=200)
+    assert not await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     (again,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert (again.id, again.attempts) == (hook.id, 1)
     assert not await bench.store.retry_webhook("nobody's")
@@ -1111,7 +1115,7 @@ async def test_lists_webhooks_newest_first(bench: Bench) -> None:
     """All or those in one state, up to a limit."""
     ids = [await ended(bench.store, webhook_url=HOOK) for _ in range(3)]
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
-    await bench.store.record_delivery(hook.id, hook.token, status=200)
+    await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     assert [h.id for h in await bench.store.webhooks()] == ids[::-1]
     assert [h.id for h in await bench.store.webhooks(limit=2)] == ids[:0:-1]
     assert [h.id for h in await bench.store.webhooks(WebhookState.PENDING)] == ids[:0:-1]
@@ -1354,7 +1358,9 @@ async def fill(bench: Bench) -> None:
     )
     await ended(store, FAILED, keeps_input=False, key_id="free", files_ttl_s=5.0)
     (hook,) = await store.claim_webhooks(1, LEASE_S)
-    await store.record_delivery(hook.id, hook.token, status=500, error="500", retry_s=9.0)
+    await store.record_delivery(
+        hook.id, hook.token, DeliveryResult(status=500, error="500", retry_s=9.0)
+    )
     lease = await begin(store, key_id="free", start_timeout_s=50.0)
     await store.retry_or_finish(lease, FAILED, delay_s=5.0)
     await begin(store, key_id="running")
@@ -1461,6 +1467,6 @@ async def test_stats_have_pending_webhooks(bench: Bench) -> None:
     assert stats.overdue_s == pytest.approx(7.0, abs=2)
     first, second, _ = await bench.store.claim_webhooks(10, 60.0)
     assert (await bench.store.stats()).overdue_s == 0.0
-    await bench.store.record_delivery(first.id, first.token, status=200)
-    await bench.store.record_delivery(second.id, second.token, error="gone")
+    await bench.store.record_delivery(first.id, first.token, DeliveryResult(status=200))
+    await bench.store.record_delivery(second.id, second.token, DeliveryResult(error="gone"))
     assert (await bench.store.stats()).webhooks == dict.fromkeys(WebhookState, 1)

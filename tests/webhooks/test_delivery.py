@@ -35,7 +35,7 @@ from deployments.telemetry.tracing import OFF, Tracer, open_tracer
 from deployments.webhooks import delivery
 from deployments.webhooks.delivery import LEASE_SLACK_S, Post, WebhookSender, retry_delay_s
 from deployments.webhooks.signing import SigningKeys, jwks
-from deployments.webhooks.webhook import Webhook, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, Webhook, WebhookState
 from tests.jobs.bench import Bench as StoreBench
 from tests.net.receiver import Answer, Posted, Receiver, moved, receiving, status
 from tests.telemetry.spans import spans_in
@@ -63,10 +63,10 @@ class Store(MemoryStore):
             raise StoreUnavailable
         return await super().claim_webhooks(limit, lease_s)
 
-    async def record_delivery(self, webhook_id: str, token: int, **settled: Any) -> bool:
+    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
         if "record" in self.away:
             raise StoreUnavailable
-        return await super().record_delivery(webhook_id, token, **settled)
+        return await super().record_delivery(webhook_id, token, result)
 
 
 class Bench:

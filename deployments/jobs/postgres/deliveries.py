@@ -6,7 +6,7 @@ from asyncpg import Record
 
 from deployments.jobs.columns import COLUMNS
 from deployments.jobs.postgres.part import Part
-from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 
 class Deliveries(Part):
@@ -17,22 +17,11 @@ class Deliveries(Part):
         rows = await self._database.rows("claim_webhooks", limit, lease_s)
         return [webhook_in(row) for row in rows]
 
-    async def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        retry_s: float | None = None,
-    ) -> bool:
+    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
         """Note what came of a delivery."""
-        state = state_after(error, retry_s)
-        delay_s = retry_s if state is WebhookState.PENDING else None
-        settled = await self._database.value(
-            "record_delivery", webhook_id, token, state, status, error, delay_s
-        )
-        return settled is not None
+        values = result.state, result.status, result.error, result.retry_s
+        recorded = await self._database.value("record_delivery", webhook_id, token, *values)
+        return recorded is not None
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
         """The latest webhooks."""
@@ -55,13 +44,6 @@ class Deliveries(Part):
         last = list({key.kid: key for key in keys}.values())
         kids, xs = [key.kid for key in last], [key.x for key in last]
         await self._database.rows("put_signing_keys", kids, xs, [key.state for key in last])
-
-
-def state_after(error: str | None, retry_s: float | None) -> WebhookState:
-    """What a webhook is after a delivery."""
-    if error is None:
-        return WebhookState.DELIVERED
-    return WebhookState.DEAD if retry_s is None else WebhookState.PENDING
 
 
 def webhook_in(row: Record) -> Webhook:

@@ -32,7 +32,7 @@ from deployments.jobs.sqlite.readers import Readers
 from deployments.jobs.sqlite.tables import Tables
 from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, Row, StoreStats
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 NUM_READERS = 2
 CHUNK = 100  # rows that are read at a time; each may hold an image
@@ -137,19 +137,9 @@ class SqliteStore:
         """Take deliveries that are due."""
         return await self._write(lambda tables: tables.claim_webhooks(limit, lease_s))
 
-    async def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        *,
-        status: int | None = None,
-        error: str | None = None,
-        retry_s: float | None = None,
-    ) -> bool:
+    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
         """Note what came of a delivery."""
-        return await self._write(
-            lambda tables: tables.record_delivery(webhook_id, token, status, error, retry_s)
-        )
+        return await self._write(lambda tables: tables.record_delivery(webhook_id, token, result))
 
     async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
         """The latest webhooks."""

@@ -35,7 +35,7 @@ from deployments.jobs.rate_limit import pace
 from deployments.jobs.statements import statements
 from deployments.jobs.store import POSITION_CAP, Row, StoreStats
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
+from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 SELECTED = {"input": "(SELECT json FROM input WHERE input.seq = request.seq) AS input"}
 
@@ -321,28 +321,16 @@ class Tables:
             for row in self._rows("due_webhooks", now=now, limit=limit)
         ]
 
-    def record_delivery(
-        self,
-        webhook_id: str,
-        token: int,
-        status: int | None,
-        error: str | None,
-        retry_s: float | None,
-    ) -> bool:
+    def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
         """Note what came of a delivery."""
-        state, next_at = WebhookState.DELIVERED, None
-        if error is not None and retry_s is None:
-            state = WebhookState.DEAD
-        elif error is not None and retry_s is not None:
-            state, next_at = WebhookState.PENDING, self._clock() + retry_s
         return self._changes(
             "record_delivery",
             id=webhook_id,
             token=token,
-            state=state,
-            status=status,
-            error=error,
-            next_at=next_at,
+            state=result.state,
+            status=result.status,
+            error=result.error,
+            next_at=None if result.retry_s is None else self._clock() + result.retry_s,
         )
 
     def webhooks(self, state: WebhookState | None, limit: int) -> list[Webhook]:
