@@ -1,4 +1,4 @@
-"""API keys: who gets in, and what the others are told."""
+"""API keys: which are accepted, and how the others are answered."""
 
 import asyncio
 
@@ -212,7 +212,7 @@ def test_the_store_is_asked_seldom(store: CountingStore, keyring: Keyring, clock
 
 
 def test_keys_of_the_settings_need_no_store() -> None:
-    """They open also when the store is away; others cannot be told then."""
+    """They are accepted also when the store is away; others cannot be checked then."""
     keyring = Keyring(KeySettings(hashes=(hash_key(KEY),)), AwayStore())
 
     assert authorize(keyring, KEY) == Caller(KEY_ID)
@@ -223,7 +223,7 @@ def test_keys_of_the_settings_need_no_store() -> None:
 def test_wrong_keys_fill_no_memory(
     store: CountingStore, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Anybody can invent keys, so only the latest are remembered."""
+    """Any caller can invent keys, so only the latest are remembered."""
     monkeypatch.setattr(keys, "MAX_REMEMBERED", 10)
     for number in range(25):
         assert not is_let_in(keyring, f"wrong:{number}")
@@ -236,7 +236,7 @@ def test_wrong_keys_fill_no_memory(
 
 
 @pytest.mark.parametrize("path", ["/queue" + CAPTION, "/api/fal/proxy"])
-def test_every_door_asks_for_the_key(service: Service, path: str) -> None:
+def test_every_path_asks_for_the_key(service: Service, path: str) -> None:
     """The queue and the proxy are closed to strangers, and open to stored keys."""
     service.add_key()
     label = {"x-fal-target-url": f"https://queue.fal.run{CAPTION}"}

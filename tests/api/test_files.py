@@ -84,7 +84,7 @@ def test_head_tells_without_sending(service: Service, picture: StoredFile) -> No
 def test_a_range_is_served(
     service: Service, picture: StoredFile, asked: str, start: int, stop: int
 ) -> None:
-    """A single range is a 206 with these bytes and their place."""
+    """A single range is a 206 with these bytes and their position."""
     response = get(service, picture, Range=asked)
 
     assert (response.status_code, response.content) == (206, DATA[start:stop])
@@ -94,7 +94,7 @@ def test_a_range_is_served(
 
 @pytest.mark.parametrize("asked", ["bytes=1024-", "bytes=9999-99999", "bytes=-0"])
 def test_a_range_outside_is_refused(service: Service, picture: StoredFile, asked: str) -> None:
-    """A range that the file does not have is a 416 that tells its size."""
+    """A range that the file does not have is a 416 with its size."""
     response = get(service, picture, Range=asked)
 
     assert response.status_code == 416
@@ -165,7 +165,7 @@ def test_expired_files_are_not_found(service: Service) -> None:
 
 
 def test_files_that_never_expire_may_be_cached_for_a_year(service: Service) -> None:
-    """A cache is not told of times that it cannot count."""
+    """A cache gets no time that it cannot count."""
     eternal = service.files.put(DATA, "image/png", math.inf)
 
     assert get(service, eternal).headers["cache-control"] == "public, max-age=31536000, immutable"
@@ -188,7 +188,7 @@ def test_a_store_that_is_away_is_a_503(
 def test_file_that_vanishes_is_not_found(
     service: Service, picture: StoredFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is pruned between its look-up and its reading is a 404."""
+    """A file that is pruned after it was found and before it was read is a 404."""
     service.files.remove(picture.name)
     monkeypatch.setattr(service.files, "find", lambda name: picture)
 
@@ -202,8 +202,8 @@ def test_other_methods_are_refused(service: Service, picture: StoredFile) -> Non
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-def promise(service: Service, ttl_s: float = 60.0) -> str:
-    """The name of a picture that is promised as the answer of a run promises it."""
+def pending_file(service: Service, ttl_s: float = 60.0) -> str:
+    """The name of a pending file, as the answer of a run has it."""
     service.post({"image_url": "u"})
     return pending_name(service.runs[-1].picture_key, "image/jpeg", ttl_s)
 
@@ -214,9 +214,9 @@ async def download(service: Service, name: str) -> tuple[int, dict[str, str]]:
         return await exchange.start()
 
 
-def test_a_promised_picture_is_waited_for(service: Service) -> None:
-    """A download that comes before its picture gets it as soon as it is there."""
-    name = promise(service)
+def test_a_pending_file_is_waited_for(service: Service) -> None:
+    """A download that comes before its file gets it as soon as it is there."""
+    name = pending_file(service)
 
     async def scenario() -> tuple[int, dict[str, str]]:
         downloading = asyncio.create_task(download(service, name))
@@ -230,8 +230,8 @@ def test_a_promised_picture_is_waited_for(service: Service) -> None:
 
 
 def test_any_replica_waits(service: Service) -> None:
-    """The one that is asked is not the one that promised: they share only their stores."""
-    name = promise(service)
+    """The replica that is asked did not name the file: they share only their stores."""
+    name = pending_file(service)
     other = build(service.root, store=service.store)
 
     async def scenario() -> tuple[int, dict[str, str]]:
@@ -244,25 +244,25 @@ def test_any_replica_waits(service: Service) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_picture_that_is_lost_is_not_found(
+def test_a_pending_file_that_is_lost_is_not_found(
     service: Service, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """After a while the download is refused."""
     monkeypatch.setattr(pending, "WAIT_S", 0.3)
-    name = promise(service)
+    name = pending_file(service)
     began = time.monotonic()
 
     assert service.client.request(method, f"/cdn/files/{name}").status_code == 404
     assert time.monotonic() - began >= 0.3
 
 
-@pytest.mark.parametrize("kind", ["made up", "promised with another key", "over"])
-def test_what_was_not_promised_is_not_waited_for(service: Service, kind: str) -> None:
-    """A name that is only well formed is told at once that there is nothing."""
+@pytest.mark.parametrize("kind", ["made up", "made with another key", "expired"])
+def test_what_is_not_pending_is_not_waited_for(service: Service, kind: str) -> None:
+    """A name that is only well formed gets its 404 at once."""
     names = {
         "made up": new_name("image/jpeg", 60.0),
-        "promised with another key": pending_name("key", "image/jpeg", 60.0),
-        "over": promise(service, ttl_s=-1.0),
+        "made with another key": pending_name("key", "image/jpeg", 60.0),
+        "expired": pending_file(service, ttl_s=-1.0),
     }
     began = time.monotonic()
 
@@ -270,10 +270,12 @@ def test_what_was_not_promised_is_not_waited_for(service: Service, kind: str) ->
     assert time.monotonic() - began < pending.WAIT_S / 2
 
 
-def test_only_so_many_downloads_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is refused at once; who hangs up makes room."""
+def test_a_bounded_number_of_downloads_waits(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more is refused at once; a caller who hangs up makes room."""
     monkeypatch.setattr(files, "MAX_WAITING", 3)
-    name = promise(service)
+    name = pending_file(service)
 
     async def scenario() -> None:
         async with AsyncExitStack() as waiting:
@@ -305,12 +307,12 @@ def store() -> MemoryStore:
 
 
 async def named(store: MemoryStore) -> str:
-    """A picture that one replica has promised."""
+    """A pending file that one replica has named."""
     return pending_name(await PendingFiles(store, LONGEST_RUN_S).key(), "image/jpeg", 3600.0)
 
 
-async def test_a_promise_is_known_to_any_replica(store: MemoryStore) -> None:
-    """They share a secret; what was made up is known to none."""
+async def test_a_pending_file_is_known_to_any_replica(store: MemoryStore) -> None:
+    """They share a secret; a name that was made up is known to none."""
     other = PendingFiles(store, LONGEST_RUN_S)
 
     assert await other.includes(await named(store))
@@ -318,7 +320,7 @@ async def test_a_promise_is_known_to_any_replica(store: MemoryStore) -> None:
 
 
 async def test_another_service_has_another_secret(store: MemoryStore) -> None:
-    """Its promises are not ours."""
+    """Its pending files are not ours."""
     assert not await PendingFiles(store, LONGEST_RUN_S).includes(
         await named(MemoryStore(QueueSettings()))
     )
@@ -338,15 +340,15 @@ async def test_a_key_outlives_the_run_that_got_it(
         assert await PendingFiles(store, LONGEST_RUN_S).includes(name) == is_held
 
 
-async def test_without_the_store_nothing_is_promised() -> None:
-    """And nothing that was promised is known; both work again with it."""
+async def test_without_the_store_nothing_is_pending() -> None:
+    """With it, names can be made and known again."""
     store = AwayStore()
-    found = PendingFiles(store, LONGEST_RUN_S)
-    assert await found.key() == ""
-    assert not await found.includes(new_name("image/jpeg", 60.0))
+    pending_files = PendingFiles(store, LONGEST_RUN_S)
+    assert await pending_files.key() == ""
+    assert not await pending_files.includes(new_name("image/jpeg", 60.0))
 
     store.is_away = False
-    assert await found.includes(pending_name(await found.key(), "image/jpeg", 60.0))
+    assert await pending_files.includes(pending_name(await pending_files.key(), "image/jpeg", 60.0))
 
 
 async def test_a_store_that_hangs_holds_no_run_up(monkeypatch: pytest.MonkeyPatch) -> None:

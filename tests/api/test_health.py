@@ -60,7 +60,7 @@ def test_metrics_are_prometheus_text(service: Service) -> None:
 
 
 def test_index_points_to_the_rest(service: Service) -> None:
-    """The root tells a visitor what is here."""
+    """The root lists what is here."""
     index = service.client.get("/").json()
 
     assert "/fal-ai/florence-2-large/region-proposal" in index["endpoints"]
@@ -81,7 +81,7 @@ def test_no_pages_from_the_framework(service: Service, path: str) -> None:
 
 
 def test_metrics_tell_of_the_queue(service: Service) -> None:
-    """What waits is read from the store when somebody asks."""
+    """What waits is read from the store when it is asked for."""
     service.submit()
     text = service.metrics()
     assert 'florence_queue_requests{state="queued"} 1.0' in text
@@ -106,20 +106,20 @@ def folder(service: Service, tmp_path: Path) -> SigningKeys:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_published_keys(service: Service, folder: SigningKeys, path: str) -> None:
-    """Anybody may read the active key and the next one, for some minutes from a cache."""
+    """The active key and the next one need no key, and may be cached for some minutes."""
     keys = do(folder.ensure())
     response = service.client.get(path)
 
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     assert response.headers["cache-control"] == "public, max-age=600"
-    told = {each["kid"]: each for each in response.json()["keys"]}
-    assert list(told) == [key.kid for key in keys]
+    published = {each["kid"]: each for each in response.json()["keys"]}
+    assert list(published) == [key.kid for key in keys]
     for key in keys:
         public = key.private.public_key().public_bytes_raw()
-        assert base64.urlsafe_b64decode(told[key.kid]["x"]) == public
-        assert told[key.kid]["crv"] == "Ed25519"
-        assert "d" not in told[key.kid]
+        assert base64.urlsafe_b64decode(published[key.kid]["x"]) == public
+        assert published[key.kid]["crv"] == "Ed25519"
+        assert "d" not in published[key.kid]
 
 
 def test_a_retired_key_is_published(service: Service, folder: SigningKeys) -> None:

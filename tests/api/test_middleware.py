@@ -92,7 +92,7 @@ def test_a_bug_is_a_500_that_tells_nothing(serve: Serve, caplog: pytest.LogCaptu
     assert "secret detail" in str(record.exc_info[1])
 
 
-def test_errors_of_clients_are_not_cried_out(
+def test_errors_of_clients_are_not_logged_as_errors(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A log that cries at every 422 would not be read."""
@@ -102,7 +102,7 @@ def test_errors_of_clients_are_not_cried_out(
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What the log holds for an operator to look into."""
+    """The lines that an operator should see."""
     ours = [record for record in caplog.records if record.name == "ray.serve.florence"]
     return [record for record in ours if record.levelno >= logging.WARNING]
 
@@ -268,7 +268,7 @@ def test_preflight_lists_what_the_clients_send(shared: Service) -> None:
 
 @pytest.mark.parametrize(("origin", "allowed"), [(ORIGIN, ORIGIN), ("https://evil.com", None)])
 def test_origins_can_be_listed(serve: Serve, origin: str, allowed: str | None) -> None:
-    """With a list of origins, only those are allowed, and caches are told."""
+    """With a list of origins, only those are allowed, and caches are warned."""
     service = serve(ingress={"cors_origins": [ORIGIN]})
     response = service.client.post(CAPTION, headers={"Origin": origin})
 
@@ -396,7 +396,7 @@ A = "/fal-ai/florence-2-large"
 
 
 @pytest.mark.parametrize(
-    ("host", "path", "led"),
+    ("host", "path", "prefix"),
     [
         ("a.example", f"{A}/caption", "/run"),
         ("a.example", f"{A}/nope", "/run"),
@@ -419,8 +419,8 @@ A = "/fal-ai/florence-2-large"
     ],
 )
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_paths_below_the_application_are_led_on(
-    shared: Service, host: str, path: str, led: str, slash: str
+def test_paths_below_the_application_are_rewritten(
+    shared: Service, host: str, path: str, prefix: str, slash: str
 ) -> None:
     """A bare path is a run, unless it names a request or came to a host called queue."""
     scope: dict[str, Any] = {
@@ -432,8 +432,8 @@ def test_paths_below_the_application_are_led_on(
     }
     asyncio.run(rewrite_path(scope, Keyring(KeySettings(), shared.store)))
 
-    assert scope["path"] == led + path
-    assert scope["raw_path"] == (led + path).encode()
+    assert scope["path"] == prefix + path
+    assert scope["raw_path"] == (prefix + path).encode()
 
 
 def test_the_queue_has_a_host_of_its_own(service: Service) -> None:

@@ -47,8 +47,8 @@ def detail(response: Any) -> str:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_submit_is_told_where_to_ask(service: Service, task: str) -> None:
-    """The answer is fal's: the id, the place in the queue, and the three URLs."""
+def test_a_submit_is_answered_with_urls(service: Service, task: str) -> None:
+    """The answer is fal's: the id, the position in the queue, and the three URLs."""
     response = service.submit(f"/queue/{TASKS[task].endpoint}")
 
     request_id = response.json()["request_id"]
@@ -84,14 +84,14 @@ def test_a_submit_is_kept_for_a_worker(service: Service) -> None:
 
 
 def test_a_submit_wakes_a_worker(service: Service) -> None:
-    """Nobody has to wait for the next poll."""
+    """The job does not wait for the next poll."""
     service.submit()
 
     assert len(service.wakes) == 1
 
 
 def test_the_position_is_the_number_ahead(service: Service) -> None:
-    """The first has nobody before it; low priority waits behind all others."""
+    """The first is at 0; low priority waits behind all others."""
     positions = [
         service.submit(X_Fal_Queue_Priority=priority).json()["queue_position"]
         for priority in ("low", "normal", "normal")
@@ -184,7 +184,7 @@ def test_a_submit_is_a_post(shared: Service, method: str) -> None:
         ({"X_Fal_Runner_Hint": "h1", "X_Fal_Tags": "a", "X_Fal_Unknown": "?"}, "max_attempts", 3),
     ],
 )
-def test_headers_order(
+def test_headers_change_the_job(
     shared: Service, headers: dict[str, str], column: str, expected: object
 ) -> None:
     """Each header that is known changes one thing about the request; others change nothing."""
@@ -307,8 +307,8 @@ def test_the_queue_length_is_a_number(shared: Service, length: str) -> None:
 
 def test_a_repeated_submit_is_the_same_request(service: Service) -> None:
     """An Idempotency-Key makes a second submit harmless: same body, same id, and it says so."""
-    first = service.submit(Idempotency_Key="order-1")
-    second = service.submit(Idempotency_Key="order-1")
+    first = service.submit(Idempotency_Key="once")
+    second = service.submit(Idempotency_Key="once")
 
     assert (second.status_code, second.json()) == (200, first.json())
     assert second.headers["x-fal-request-id"] == first.json()["request_id"]
@@ -347,7 +347,7 @@ def test_the_clients_own_word_goes_before_the_proxys(service: Service) -> None:
 
 
 def test_an_idempotency_key_is_for_one_request(service: Service) -> None:
-    """The same key with another input is a mistake, which is told; another caller may use it."""
+    """The same key with another input is an error; another caller may use it."""
     service.submit(Idempotency_Key="k")
     other = service.post({"image_url": "v"}, SUBMIT, Idempotency_Key="k")
     service.add_key()
@@ -393,31 +393,31 @@ def test_an_empty_idempotency_key_is_none(shared: Service, key: str) -> None:
         ),
     ],
 )
-def test_urls_lead_back_by_the_same_door(
+def test_urls_lead_back_to_the_same_host(
     shared: Service, path: str, headers: dict[str, str], base: str
 ) -> None:
-    """Whoever follows the URLs comes to the same host and prefix, and finds the request."""
+    """A caller who follows the URLs comes to the same host and prefix, and finds the request."""
     response = shared.submit(path, **headers)
 
-    told = response.json()
-    url = f"{base}/fal-ai/florence-2-large/requests/{told['request_id']}"
-    assert [told[f"{name}_url"] for name in ("response", "status", "cancel")] == [
+    job = response.json()
+    url = f"{base}/fal-ai/florence-2-large/requests/{job['request_id']}"
+    assert [job[f"{name}_url"] for name in ("response", "status", "cancel")] == [
         url,
         f"{url}/status",
         f"{url}/cancel",
     ]
-    again = shared.get(told["status_url"]).json()
-    assert again["request_id"] == told["request_id"]
-    assert shared.client.put(told["cancel_url"], headers=AUTHORIZED).status_code == 202
+    again = shared.get(job["status_url"]).json()
+    assert again["request_id"] == job["request_id"]
+    assert shared.client.put(job["cancel_url"], headers=AUTHORIZED).status_code == 202
 
 
 def test_the_public_url_wins(serve: Serve) -> None:
-    """The operator's word counts by whichever door a request came."""
+    """The operator's word counts whatever host a caller named."""
     service = serve(ingress={"public_url": "https://florence.example.com/base/"})
 
     for path, host in ((SUBMIT, "testserver"), (CAPTION, "queue.a.example")):
-        told = service.submit(path, Host=host).json()
-        assert told["status_url"].startswith("https://florence.example.com/base/queue/fal-ai/")
+        job = service.submit(path, Host=host).json()
+        assert job["status_url"].startswith("https://florence.example.com/base/queue/fal-ai/")
 
 
 # ---------------------------------------------------------------------------- status
@@ -425,16 +425,14 @@ def test_the_public_url_wins(serve: Serve) -> None:
 
 def test_a_request_waits_runs_and_ends(service: Service) -> None:
     """202 while there is something to wait for, 200 afterwards; each status has fal's fields."""
-    told = service.submit().json()
-    asked = {
-        name: told[name] for name in ("request_id", "response_url", "status_url", "cancel_url")
-    }
+    job = service.submit().json()
+    asked = {name: job[name] for name in ("request_id", "response_url", "status_url", "cancel_url")}
 
-    waiting = service.get(told["status_url"])
+    waiting = service.get(job["status_url"])
     claimed = service.claim()
-    running = service.get(told["status_url"])
+    running = service.get(job["status_url"])
     do(service.store.finish(claimed.lease, JobOutcome.done(OUTPUT, inference_s=0.25)))
-    ended = service.get(told["status_url"])
+    ended = service.get(job["status_url"])
 
     assert [response.status_code for response in (waiting, running, ended)] == [202, 202, 200]
     assert waiting.json() == asked | {"status": "IN_QUEUE", "queue_position": 0}
@@ -457,11 +455,11 @@ def test_a_request_waits_runs_and_ends(service: Service) -> None:
 def test_a_failure_is_completed_with_an_error(
     service: Service, outcome: JobOutcome, error: str, error_type: str
 ) -> None:
-    """There are only three statuses; what failed or was cancelled says so beside it."""
-    told = service.submit().json()
+    """There are only three statuses; a failure or a cancellation is in other fields."""
+    job = service.submit().json()
     service.finish(outcome)
 
-    response = service.get(told["status_url"])
+    response = service.get(job["status_url"])
 
     assert (response.status_code, response.json()["status"]) == (200, "COMPLETED")
     assert (response.json()["error"], response.json()["error_type"]) == (error, error_type)
@@ -469,12 +467,12 @@ def test_a_failure_is_completed_with_an_error(
 
 
 @pytest.mark.parametrize("wish", ["1", "true", "True"])
-def test_the_log_is_told_when_asked_for(service: Service, wish: str) -> None:
+def test_the_log_is_sent_when_asked_for(service: Service, wish: str) -> None:
     """Each line has its message, its time in UTC, its level and a source."""
-    told = service.submit().json()
+    job = service.submit().json()
     service.finish(JobOutcome.done(OUTPUT, logs=(LogLine("slow", level="WARN", age_s=0.5),)))
 
-    logs = service.get(f"{told['status_url']}?logs={wish}").json()["logs"]
+    logs = service.get(f"{job['status_url']}?logs={wish}").json()["logs"]
 
     assert all(set(entry) == {"message", "timestamp", "level", "source"} for entry in logs)
     [line] = [entry for entry in logs if entry["message"] == "slow"]
@@ -485,12 +483,12 @@ def test_the_log_is_told_when_asked_for(service: Service, wish: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?logs=0", "?logs=false", "?logs=no"])
-def test_the_log_is_not_told_unasked(service: Service, query: str) -> None:
+def test_the_log_is_not_sent_unasked(service: Service, query: str) -> None:
     """A list is there all the same: clients rely on it."""
-    told = service.submit().json()
+    job = service.submit().json()
     service.claim()
 
-    assert service.get(told["status_url"] + query).json()["logs"] == []
+    assert service.get(job["status_url"] + query).json()["logs"] == []
 
 
 # ---------------------------------------------------------------------------- result
@@ -499,39 +497,39 @@ def test_the_log_is_not_told_unasked(service: Service, query: str) -> None:
 @pytest.mark.parametrize("what", ["", "/response"])
 def test_the_result_is_the_output(service: Service, what: str) -> None:
     """The body is what a synchronous run would have answered, byte for byte, with its id."""
-    told = service.submit().json()
+    job = service.submit().json()
     service.finish(JobOutcome.done(OUTPUT))
 
-    response = service.get(told["response_url"] + what)
+    response = service.get(job["response_url"] + what)
 
     assert response.status_code == 200
     assert response.content == '{"results":"né 猫"}'.encode()
     assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-fal-request-id"] == told["request_id"]
+    assert response.headers["x-fal-request-id"] == job["request_id"]
 
 
 @pytest.mark.parametrize("error", [FileDownloadError(), InternalError()])
 def test_the_result_of_a_failure_is_its_error(service: Service, error: ServiceError) -> None:
     """Status, body and headers are those that a synchronous run would have had."""
-    told = service.submit().json()
+    job = service.submit().json()
     service.finish(JobOutcome.failed(error))
 
-    response = service.get(told["response_url"])
+    response = service.get(job["response_url"])
 
     assert (response.status_code, response.json()) == (error.status, error.body())
     for name, value in error.headers().items():
         assert response.headers[name] == value
-    assert response.headers["x-fal-request-id"] == told["request_id"]
+    assert response.headers["x-fal-request-id"] == job["request_id"]
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])
 def test_a_result_that_is_not_there_yet(service: Service, is_claimed: bool) -> None:
     """Before the end it is a 400 with fal's sentence."""
-    told = service.submit().json()
+    job = service.submit().json()
     if is_claimed:
         service.claim()
 
-    response = service.get(told["response_url"])
+    response = service.get(job["response_url"])
 
     assert response.status_code == 400
     assert response.json() == {
@@ -542,10 +540,10 @@ def test_a_result_that_is_not_there_yet(service: Service, is_claimed: bool) -> N
 
 def test_the_result_of_a_cancelled_request(service: Service) -> None:
     """It is what a caller who hangs up would have seen."""
-    told = service.submit().json()
-    service.cancel(told["request_id"])
+    job = service.submit().json()
+    service.cancel(job["request_id"])
 
-    response = service.get(told["response_url"])
+    response = service.get(job["response_url"])
 
     assert (response.status_code, response.json()["error_type"]) == (499, "client_cancelled")
 
@@ -554,10 +552,10 @@ def test_the_result_of_a_cancelled_request(service: Service) -> None:
 
 
 def test_a_waiting_request_is_cancelled(service: Service) -> None:
-    """It never runs, and the worker is told that the queue has changed."""
-    told = service.submit().json()
+    """It never runs, and the dispatcher is woken."""
+    job = service.submit().json()
 
-    response = service.cancel(told["request_id"])
+    response = service.cancel(job["request_id"])
 
     assert (response.status_code, response.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
     assert service.queued()[0]["state"] == JobState.CANCELLED
@@ -566,10 +564,10 @@ def test_a_waiting_request_is_cancelled(service: Service) -> None:
 
 def test_a_running_request_is_asked_to_stop(service: Service) -> None:
     """Its worker hears of it; asking twice is no mistake."""
-    told = service.submit().json()
+    job = service.submit().json()
     claimed = service.claim()
 
-    statuses = [service.cancel(told["request_id"]).status_code for _ in range(2)]
+    statuses = [service.cancel(job["request_id"]).status_code for _ in range(2)]
 
     assert statuses == [202, 202]
     [beat] = do(service.store.heartbeat([claimed.lease], 60.0))
@@ -577,11 +575,11 @@ def test_a_running_request_is_asked_to_stop(service: Service) -> None:
 
 
 def test_an_ended_request_cannot_be_cancelled(service: Service) -> None:
-    """It is too late."""
-    told = service.submit().json()
+    """Its outcome stays."""
+    job = service.submit().json()
     service.finish(JobOutcome.done(OUTPUT))
 
-    response = service.cancel(told["request_id"])
+    response = service.cancel(job["request_id"])
 
     assert (response.status_code, response.json()) == (400, {"status": "ALREADY_COMPLETED"})
     assert len(service.wakes) == 1
@@ -624,7 +622,7 @@ def test_unknown_requests_are_not_found(
 
 @pytest.mark.parametrize(("method", "what"), ROUTES)
 def test_requests_of_another_key_are_not_found(service: Service, method: str, what: str) -> None:
-    """Nobody learns that another's request exists, and nobody can stop it."""
+    """Another key does not learn that it exists, and cannot stop it."""
     request_id = service.submit().json()["request_id"]
     service.add_key()
     headers = {"Authorization": f"Key {OTHER_KEY}"}
@@ -637,7 +635,7 @@ def test_requests_of_another_key_are_not_found(service: Service, method: str, wh
 
 
 @pytest.mark.parametrize(("method", "what"), [*ROUTES, ("POST", None)])
-def test_nothing_is_told_without_a_key(service: Service, method: str, what: str | None) -> None:
+def test_every_route_needs_a_key(service: Service, method: str, what: str | None) -> None:
     """A stranger learns nothing, not even whether an id exists."""
     request_id = service.submit().json()["request_id"]
     path = SUBMIT if what is None else f"{QUEUED}/{request_id}{what}"
@@ -713,14 +711,14 @@ def test_ids_are_found_in_any_case(shared: Service) -> None:
 def test_a_target_outside_the_proxy_is_ignored(service: Service) -> None:
     """fal's own proxy passes its header on to every route."""
     label = {"X_Fal_Target_URL": f"https://fal.run{CAPTION}"}
-    told = service.submit(**label).json()
+    job = service.submit(**label).json()
 
-    assert service.get(told["status_url"], **label).status_code == 202
+    assert service.get(job["status_url"], **label).status_code == 202
     assert service.runs == []
 
 
 @pytest.mark.parametrize(("method", "what"), [*ROUTES, ("POST", None)])
-def test_a_store_that_is_away_is_told(serve: Serve, method: str, what: str | None) -> None:
+def test_a_store_that_is_away_is_a_503(serve: Serve, method: str, what: str | None) -> None:
     """503 in fal's shape, to be tried again, and nothing of the store's is leaked."""
     service = serve(store=AwayStore())
     path = SUBMIT if what is None else f"{QUEUED}/{NOWHERE}{what}"
@@ -733,7 +731,7 @@ def test_a_store_that_is_away_is_told(serve: Serve, method: str, what: str | Non
 
 
 def test_submits_are_counted_by_key(service: Service) -> None:
-    """The metrics tell which keys are busy."""
+    """The metrics show which keys are busy."""
     service.submit()
     service.submit()
 
@@ -788,10 +786,10 @@ FUZZ = settings(
 
 @FUZZ
 @given(st.dictionaries(HEADERS, VALUES, max_size=4), QUERY)
-def test_no_order_breaks_a_submit(
+def test_no_header_breaks_a_submit(
     shared: Service, headers: dict[str, str], query: dict[str, str]
 ) -> None:
-    """Whatever is ordered, it is queued or refused with a reason."""
+    """Whatever they say, the job is queued or refused with a reason."""
     encoded = {k.encode(): v.encode("latin-1") for k, v in (headers | AUTHORIZED).items()}
 
     response = shared.client.post(SUBMIT, params=query, json=INPUT, headers=encoded)

@@ -1,4 +1,4 @@
-"""What is told of a call that asks for work: a line in the log, a span, and what they lead to."""
+"""Each run and submit has a line in the log and a span, and hands its trace on."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,11 +38,11 @@ def traced(folder: Path) -> dict[str, Any]:
     return {"tracing": {"exporter": "file", "folder": str(folder)}}
 
 
-def test_a_run_is_told(service: Service, lines: Lines) -> None:
+def test_a_run_is_logged(service: Service, lines: Lines) -> None:
     """One line says whose it was, how it ended, and where its time went."""
     answer = service.post({"image_url": IMAGE})
     [line] = lines.about("run")
-    told = {
+    logged = {
         "request_id": answer.headers["x-fal-request-id"],
         "key_id": KEY_ID,
         "endpoint": "caption",
@@ -56,7 +56,7 @@ def test_a_run_is_told(service: Service, lines: Lines) -> None:
         "batch_size": 4,
         "tokens": 12,
     }
-    assert told.items() <= line.items()
+    assert logged.items() <= line.items()
     assert line["total_ms"] > 0
     assert len(lines.json) == 1
 
@@ -71,7 +71,7 @@ def test_a_run_that_was_begun_again_says_so(serve: Serve, lines: Lines) -> None:
     assert [line["attempt"] for line in lines.about("run")] == [2]
 
 
-def test_a_stream_is_told_when_it_ends(service: Service, lines: Lines) -> None:
+def test_a_stream_is_logged_when_it_ends(service: Service, lines: Lines) -> None:
     """In one line, as a run's."""
     answer = service.post({"image_url": "u"}, f"{CAPTION}/stream")
     [line] = lines.about("stream")
@@ -79,7 +79,7 @@ def test_a_stream_is_told_when_it_ends(service: Service, lines: Lines) -> None:
     assert (line["status"], line["tokens"]) == (200, 12)
 
 
-def test_a_submit_is_told(service: Service, lines: Lines) -> None:
+def test_a_submit_is_logged(service: Service, lines: Lines) -> None:
     """Under the id of the request that it made."""
     answer = service.submit()
     [line] = lines.about("submit")
@@ -97,20 +97,20 @@ def test_a_repeated_submit_is_about_the_request_that_is_there(
     assert ids == {answer.json()["request_id"]}
 
 
-def test_what_is_refused_is_told(service: Service, lines: Lines) -> None:
-    """A wrong key, a wrong input and a failure of ours, with what the client is told."""
+def test_an_error_is_logged(service: Service, lines: Lines) -> None:
+    """A wrong key, a wrong input and a failure of ours, as the client sees it."""
     service.client.post(CAPTION, json={"image_url": "u"}, headers={"Authorization": "Key a:b"})
     service.client.post(f"/queue{CAPTION}", json={}, headers=AUTHORIZED)
     service.post({"image_url": 1})
-    told = [(line["status"], line["error_type"], line.get("key_id")) for line in lines.json]
-    assert told == [
+    logged = [(line["status"], line["error_type"], line.get("key_id")) for line in lines.json]
+    assert logged == [
         (401, "unauthorized", None),
         (422, "value_error", KEY_ID),
         (422, "value_error", KEY_ID),
     ]
 
 
-def test_a_failure_of_ours_is_told(serve: Serve, lines: Lines) -> None:
+def test_a_failure_of_ours_is_logged(serve: Serve, lines: Lines) -> None:
     """What was foreseen in one line; for what was not, another one says where it happened."""
 
     async def away(run: Request) -> Finished:
@@ -128,8 +128,8 @@ def test_a_failure_of_ours_is_told(serve: Serve, lines: Lines) -> None:
     assert {second["request_id"], error["request_id"]} == {answer.headers["x-fal-request-id"]}
 
 
-def test_what_is_only_asked_is_not_told(service: Service, lines: Lines) -> None:
-    """Clients look at a status ten times a second."""
+def test_polling_is_not_logged(service: Service, lines: Lines) -> None:
+    """Clients poll a status ten times a second."""
     submitted = service.submit().json()
     lines.json.clear()
     service.get(submitted["status_url"])
@@ -177,7 +177,7 @@ def test_a_callers_trace_leads_to_the_run(
 def test_a_queued_request_keeps_its_trace(
     serve: Serve, folder: Path, traced: dict[str, Any]
 ) -> None:
-    """The store has it, for whoever works on the request and tells of its end."""
+    """The store keeps it for the worker and the webhook."""
     service = serve(**traced)
     with service.client:
         service.submit(f"/queue{CAPTION}?fal_webhook=https://hooks.test/x", traceparent=PARENT)

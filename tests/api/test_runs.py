@@ -45,7 +45,7 @@ INPUT = {"image_url": "https://example.com/car.jpg"}
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("path", ["/{}", "/{}/", "/run/{}", "/run/{}/"])
-def test_every_door_leads_to_the_run(shared: Service, task: str, path: str) -> None:
+def test_every_path_leads_to_the_run(shared: Service, task: str, path: str) -> None:
     """Each task runs at the bare path and under /run, with and without a slash at the end."""
     response = shared.post(INPUT, path.format(TASKS[task].endpoint))
 
@@ -152,7 +152,7 @@ def test_beams_beyond_the_deployments(shared: Service, path: str) -> None:
     + [(wrong, "int_type") for wrong in ("1", 1.5, 1.0, True, [1])],
 )
 def test_beams_are_a_whole_number(shared: Service, num_beams: Any, type_: str) -> None:
-    """All faults of an input are told at once."""
+    """All faults of an input are reported at once."""
     response = shared.post({"num_beams": num_beams})
 
     assert response.status_code == 422
@@ -251,8 +251,8 @@ def test_timeout_inside_a_run_is_our_fault(serve: Serve) -> None:
     assert serve(run).post(INPUT).status_code == 500
 
 
-def test_no_more_runs_than_places(serve: Serve) -> None:
-    """The run beyond `max_running` gets 429 with Retry-After, and a place is free afterwards."""
+def test_no_more_runs_than_the_limit(serve: Serve) -> None:
+    """The run beyond `max_running` gets 429 with Retry-After, and runs once others have ended."""
 
     async def scenario() -> list[int]:
         full, release = asyncio.Event(), asyncio.Event()
@@ -304,8 +304,8 @@ def test_a_key_has_no_more_runs_than_it_may(serve: Serve) -> None:
     assert asyncio.run(scenario()) == [429, 200, 200, 200]
 
 
-def test_queued_and_synchronous_runs_share_the_places_of_a_key(service: Service) -> None:
-    """A queued request that is worked on takes the place of a run."""
+def test_jobs_and_runs_share_the_limit_of_a_key(service: Service) -> None:
+    """A job that runs counts as a run does."""
     key = {"Authorization": f"Key {OTHER_KEY}"}
     service.add_key(concurrency=1)
     assert service.client.post(f"/queue{CAPTION}", json=INPUT, headers=key).status_code == 200
@@ -318,7 +318,7 @@ def test_queued_and_synchronous_runs_share_the_places_of_a_key(service: Service)
 
 
 @pytest.mark.parametrize("is_hung_up", [True, False])
-def test_the_place_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> None:
+def test_the_slot_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> None:
     """Whether the caller hangs up or the run fails, the key may run again."""
 
     async def scenario() -> int:
@@ -337,7 +337,7 @@ def test_the_place_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> Non
     assert asyncio.run(scenario()) == 200
 
 
-def test_a_task_that_is_cancelled_gives_the_place_back(serve: Serve) -> None:
+def test_a_run_that_is_cancelled_gives_its_slot_back(serve: Serve) -> None:
     """The server may end a request from outside, too."""
 
     async def scenario() -> bool:
@@ -359,8 +359,8 @@ def test_a_task_that_is_cancelled_gives_the_place_back(serve: Serve) -> None:
     assert asyncio.run(scenario())
 
 
-def test_a_result_is_not_lost_when_the_place_cannot_be_given_back(serve: Serve) -> None:
-    """The store may go away within a run; the place frees itself after the deadline."""
+def test_a_result_is_not_lost_when_the_slot_cannot_be_given_back(serve: Serve) -> None:
+    """The store may go away within a run; the slot frees itself after the deadline."""
     store = AwayStore()
 
     async def run(given: Request) -> Finished:
@@ -434,7 +434,7 @@ def test_files_are_kept_as_long_as_the_caller_wants(
 
 
 def test_a_lifecycle_that_is_not_understood_is_refused(shared: Service) -> None:
-    """A picture that is kept too long, or not long enough, would be found out too late."""
+    """A picture that is kept too long, or not long enough, would be noticed too late."""
     response = shared.post(INPUT, X_Fal_Object_Lifecycle_Preference="soon")
 
     assert (response.status_code, response.json()["error_type"]) == (400, "bad_request")

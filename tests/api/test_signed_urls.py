@@ -1,4 +1,4 @@
-"""UrlSigner: good for what they were signed for, until their time is over."""
+"""Signatures are good for what was signed, until they expire."""
 
 import time
 
@@ -18,22 +18,22 @@ def store() -> MemoryStore:
     return MemoryStore(QueueSettings())
 
 
-def ticket(action: Action = "file", subject: str = "a.png", lives_s: float = 60) -> Permission:
-    """A ticket for up to 1000 bytes."""
+def permission(action: Action = "file", subject: str = "a.png", lives_s: float = 60) -> Permission:
+    """To upload up to 1000 bytes."""
     return Permission(action, subject, 1000, int(time.time() + lives_s))
 
 
-async def test_a_ticket_is_redeemed_by_any_replica(store: MemoryStore) -> None:
-    """What one signs, another believes, because they share a secret."""
-    given = ticket()
+async def test_any_replica_verifies(store: MemoryStore) -> None:
+    """What one signs, another accepts: they share a secret."""
+    given = permission()
     text = await UrlSigner(store).sign(given)
 
     assert await UrlSigner(store).verify("file", "a.png", text) == given
 
 
 async def test_another_service_has_another_secret(store: MemoryStore) -> None:
-    """A ticket of another service is worth nothing."""
-    text = await UrlSigner(MemoryStore(QueueSettings())).sign(ticket())
+    """Its signatures are not ours."""
+    text = await UrlSigner(MemoryStore(QueueSettings())).sign(permission())
 
     with pytest.raises(Forbidden):
         await UrlSigner(store).verify("file", "a.png", text)
@@ -42,37 +42,39 @@ async def test_another_service_has_another_secret(store: MemoryStore) -> None:
 @pytest.mark.parametrize(
     ("action", "subject"), [("parts", "a.png"), ("token", "a.png"), ("file", "b.png"), ("file", "")]
 )
-async def test_a_ticket_is_for_one_thing(store: MemoryStore, action: Action, subject: str) -> None:
+async def test_a_signature_is_for_one_thing(
+    store: MemoryStore, action: Action, subject: str
+) -> None:
     """It permits no other action, and no other subject."""
-    tickets = UrlSigner(store)
-    text = await tickets.sign(ticket())
+    signer = UrlSigner(store)
+    text = await signer.sign(permission())
 
     with pytest.raises(Forbidden):
-        await tickets.verify(action, subject, text)
+        await signer.verify(action, subject, text)
 
 
-async def test_a_ticket_cannot_be_altered(store: MemoryStore) -> None:
+async def test_a_signature_cannot_be_altered(store: MemoryStore) -> None:
     """No digit of it can be another: neither size, nor time, nor signature."""
-    tickets = UrlSigner(store)
-    text = await tickets.sign(ticket())
+    signer = UrlSigner(store)
+    text = await signer.sign(permission())
 
-    for place, digit in enumerate(text):
-        altered = text[:place] + ("0" if digit != "0" else "1") + text[place + 1 :]
+    for index, digit in enumerate(text):
+        altered = text[:index] + ("0" if digit != "0" else "1") + text[index + 1 :]
         with pytest.raises(Forbidden):
-            await tickets.verify("file", "a.png", altered)
+            await signer.verify("file", "a.png", altered)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.2", "1.2." + "g" * 64, "1.2." + "0" * 64, "٣.2.3"])
-async def test_what_is_no_ticket_is_refused(store: MemoryStore, text: str) -> None:
-    """Whatever stands in its place."""
+async def test_what_is_no_signature_is_refused(store: MemoryStore, text: str) -> None:
+    """Whatever it is."""
     with pytest.raises(Forbidden):
         await UrlSigner(store).verify("file", "a.png", text)
 
 
-async def test_a_ticket_ends(store: MemoryStore) -> None:
-    """When its time is over, it is refused."""
-    tickets = UrlSigner(store)
-    text = await tickets.sign(ticket(lives_s=-1))
+async def test_a_signature_expires(store: MemoryStore) -> None:
+    """Then it is refused."""
+    signer = UrlSigner(store)
+    text = await signer.sign(permission(lives_s=-1))
 
     with pytest.raises(Forbidden):
-        await tickets.verify("file", "a.png", text)
+        await signer.verify("file", "a.png", text)

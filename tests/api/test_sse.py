@@ -51,10 +51,10 @@ def events(response: Any) -> list[Any]:
 
 
 def failing(error: Exception) -> StreamFunction:
-    """A run that tells of something, then fails."""
+    """A run that sends a partial output, then fails."""
 
-    async def stream(given: Request, tell: OnPartial) -> Finished:
-        tell(PARTS[0])
+    async def stream(given: Request, on_partial: OnPartial) -> Finished:
+        on_partial(PARTS[0])
         await asyncio.sleep(0.01)
         raise error
 
@@ -74,7 +74,7 @@ def ending(response: Any) -> Any:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("path", ["/{}/stream", "/{}/stream/", "/run/{}/stream"])
 def test_every_task_can_be_streamed(shared: Service, task: str, path: str) -> None:
-    """The last event is the whole output, also where nothing is told before it."""
+    """The last event is the whole output, also where none comes before it."""
     response = shared.post(INPUT, path.format(TASKS[task].endpoint), accept="application/json")
 
     assert response.status_code == 200
@@ -89,11 +89,11 @@ def test_what_is_told_is_sent_at_once(serve: Serve) -> None:
     """An event arrives while the run goes on."""
 
     async def scenario() -> None:
-        told = [asyncio.Event() for _ in PARTS]
+        sent = [asyncio.Event() for _ in PARTS]
 
-        async def stream(given: Request, tell: OnPartial) -> Finished:
-            for part, go_on in zip(PARTS, told, strict=True):
-                tell(part)
+        async def stream(given: Request, on_partial: OnPartial) -> Finished:
+            for part, go_on in zip(PARTS, sent, strict=True):
+                on_partial(part)
                 await go_on.wait()
             return ANSWER
 
@@ -101,7 +101,7 @@ def test_what_is_told_is_sent_at_once(serve: Serve) -> None:
         async with Exchange(service.app, STREAM, "", BODY) as exchange:
             status, headers = await exchange.start()
             assert (status, headers["x-fal-request-id"]) == (200, service.runs[0].id)
-            for part, go_on in zip(PARTS, told, strict=True):
+            for part, go_on in zip(PARTS, sent, strict=True):
                 assert await exchange.event() == part
                 go_on.set()
             assert await exchange.event() == ANSWER.output
@@ -150,11 +150,11 @@ def test_an_unforeseen_error_tells_nothing_of_itself(serve: Serve) -> None:
 
 
 def test_a_stream_ends_at_its_deadline(serve: Serve) -> None:
-    """Also when something has been told."""
+    """Also when a partial output was sent."""
     cancelled = []
 
-    async def stream(given: Request, tell: OnPartial) -> Finished:
-        tell(PARTS[0])
+    async def stream(given: Request, on_partial: OnPartial) -> Finished:
+        on_partial(PARTS[0])
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -170,14 +170,14 @@ def test_a_stream_ends_at_its_deadline(serve: Serve) -> None:
 
 @pytest.mark.parametrize("has_begun", [True, False])
 def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bool) -> None:
-    """Before the first event, and after it; the places are free again."""
+    """Before the first event, and after it; then another may run."""
 
     async def scenario() -> None:
         began, cancelled = asyncio.Event(), asyncio.Event()
 
-        async def stream(given: Request, tell: OnPartial) -> Finished:
+        async def stream(given: Request, on_partial: OnPartial) -> Finished:
             if has_begun:
-                tell(PARTS[0])
+                on_partial(PARTS[0])
             began.set()
             try:
                 await asyncio.Event().wait()
@@ -200,12 +200,12 @@ def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bo
     asyncio.run(scenario())
 
 
-def test_a_stream_takes_a_place(serve: Serve) -> None:
-    """As long as it lasts, the next run finds all places taken."""
+def test_a_stream_counts_as_running(serve: Serve) -> None:
+    """While it lasts, the next run is beyond the limit."""
 
     async def scenario() -> None:
-        async def stream(given: Request, tell: OnPartial) -> Finished:
-            tell(PARTS[0])
+        async def stream(given: Request, on_partial: OnPartial) -> Finished:
+            on_partial(PARTS[0])
             await asyncio.Event().wait()
             return ANSWER
 
@@ -221,13 +221,13 @@ def test_a_stream_takes_a_place(serve: Serve) -> None:
 
 
 def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
-    """A connection that breaks ends the run, though nobody has said that the caller left."""
+    """A connection that breaks ends the run, also without a disconnect message."""
 
     async def scenario() -> None:
         cancelled = asyncio.Event()
 
-        async def stream(given: Request, tell: OnPartial) -> Finished:
-            tell(PARTS[0])
+        async def stream(given: Request, on_partial: OnPartial) -> Finished:
+            on_partial(PARTS[0])
             try:
                 await asyncio.Event().wait()
             finally:
@@ -251,8 +251,8 @@ def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
 def test_a_stream_is_counted_as_a_run(serve: Serve) -> None:
     """Its metrics are the run's."""
 
-    async def stream(given: Request, tell: OnPartial) -> Finished:
-        tell(PARTS[0])
+    async def stream(given: Request, on_partial: OnPartial) -> Finished:
+        on_partial(PARTS[0])
         return ANSWER
 
     service = serve(stream=stream)
@@ -273,7 +273,7 @@ FIRST, SECOND = (f"00000000-0000-4000-8000-00000000000{n}" for n in (1, 2))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks that follow each other at once."""
+    """Polls that follow each other at once."""
     monkeypatch.setattr(StatusEvents, "POLL_S", 0.001)
     monkeypatch.setattr(StatusEvents, "MAX_POLL_S", 0.002)
 
@@ -325,7 +325,7 @@ async def test_each_change_is_an_event(service: Service) -> None:
 
 
 async def test_position_is_a_change(service: Service) -> None:
-    """Whoever waits sees the queue before them become shorter."""
+    """A caller who waits sees the queue become shorter."""
     await submit(service.store, SECOND)
     await submit(service.store)
     async with watch(service) as exchange:
@@ -357,7 +357,7 @@ async def test_each_line_of_the_log_is_told_once(service: Service) -> None:
 
 
 async def test_lines_wait_until_the_request_runs_again(service: Service) -> None:
-    """What was logged of a failed attempt is told with the next one: fal's queue has no log."""
+    """What was logged of a failed attempt is sent with the next one: fal's queue has no log."""
     await submit(service.store)
     async with watch(service, query="logs=true") as exchange:
         await exchange.start()
@@ -417,7 +417,7 @@ async def test_silence_is_interrupted(service: Service, monkeypatch: pytest.Monk
 
 
 async def test_the_stream_ends_when_the_caller_hangs_up(service: Service) -> None:
-    """Nobody looks any more at a request for a caller who has left."""
+    """The status is not polled for a caller who has left."""
     await submit(service.store)
     async with watch(service) as exchange:
         await exchange.start()
@@ -440,7 +440,7 @@ async def test_the_stream_ends_when_the_request_is_forgotten() -> None:
 
 
 async def test_a_store_that_is_away_for_a_moment_ends_no_stream(serve: Serve) -> None:
-    """The caller waits on, and is told when the store is back."""
+    """The caller waits on, and gets the change when the store is back."""
     store = AwayStore()
     store.is_away = False
     service = serve(store=store)
@@ -469,7 +469,7 @@ async def test_unknown_requests_have_no_stream(service: Service, request_id: str
 
 
 async def test_streams_take_no_places(serve: Serve) -> None:
-    """However many watch, there is room to run."""
+    """Status streams do not count as running."""
     service = serve(ingress={"max_running": 1})
     await submit(service.store)
     async with watch(service) as one, watch(service) as other:

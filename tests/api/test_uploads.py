@@ -1,4 +1,4 @@
-"""Uploads: as fal's clients make them, and as nobody should."""
+"""Uploads: as fal's clients make them, and as no client should."""
 
 import hashlib
 import io
@@ -66,15 +66,15 @@ def refused(response: Any) -> tuple[int, str]:
     return response.status_code, response.headers["x-fal-error-type"]
 
 
-def test_a_file_is_put_where_it_was_promised(service: Service) -> None:
-    """The URL of the upload needs no key, and the file is served at the promised URL."""
-    promise = initiate(service).json()
-    put = service.client.put(promise["upload_url"], content=picture())
-    got = service.client.get(promise["file_url"])
+def test_a_file_is_put_at_its_url(service: Service) -> None:
+    """The URL of the upload needs no key, and the file is served at the URL that was named."""
+    initiated = initiate(service).json()
+    put = service.client.put(initiated["upload_url"], content=picture())
+    got = service.client.get(initiated["file_url"])
 
-    assert set(promise) == {"upload_url", "file_url"}
-    assert promise["file_url"].startswith("http://testserver/cdn/files/")
-    assert promise["upload_url"].startswith("http://testserver/cdn/upload/")
+    assert set(initiated) == {"upload_url", "file_url"}
+    assert initiated["file_url"].startswith("http://testserver/cdn/files/")
+    assert initiated["upload_url"].startswith("http://testserver/cdn/upload/")
     assert (put.status_code, put.content) == (200, b"")
     assert (got.status_code, got.content) == (200, picture())
     assert got.headers["content-type"] == "image/png"
@@ -83,16 +83,16 @@ def test_a_file_is_put_where_it_was_promised(service: Service) -> None:
 
 def test_a_key_does_no_harm_to_an_upload(service: Service) -> None:
     """fal's Python client sends its key to wherever it uploads."""
-    promise = initiate(service).json()
+    initiated = initiate(service).json()
 
-    put = service.client.put(promise["upload_url"], content=picture(), headers=AUTHORIZED)
+    put = service.client.put(initiated["upload_url"], content=picture(), headers=AUTHORIZED)
     assert put.status_code == 200
 
 
 @pytest.mark.parametrize("path", [INITIATE, INITIATE_PARTS, TOKEN])
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Key wrong:key"}])
 def test_uploads_begin_with_a_key(shared: Service, path: str, headers: dict[str, str]) -> None:
-    """Nobody else can fill the store."""
+    """No other caller can fill the store."""
     response = shared.client.post(path, json={}, headers=headers)
 
     assert refused(response) == (401, "unauthorized")
@@ -110,21 +110,21 @@ def test_direct_uploads_need_a_key_or_a_token(shared: Service, path: str, creden
 
 def test_a_url_works_once(shared: Service) -> None:
     """The second upload is refused, with a code that no client repeats, and changes nothing."""
-    promise = initiate(shared).json()
-    shared.client.put(promise["upload_url"], content=picture())
-    again = shared.client.put(promise["upload_url"], content=picture("WEBP"))
+    initiated = initiate(shared).json()
+    shared.client.put(initiated["upload_url"], content=picture())
+    again = shared.client.put(initiated["upload_url"], content=picture("WEBP"))
 
     assert refused(again) == (403, "forbidden")
-    assert shared.client.get(promise["file_url"]).content == picture()
+    assert shared.client.get(initiated["file_url"]).content == picture()
 
 
 def test_an_altered_url_is_refused(shared: Service) -> None:
-    """A ticket fits its own name and method only."""
+    """A signature fits its own name and method only."""
     first, second = (initiate(shared).json()["upload_url"] for _ in range(2))
-    ticket = first.partition("?")[2]
+    query = first.partition("?")[2]
     altered = [
         first.partition("?")[0],
-        second.partition("?")[0] + "?" + ticket,
+        second.partition("?")[0] + "?" + query,
         first.replace(".png", ".jpg"),
         first.replace("ticket=", "ticket=f"),
         first.replace("?", "/parts/1?"),
@@ -138,9 +138,9 @@ def test_a_url_ends(serve: Serve, tmp_path: Path) -> None:
     """An upload that comes too late is refused."""
     files = {"root": str(tmp_path / "files"), "upload_expires_s": 0.001}
     service = serve(files=files)
-    promise = initiate(service).json()
+    initiated = initiate(service).json()
 
-    response = service.client.put(promise["upload_url"], content=picture())
+    response = service.client.put(initiated["upload_url"], content=picture())
     assert refused(response) == (403, "forbidden")
 
 
@@ -151,7 +151,7 @@ def unread() -> Iterator[bytes]:
 
 
 def pieces() -> Iterator[bytes]:
-    """A body of a length that is not told."""
+    """A body without a declared length."""
     for _ in range(MAX_BYTES + 1):
         yield b"x"
 
@@ -188,8 +188,8 @@ def upload_way(service: Service, way: str) -> tuple[str, str]:
 
 def test_a_file_of_the_largest_size_is_kept(small: Service) -> None:
     """The limit is the largest size that is allowed."""
-    promise = initiate(small, "text/plain").json()
-    put = small.client.put(promise["upload_url"], content=bytes(MAX_BYTES))
+    initiated = initiate(small, "text/plain").json()
+    put = small.client.put(initiated["upload_url"], content=bytes(MAX_BYTES))
 
     assert put.status_code == 200
 
@@ -216,20 +216,20 @@ def test_the_declared_type_names_the_file(
 ) -> None:
     """An image's type is kept, or its file name's; all else is opaque."""
     body = {"content_type": content_type, "file_name": file_name}
-    promise = shared.client.post(INITIATE, json=body, headers=AUTHORIZED).json()
+    initiated = shared.client.post(INITIATE, json=body, headers=AUTHORIZED).json()
 
-    assert promise["file_url"].endswith(suffix)
+    assert initiated["file_url"].endswith(suffix)
 
 
 def test_nothing_declared_is_opaque(shared: Service) -> None:
     """Both fields may be missing, and the body too."""
-    promise = shared.client.post(INITIATE, headers=AUTHORIZED).json()
+    initiated = shared.client.post(INITIATE, headers=AUTHORIZED).json()
 
-    assert promise["file_url"].endswith(".bin")
+    assert initiated["file_url"].endswith(".bin")
 
 
 def test_a_declaration_that_does_not_fit_is_explained(shared: Service) -> None:
-    """What is wrong with it is told as for any input."""
+    """Its faults are reported as for any input."""
     response = shared.client.post(INITIATE, json={"file_name": 5}, headers=AUTHORIZED)
 
     assert response.status_code == 422
@@ -238,9 +238,9 @@ def test_a_declaration_that_does_not_fit_is_explained(shared: Service) -> None:
 
 def test_a_text_is_kept_and_never_shown(service: Service) -> None:
     """What a browser could run is only ever downloaded."""
-    promise = initiate(service, "text/html").json()
-    service.client.put(promise["upload_url"], content=b"<script>alert(1)</script>")
-    got = service.client.get(promise["file_url"])
+    initiated = initiate(service, "text/html").json()
+    service.client.put(initiated["upload_url"], content=b"<script>alert(1)</script>")
+    got = service.client.get(initiated["file_url"])
 
     assert got.content == b"<script>alert(1)</script>"
     assert got.headers["content-type"] == "application/octet-stream"
@@ -257,21 +257,21 @@ def test_a_text_is_kept_and_never_shown(service: Service) -> None:
         (b"", "image_load_error"),
     ],
 )
-def test_what_was_promised_as_an_image_must_be_one(shared: Service, data: bytes, kind: str) -> None:
+def test_a_file_declared_as_an_image_must_be_one(shared: Service, data: bytes, kind: str) -> None:
     """Bytes that are no image are refused at once, and the URL can still be used."""
-    promise = initiate(shared).json()
-    response = shared.client.put(promise["upload_url"], content=data)
+    initiated = initiate(shared).json()
+    response = shared.client.put(initiated["upload_url"], content=data)
 
     assert refused(response) == (422, kind)
     assert response.json()["detail"][0]["loc"] == ["body"]
-    assert shared.client.put(promise["upload_url"], content=picture()).status_code == 200
+    assert shared.client.put(initiated["upload_url"], content=picture()).status_code == 200
 
 
 def test_an_image_under_another_images_name_is_kept(service: Service) -> None:
-    """People rename files; readers look at the bytes."""
-    promise = initiate(service, "image/jpeg").json()
+    """People rename files; decoders read the bytes."""
+    initiated = initiate(service, "image/jpeg").json()
 
-    assert service.client.put(promise["upload_url"], content=picture("WEBP")).status_code == 200
+    assert service.client.put(initiated["upload_url"], content=picture("WEBP")).status_code == 200
 
 
 @pytest.mark.parametrize("header", ["X_Fal_Object_Lifecycle", "X_Fal_Object_Lifecycle_Preference"])
@@ -279,7 +279,7 @@ def test_an_image_under_another_images_name_is_kept(service: Service) -> None:
 def test_a_file_lives_as_long_as_its_uploader_wishes(
     shared: Service, header: str, wish: int | None, expected_s: float
 ) -> None:
-    """The wish counts from the promise on; null is for ever."""
+    """The lifecycle counts from the initiate on; null is for ever."""
     lifecycle = {header: json.dumps({"expiration_duration_seconds": wish})}
     url = initiate(shared, **lifecycle).json()["file_url"]
     lives_s = expiry_of(name_of(url)) - time.time()
@@ -302,7 +302,7 @@ def test_a_wish_that_cannot_be_read_is_refused(shared: Service) -> None:
     assert refused(response) == (400, "bad_request")
 
 
-def test_a_short_life_shortens_the_ticket(shared: Service) -> None:
+def test_a_short_life_shortens_the_permission(shared: Service) -> None:
     """A file cannot arrive when its life is over."""
     lifecycle = {"X_Fal_Object_Lifecycle": '{"expiration_duration_seconds": 60}'}
     url = initiate(shared, **lifecycle).json()["upload_url"]
@@ -357,24 +357,24 @@ def test_browsers_may_upload(service: Service) -> None:
 def test_urls_are_as_the_caller_sees_us(serve: Serve) -> None:
     """Behind a proxy, both URLs lead through it."""
     service = serve(ingress={"public_url": "https://florence.example/api/"})
-    promise = initiate(service).json()
+    initiated = initiate(service).json()
 
-    assert promise["upload_url"].startswith("https://florence.example/api/cdn/upload/")
-    assert promise["file_url"].startswith("https://florence.example/api/cdn/files/")
+    assert initiated["upload_url"].startswith("https://florence.example/api/cdn/upload/")
+    assert initiated["file_url"].startswith("https://florence.example/api/cdn/files/")
 
 
 def test_a_store_that_is_away_is_a_503(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client is told to try again, and can, with the same URL."""
-    promise = initiate(service).json()
+    """The client may try again with the same URL."""
+    initiated = initiate(service).json()
 
     def fail(name: str, pieces: object) -> None:
         raise StoreUnavailable
 
     with monkeypatch.context() as outage:
         outage.setattr(service.files, "create", fail)
-        response = service.client.put(promise["upload_url"], content=picture())
+        response = service.client.put(initiated["upload_url"], content=picture())
     assert refused(response) == (503, "store_unavailable")
-    assert service.client.put(promise["upload_url"], content=picture()).status_code == 200
+    assert service.client.put(initiated["upload_url"], content=picture()).status_code == 200
 
 
 class InParts:
@@ -383,23 +383,23 @@ class InParts:
     def __init__(self, way: str, service: Service, content_type: str = "text/plain") -> None:
         self.service = service
         if way == "javascript":
-            promise = initiate(service, content_type, INITIATE_PARTS).json()
-            self.place, _, query = promise["upload_url"].partition("?")
-            self.query, self.url = f"?{query}", promise["file_url"]
+            initiated = initiate(service, content_type, INITIATE_PARTS).json()
+            self.base, _, query = initiated["upload_url"].partition("?")
+            self.query, self.url = f"?{query}", initiated["file_url"]
         else:
             headers = AUTHORIZED | {"Content-Type": content_type, "X-Fal-File-Name": "x"}
             created = service.client.post("/cdn/files/upload/multipart", headers=headers).json()
             self.url, self.query = created["access_url"], ""
-            self.place = f"{self.url}/multipart/{created['uploadId']}"
+            self.base = f"{self.url}/multipart/{created['uploadId']}"
 
     def put(self, number: int | str, data: bytes, **headers: str) -> Any:
         """Upload one part."""
-        url = f"{self.place}/{number}{self.query}"
+        url = f"{self.base}/{number}{self.query}"
         return self.service.client.put(url, content=data, headers=headers)
 
     def complete(self, parts: list[Any]) -> Any:
         """Join what was uploaded."""
-        url = f"{self.place}/complete{self.query}"
+        url = f"{self.base}/complete{self.query}"
         return self.service.client.post(url, json={"parts": parts})
 
 
@@ -500,7 +500,7 @@ def test_a_part_named_twice_is_refused(in_parts: InParts) -> None:
     "wrong", [[], [{}], [{"partNumber": 0, "etag": "0" * 64}], [{"partNumber": 1, "etag": "x"}]]
 )
 def test_a_completion_that_does_not_fit_is_explained(in_parts: InParts, wrong: list[Any]) -> None:
-    """What is wrong with it is told as for any input."""
+    """Its faults are reported as for any input."""
     response = in_parts.complete(wrong)
 
     assert response.status_code == 422
@@ -520,7 +520,7 @@ def test_a_part_beyond_the_largest_file_is_refused(in_parts: InParts) -> None:
     assert refused(response) == (413, "payload_too_large")
 
 
-def test_a_part_has_the_room_that_is_left(in_parts: InParts) -> None:
+def test_a_part_may_fill_the_file(in_parts: InParts) -> None:
     """The last part ends where the largest file does, and none is longer than others."""
     too_long = {"Content-Length": str(2 * MIB + 1)}
     assert refused(in_parts.put(4, b"x", **too_long)) == (413, "payload_too_large")
@@ -528,16 +528,16 @@ def test_a_part_has_the_room_that_is_left(in_parts: InParts) -> None:
     assert refused(in_parts.put(1, b"x", **too_long)) == (413, "payload_too_large")
 
 
-def test_parts_need_their_ticket(in_parts: InParts) -> None:
-    """Nobody else can add to an upload, or end it."""
+def test_parts_need_their_signature(in_parts: InParts) -> None:
+    """No other caller can add to an upload, or end it."""
     in_parts.put(1, b"x")
-    in_parts.place = in_parts.place.replace("-", "-f", 1)
+    in_parts.base = in_parts.base.replace("-", "-f", 1)
 
     assert refused(in_parts.put(1, b"x")) == (403, "forbidden")
     assert refused(in_parts.complete([part(1, b"x")])) == (403, "forbidden")
 
 
-def test_joined_parts_must_be_the_promised_image(way: str, service: Service) -> None:
+def test_joined_parts_must_be_the_declared_image(way: str, service: Service) -> None:
     """The rule for whole files holds for joined ones."""
     begun = InParts(way, service, "image/png")
     begun.put(1, b"hello")
@@ -548,14 +548,14 @@ def test_joined_parts_must_be_the_promised_image(way: str, service: Service) -> 
 def test_an_object_store_takes_uploads(serve: Serve, bucket: str) -> None:
     """Whole or in parts, files go to the bucket and come from it."""
     service = serve(files={"root": f"s3://{bucket}/files"})
-    promise = initiate(service).json()
-    first = service.client.put(promise["upload_url"], content=picture())
-    second = service.client.put(promise["upload_url"], content=picture())
+    initiated = initiate(service).json()
+    first = service.client.put(initiated["upload_url"], content=picture())
+    second = service.client.put(initiated["upload_url"], content=picture())
     begun = InParts("python", service)
     named = [begun.put(number, bytes([number]) * 100).json() for number in (2, 1)]
 
     assert (first.status_code, second.status_code) == (200, 403)
-    assert service.client.get(promise["file_url"]).content == picture()
+    assert service.client.get(initiated["file_url"]).content == picture()
     assert begun.complete(named).status_code == 200
     ranged = service.client.get(begun.url, headers={"Range": "bytes=99-100"})
     assert (ranged.status_code, ranged.content) == (206, b"\1\2")
@@ -674,6 +674,6 @@ try:
 except fal_client.FalClientHTTPError as error:
     print(json.dumps([error.status_code, error.error_type, error.message]))
 """
-    told = with_fal_client(address, tmp_path, script)
+    error = with_fal_client(address, tmp_path, script)
 
-    assert told == [413, "payload_too_large", f"At most {50 * MIB} bytes can be stored here."]
+    assert error == [413, "payload_too_large", f"At most {50 * MIB} bytes can be stored here."]

@@ -44,13 +44,13 @@ def store() -> MemoryStore:
 async def test_counts_become_rows() -> None:
     """One row for each key, day and endpoint, with all that was counted, and only once."""
     kept = store()
-    counting = meter(kept)
+    usage_meter = meter(kept)
     for key_id, path in (("a", "caption"), ("a", "caption"), ("a", "ocr"), ("b", "caption")):
-        counting.began(key_id, path)
-        counting.finished(key_id, path, 0.25)
-    counting.began("b", "caption")
-    await counting.flush()
-    await counting.flush()
+        usage_meter.began(key_id, path)
+        usage_meter.finished(key_id, path, 0.25)
+    usage_meter.began("b", "caption")
+    await usage_meter.flush()
+    await usage_meter.flush()
 
     day = "2023-11-14"
     assert await kept.usage() == [
@@ -63,10 +63,10 @@ async def test_counts_become_rows() -> None:
 async def test_a_day_is_a_row() -> None:
     """What is used after midnight in UTC is the next day's."""
     kept, times = store(), iter((NOON, NOON + 86400))
-    counting = UsageMeter(kept, PrometheusRecorder(), clock=lambda: next(times))
-    counting.began("a", "ocr")
-    counting.began("a", "ocr")
-    await counting.flush()
+    usage_meter = UsageMeter(kept, PrometheusRecorder(), clock=lambda: next(times))
+    usage_meter.began("a", "ocr")
+    usage_meter.began("a", "ocr")
+    await usage_meter.flush()
 
     assert [used.day for used in await kept.usage()] == ["2023-11-14", "2023-11-15"]
 
@@ -74,12 +74,12 @@ async def test_a_day_is_a_row() -> None:
 async def test_what_the_store_did_not_take_is_kept() -> None:
     """A store that is away gets it when it is back, together with what came in between."""
     kept = AwayStore()
-    counting = meter(kept)
-    counting.began("a", "ocr")
-    await counting.flush()
-    counting.began("a", "ocr")
+    usage_meter = meter(kept)
+    usage_meter.began("a", "ocr")
+    await usage_meter.flush()
+    usage_meter.began("a", "ocr")
     kept.is_away = False
-    await counting.flush()
+    await usage_meter.flush()
 
     [used] = await kept.usage()
     assert used.requests == 2
@@ -90,41 +90,41 @@ async def test_a_bug_of_the_store_is_logged_and_loses_nothing(
 ) -> None:
     """Counting goes on, and someone can read why nothing arrives."""
     kept = BrokenStore(QueueSettings())
-    counting = meter(kept)
-    counting.began("a", "ocr")
-    await counting.flush()
+    usage_meter = meter(kept)
+    usage_meter.began("a", "ocr")
+    await usage_meter.flush()
     kept.is_broken = False
-    await counting.flush()
+    await usage_meter.flush()
 
     assert [record.getMessage() for record in caplog.records] == ["usage could not be stored"]
     assert len(await kept.usage()) == 1
 
 
 async def test_it_is_handed_over_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody has to ask for it."""
+    """No caller has to ask for it."""
     monkeypatch.setattr(usage, "FLUSH_S", 0.001)
     taken: asyncio.Queue[Sequence[Usage]] = asyncio.Queue()
 
-    class TellingStore(MemoryStore):
-        """A store that tells what it takes."""
+    class QueueingStore(MemoryStore):
+        """A store that queues what it takes."""
 
         async def add_usage(self, usages: Sequence[Usage]) -> None:
             """Add to what keys have used."""
             await taken.put(usages)
 
-    counting = meter(TellingStore(QueueSettings()))
-    async with counting.running(), asyncio.timeout(5):
+    usage_meter = meter(QueueingStore(QueueSettings()))
+    async with usage_meter.running(), asyncio.timeout(5):
         for _ in range(2):
-            counting.began("a", "ocr")
+            usage_meter.began("a", "ocr")
             assert [used.requests for used in await taken.get()] == [1]
 
 
 async def test_the_last_second_is_handed_over_at_the_end() -> None:
     """A shutdown does not wait for the next second, and loses nothing."""
     kept = store()
-    counting = meter(kept)
-    async with counting.running():
-        counting.began("a", "ocr")
+    usage_meter = meter(kept)
+    async with usage_meter.running():
+        usage_meter.began("a", "ocr")
 
     assert len(await kept.usage()) == 1
 
@@ -140,6 +140,6 @@ async def test_a_shutdown_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch
             """Add to what keys have used."""
             await asyncio.Event().wait()
 
-    counting = meter(HangingStore(QueueSettings()))
-    async with asyncio.timeout(5), counting.running():
-        counting.began("a", "ocr")
+    usage_meter = meter(HangingStore(QueueSettings()))
+    async with asyncio.timeout(5), usage_meter.running():
+        usage_meter.began("a", "ocr")
