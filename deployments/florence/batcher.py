@@ -6,7 +6,6 @@ gets the error.
 """
 
 import asyncio
-import collections.abc
 import threading
 import time
 from collections import Counter
@@ -23,9 +22,7 @@ from typing import Protocol, Self
 from deployments.errors import InternalError, Overloaded, RequestTimeout
 from deployments.florence.request import Tokens
 from deployments.florence.scheduler import Scheduler
-from deployments.florence.sequence import Sequence
-
-Sequences = collections.abc.Sequence[Sequence]
+from deployments.florence.sequence import Sequence, Sequences
 
 PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9

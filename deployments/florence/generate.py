@@ -4,7 +4,6 @@ fallback.
 A whole batch goes through one pass, which no sequence can join and which ends with the longest.
 """
 
-import collections.abc
 from typing import Any
 
 import torch
@@ -12,10 +11,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from deployments.florence.model import Model
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Sequences
 from deployments.settings import InferenceSettings
-
-Sequences = collections.abc.Sequence[Sequence]
 
 
 class Generate:

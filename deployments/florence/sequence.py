@@ -98,3 +98,6 @@ class Sequence:
     def left_s(self, now: float) -> float:
         """Seconds from `now` until it expires."""
         return min(self.start_by, self.deadline) - now
+
+
+Sequences = collections.abc.Sequence[Sequence]

@@ -32,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Sequences
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest.bench import figures
@@ -53,7 +53,6 @@ WANTED = {
     ("fixed", ALONE): 4.0,
 }
 
-Sequences = collections.abc.Sequence[Sequence]
 Way = Callable[[Sequences], list[Tokens]]
 T = TypeVar("T")
 

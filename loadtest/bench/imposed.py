@@ -9,13 +9,11 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from deployments.florence.model import Model
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequences
 
 
 @torch.inference_mode()
-def generate(
-    model: Model, sequences: collections.abc.Sequence[Sequence], num_beams: int
-) -> list[Tokens]:
+def generate(model: Model, sequences: Sequences, num_beams: int) -> list[Tokens]:
     """The token ids of each answer, from its start token on, `max_new_tokens` beyond that.
 
     All go through one pass, which takes as many steps as the longest answer has tokens.

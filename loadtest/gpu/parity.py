@@ -14,7 +14,7 @@ from transformers import Florence2ForConditionalGeneration
 import deployments
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Sequences
 from loadtest.bench.driver import Driver
 from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
 
@@ -63,7 +63,7 @@ def alone(whose: Subject, sequence: Sequence, num_beams: int) -> Tokens:
     return answer
 
 
-def answers(engine: Engine, sequences: collections.abc.Sequence[Sequence]) -> list[Tokens]:
+def answers(engine: Engine, sequences: Sequences) -> list[Tokens]:
     """What the engine says."""
     driver = Driver(engine, sequences, engine.max_batch_size, max_wait_s=0.0)
     return [sequence.tokens for sequence in sorted(driver.run())]

@@ -11,7 +11,7 @@ from deployments.florence.engine.build import aligned
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine
 from deployments.florence.engine.prefill import Prefill
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequences
 from loadtest.bench.driver import Driver
 from loadtest.gpu.floor import timed_s, wait
 from loadtest.gpu.subject import NUM_WORDS, Subject
@@ -38,7 +38,7 @@ def prefill_ms(large: Subject, sizes: collections.abc.Sequence[int]) -> dict[int
     return dict(sorted(found.items()))
 
 
-def repeat(prefill: Prefill, sequences: collections.abc.Sequence[Sequence], num: int) -> None:
+def repeat(prefill: Prefill, sequences: Sequences, num: int) -> None:
     """One pass after the other, each read before the next."""
     for _ in range(num):
         prefill(sequences).wait()
@@ -64,9 +64,7 @@ def step_ms(
     return found
 
 
-def begin(
-    engine: Engine, sequences: collections.abc.Sequence[Sequence], device: torch.device
-) -> None:
+def begin(engine: Engine, sequences: Sequences, device: torch.device) -> None:
     """Let all join the batch before the first step."""
     engine.reset()
     size = engine.prefill_batch_size

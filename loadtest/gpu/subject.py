@@ -13,7 +13,7 @@ from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Sequences
 
 SEED = 0
 NUM_WORDS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have
@@ -111,9 +111,7 @@ class Subject:
         ]
 
     @torch.inference_mode()
-    def generate(
-        self, sequences: collections.abc.Sequence[Sequence], num_beams: int, **options: Any
-    ) -> list[Tokens]:
+    def generate(self, sequences: Sequences, num_beams: int, **options: Any) -> list[Tokens]:
         """What transformers says in one pass, padding included."""
         prompts = torch.tensor([list(sequence.prompt) for sequence in sequences])
         images = self.inputs.images([sequence.pixels for sequence in sequences])

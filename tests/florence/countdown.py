@@ -1,18 +1,15 @@
 """A backend for tests that computes nothing but obeys, and watches how it is used."""
 
 import asyncio
-import collections.abc
 import threading
 from collections.abc import Iterable
 
 import numpy as np
 
 from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Sequences
 
 SOON_S = 30.0  # the longest that a test waits for what must happen
-
-Sequences = collections.abc.Sequence[Sequence]
 
 
 class Item(Sequence):

@@ -31,7 +31,8 @@ from deployments.florence.batcher import (
     without_expired,
 )
 from deployments.florence.request import Tokens
-from tests.florence.countdown import SOON_S, Countdown, Item, Sequences, ids, poison
+from deployments.florence.sequence import Sequences
+from tests.florence.countdown import SOON_S, Countdown, Item, ids, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 

@@ -16,9 +16,7 @@ from deployments.florence.engine.cuda import CudaGraphs, RecordedFunction
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.request import Pixels
-from deployments.florence.sequence import Sequence
-
-Sequences = collections.abc.Sequence[Sequence]
+from deployments.florence.sequence import Sequence, Sequences
 
 
 @dataclass(frozen=True)

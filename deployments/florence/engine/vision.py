@@ -133,8 +133,8 @@ class VisionTower:
             (embedding_of(embed), [block_of(part) for layer in layers for part in parts(layer)])
             for embed, layers in zip(tower.convs, tower.blocks, strict=True)
         ]
-        self._rows = projector.image_position_embed.row_embeddings.weight.detach()
-        self._columns = projector.image_position_embed.column_embeddings.weight.detach()
+        self._row_embeddings = projector.image_position_embed.row_embeddings.weight.detach()
+        self._column_embeddings = projector.image_position_embed.column_embeddings.weight.detach()
         self._first_frame = projector.visual_temporal_embed.pos_idx_to_embed[0]
         self._projection = projector.image_projection.weight.detach()
         self._norm = norm_of(projector.image_proj_norm)
@@ -151,8 +151,8 @@ class VisionTower:
     def _tokens(self, x: Tensor) -> Tensor:
         """The mean of all positions, then each position; all know where they lie."""
         height, width = x.shape[1:3]
-        columns = self._columns[:width].expand(height, -1, -1)
-        rows = self._rows[:height, None].expand(-1, width, -1)
+        columns = self._column_embeddings[:width].expand(height, -1, -1)
+        rows = self._row_embeddings[:height, None].expand(-1, width, -1)
         tokens = (x + torch.cat([columns, rows], dim=-1)).flatten(1, 2) + self._first_frame
         return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
 
