@@ -321,7 +321,7 @@ ROWS = (
             Panel(
                 "Age of the policy's reading",
                 "s",
-                "How long the policy has had no news of the queue; after 10 s it gives up no GPU.",
+                "How long ago the policy read the queue; after 10 s it removes no GPU.",
                 (Query("max(ray_florence_autoscaling_reading_age_seconds)", "age"),),
             ),
         ),
