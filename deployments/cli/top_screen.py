@@ -68,7 +68,7 @@ def table(name: str, rows: Mapping[str, Numbers]) -> Table:
 def title_of(key: str) -> str:
     """`retries_per_s` as `Retries`, `per_s` as `rate`."""
     name = next((key.removesuffix(unit) for unit in UNITS if key.endswith(unit)), key)
-    return name.replace("_", " ").capitalize() if key != "per_s" else "rate"
+    return name.capitalize() if key != "per_s" else "rate"
 
 
 def cell(key: str, value: float | None) -> str:

@@ -413,7 +413,7 @@ def test_it_fits(busy: dict[str, Any], width: int) -> None:
     assert len(lines) <= 24
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    for part in ("slots taken 5", "queued 10,000", "busy 75%", "fill 50%", "dispatcher", "dead 7"):
+    for part in ("slots_taken 5", "queued 10,000", "busy 75%", "fill 50%", "dispatcher", "dead 7"):
         assert part in text
 
 
