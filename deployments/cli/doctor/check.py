@@ -1,79 +1,146 @@
-"""Runs checks one after the other: each has a time limit, and none can break the others."""
+"""Runs checks one after the other, and prints what they find. No check can break the others."""
 
+import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from deployments.cli.doctor.verdict import Failed, Kind, Verdict, fail, skip
+import typer
+from rich.console import Console
+from rich.text import Text
+
 from deployments.errors import SetupError
 
 LIMIT_S = 30.0
 
 
-@dataclass(frozen=True)
-class Check:
-    """A look at one thing; in vain when the check called `after` has failed."""
+class Level(StrEnum):
+    """How good or bad a finding is."""
 
-    name: str
-    look: Callable[[], Verdict]
-    after: str = ""
-    limit_s: float = LIMIT_S
+    OK = "ok"
+    WARN = "warn"  # it works, but not for long or not well
+    FAIL = "fail"
+    SKIP = "skip"  # it cannot be known from here
+
+
+MARKS = {Level.OK: "✓", Level.WARN: "!", Level.FAIL: "✗", Level.SKIP: "–"}
+STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red", Level.SKIP: "dim"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check came to."""
+    """The result of a check in one line, and what to do about it."""
 
-    check: str
-    verdict: Verdict
-
-    @property
-    def failed(self) -> bool:
-        """Whether something must be done."""
-        return self.verdict.kind is Kind.FAIL
+    level: Level
+    said: str
+    remedy: str = ""
 
 
-def findings(checks: Sequence[Check]) -> Iterator[Finding]:
-    """What each comes to, as soon as it is known."""
+def ok(said: str) -> Finding:
+    """As it should be."""
+    return Finding(Level.OK, said)
+
+
+def warn(said: str, remedy: str) -> Finding:
+    """Good enough to serve."""
+    return Finding(Level.WARN, said, remedy)
+
+
+def fail(said: str, remedy: str = "") -> Finding:
+    """Not good enough. Without a remedy, `said` contains it."""
+    return Finding(Level.FAIL, said, remedy)
+
+
+def skip(said: str) -> Finding:
+    """It cannot be known from here."""
+    return Finding(Level.SKIP, said)
+
+
+class CheckFailed(SetupError):
+    """Ends a check that cannot go on."""
+
+    def __init__(self, said: str, remedy: str) -> None:
+        super().__init__(f"{said}: {remedy}")
+        self.finding = fail(said, remedy)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A named check. It is skipped when the check called `after` has failed."""
+
+    name: str
+    run: Callable[[], Finding]
+    after: str = ""
+    limit_s: float = LIMIT_S
+
+
+def run_checks(checks: Sequence[Check]) -> Iterator[tuple[str, Finding]]:
+    """The name and the finding of each check, as soon as it is done."""
     failed: set[str] = set()
     for check in checks:
         if check.after in failed:
-            found = Finding(check.name, skip(f"not to be known after {check.after}"))
+            finding = skip(f"unknown, because {check.after} failed")
         else:
-            found = Finding(check.name, within(check.limit_s, check.look))
-        if found.failed:
+            finding = run_within(check.limit_s, check.run)
+        if finding.level is Level.FAIL:
             failed.add(check.name)
-        yield found
+        yield check.name, finding
 
 
-def within(limit_s: float, look: Callable[[], Verdict]) -> Verdict:
-    """What `look` says, or that it says nothing for too long.
+def run_within(limit_s: float, run: Callable[[], Finding]) -> Finding:
+    """The finding, or a failure after `limit_s`.
 
-    It is left to itself then: nothing can stop a thread, and the command ends without it.
+    A thread cannot be stopped: it goes on, and the command ends without it.
     """
-    said: list[Verdict] = []
-    thread = threading.Thread(target=lambda: said.append(safely(look)), daemon=True)
+    found: list[Finding] = []
+    thread = threading.Thread(target=lambda: found.append(run_safely(run)), daemon=True)
     thread.start()
     thread.join(limit_s)
-    if said:
-        return said[0]
-    return fail(
-        f"no answer within {limit_s:g} s", "see whether what it asks is reachable from here"
-    )
+    if found:
+        return found[0]
+    return fail(f"no answer within {limit_s:g} s", "see whether what it asks can be reached")
 
 
-def safely(look: Callable[[], Verdict]) -> Verdict:
-    """What `look` says; an error is a failure in one line, never a traceback."""
+def run_safely(run: Callable[[], Finding]) -> Finding:
+    """The finding; an error is a failure in one line, never a traceback."""
     try:
-        return look()
-    except Failed as error:
-        return error.verdict
+        return run()
+    except CheckFailed as error:
+        return error.finding
     except SetupError as error:
-        return fail(one_line(error))
+        return fail(" ".join(str(error).split()))
     except Exception as error:
-        return fail(f"{type(error).__name__}: {one_line(error)}", "see whether that can be read")
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return fail(said, "see whether that can be read")
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says."""
-    return " ".join(str(error).split())
+def report(checks: Sequence[Check], as_json: bool) -> int:
+    """Run all checks and print each finding as a line; the exit code is 1 when one failed."""
+    console, counts = Console(), Counter[Level]()
+    width = max(len(each.name) for each in checks)
+    for name, finding in run_checks(checks):
+        counts[finding.level] += 1
+        if as_json:
+            typer.echo(json_line(name, finding))
+        else:
+            console.print(text_line(name, finding, width), soft_wrap=True)
+    if not as_json:
+        total = ", ".join(f"{counts[level]} {level}" for level in Level if counts[level])
+        console.print(Text(total, "bold"), soft_wrap=True)
+    return int(counts[Level.FAIL] > 0)
+
+
+def json_line(name: str, finding: Finding) -> str:
+    """For programs."""
+    tree = {"check": name, "verdict": finding.level, "said": finding.said}
+    return json.dumps(tree | {"remedy": finding.remedy or None}, ensure_ascii=False)
+
+
+def text_line(name: str, finding: Finding, width: int) -> Text:
+    """For people: mark, level, name, what was found, and the remedy."""
+    style = STYLES[finding.level]
+    text = Text.assemble((f"{MARKS[finding.level]} {finding.level:<4}  ", style))
+    text.append(f"{name:<{width}}  ", "bold").append(finding.said)
+    return text.append(f" → {finding.remedy}", style) if finding.remedy else text

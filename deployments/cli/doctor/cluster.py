@@ -1,162 +1,238 @@
-"""Does KubeRay run the release as it was asked to?"""
+"""Checks a release of the chart in a cluster, through the operator's own kubectl.
+
+Only what `kubectl describe` and `helm test` do not say: KubeRay's version, a stuck upgrade,
+and limits of groups that KubeRay does not apply to a running cluster.
+"""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
-from deployments.cli.doctor.kubectl import INFO, Document, Refused
-from deployments.cli.doctor.release import RAY, Release
-from deployments.cli.doctor.verdict import Verdict, fail, ok, skip, warn
+from deployments.cli.doctor.check import Check, CheckFailed, Finding, fail, ok, skip, warn
 
-OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+RAY = "/apis/ray.io/v1"
+OPERATOR = "app.kubernetes.io/name%3Dkuberay-operator"
 OLDEST, TESTED = (1, 6), (1, 7)
 INSTALL = "install KubeRay 1.7, see k8s/README.md"
-DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
-RAYS_DRAIN_S, GRACE_S = 30.0, 30.0  # Ray's and Kubernetes' own
+INFO = "see --kubeconfig, --context and `kubectl cluster-info`"
+TIMEOUT_S = 15.0
+STUCK_MINUTES = 30.0  # a node with a GPU, its image and the weights take minutes
 LIMITS = ("minReplicas", "maxReplicas")
 
+Object = dict[str, Any]  # of Kubernetes
 
-def found(release: Release) -> Verdict:
-    """Whether the cluster answers, knows RayServices, and has the release's.
 
-    Raises:
-        Failed: it does not answer, or there is none.
+class NotAllowed(CheckFailed):
+    """The account may not read it."""
+
+
+@dataclass(frozen=True)
+class HelmRelease:
+    """The RayService called `name`, or that of the Helm release with this name.
+
+    What is empty is kubectl's own choice.
     """
-    server = release.kubectl.get("/version")
+
+    name: str
+    kubeconfig: Path | None = None
+    context: str = ""
+    given_namespace: str = ""
+
+    @cached_property
+    def namespace(self) -> str:
+        """The one that was given, or the context's."""
+        found = self.given_namespace or self._kubectl(
+            "config", "view", "--minify", "-o", "jsonpath={..namespace}"
+        )
+        return found.strip() or "default"
+
+    @cached_property
+    def service(self) -> Object:
+        """The RayService.
+
+        Raises:
+            CheckFailed: there is none.
+        """
+        path = f"{RAY}/namespaces/{self.namespace}/rayservices"
+        labelled = f"{path}?labelSelector=app.kubernetes.io/instance%3D{self.name}"
+        if found := self.get(f"{path}/{self.name}"):
+            return found
+        for found in (self.get(labelled) or {}).get("items") or ():
+            return dict(found)
+        raise CheckFailed(
+            f"there is no RayService {self.name} in {self.namespace}",
+            "give --namespace and --release: `kubectl get rayservices -A`",
+        )
+
+    def cluster(self, which: str) -> Object | None:
+        """The Ray cluster of `activeServiceStatus` or `pendingServiceStatus`, if any."""
+        name = self.service.get("status", {}).get(which, {}).get("rayClusterName")
+        path = f"{RAY}/namespaces/{self.namespace}/rayclusters/{name}"
+        return self.get(path) if name else None
+
+    def get(self, path: str) -> Object | None:
+        """The object or the list at a path of the API; None for none.
+
+        Raises:
+            NotAllowed: the account may not read it.
+            CheckFailed: kubectl is missing, or the API does not answer.
+        """
+        try:
+            found: Object = json.loads(self._kubectl("get", "--raw", path))
+        except LookupError:
+            return None
+        except ValueError:
+            raise CheckFailed(f"{path} is answered with no JSON", INFO) from None
+        return found
+
+    def _kubectl(self, *words: str) -> str:
+        if not shutil.which("kubectl"):
+            raise CheckFailed("there is no kubectl on PATH", "install it, or go where it is")
+        named = {"kubeconfig": self.kubeconfig, "context": self.context}
+        given = [f"--{name}={value}" for name, value in named.items() if value]
+        command = ["kubectl", *given, f"--request-timeout={TIMEOUT_S / 2:.0f}s", *words]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            said = f"no answer from the cluster within {TIMEOUT_S:.0f} s"
+            raise CheckFailed(said, INFO) from None
+        if done.returncode:
+            raise kubectl_error(done.stderr)
+        return done.stdout
+
+
+def kubectl_error(stderr: str) -> Exception:
+    """The error that kubectl printed: LookupError for an object that does not exist."""
+    line = next((each for each in reversed(stderr.splitlines()) if each.strip()), "no word")
+    if "(NotFound)" in line:
+        return LookupError(line)
+    if "(Forbidden)" in line:
+        return NotAllowed(line, "ask for the right to read it")
+    return CheckFailed(f"kubectl: {line}", INFO)
+
+
+def cluster_checks(release: HelmRelease) -> list[Check]:
+    """All checks of a release; what the account may not read is skipped."""
+    checks = {"kuberay": check_kuberay, "ready": check_ready, "limits": check_limits}
+    return [
+        Check("cluster", partial(check_cluster, release)),
+        *(
+            Check(f"cluster-{name}", partial(where_allowed, check, release), after="cluster")
+            for name, check in checks.items()
+        ),
+    ]
+
+
+def where_allowed(check: Callable[[HelmRelease], Finding], release: HelmRelease) -> Finding:
+    """The finding; what the account may not read is skipped."""
+    try:
+        return check(release)
+    except NotAllowed as error:
+        return skip(error.finding.said)
+
+
+def check_cluster(release: HelmRelease) -> Finding:
+    """Whether the cluster answers, knows RayServices, and has the release's."""
+    server = release.get("/version")
     if server is None:
         return fail("what answers is no Kubernetes API", INFO)
-    if release.kubectl.get(RAY) is None:
+    if release.get(RAY) is None:
         return fail("the cluster knows no RayService", INSTALL)
-    name, space = release.service["metadata"]["name"], release.kubectl.namespace
-    return ok(f"Kubernetes {server.get('gitVersion')}, RayService {name} in {space}")
+    name = release.service["metadata"]["name"]
+    return ok(f"Kubernetes {server.get('gitVersion')}, RayService {name} in {release.namespace}")
 
 
-def kuberay(release: Release) -> Verdict:
-    """KubeRay's operator, and its version by the tag of its image."""
-    try:
-        operators = release.kubectl.items("/apis/apps/v1/deployments", OPERATOR)
-    except Refused:
-        return skip("this account may not look for the operator")
-    if not operators:
+def check_kuberay(release: HelmRelease) -> Finding:
+    """Whether KubeRay's operator runs, in a version that this release was tested with."""
+    found = release.get(f"/apis/apps/v1/deployments?labelSelector={OPERATOR}") or {}
+    if not found.get("items"):
         return fail("no operator runs, so nothing follows a change", INSTALL)
-    image = str(operators[0]["spec"]["template"]["spec"]["containers"][0]["image"])
-    if not operators[0].get("status", {}).get("readyReplicas"):
+    operator = found["items"][0]
+    image = str(operator["spec"]["template"]["spec"]["containers"][0]["image"])
+    if not operator.get("status", {}).get("readyReplicas"):
         return fail(f"{image} is not ready", "see `kubectl describe` of its pod")
-    return of_image(image)
-
-
-def of_image(image: str) -> Verdict:
-    """What a version of the operator means."""
     tag = re.search(r":v?(\d+)\.(\d+)[^/@]*", image)
     if tag is None:
         return warn(f"no version in {image}", "see that it is 1.6 or newer")
-    number, said = (int(tag[1]), int(tag[2])), f"KubeRay {tag[0].lstrip(':v')}"
-    if number < OLDEST:
+    version, said = (int(tag[1]), int(tag[2])), f"KubeRay {tag[0].lstrip(':v')}"
+    if version < OLDEST:
         return fail(f"{said} is too old", "upgrade the operator to 1.7")
-    if number > TESTED:
-        return warn(said, "none: this release was tested with 1.7")
-    return ok(said)
+    return ok(said) if version <= TESTED else warn(said, "none: this release was tested with 1.7")
 
 
-def ready(release: Release) -> Verdict:
-    """Whether the RayService serves, and what Serve says of the application."""
+def check_ready(release: HelmRelease) -> Finding:
+    """Whether the RayService serves, and an upgrade makes progress."""
     status = release.service.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    faults = list(complaints(status))
-    remedy = f"kubectl describe {release.named}; k8s/README.md has what to do"
-    if conditions.get("Ready", {}).get("status") != "True":
-        return fail("; ".join([because(conditions.get("Ready")), *faults]), remedy)
-    if faults:
-        return fail("; ".join(faults), remedy)
-    if conditions.get("UpgradeInProgress", {}).get("status") == "True":
-        return warn("ready, and changing over to a new cluster", "wait for its end")
-    return ok("ready")
+    name = release.service["metadata"]["name"]
+    remedy = f"kubectl describe rayservice {name} -n {release.namespace}; k8s/README.md has more"
+    faults = [*application_faults(status, "activeServiceStatus")]
+    ready = conditions.get("Ready", {"message": "KubeRay has not reported on it"})
+    if ready.get("status") != "True":
+        why = f"{ready.get('reason', '')} {ready.get('message', '')}".strip()
+        return fail("; ".join([f"not ready: {why}", *faults]), remedy)
+    upgrade = conditions.get("UpgradeInProgress", {})
+    if upgrade.get("status") != "True":
+        return fail("; ".join(faults), remedy) if faults else ok("ready")
+    faults += application_faults(status, "pendingServiceStatus")
+    minutes = minutes_since(upgrade.get("lastTransitionTime", ""))
+    said = "; ".join([f"ready; an upgrade has been under way for {minutes:.0f} minutes", *faults])
+    if minutes > STUCK_MINUTES:
+        return fail(said, stuck_remedy(release))
+    return warn(said, "wait for its end")
 
 
-def because(condition: Mapping[str, Any] | None) -> str:
-    """Why the RayService is not ready."""
-    if condition is None:
-        return "not ready: KubeRay has said nothing of it"
-    return f"not ready: {condition.get('reason', '')} {condition.get('message', '')}".strip()
-
-
-def complaints(status: Document) -> Iterator[str]:
+def application_faults(status: Object, which: str) -> Iterator[str]:
     """What Serve says of each application that does not run, in one line."""
-    for which in ("activeServiceStatus", "pendingServiceStatus"):
-        for name, state in (status.get(which, {}).get("applicationStatuses") or {}).items():
-            if state.get("status") != "RUNNING":
-                told = " ".join(str(state.get("message", "")).split())
-                yield f"{name} is {state.get('status')} {told}".strip()
+    for name, state in (status.get(which, {}).get("applicationStatuses") or {}).items():
+        if state.get("status") != "RUNNING":
+            message = " ".join(str(state.get("message", "")).split())
+            yield f"{name} is {state.get('status')} {message}".strip()
 
 
-def limits(release: Release) -> Verdict:
-    """Whether the running cluster has the limits asked for, which KubeRay does not see to."""
-    if release.cluster is None:
+def minutes_since(timestamp: str) -> float:
+    """The minutes since a time of Kubernetes; 0 for none."""
+    return (time.time() - datetime.fromisoformat(timestamp).timestamp()) / 60 if timestamp else 0.0
+
+
+def stuck_remedy(release: HelmRelease) -> str:
+    """How to find out what the new cluster waits for."""
+    name = release.service["status"].get("pendingServiceStatus", {}).get("rayClusterName", "NAME")
+    return (
+        f"kubectl describe pods -l ray.io/cluster={name} -n {release.namespace}: "
+        "it needs every GPU once more; `helm rollback` ends it"
+    )
+
+
+def check_limits(release: HelmRelease) -> Finding:
+    """Whether the running cluster has the limits of the RayService: KubeRay does not apply them."""
+    cluster = release.cluster("activeServiceStatus")
+    if cluster is None:
         return skip("no cluster serves")
-    running = release.cluster["spec"].get("workerGroupSpecs") or []
+    groups = cluster["spec"].get("workerGroupSpecs") or []
+    wanted = release.service["spec"]["rayClusterConfig"].get("workerGroupSpecs") or []
     steps = [
-        step for place, group in enumerate(running) for step in of_group(release, place, group)
+        {"op": "replace", "path": f"/spec/workerGroupSpecs/{place}/{limit}", "value": want[limit]}
+        for place, group in enumerate(groups)
+        for want in wanted
+        for limit in LIMITS
+        if want["groupName"] == group["groupName"]
+        and limit in want
+        and group.get(limit) != want[limit]
     ]
     if not steps:
         return ok("the running cluster has those of the RayService")
-    return fail("the running cluster has others, and KubeRay leaves them", patch(release, steps))
-
-
-def of_group(release: Release, place: int, group: Document) -> Iterator[Document]:
-    """What to change of a group in the running cluster, as steps of a JSON patch."""
-    for want in release.wanted.get("workerGroupSpecs") or ():
-        if want["groupName"] == group["groupName"]:
-            for limit in LIMITS:
-                if limit in want and group.get(limit) != want[limit]:
-                    path = f"/spec/workerGroupSpecs/{place}/{limit}"
-                    yield {"op": "replace", "path": path, "value": want[limit]}
-
-
-def patch(release: Release, steps: list[Document]) -> str:
-    """The command that gives the running cluster its limits."""
-    assert release.cluster is not None
-    name, space = release.cluster["metadata"]["name"], release.kubectl.namespace
-    return f"kubectl patch raycluster {name} -n {space} --type json -p '{json.dumps(steps)}'"
-
-
-def ray(release: Release) -> Verdict:
-    """Whether KubeRay is told the Ray of this release, by which it chooses probes and more."""
-    told, ours = str(release.wanted.get("rayVersion", "")), version("ray")
-    if told == ours:
-        return ok(f"Ray {told}")
-    return fail(f"rayVersion is {told or 'not given'}, not {ours}", "take rayVersion out of values")
-
-
-def autoscaler(release: Release) -> Verdict:
-    """Whether pods come and go by Ray's second autoscaler."""
-    if not release.wanted.get("enableInTreeAutoscaling"):
-        return skip("there is none")
-    if release.wanted.get("autoscalerOptions", {}).get("version") == "v2":
-        return ok("v2")
-    remedy = "set autoscalerOptions.version to v2: else KubeRay restarts the pods that Ray ends"
-    return fail("its version is not given", remedy)
-
-
-def token(release: Release) -> Verdict:
-    """Whether Ray's dashboard and jobs ask for a token."""
-    if release.wanted.get("authOptions", {}).get("mode") == "token":
-        return ok("Ray asks for it")
-    return fail("Ray asks for none: who reaches its dashboard runs code", "set rayAuth.enabled")
-
-
-def grace(release: Release) -> Verdict:
-    """Whether a pod that stops has the time to drain."""
-    short = [name for name, template in release.templates() if not has_time(template["spec"])]
-    if not short:
-        return ok("every pod lives longer than it drains")
-    said = f"pods of {', '.join(short)} are killed while they drain"
-    return fail(said, f"give them a terminationGracePeriodSeconds above {DRAIN}")
-
-
-def has_time(spec: Document) -> bool:
-    """Whether a pod's time to end is longer than Ray drains."""
-    told = {each["name"]: each.get("value") for each in spec["containers"][0].get("env") or ()}
-    drain_s = float(told.get(DRAIN) or RAYS_DRAIN_S)
-    return float(spec.get("terminationGracePeriodSeconds", GRACE_S)) > drain_s
+    name = cluster["metadata"]["name"]
+    patch = f"kubectl patch raycluster {name} -n {release.namespace} --type json"
+    said = "the running cluster has others, and KubeRay leaves them"
+    return fail(said, f"{patch} -p '{json.dumps(steps)}'")

@@ -1,8 +1,6 @@
-"""`florence doctor` itself: which checks are made, and what they look at."""
+"""`florence doctor`: chooses what is checked by its options."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,39 +8,21 @@ from typing import Annotated
 import httpx2
 import typer
 
-from deployments.cli.doctor import (
-    cluster,
-    exposure,
-    files,
-    keys,
-    machine,
-    model,
-    pods,
-    reach,
-    references,
-    remote,
-    smoke,
-    store,
-    versions,
-)
-from deployments.cli.doctor.check import Check
-from deployments.cli.doctor.kubectl import Kubectl, Refused
-from deployments.cli.doctor.release import Release
-from deployments.cli.doctor.remote import Service
-from deployments.cli.doctor.report import report
-from deployments.cli.doctor.subject import Subject, settings_here, settings_of
-from deployments.cli.doctor.verdict import Verdict, skip
+from deployments.cli.doctor import local, model, ports, remote
+from deployments.cli.doctor.check import Check, report
+from deployments.cli.doctor.cluster import HelmRelease, cluster_checks
+from deployments.cli.doctor.local import Setup
+from deployments.cli.doctor.remote import RemoteService
 from deployments.cli.options import KeyOption, SetOption, StateOption
 from deployments.errors import SetupError
 from deployments.local.client import ssl_context
-from deployments.local.profile import Tree, merge, parse_sets
+from deployments.local.profile import merge, parse_sets
 from deployments.local.state import StateFolder
 from deployments.settings import api_key_from_environment, state_home
 from deployments.telemetry.log import logger
 
 RELEASE = "florence"
 LOAD_LIMIT_S, RUN_LIMIT_S, ANSWER_S = 600.0, 300.0, 15.0
-
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -53,8 +33,8 @@ def doctor(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A Serve config: look at its settings.",
-            show_default="what `florence serve` would run with",
+            help="Check the settings of this Serve config.",
+            show_default="those of `florence serve`",
             dir_okay=False,
         ),
     ] = None,
@@ -68,19 +48,15 @@ def doctor(
         ),
     ] = None,
     load: Annotated[bool, typer.Option("--load", help="Load a large model, too.")] = False,
-    url: Annotated[
-        str | None, typer.Option(help="A running service to look at, over HTTP.")
-    ] = None,
+    url: Annotated[str | None, typer.Option(help="Check the service at this URL.")] = None,
     key: KeyOption = None,
-    with_smoke: Annotated[
-        bool, typer.Option("--smoke", help="Send the service one image.")
-    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Send the service one image.")] = False,
     release: Annotated[
         str | None,
-        typer.Option(help="A RayService, or its Helm release: look at it.", show_default=RELEASE),
+        typer.Option(help="Check this RayService, or Helm release.", show_default=RELEASE),
     ] = None,
     namespace: Annotated[
-        str | None, typer.Option(help="Where it is.", show_default="the context's")
+        str | None, typer.Option(help="Its namespace.", show_default="the context's")
     ] = None,
     context: Annotated[
         str | None, typer.Option(help="kubectl's context.", show_default="the current one")
@@ -96,109 +72,67 @@ def doctor(
     --context or --kubeconfig checks a cluster; this machine is then checked only with --config,
     --set, --store or --load. The exit code is 1 when a check fails.
     """
-    if with_smoke and not url:
+    if smoke and not url:
         raise typer.BadParameter("--smoke needs --url.")
-    logger.addHandler(logging.NullHandler())  # the store's and the files' log; it is told here
+    logger.addHandler(logging.NullHandler())  # what the store and the files log is in the findings
     folder = state or state_home()
     in_cluster = bool(release or namespace or context or kubeconfig)
-    given = chosen(sets or [], store_url)
+    given = merge(parse_sets(sets or []), {"store": {"url": store_url}} if store_url else {})
     checks: list[Check] = []
     if config or given or load or not (url or in_cluster):
-        settings = settings_of(config, given) if config else settings_here(folder, given)
-        is_elsewhere = in_cluster or bool(url and not reach.is_here(reach.host_of(url)))
-        checks += of_settings(Subject(settings, config is None, is_elsewhere, load))
+        settings = (
+            local.config_settings(config, given) if config else local.laptop_settings(folder, given)
+        )
+        is_elsewhere = in_cluster or bool(url and not ports.is_loopback(ports.host_of(url)))
+        checks += local_checks(Setup(settings, config is None, is_elsewhere, load))
     if in_cluster:
-        kubectl = Kubectl(kubeconfig, context or "", namespace or "")
-        checks += of_release(Release(kubectl, release or RELEASE))
-    if url is None:
-        raise typer.Exit(report(checks, as_json))
-    with service_at(url, key, folder) as service:
-        raise typer.Exit(report([*checks, *of_service(service, with_smoke)], as_json))
+        found = HelmRelease(release or RELEASE, kubeconfig, context or "", namespace or "")
+        checks += cluster_checks(found)
+    if url is not None:
+        checks += remote_checks(remote_service(url, key, folder), smoke)
+    raise typer.Exit(report(checks, as_json))
 
 
-def chosen(sets: list[str], store_url: str | None) -> Tree:
-    """The settings that the options give.
-
-    Raises:
-        SetupError: one cannot be read.
-    """
-    found: Tree = merge(parse_sets(sets), {"store": {"url": store_url}} if store_url else {})
-    return found
-
-
-@contextmanager
-def service_at(url: str, key: str | None, folder: Path) -> Iterator[Service]:
-    """The service at `url` inside the block.
+def remote_service(url: str, key: str | None, folder: Path) -> RemoteService:
+    """The service at `url`, with the key that was given, or this machine's.
 
     Raises:
         SetupError: it is no URL.
     """
-    state = StateFolder(folder, make=False)
     if not url.startswith(("http://", "https://")):
         raise SetupError(f"--url {url}: write http://HOST:PORT")
+    state = StateFolder(folder, make=False)
     secret = key or api_key_from_environment() or state.stored_key() or ""
-    with httpx2.Client(verify=ssl_context(state.tls / "ca.pem"), timeout=ANSWER_S) as http:
-        yield Service(url.rstrip("/"), http, secret)
+    http = httpx2.Client(verify=ssl_context(state.tls / "ca.pem"), timeout=ANSWER_S)
+    return RemoteService(url.rstrip("/"), http, secret)
 
 
-def of_settings(subject: Subject) -> list[Check]:
-    """The checks of what settings name, on this machine."""
-    running = machine.processes()
+def local_checks(setup: Setup) -> list[Check]:
+    """The checks of what the settings name, on this machine."""
+    running = ports.processes()
     return [
-        Check("versions", versions.versions),
-        Check("store", partial(store.store, subject)),
-        Check("clock", partial(store.clock, subject), after="store"),
-        Check("files", partial(files.files, subject), limit_s=60.0),
-        Check("model", partial(model.model, subject), limit_s=LOAD_LIMIT_S),
-        Check("gpu", partial(model.gpu, subject), after="model", limit_s=60.0),
-        Check("keys", partial(keys.keys, subject), after="store"),
-        Check("webhook-keys", partial(keys.webhook_keys, subject), after="store"),
-        Check("ray-token", partial(machine.ray_token, subject, running)),
-        Check("ports", partial(machine.ports, running)),
+        Check("versions", local.check_versions),
+        Check("store", partial(local.check_store, setup)),
+        Check("clock", partial(local.check_clock, setup), after="store"),
+        Check("files", partial(local.check_files, setup), limit_s=60.0),
+        Check("model", partial(model.check_model, setup), limit_s=LOAD_LIMIT_S),
+        Check("gpu", partial(model.check_gpu, setup), after="model", limit_s=60.0),
+        Check("keys", partial(local.check_keys, setup), after="store"),
+        Check("webhook-keys", partial(local.check_webhook_keys, setup), after="store"),
+        Check("ray-token", partial(ports.check_ray_token, setup, running)),
+        Check("ports", partial(ports.check_local_ports, running)),
     ]
 
 
-def of_service(service: Service, with_smoke: bool) -> list[Check]:
-    """The checks of a running service, from outside."""
+def remote_checks(service: RemoteService, smoke: bool) -> list[Check]:
+    """The checks of a running service."""
     checks = [
-        Check("service", partial(remote.health, service)),
-        Check("service-clock", partial(remote.clock, service), after="service"),
-        Check("service-key", partial(remote.key, service), after="service"),
-        Check("service-webhook-keys", partial(remote.webhook_keys, service), after="service"),
-        Check("service-paths", partial(remote.paths, service), after="service", limit_s=90.0),
-        Check("service-ports", partial(reach.ports, service.url)),
+        Check("service", partial(remote.check_health, service)),
+        Check("service-clock", partial(remote.check_clock, service), after="service"),
+        Check("service-key", partial(remote.check_key, service), after="service"),
+        Check("service-webhook-keys", partial(remote.check_webhook_keys, service), after="service"),
+        Check("service-paths", partial(remote.check_paths, service), after="service", limit_s=90.0),
+        Check("service-ports", partial(ports.check_remote_ports, service.url)),
     ]
-    smoking = Check("smoke", partial(smoke.smoke, service), after="service", limit_s=RUN_LIMIT_S)
-    return [*checks, smoking] if with_smoke else checks
-
-
-CLUSTER: dict[str, Callable[[Release], Verdict]] = {
-    "kuberay": cluster.kuberay,
-    "ready": cluster.ready,
-    "limits": cluster.limits,
-    "ray": cluster.ray,
-    "autoscaler": cluster.autoscaler,
-    "ray-token": cluster.token,
-    "secrets": references.secrets,
-    "exposed": exposure.exposed,
-    "policies": exposure.policies,
-    "pods": pods.pods,
-    "grace": cluster.grace,
-}
-
-
-def of_release(release: Release) -> list[Check]:
-    """The checks of a release of the chart, by kubectl."""
-    looks = [
-        Check(f"cluster-{name}", partial(permitted, look, release), after="cluster")
-        for name, look in CLUSTER.items()
-    ]
-    return [Check("cluster", partial(cluster.found, release)), *looks]
-
-
-def permitted(look: Callable[[Release], Verdict], release: Release) -> Verdict:
-    """What `look` says; what this account may not read is not known."""
-    try:
-        return look(release)
-    except Refused as error:
-        return skip(error.verdict.said)
+    run = Check("smoke", partial(remote.check_run, service), after="service", limit_s=RUN_LIMIT_S)
+    return [*checks, run] if smoke else checks

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from deployments.cli.doctor.subject import Subject
-from deployments.cli.doctor.verdict import Kind, Verdict
+from deployments.cli.doctor.check import Finding, Level
+from deployments.cli.doctor.local import Setup
 from deployments.settings import parse
 from tests.cli.conftest import Florence
 from tests.jobs.postgres import bench, postgres
 
 __all__ = ["anyio_backend", "bench", "postgres"]
-
-Findings = dict[str, Verdict]
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Diagnosis:
     """What the doctor found, and its exit code."""
 
     code: int
-    found: Findings
+    found: dict[str, Finding]
 
 
 Doctor = Callable[..., Diagnosis]
@@ -43,26 +41,24 @@ def doctor(florence: Florence) -> Doctor:
     def call(*words: str) -> Diagnosis:
         left = florence("doctor", "--json", *words)
         lines = [json.loads(line) for line in left.out.splitlines()]
-        return Diagnosis(left.code, {line["check"]: verdict_in(line) for line in lines})
+        return Diagnosis(left.code, {line["check"]: finding_in(line) for line in lines})
 
     return call
 
 
-def verdict_in(line: dict[str, Any]) -> Verdict:
+def finding_in(line: dict[str, Any]) -> Finding:
     """What a line of JSON says of its check."""
-    return Verdict(Kind(line["verdict"]), line["said"], line["remedy"] or "")
+    return Finding(Level(line["verdict"]), line["said"], line["remedy"] or "")
 
 
-def subject(
-    tree: dict[str, Any], *, is_laptop: bool = False, is_elsewhere: bool = False
-) -> Subject:
+def setup_of(tree: dict[str, Any], *, is_laptop: bool = False, is_elsewhere: bool = False) -> Setup:
     """One with these settings."""
-    return Subject(parse(tree), is_laptop, is_elsewhere)
+    return Setup(parse(tree), is_laptop, is_elsewhere)
 
 
-def sqlite_at(file: Path) -> Subject:
+def sqlite_at(file: Path) -> Setup:
     """One whose store is a file."""
-    return subject({"store": {"url": f"sqlite:///{file}"}})
+    return setup_of({"store": {"url": f"sqlite:///{file}"}})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

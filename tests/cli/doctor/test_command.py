@@ -1,11 +1,10 @@
-"""The command: what it looks at, when, and its exit code."""
+"""The command: what it checks, when, and its exit code."""
 
 from pathlib import Path
 
 import pytest
 
-from deployments.cli.doctor.command import CLUSTER
-from deployments.cli.doctor.verdict import Kind
+from deployments.cli.doctor.check import Level
 from tests.cli.conftest import Florence
 from tests.cli.doctor.conftest import Doctor
 
@@ -45,19 +44,19 @@ def test_a_laptop_before_its_first_start_is_fine(doctor: Doctor, tmp_path: Path)
     """And it is still before its first start."""
     left = doctor()
     assert list(left.found) == HERE
-    watched = {name: each.kind for name, each in left.found.items() if name not in HERE[-2:]}
-    assert set(watched.values()) == {Kind.OK, Kind.SKIP}
+    watched = {name: each.level for name, each in left.found.items() if name not in HERE[-2:]}
+    assert set(watched.values()) == {Level.OK, Level.SKIP}
     assert str(tmp_path / "florence" / "queue.db") in left.found["store"].said
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_is_in_the_exit_code(doctor: Doctor) -> None:
-    """What does not rest on it is looked at all the same."""
+    """What does not need it is checked all the same."""
     left = doctor("--store", "sqlite:////dev/null/queue.db")
     assert left.code == 1
-    assert left.found["store"].kind is Kind.FAIL
-    assert left.found["keys"].said == "not to be known after store"
-    assert left.found["model"].kind is Kind.OK
+    assert left.found["store"].level is Level.FAIL
+    assert left.found["keys"].said == "unknown, because store failed"
+    assert left.found["model"].level is Level.OK
 
 
 def test_a_config_goes_before_the_laptops_settings(
@@ -67,7 +66,7 @@ def test_a_config_goes_before_the_laptops_settings(
     found = doctor("--config", str(config)).found
     assert str(tmp_path / "there" / "queue.db") in found["store"].said
     assert str(tmp_path / "there" / "files") in found["files"].said
-    assert found["keys"].kind is Kind.WARN
+    assert found["keys"].level is Level.WARN
     found = doctor("--config", str(config), "--set", f"files.root={tmp_path}/other").found
     assert str(tmp_path / "other") in found["files"].said
 
@@ -85,7 +84,7 @@ def test_the_environment_counts(
     assert found["keys"].said.startswith("1 in the settings")
 
 
-def test_a_url_is_looked_at_alone(doctor: Doctor) -> None:
+def test_a_url_is_checked_alone(doctor: Doctor) -> None:
     """And beside this machine when that is asked for."""
     left = doctor("--url", NOWHERE)
     assert (left.code, list(left.found)) == (1, [*AT_URL, "service-ports"])
@@ -93,7 +92,7 @@ def test_a_url_is_looked_at_alone(doctor: Doctor) -> None:
     assert left.found["service"].remedy
     left = doctor("--url", NOWHERE, "--set", "model.path=demo", "--smoke", "--key", "k")
     assert list(left.found) == [*HERE, *AT_URL, "service-ports", "smoke"]
-    assert left.found["smoke"].kind is Kind.SKIP
+    assert left.found["smoke"].level is Level.SKIP
 
 
 def test_without_kubectl_a_cluster_is_one_failure(
@@ -103,10 +102,10 @@ def test_without_kubectl_a_cluster_is_one_failure(
     monkeypatch.setenv("PATH", "/nowhere")
     left = doctor("--release", "florence")
     assert left.code == 1
-    assert list(left.found) == ["cluster", *(f"cluster-{name}" for name in CLUSTER)]
+    assert list(left.found) == ["cluster", "cluster-kuberay", "cluster-ready", "cluster-limits"]
     assert left.found["cluster"].said == "there is no kubectl on PATH"
     assert left.found["cluster"].remedy
-    assert {each.kind for each in list(left.found.values())[1:]} == {Kind.SKIP}
+    assert {each.level for each in list(left.found.values())[1:]} == {Level.SKIP}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_without_kubectl_a_cluster_is_one_failure(
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_word_is_one_line(florence: Florence, words: list[str], line: str) -> None:
-    """Exit code 2, and nothing is looked at."""
+    """Exit code 2, and nothing is checked."""
     left = florence("doctor", *words)
     [complaint] = left.err.splitlines()
     assert (left.code, left.out) == (2, "")
@@ -131,7 +130,7 @@ def test_a_wrong_word_is_one_line(florence: Florence, words: list[str], line: st
 
 
 def test_people_read_a_line_for_each_check(florence: Florence) -> None:
-    """And a tally."""
+    """And a total."""
     left = florence("doctor", "--url", NOWHERE)
     assert [line.split()[2] for line in left.out.splitlines()[:-1]] == [*AT_URL, "service-ports"]
     assert left.out.splitlines()[-1] == "1 fail, 5 skip"

@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from deployments.cli.doctor import model as module
-from deployments.cli.doctor.check import safely
-from deployments.cli.doctor.model import gpu, judged, model
-from deployments.cli.doctor.subject import Subject
-from deployments.cli.doctor.verdict import Kind, Verdict
+from deployments.cli.doctor.check import Finding, Level, run_safely
+from deployments.cli.doctor.local import Setup
+from deployments.cli.doctor.model import check_gpu, check_model, gpu_finding
 from deployments.florence import memory_estimate
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
-from tests.cli.doctor.conftest import subject
+from tests.cli.doctor.conftest import setup_of
 
 HUB_ID = "florence-community/Florence-2-base"
 GIB = 1 << 30
@@ -31,20 +30,20 @@ def checkpoint(tmp_path: Path) -> Path:
     return shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
 
 
-def at(path: object, device: str = "cpu") -> Subject:
-    """A subject whose model is there."""
-    return subject({"model": {"path": str(path), "device": device}})
+def at(path: object, device: str = "cpu") -> Setup:
+    """A setup whose model is there."""
+    return setup_of({"model": {"path": str(path), "device": device}})
 
 
-def looked(subject: Subject) -> Verdict:
+def model_at(setup: Setup) -> Finding:
     """What the check says of its model."""
-    return safely(lambda: model(subject))
+    return run_safely(lambda: check_model(setup))
 
 
 def test_the_demo_checkpoint_loads() -> None:
     """It is small, so it is really loaded."""
-    found = looked(at("demo"))
-    assert (found.kind, found.said) == (Kind.OK, "demo, 2 M weights, loads")
+    found = model_at(at("demo"))
+    assert (found.level, found.said) == (Level.OK, "demo, 2 M weights, loads")
 
 
 def test_a_large_one_is_loaded_when_that_is_wanted(
@@ -52,8 +51,8 @@ def test_a_large_one_is_loaded_when_that_is_wanted(
 ) -> None:
     """Its files are read so far as they say what is in them."""
     monkeypatch.setattr(module, "SMALL", 1_000_000)
-    assert "all there; --load loads them" in looked(at(checkpoint)).said
-    assert "loads" in looked(replace(at(checkpoint), load=True)).said.split(", ")
+    assert "all there; --load loads them" in model_at(at(checkpoint)).said
+    assert "loads" in model_at(replace(at(checkpoint), load=True)).said.split(", ")
 
 
 def test_weights_that_are_cut_off_fail(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +60,8 @@ def test_weights_that_are_cut_off_fail(checkpoint: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "SMALL", 1_000_000)
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    found = looked(at(checkpoint))
-    assert found.kind is Kind.FAIL
+    found = model_at(at(checkpoint))
+    assert found.level is Level.FAIL
     assert f"{file} is missing or cut off" in found.said
     assert "fetch it again" in found.said
 
@@ -71,8 +70,8 @@ def test_a_missing_part_fails(checkpoint: Path) -> None:
     """Of weights in several files."""
     names = {"a": "model.safetensors", "b": "model-2.safetensors"}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    found = looked(at(checkpoint))
-    assert found.kind is Kind.FAIL
+    found = model_at(at(checkpoint))
+    assert found.level is Level.FAIL
     assert "model-2.safetensors is missing" in found.said
 
 
@@ -87,8 +86,8 @@ def test_a_missing_part_fails(checkpoint: Path) -> None:
 def test_a_missing_file_fails(checkpoint: Path, name: str, said: str) -> None:
     """Whichever it is."""
     (checkpoint / name).unlink()
-    found = looked(at(checkpoint))
-    assert (found.kind, said in found.said) == (Kind.FAIL, True), found.said
+    found = model_at(at(checkpoint))
+    assert (found.level, said in found.said) == (Level.FAIL, True), found.said
 
 
 def test_weights_of_another_shape_fail(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +96,9 @@ def test_weights_of_another_shape_fail(checkpoint: Path, monkeypatch: pytest.Mon
     config = json.loads(file.read_text())
     config["text_config"]["d_model"] *= 2
     file.write_text(json.dumps(config))
-    assert "could not load the weights" in looked(at(checkpoint)).said
+    assert "could not load the weights" in model_at(at(checkpoint)).said
     monkeypatch.setattr(module, "SMALL", 1_000_000)
-    assert looked(at(checkpoint)).kind is Kind.OK
+    assert model_at(at(checkpoint)).level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_weights_of_another_shape_fail(checkpoint: Path, monkeypatch: pytest.Mon
 )
 def test_what_can_never_be_a_model_fails(path: str, said: str) -> None:
     """As `florence serve` would say it."""
-    assert (looked(at(path)).kind, said in looked(at(path)).said) == (Kind.FAIL, True)
+    assert (model_at(at(path)).level, said in model_at(at(path)).said) == (Level.FAIL, True)
 
 
 @pytest.fixture
@@ -150,8 +149,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def test_a_model_at_the_hub_is_asked_for_and_not_fetched(hub: list[str]) -> None:
     """It may have gigabytes."""
-    found = looked(at(HUB_ID))
-    assert found.kind is Kind.OK
+    found = model_at(at(HUB_ID))
+    assert found.level is Level.OK
     assert "it is fetched at the first start" in found.said
     assert f"/api/models/{HUB_ID}/revision/main" in hub
     assert [path for path in hub if "/resolve/" in path] == []
@@ -159,8 +158,8 @@ def test_a_model_at_the_hub_is_asked_for_and_not_fetched(hub: list[str]) -> None
 
 def test_a_model_that_the_hub_does_not_have_fails(hub: list[str]) -> None:
     """With what else could be done."""
-    found = looked(at("florence-community/none"))
-    assert found.kind is Kind.FAIL
+    found = model_at(at("florence-community/none"))
+    assert found.level is Level.FAIL
     assert "cannot be fetched" in found.said
     assert "HF_TOKEN" in found.remedy
     assert hub
@@ -172,41 +171,41 @@ def test_a_model_in_the_cache_is_as_good_as_a_folder(hub: list[str], tmp_path: P
     shutil.copytree(DEMO_CHECKPOINT, folder / "snapshots" / "abc")
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
-    found = looked(at(HUB_ID))
-    assert (found.kind, found.said) == (Kind.OK, f"{HUB_ID}, 2 M weights, loads")
+    found = model_at(at(HUB_ID))
+    assert (found.level, found.said) == (Level.OK, f"{HUB_ID}, 2 M weights, loads")
     assert hub == []
 
 
 def test_without_a_gpu() -> None:
     """It is missed only where it is asked for, by a service on this machine."""
-    assert gpu(at("demo")).kind is Kind.SKIP
+    assert check_gpu(at("demo")).level is Level.SKIP
     assert "torch" in sys.modules  # by the tests above; not by that line
-    assert gpu(at("demo", "auto")).kind is Kind.SKIP
-    assert gpu(at("demo", "cuda")).kind is Kind.FAIL
-    assert "set model.device to cpu" in gpu(at("demo", "cuda")).remedy
-    assert gpu(replace(at("demo", "cuda"), is_elsewhere=True)).kind is Kind.SKIP
+    assert check_gpu(at("demo", "auto")).level is Level.SKIP
+    assert check_gpu(at("demo", "cuda")).level is Level.FAIL
+    assert "set model.device to cpu" in check_gpu(at("demo", "cuda")).remedy
+    assert check_gpu(replace(at("demo", "cuda"), is_elsewhere=True)).level is Level.SKIP
 
 
 @pytest.mark.parametrize(
-    ("free", "kind", "said"),
+    ("free", "level", "said"),
     [
-        (20 * GIB, Kind.OK, "all 8 slots fit"),
-        (24 * GIB // 10 + 10_000_000, Kind.WARN, "3 of 8 slots fit"),
-        (GIB, Kind.FAIL, "no slot fits"),
+        (20 * GIB, Level.OK, "all 8 slots fit"),
+        (24 * GIB // 10 + 10_000_000, Level.WARN, "3 of 8 slots fit"),
+        (GIB, Level.FAIL, "no slot fits"),
     ],
 )
 def test_what_is_free_decides_about_slots(
-    monkeypatch: pytest.MonkeyPatch, free: int, kind: Kind, said: str
+    monkeypatch: pytest.MonkeyPatch, free: int, level: Level, said: str
 ) -> None:
     """A tenth of the card is left alone, as the settings say."""
     card = memory_estimate.GpuMemory("NVIDIA L4", 24 * GIB, free)
     monkeypatch.setattr(memory_estimate, "first_gpu", lambda: card)
-    found = gpu(at("demo", "cuda"))
-    assert (found.kind, said in found.said) == (kind, True), found.said
+    found = check_gpu(at("demo", "cuda"))
+    assert (found.level, said in found.said) == (level, True), found.said
     assert found.said.startswith("NVIDIA L4, ")
 
 
 def test_the_remedy_names_the_slots_that_fit() -> None:
     """So that it can be pasted."""
-    found = judged("A card", 5, InferenceSettings(max_batch_size=32))
+    found = gpu_finding("A card", 5, InferenceSettings(max_batch_size=32))
     assert found.remedy.startswith("set inference.max_batch_size to 5")

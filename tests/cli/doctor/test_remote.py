@@ -14,9 +14,8 @@ import pytest
 
 from deployments import __version__
 from deployments.cli.doctor import remote
-from deployments.cli.doctor.remote import Service
-from deployments.cli.doctor.smoke import smoke
-from deployments.cli.doctor.verdict import Kind
+from deployments.cli.doctor.check import Level
+from deployments.cli.doctor.remote import RemoteService
 
 KEYS = {"keys": [{"kid": "a"}]}
 JWKS = "/.well-known/jwks.json"
@@ -52,7 +51,7 @@ def site() -> Site:
 
 
 @pytest.fixture
-def service(site: Site) -> Iterator[Service]:
+def service(site: Site) -> Iterator[RemoteService]:
     """Its address, and a good key."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,101 +81,107 @@ def service(site: Site) -> Iterator[Service]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, httpx2.Client() as http:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        yield Service(f"http://127.0.0.1:{server.server_port}", http, "good")
+        yield RemoteService(f"http://127.0.0.1:{server.server_port}", http, "good")
         server.shutdown()
         thread.join()
 
 
-def test_a_good_one_is_fine(service: Service) -> None:
+def test_a_good_one_is_fine(service: RemoteService) -> None:
     """Every check."""
-    looks = (remote.health, remote.clock, remote.key, remote.webhook_keys, remote.paths)
-    assert [look(service).kind for look in looks] == [Kind.OK] * 5
+    checks = (
+        remote.check_health,
+        remote.check_clock,
+        remote.check_key,
+        remote.check_webhook_keys,
+        remote.check_paths,
+    )
+    assert [check(service).level for check in checks] == [Level.OK] * 5
 
 
 @pytest.mark.parametrize(
-    ("path", "answer", "kind", "said"),
+    ("path", "answer", "level", "said"),
     [
         (
             "/health",
             (502, {"detail": "bad gateway"}),
-            Kind.FAIL,
+            Level.FAIL,
             "/health answers 502: bad gateway",
         ),
-        ("/ready", (503, {"detail": "starting"}), Kind.FAIL, "/ready answers 503: starting"),
-        ("/openapi.json", (200, {"info": {"version": "0.1"}}), Kind.WARN, "ready, version 0.1"),
-        ("/openapi.json", (404, {}), Kind.WARN, "version unknown"),
+        ("/ready", (503, {"detail": "starting"}), Level.FAIL, "/ready answers 503: starting"),
+        ("/openapi.json", (200, {"info": {"version": "0.1"}}), Level.WARN, "ready, version 0.1"),
+        ("/openapi.json", (404, {}), Level.WARN, "version unknown"),
     ],
 )
 def test_what_is_wrong_with_its_health_is_told(
-    service: Service, site: Site, path: str, answer: tuple[int, Any], kind: Kind, said: str
+    service: RemoteService, site: Site, path: str, answer: tuple[int, Any], level: Level, said: str
 ) -> None:
     """With what to do."""
     site.answers[path] = answer
-    found = remote.health(service)
-    assert (found.kind, said in found.said, bool(found.remedy)) == (kind, True, True), found.said
+    found = remote.check_health(service)
+    assert (found.level, said in found.said, bool(found.remedy)) == (level, True, True), found.said
 
 
-def test_a_clock_that_is_off_is_told(service: Service, site: Site) -> None:
+def test_a_clock_that_is_off_is_told(service: RemoteService, site: Site) -> None:
     """By the `Date` of its answers."""
     site.ahead_s = -600
-    found = remote.clock(service)
-    assert (found.kind, "behind ours" in found.said) == (Kind.FAIL, True)
+    found = remote.check_clock(service)
+    assert (found.level, "behind ours" in found.said) == (Level.FAIL, True)
     site.ahead_s = 10
-    assert remote.clock(service).kind is Kind.WARN
+    assert remote.check_clock(service).level is Level.WARN
 
 
-def test_a_wrong_key_fails(service: Service, site: Site) -> None:
+def test_a_wrong_key_fails(service: RemoteService, site: Site) -> None:
     """None is only not tried."""
     site.key = "another"
-    found = remote.key(service)
-    assert (found.kind, found.said) == (Kind.FAIL, "refused: 401: who?")
-    assert remote.key(Service(service.url, service.http)).kind is Kind.SKIP
+    found = remote.check_key(service)
+    assert (found.level, found.said) == (Level.FAIL, "refused: 401: who?")
+    assert remote.check_key(RemoteService(service.url, service.http)).level is Level.SKIP
 
 
-def test_a_door_that_is_open_to_anybody_fails(service: Service, site: Site) -> None:
+def test_a_door_that_is_open_to_anybody_fails(service: RemoteService, site: Site) -> None:
     """A proxy may put a key of its own in."""
     site.key = "any"
-    found = remote.key(service)
-    assert (found.kind, "answered 404, and not 401" in found.said) == (Kind.FAIL, True)
+    found = remote.check_key(service)
+    assert (found.level, "answered 404, and not 401" in found.said) == (Level.FAIL, True)
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind"),
-    [((200, {"keys": []}), Kind.WARN), ((200, []), Kind.FAIL), ((404, {}), Kind.FAIL)],
+    ("answer", "level"),
+    [((200, {"keys": []}), Level.WARN), ((200, []), Level.FAIL), ((404, {}), Level.FAIL)],
 )
 def test_receivers_need_keys(
-    service: Service, site: Site, answer: tuple[int, Any], kind: Kind
+    service: RemoteService, site: Site, answer: tuple[int, Any], level: Level
 ) -> None:
     """At least one, where fal's clients look."""
     site.answers[JWKS] = answer
-    assert remote.webhook_keys(service).kind is kind
+    assert remote.check_webhook_keys(service).level is level
 
 
-def test_rays_dashboard_is_not_to_be_there(service: Service, site: Site) -> None:
+def test_rays_dashboard_is_not_to_be_there(service: RemoteService, site: Site) -> None:
     """Who reaches it runs code."""
     site.answers["/api/jobs/"] = (200, [])
-    found = remote.paths(service)
-    assert (found.kind, "/api/jobs/" in found.said) == (Kind.FAIL, True)
+    found = remote.check_paths(service)
+    assert (found.level, "/api/jobs/" in found.said) == (Level.FAIL, True)
     assert "8265" in found.remedy
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "said"),
+    ("answer", "level", "said"),
     [
-        ((200, {"results": {"bboxes": []}}), Kind.OK, "boxes: 0"),
-        ((200, {"results": "a cat"}), Kind.FAIL, "answers something else"),
-        ((500, {"detail": "the model failed"}), Kind.FAIL, "answers 500: the model failed"),
+        ((200, {"results": {"bboxes": []}}), Level.OK, "boxes: 0"),
+        ((200, {"results": "a cat"}), Level.FAIL, "answers something else"),
+        ((500, {"detail": "the model failed"}), Level.FAIL, "answers 500: the model failed"),
     ],
 )
 def test_a_run_must_answer_with_boxes(
-    service: Service, site: Site, answer: tuple[int, Any], kind: Kind, said: str
+    service: RemoteService, site: Site, answer: tuple[int, Any], level: Level, said: str
 ) -> None:
     """However many."""
     site.answers["/fal-ai/florence-2-large/region-proposal"] = answer
-    found = smoke(service)
-    assert (found.kind, said in found.said) == (kind, True), found.said
+    found = remote.check_run(service)
+    assert (found.level, said in found.said) == (level, True), found.said
 
 
-def test_a_run_needs_a_key(service: Service) -> None:
+def test_a_run_needs_a_key(service: RemoteService) -> None:
     """It was asked for, so it is not passed over."""
-    assert smoke(Service(service.url, service.http)).kind is Kind.FAIL
+    assert remote.check_run(RemoteService(service.url, service.http)).level is Level.FAIL
