@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-import httpx2
 from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
@@ -29,7 +28,8 @@ from deployments.api.usage import UsageMeter
 from deployments.errors import BadRequest, NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
 from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
-from deployments.net.url import CallRefused, parse_url
+from deployments.net.client import parse_url
+from deployments.net.guard import CallRefused
 from deployments.settings import Settings
 from deployments.telemetry.request_span import RequestSpan
 
@@ -320,8 +320,6 @@ def webhook_url(query: Mapping[str, str]) -> str | None:
         return None
     try:
         parse_url(text)
-    except httpx2.InvalidURL:
-        raise BadRequest("fal_webhook must be an absolute http or https URL.") from None
     except CallRefused as refused:
         raise BadRequest(f"fal_webhook must be an absolute http or https URL: {refused}.") from None
     return text

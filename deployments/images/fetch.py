@@ -1,14 +1,8 @@
-"""Download a client's file from a URL without becoming the client's proxy into our network.
+"""Downloads a client's file from a URL, and follows redirects; it does not know what the bytes are.
 
-Every hop resolves its host once, refuses it unless all its addresses may be called, and connects
-to an address that was checked, so a name that changes its mind between check and use gains
-nothing.
-TLS still names and verifies the host.
-Nothing is shared between downloads: no pool, no cookies, no credentials, no proxy.
-It does not know what the bytes are.
+Every hop is a call of its own to a checked address, see net/client.py.
 """
 
-import asyncio
 import ssl
 from collections.abc import Iterable
 
@@ -16,18 +10,12 @@ import httpcore2
 import httpx2
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.net.connect import GuardedBackend, Resolve, resolve_host
-from deployments.net.failures import FAILURES, explain
-from deployments.net.guard import AddressRefused, Guard
-from deployments.net.url import CallRefused, core_url, host_of, parse_url
+from deployments.net.client import CallFailed, HostNotFound, HttpClient, parse_url
+from deployments.net.connect import Resolve
+from deployments.net.guard import CallRefused
 from deployments.settings import PreprocessSettings
 
-HEADERS = (
-    ("Accept", "image/*,*/*;q=0.8"),
-    ("Accept-Encoding", "identity"),
-    ("Connection", "close"),
-    ("User-Agent", "florence-serve"),
-)
+HEADERS = {"Accept": "image/*,*/*;q=0.8"}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # Each piece of a body costs about 20 us, so 20 MB sent byte by byte would keep a core busy until
 # the deadline; honest servers send at least some hundred bytes at a time.
@@ -35,7 +23,7 @@ MAX_PIECES = 50_000
 
 
 class Fetcher:
-    """Downloads files within the limits of `settings`."""
+    """Downloads files within the limits of `settings`; the other arguments as of HttpClient."""
 
     def __init__(
         self,
@@ -44,19 +32,14 @@ class Fetcher:
         resolve: Resolve | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """Prepare to download.
-
-        `resolve` turns a host into addresses, the system's resolver by default.
-        `ssl_context` holds the trusted authorities: the system's by default, or those in
-        SSL_CERT_FILE, which an operator behind a private authority sets.
-
-        Raises:
-            SetupError: an entry of `allowed_hosts` cannot be read.
-        """
-        self.settings = settings
-        self.ssl_context = ssl_context or httpcore2.default_ssl_context()
-        self.backend = GuardedBackend(
-            Guard(settings.allowed_ports, settings.allowed_hosts), resolve or resolve_host
+        self._settings = settings
+        self._client = HttpClient(
+            settings.allowed_ports,
+            settings.allowed_hosts,
+            settings.fetch_timeout_s,
+            settings.connect_timeout_s,
+            resolve,
+            ssl_context,
         )
 
     async def fetch(self, url: str) -> bytes:
@@ -67,43 +50,29 @@ class Fetcher:
             FileTooLarge: the file has more than `max_bytes`; ctx holds `max_size`.
         """
         try:
-            async with asyncio.timeout(self.settings.fetch_timeout_s):
-                return await self.follow(parse_url(url))
-        except TimeoutError:
-            seconds = f"{self.settings.fetch_timeout_s:g} seconds"
-            raise failure(f"it took longer than {seconds}") from None
-        except (AddressRefused, CallRefused) as error:
+            return await self._client.bounded(self._follow(url))
+        except HostNotFound:  # what it says must not depend on names that are known inside alone
+            raise failure("the host has no public address") from None
+        except (CallRefused, CallFailed) as error:
             raise failure(str(error)) from None
-        except FAILURES as error:
-            raise failure(explain(error)) from None
 
-    async def follow(self, url: httpx2.URL) -> bytes:
-        for _ in range(self.settings.max_redirects + 1):
-            answer = await self.visit(url)
+    async def _follow(self, text: str) -> bytes:
+        url = parse_url(text)
+        for _ in range(self._settings.max_redirects + 1):
+            answer = await self._get(url)
             if isinstance(answer, bytes):
                 return answer
             url = answer
-        raise CallRefused(f"it was redirected more than {self.settings.max_redirects} times")
+        raise CallRefused(f"it was redirected more than {self._settings.max_redirects} times")
 
-    async def visit(self, url: httpx2.URL) -> bytes | httpx2.URL:
+    async def _get(self, url: httpx2.URL) -> bytes | httpx2.URL:
         """One hop: the body, or where the server sends us next."""
-        async with (
-            httpcore2.AsyncConnectionPool(self.ssl_context, network_backend=self.backend) as pool,
-            pool.stream(
-                "GET",
-                core_url(url),
-                headers=[("Host", url.netloc.decode("ascii")), *HEADERS],
-                extensions={
-                    "timeout": {"connect": self.settings.connect_timeout_s},
-                    "sni_hostname": host_of(url).removesuffix("."),
-                },
-            ) as response,
-        ):
+        async with self._client.request("GET", url, HEADERS) as response:
             headers = read_headers(response.headers)
             if response.status in REDIRECTS and "location" in headers:
                 return redirect(url, headers["location"])
-            check_answer(response.status, headers, self.settings.max_bytes)
-            return await read_body(response, self.settings.max_bytes)
+            check_answer(response.status, headers, self._settings.max_bytes)
+            return await read_body(response, self._settings.max_bytes)
 
 
 def redirect(url: httpx2.URL, location: str) -> httpx2.URL:

@@ -36,7 +36,7 @@ class GuardedBackend(httpcore2.AnyIOBackend):
         """Resolve once, check every address, connect to the first that answers.
 
         Raises:
-            AddressRefused: an address may not be called.
+            CallRefused: an address may not be called.
             httpcore2.ConnectError: no address answers.
             httpcore2.ConnectTimeout: the last address tried did not answer in time.
         """

@@ -2,7 +2,7 @@
 
 Addresses are judged after they were resolved, never by how they are written: `127.1`,
 `2130706433` and `localhost` are all the same IPv4Address here.
-It knows nothing of HTTP, so that image downloads and webhooks share one guard.
+Image downloads and webhooks share this guard, which knows nothing of HTTP.
 """
 
 import re
@@ -56,8 +56,8 @@ NAT64 = IPv6Network("64:ff9b::/96")
 HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?")
 
 
-class AddressRefused(Exception):
-    """The host may not be called; the message is half a sentence that a client may read."""
+class CallRefused(Exception):
+    """The call may not be made; the message is half a sentence that a client may read."""
 
 
 def is_public(address: Address) -> bool:
@@ -149,16 +149,16 @@ class Guard:
         All are checked, because a name that is public and private at once is an attack.
 
         Raises:
-            AddressRefused: the host may not be called on this port.
+            CallRefused: the host may not be called on this port.
         """
         if not addresses:
-            raise AddressRefused("the host has no public address")
+            raise CallRefused("the host has no public address")
         for address in addresses:
             self.check_one(host, port, address)
 
     def check_one(self, host: str, port: int, address: Address) -> None:
         allowances = [each for each in self.allowances if each.covers(host, port, address)]
         if not allowances and not is_public(address):
-            raise AddressRefused("the host has no public address")
+            raise CallRefused("the host has no public address")
         if port not in self.allowed_ports and not any(each.port == port for each in allowances):
-            raise AddressRefused(f"port {port} is not allowed")
+            raise CallRefused(f"port {port} is not allowed")

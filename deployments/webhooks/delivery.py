@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.net.client import CallFailed
-from deployments.net.url import CallRefused
+from deployments.net.guard import CallRefused
 from deployments.settings import WebhookSettings
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder

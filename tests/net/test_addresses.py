@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import SetupError
-from deployments.net.guard import PRIVATE_IPV4, AddressRefused, Guard, is_public
+from deployments.net.guard import PRIVATE_IPV4, CallRefused, Guard, is_public
 
 PUBLIC = ["1.1.1.1", "8.8.8.8", "93.184.216.34", "2606:4700::1111", "2a00:1450::1"]
 PRIVATE = [
@@ -115,7 +115,7 @@ def verdict(host: str, port: int, addresses: list[str], *allowed_hosts: str) -> 
     """What the guard says, empty when the host may be called."""
     try:
         Guard((80, 443), allowed_hosts).check(host, port, [ip_address(each) for each in addresses])
-    except AddressRefused as error:
+    except CallRefused as error:
         return str(error)
     return ""
 

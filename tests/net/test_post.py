@@ -18,8 +18,7 @@ from deployments.local.tls import Certificates, certificates
 from deployments.net import client as post
 from deployments.net.client import CallFailed, Poster
 from deployments.net.connect import Resolve
-from deployments.net.guard import Address
-from deployments.net.url import CallRefused
+from deployments.net.guard import Address, CallRefused
 from deployments.settings import WebhookSettings
 from tests.net.receiver import (
     Answer,

@@ -28,7 +28,7 @@ from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.memory import MemoryStore
 from deployments.jobs.store import JobStore
 from deployments.net.client import CallFailed, Poster
-from deployments.net.url import CallRefused
+from deployments.net.guard import CallRefused
 from deployments.settings import QueueSettings, TracingSettings, WebhookSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import OFF, Tracer, open_tracer
