@@ -1,7 +1,7 @@
-"""Who calls: an API key in the Authorization header, known here only by its hash.
+"""API keys in the Authorization header, which this service knows only by their hashes.
 
-Keys stand in the settings or in the store; what the store says is believed for a moment,
-so a revoked key closes within seconds on every replica.
+Keys are in the settings or in the store. An answer of the store is cached for a moment, so every
+replica refuses a revoked key within seconds.
 """
 
 import hmac
@@ -21,12 +21,12 @@ MISSING = (
 )
 MALFORMED = "Invalid Key Authorization header format. Expected '<key_id>:<key_secret>'."
 WRONG = "No user found for Key ID and Secret"
-MAX_REMEMBERED = 10_000  # wrong keys are remembered too, and anybody can invent those
+MAX_CACHED = 10_000  # wrong keys are cached too, and any caller can invent those
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever holds a key: its id, and its limits where it has any."""
+    """The key of a request: its id, its most requests at once and per second; None for no limit."""
 
     key_id: str
     concurrency: int | None = None
@@ -34,7 +34,7 @@ class Caller:
 
 
 class Keyring:
-    """Tells callers by their keys."""
+    """All valid keys."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Keyring:
         self._cache_s = settings.cache_s
         self._store = store
         self._clock = clock
-        self._remembered: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
 
     async def authorize(self, headers: Mapping[str, str]) -> Caller:
-        """The caller behind the key in `headers`.
+        """The caller that the key in `headers` belongs to.
 
         Raises:
-            Unauthorized: there is no key, or none that we know.
+            Unauthorized: there is no key, or a wrong one.
             StoreUnavailable: the key is not in the settings, and the store does not answer.
         """
         offered = hash_key(key_in(headers))
@@ -62,29 +62,29 @@ class Keyring:
         return caller
 
     def _configured(self, offered: str) -> Caller | None:
-        # All are compared before any is looked at: the time must not tell which one fitted.
-        fits = [hmac.compare_digest(known.encode(), offered.encode()) for known in self._hashes]
-        return Caller(offered[:12]) if any(fits) else None
+        # All are compared before any result is used: the time must not show which one matched.
+        matches = [hmac.compare_digest(known.encode(), offered.encode()) for known in self._hashes]
+        return Caller(offered[:12]) if any(matches) else None
 
     async def _stored(self, offered: str) -> Caller | None:
         now = self._clock()
-        until, caller = self._remembered.get(offered, (now, None))
+        until, caller = self._cached.get(offered, (now, None))
         if now < until:
             return caller
         found = await self._store.key_by_hash(offered)
         caller = None if found is None else Caller(found.id, found.concurrency, found.rate)
-        self._remember(offered, now + self._cache_s, caller)
+        self._cache(offered, now + self._cache_s, caller)
         return caller
 
-    def _remember(self, offered: str, until: float, caller: Caller | None) -> None:
-        self._remembered[offered] = until, caller
-        self._remembered.move_to_end(offered)
-        while len(self._remembered) > MAX_REMEMBERED:
-            self._remembered.popitem(last=False)
+    def _cache(self, offered: str, until: float, caller: Caller | None) -> None:
+        self._cached[offered] = until, caller
+        self._cached.move_to_end(offered)
+        while len(self._cached) > MAX_CACHED:
+            self._cached.popitem(last=False)
 
 
 def key_in(headers: Mapping[str, str]) -> str:
-    """The key that the caller offers."""
+    """The key in the Authorization header."""
     if "authorization" not in headers:
         raise Unauthorized(MISSING)
     scheme, _, key = headers["authorization"].strip().partition(" ")

@@ -51,13 +51,13 @@ class RequestLimits:
         )
 
     @asynccontextmanager
-    async def run(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:
-        """Pass all checks, and count as running for the time of the `with` block.
+    async def admit_run(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:
+        """Pass all checks; the `with` block counts as a running request.
 
         Raises:
             NotReady, Unauthorized, RateLimited, Overloaded: a check fails.
         """
-        with self._shutdown.inside():
+        with self._shutdown.postponed():
             caller = await self._authorize(request, span)
             await self._rate.admit(caller)
             with self._admission.admit(caller.key_id):
@@ -65,18 +65,18 @@ class RequestLimits:
                     yield caller
 
     @asynccontextmanager
-    async def submit(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:
-        """Pass the checks of a submit, for which a shutdown waits until the block ends.
+    async def admit_submit(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:
+        """Pass the checks of a submit.
 
         Raises:
             NotReady, Unauthorized, RateLimited: a check fails.
         """
-        with self._shutdown.inside():
+        with self._shutdown.postponed():
             caller = await self._authorize(request, span)
             await self._rate.admit(caller)
             yield caller
 
-    def finished(self, seconds: float, wait_s: float, model_s: float) -> None:
+    def observe(self, seconds: float, wait_s: float, model_s: float) -> None:
         """Learn from a run that has its result and still counts as running.
 
         It took `seconds`; for `wait_s` of them no stage worked on it, the model for `model_s`.

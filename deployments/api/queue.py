@@ -114,7 +114,7 @@ class SubmitEndpoint:
 
     async def _submit(self, request: HttpRequest, span: RequestSpan) -> Submitted:
         deadline_s = self._settings.ingress.deadline_s
-        async with within(deadline_s), self._limits.submit(request, span) as caller:
+        async with within(deadline_s), self._limits.admit_submit(request, span) as caller:
             submission = await read_submission(
                 request, self._task, caller.key_id, self._settings, self._dependencies.num_beams
             )

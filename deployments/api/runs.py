@@ -79,7 +79,10 @@ class RunEndpoint:
     async def _run(self, request: HttpRequest, on_partial: OnPartial | None = None) -> Finished:
         event = "stream" if on_partial else "run"
         with self._dependencies.request_span(event, request, self._task) as span:
-            async with within(self._ingress.deadline_s), self._limits.run(request, span) as caller:
+            async with (
+                within(self._ingress.deadline_s),
+                self._limits.admit_run(request, span) as caller,
+            ):
                 watch = Stopwatch()
                 run = await self._read(request, caller, span.traceparent)
                 self._usage.began(caller.key_id, self._task.path)
@@ -113,7 +116,7 @@ class RunEndpoint:
         )
 
     def _learn(self, caller: Caller, seconds: float, wait_s: float, stages: Stages) -> None:
-        self._limits.finished(seconds, wait_s, stages.model_s)
+        self._limits.observe(seconds, wait_s, stages.model_s)
         self._usage.finished(caller.key_id, self._task.path, stages.own_model_s)
         record = self._dependencies.recorder.record
         record("florence_ingress_run_seconds", seconds, endpoint=self._task.endpoint)

@@ -16,8 +16,8 @@ class Shutdown:
         self._ended = asyncio.Event()
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Make a shutdown wait for the `with` block.
+    def postponed(self) -> Iterator[None]:
+        """Postpone the end of the process to that of the `with` block.
 
         Raises:
             NotReady: the shutdown has begun.

@@ -223,8 +223,8 @@ def test_keys_of_the_settings_need_no_store() -> None:
 def test_wrong_keys_fill_no_memory(
     store: CountingStore, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Any caller can invent keys, so only the latest are remembered."""
-    monkeypatch.setattr(keys, "MAX_REMEMBERED", 10)
+    """Any caller can invent keys, so only the latest are cached."""
+    monkeypatch.setattr(keys, "MAX_CACHED", 10)
     for number in range(25):
         assert not is_let_in(keyring, f"wrong:{number}")
     assert store.num_asked == 25

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 async def test_it_drains_when_the_last_request_has_ended() -> None:
     """A request that has begun is waited for."""
     shutdown = Shutdown()
-    with shutdown.inside(), shutdown.inside():
+    with shutdown.postponed(), shutdown.postponed():
         drained = asyncio.create_task(shutdown.drain(60))
         await asyncio.sleep(0)
         assert not drained.done()
@@ -24,7 +24,7 @@ async def test_it_drains_when_the_last_request_has_ended() -> None:
 async def test_it_does_not_wait_for_ever() -> None:
     """A request that takes too long is given up."""
     shutdown = Shutdown()
-    with shutdown.inside():
+    with shutdown.postponed():
         await shutdown.drain(0.01)
 
 
@@ -32,7 +32,7 @@ async def test_no_request_begins_afterwards() -> None:
     """It is refused at once."""
     shutdown = Shutdown()
     await shutdown.drain(0)
-    with pytest.raises(NotReady), shutdown.inside():
+    with pytest.raises(NotReady), shutdown.postponed():
         pytest.fail("it began")
 
 
