@@ -5,7 +5,9 @@ import io
 import random
 import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,15 @@ from deployments.errors import (
 from deployments.files.base import StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.pending import is_pending
+from deployments.florence import parsing
+from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.generate import Generate
 from deployments.florence.request import Finished, Generated, Prepared, Request
-from deployments.florence.schemas import ImageInput
+from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput
+from deployments.florence.tasks import TASKS, Task
 from deployments.images.annotate import LARGEST_SIDE
 from deployments.inference import Inference
-from deployments.pipeline import prepared_here
+from deployments.pipeline import Handle, Pipeline, prepared_here
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.settings import Settings, TracingSettings, parse
@@ -124,6 +129,86 @@ def test_the_deployments_find_what_is_there(settings: Settings, inference: Infer
     assert finished.output["image"]["url"].startswith("https://here/cdn/files/")
     assert finished.stages.batch_size == 1
     assert min(finished.stages.decode_s, finished.stages.model_s, finished.stages.postprocess_s) > 0
+
+
+class LargeInput(ImageInput):
+    """What to look for, and how long the shorter side of a box must be, in pixels."""
+
+    text_input: str
+    min_side: float
+
+
+LARGE = Task(
+    path="large-regions",
+    marker="<LARGE_REGIONS>",
+    sentence="Locate the {} in the image.",
+    summary="Find large regions",
+    input=LargeInput,
+    output=BoundingBoxOutput,
+    words=lambda given, _size: given.text_input,
+    parse=lambda answer, given: BoundingBoxes(
+        bboxes=[
+            box
+            for box in parsing.unlabelled_boxes(answer).bboxes
+            if min(box.w, box.h) >= given.min_side
+        ]
+    ),
+    draw=attrgetter("bboxes"),
+)
+
+
+def test_a_new_task_is_one_row(
+    settings: Settings, inference: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prompt, its parser, its picture and its stream need nothing but the row."""
+    monkeypatch.setitem(TASKS, LARGE.path, LARGE)
+    preprocess = Preprocess(settings, PrometheusRecorder())
+    postprocess = Postprocess(settings, PrometheusRecorder())
+    pipeline = Pipeline(
+        Handle(begin(preprocess.run), preprocess.ready),
+        Handle(begin(inference.run), inference.ready, stream=begin_stream(inference)),
+        Handle(begin(postprocess.run), postprocess.ready),
+        PrometheusRecorder(),
+        max_attempts=1,
+        vocabulary=open_checkpoint(settings.model).vocabulary,
+    )
+    image = uri(scene(1).image)
+    everything = asyncio.run(pipeline.run(run(image, num_beams=1))).output["results"]["bboxes"]
+    *small, largest = sorted(min(box["w"], box["h"]) for box in everything)
+    given: dict[str, Any] = {"text_input": "region proposals", "min_side": largest}
+    given |= {"image_url": image, "num_beams": 1}
+    request = replace(run(), task=LARGE.path, input=LARGE.input.model_validate(given))
+    partial: list[Any] = []
+    outputs = [
+        asyncio.run(pipeline.run(request, on_partial)).output
+        for on_partial in (None, partial.append)
+    ]
+
+    assert small
+    for output in outputs:
+        [box] = output["results"]["bboxes"]
+        assert min(box["w"], box["h"]) == largest
+        assert output["image"]["url"].startswith("https://here/cdn/files/")
+    assert partial == [{"results": outputs[0]["results"], "image": None}]
+
+
+def begin(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Awaitable[Any]]:
+    """Begins `work` when its arguments are there, as Ray's handle does."""
+
+    async def call(given: tuple[Any, ...]) -> Any:
+        return await work(*[await each if isinstance(each, Awaitable) else each for each in given])
+
+    return lambda *given: asyncio.create_task(call(given))
+
+
+def begin_stream(inference: Inference) -> Callable[..., AsyncIterator[Any]]:
+    """The same for a stream."""
+
+    async def stream(prepared: Awaitable[Prepared], request: Request) -> AsyncIterator[Any]:
+        async for each in inference.stream(await prepared, request):
+            yield each
+
+    return stream
 
 
 def test_an_image_in_the_request_is_drawn_on_without_preprocess(
