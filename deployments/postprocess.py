@@ -20,7 +20,7 @@ from deployments.florence.parsing import ModelAnswer
 from deployments.florence.request import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.schemas import Image
 from deployments.florence.tasks import TASKS
-from deployments.images.annotate import LARGEST_SIDE, Shape, annotated
+from deployments.images.annotate import LARGEST_SIDE, Drawable, annotated
 from deployments.settings import Settings
 from deployments.telemetry.log import hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -96,7 +96,7 @@ class Postprocess:
         return task.output_of(results, image=image), files
 
     async def _picture(
-        self, prepared: Prepared, shapes: Iterable[Shape], request: Request
+        self, prepared: Prepared, shapes: Iterable[Drawable], request: Request
     ) -> tuple[Image | None, tuple[str, ...]]:
         """The picture and the name of its file; None and no name without one."""
         if max(prepared.size) > LARGEST_SIDE:

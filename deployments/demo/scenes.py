@@ -1,7 +1,6 @@
 """Procedural scenes: one to three coloured shapes on a light background.
 
-Drawn by Pillow and the standard library alone, so that a demo or a test can make one without torch.
-Knows nothing of tasks, tokens or models.
+Needs only Pillow, so that a demo or a test can make one without torch.
 """
 
 import math
@@ -29,7 +28,7 @@ COLOUR_JITTER = 16
 SIDES = (0.18, 0.44)  # side of an object, as a part of sqrt(width * height)
 ASPECTS = (0.6, 1.7)  # width / height of a random canvas
 SUPERSAMPLING = 4
-FAINTEST = 16  # alpha below this would be invisible, so it is not drawn and not in the box
+FAINTEST = 16  # alpha below this is invisible: it is not drawn and not in the box
 
 
 @dataclass(frozen=True)

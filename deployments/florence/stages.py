@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
 
 
-class Figure(NamedTuple):
+class Measure(NamedTuple):
     """How one field of `Stages` is published, and which deployment measures it.
 
     `log` is its name in log lines, `timing` in the Server-Timing header, `span` in traces.
@@ -22,13 +22,13 @@ class Figure(NamedTuple):
 
 def stage(deployment: str, metric: str, *, log: str, timing: str, line: str, span: str = "") -> Any:
     """A field of `Stages`: the length of one stage in seconds."""
-    figure = Figure(deployment, (metric,), log, timing, span, line)
-    return field(default=0.0, metadata={"figure": figure})
+    measure = Measure(deployment, (metric,), log, timing, span, line)
+    return field(default=0.0, metadata={"measure": measure})
 
 
-def figure(deployment: str, *metrics: str, log: str = "") -> Any:
+def count(deployment: str, *metrics: str, log: str = "") -> Any:
     """A field of `Stages`: a number that one deployment counts."""
-    return field(default=0, metadata={"figure": Figure(deployment, metrics, log)})
+    return field(default=0, metadata={"measure": Measure(deployment, metrics, log)})
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ class Stages:
         timing="postprocess",
         line="Stored the answer in {ms}",
     )
-    batch_size: int = figure("Inference", "florence_inference_batch_size", log="batch_size")
-    batch_share: float = figure("Inference", "florence_inference_batches_total")
-    num_tokens: int = figure(
+    batch_size: int = count("Inference", "florence_inference_batch_size", log="batch_size")
+    batch_share: float = count("Inference", "florence_inference_batches_total")
+    num_tokens: int = count(
         "Inference",
         "florence_inference_tokens",
         "florence_inference_written_tokens_total",
         log="tokens",
     )
-    source_bytes: int = figure("Preprocess", log="source_bytes")
-    width: int = figure("Preprocess")
-    height: int = figure("Preprocess")
+    source_bytes: int = count("Preprocess", log="source_bytes")
+    width: int = count("Preprocess")
+    height: int = count("Preprocess")
 
     def with_(self, **known: Any) -> Self:
         """These stages with some of them known."""
@@ -107,21 +107,21 @@ class Stages:
 
     def timings(self) -> dict[str, float]:
         """Seconds of each stage, in order, in the words of the Server-Timing header."""
-        return {each.timing: value for _, each, value in self._figures() if each.timing}
+        return {each.timing: value for _, each, value in self._measures() if each.timing}
 
     def logged(self) -> dict[str, float]:
         """The fields of a log line; lengths are in milliseconds."""
         return {
             each.log: milliseconds(value) if each.timing else value
-            for _, each, value in self._figures()
+            for _, each, value in self._measures()
             if each.log
         }
 
     def counted(self, deployment: str) -> dict[str, float]:
-        """The attributes of one deployment's spans: all of its figures that are no length."""
+        """The attributes of one deployment's spans: all of its measures that are no length."""
         return {
             each.log or name: value
-            for name, each, value in self._figures()
+            for name, each, value in self._measures()
             if each.deployment == deployment and not each.timing
         }
 
@@ -130,7 +130,7 @@ class Stages:
 
         They follow each other from the beginning; the last ends now, `total_s` later at least.
         """
-        own = [(f.span, value) for _, f, value in self._figures() if f.deployment == deployment]
+        own = [(m.span, value) for _, m, value in self._measures() if m.deployment == deployment]
         stages = [each for each in own if each[0]]
         left_s = max(total_s, sum(seconds for _, seconds in stages))
         for name, seconds in stages[:-1]:
@@ -140,7 +140,7 @@ class Stages:
 
     def lines(self) -> Iterator[tuple[str, float]]:
         """What a job's log says of each stage, and how many seconds before the last one's end."""
-        stages = [(each.line, value) for _, each, value in self._figures() if each.line]
+        stages = [(each.line, value) for _, each, value in self._measures() if each.line]
         left_s = sum(seconds for _, seconds in stages)
         for line, seconds in stages:
             left_s -= seconds
@@ -149,14 +149,14 @@ class Stages:
 
     def record(self, record: Callable[[str, float], None], deployment: str = "") -> None:
         """Hand every metric with its value to `record`: of one deployment, or of all."""
-        for _, each, value in self._figures():
+        for _, each, value in self._measures():
             if deployment in ("", each.deployment):
                 for metric in each.metrics:
                     record(metric, value)
 
-    def _figures(self) -> Iterator[tuple[str, Figure, float]]:
+    def _measures(self) -> Iterator[tuple[str, Measure, float]]:
         for each in fields(self):
-            yield each.name, each.metadata["figure"], getattr(self, each.name)
+            yield each.name, each.metadata["measure"], getattr(self, each.name)
 
 
 def milliseconds(seconds: float) -> float:

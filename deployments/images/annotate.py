@@ -15,7 +15,7 @@ HALO = "white"
 LARGEST_SIDE = 65_500  # of a JPEG, as libjpeg writes it
 
 
-class Shape(Protocol):
+class Drawable(Protocol):
     """What can be drawn: a function in `DRAW` knows its kind.
 
     x, y, w and h are the rectangle around it, in pixels. The label may be empty.
@@ -30,7 +30,7 @@ class Shape(Protocol):
 
 
 def annotated(
-    source: bytes, shapes: Iterable[Shape], limits: PreprocessSettings, quality: int
+    source: bytes, shapes: Iterable[Drawable], limits: PreprocessSettings, quality: int
 ) -> bytes:
     """The image that is encoded in `source` with these shapes, as a JPEG of this quality.
 
@@ -40,7 +40,7 @@ def annotated(
     return encode(annotate(decode(source, limits), shapes), quality)
 
 
-def annotate(image: Image.Image, shapes: Iterable[Shape]) -> Image.Image:
+def annotate(image: Image.Image, shapes: Iterable[Drawable]) -> Image.Image:
     """A copy of the RGB `image` with each shape in a colour between two white lines."""
     picture = image.copy()
     canvas = ImageDraw.Draw(picture)
@@ -53,7 +53,7 @@ def annotate(image: Image.Image, shapes: Iterable[Shape]) -> Image.Image:
     return picture
 
 
-def outline(canvas: ImageDraw.ImageDraw, box: Shape, colour: str, stroke: int) -> None:
+def outline(canvas: ImageDraw.ImageDraw, box: Drawable, colour: str, stroke: int) -> None:
     """The box's edge; a thin white line on each side keeps it apart from what lies under it."""
     corners = (box.x, box.y, box.x + box.w, box.y + box.h)
     halo = max(1, stroke // 2)
@@ -74,7 +74,7 @@ def grown(
 
 def tag(
     canvas: ImageDraw.ImageDraw,
-    shape: Shape,
+    shape: Drawable,
     colour: str,
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from deployments.demo.scenes import Scene, SceneObject, draw_scene
-from deployments.demo.training.tasks import TASKS, Task, caption, iou, parse_boxes
+from deployments.demo.training.tasks import TASKS, TrainingTask, caption, iou, parse_boxes
 
 SCENE = Scene(
     Image.new("RGB", (200, 100)),
@@ -23,7 +23,7 @@ def test_shares_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.marker)
-def test_own_answers_meet_every_requirement(task: Task) -> None:
+def test_own_answers_meet_every_requirement(task: TrainingTask) -> None:
     """The answers that the model is taught would pass the task's own thresholds."""
     rng = random.Random(1)
     scenes = [draw_scene(rng, (640, 480)) for _ in range(20)]
@@ -32,7 +32,7 @@ def test_own_answers_meet_every_requirement(task: Task) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.marker)
-def test_empty_answers_score_nothing(task: Task) -> None:
+def test_empty_answers_score_nothing(task: TrainingTask) -> None:
     """A model that says nothing gets no marks."""
     figures = task.score([SCENE], [""])
     assert all(figures[name] == 0.0 for name in task.required)

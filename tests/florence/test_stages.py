@@ -36,9 +36,9 @@ def test_each_deployment_adds_what_it_knows() -> None:
 
 
 def test_rows_name_deployments_and_metrics() -> None:
-    """Every figure is measured by a deployment, and every metric is declared."""
+    """Every measure is taken by a deployment, and every metric is declared."""
     names = {deployment.__name__ for deployment in DEPLOYMENTS}
-    assert {each.metadata["figure"].deployment for each in fields(Stages)} <= names
+    assert {each.metadata["measure"].deployment for each in fields(Stages)} <= names
     assert set(recorded()) <= set(METRICS)
 
 

@@ -1,7 +1,4 @@
-"""How well a model answers scenes that it has never seen.
-
-Everything goes the way of a real request: the processor, `generate` with the saved settings, text.
-"""
+"""How well a model answers unseen scenes: processor, `generate` with the saved settings, text."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +7,7 @@ import torch
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from deployments.demo.scenes import Scene, draw_scene, random_size
-from deployments.demo.training.tasks import TASKS, Figures, Task
+from deployments.demo.training.tasks import TASKS, Figures, TrainingTask
 
 UNSEEN_SIDE = 480  # pixels; canvases have about the area of this square
 MAX_NEW_TOKENS = 256
@@ -20,7 +17,7 @@ BATCH_SIZE = 32
 def unseen_scenes(
     num_scenes: int, seed: int = 0, size: tuple[int, int] | None = None
 ) -> list[Scene]:
-    """Scenes that training cannot draw, of `size` (width, height) or of sizes at random."""
+    """Scenes that training cannot draw, of `size` (width, height) or of random sizes."""
     rng = random.Random(f"unseen {seed} {size}")
     return [draw_scene(rng, size or random_size(rng, UNSEEN_SIDE)) for _ in range(num_scenes)]
 
@@ -29,7 +26,7 @@ def evaluate(
     model: Florence2ForConditionalGeneration,
     processor: Florence2Processor,
     scenes: Sequence[Scene],
-    tasks: Sequence[Task] = TASKS,
+    tasks: Sequence[TrainingTask] = TASKS,
 ) -> dict[str, Figures]:
     """The figures of each task, by its marker."""
     return {t.marker: t.score(scenes, answers(model, processor, t, scenes)) for t in tasks}
@@ -38,7 +35,7 @@ def evaluate(
 def answers(
     model: Florence2ForConditionalGeneration,
     processor: Florence2Processor,
-    task: Task,
+    task: TrainingTask,
     scenes: Sequence[Scene],
 ) -> list[str]:
     """The model's answer to one task for every scene, location tokens included."""
@@ -64,6 +61,6 @@ def shortfalls(figures: dict[str, Figures]) -> list[str]:
 
 
 def overall(figures: dict[str, Figures]) -> float:
-    """One number to compare snapshots: the mean of all required figures."""
+    """The mean of all required figures, to compare snapshots."""
     values = [figures[t.marker][name] for t in TASKS for name in t.required]
     return sum(values) / len(values)

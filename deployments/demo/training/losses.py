@@ -1,8 +1,8 @@
-"""What the demo model is trained to minimise.
+"""The losses: of the answer's tokens, and of auxiliary heads.
 
-Beside the answer's tokens, throw-away heads read each object's box, colour and shape from the
-encoder's states of the image cells it covers: without them boxes take ten times as long to learn,
-and an encoder that has learned boxes alone has thrown colours away.
+The heads read each object's box, colour and shape from the encoder's states of the image cells that
+it covers. Without them, boxes take ten times as long to learn, and an encoder that has learned only
+boxes no longer knows colours.
 """
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deployments.demo.scenes import COLOURS, SHAPES
-from deployments.demo.training.architecture import GRID, WIDTH
-from deployments.demo.training.batch import IGNORED, Batch, Cells
+from deployments.demo.training.data import IGNORED, Batch, Cells
+from deployments.demo.training.model import GRID, WIDTH
 from deployments.demo.training.tasks import BINS
 
 WORD_WEIGHT = 2.0  # a word's token counts this much more than a location's
 
 
-class CellHeads(nn.Module):
-    """Heads on the encoder's states of image cells; used in training only and never saved."""
+class AuxiliaryHeads(nn.Module):
+    """Heads on the encoder's states of image cells; they are not saved."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """Train the demo checkpoint from scratch: `python -m deployments.demo.training.recipe`.
 
-Writes the checkpoint and `report.json`, which says how it was made and how well it does.
+Writes the checkpoint and `report.json`: how it was made, and how well it does.
 The same seed, steps and processes give the same scenes in the same order.
 """
 
@@ -21,16 +21,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from deployments.demo.training.architecture import build_processor, save_checkpoint
 from deployments.demo.training.evaluation import evaluate, overall, shortfalls, unseen_scenes
-from deployments.demo.training.loop import Model, Plan, train
+from deployments.demo.training.model import build_processor, save_checkpoint
 from deployments.demo.training.tasks import TASKS, Figures
 from deployments.demo.training.tokenizer import build_tokenizer
+from deployments.demo.training.trainer import Model, TrainingConfig, train
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
 NUM_STEPS = 5000
 NUM_SCENES = 256
-NUM_GLANCE_SCENES = 48
+NUM_VALIDATION_SCENES = 48
 SHOWN_SIZE = (640, 480)
 
 console = Console()
@@ -45,27 +45,29 @@ def main(
     processes: Annotated[int, typer.Option(help="Processes that train together.")] = 2,
     batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 16,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    glance_every: Annotated[int, typer.Option(help="Steps between short evaluations.")] = 1000,
+    validate_every: Annotated[
+        int, typer.Option("--glance-every", help="Steps between short evaluations.")
+    ] = 1000,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = CHECKPOINT,
 ) -> None:
     """Train the demo checkpoint, save it, evaluate what was saved and write the report."""
-    plan = Plan(seed, steps, processes, batch, rate)
-    run = Run(plan, out, glance_every)
+    config = TrainingConfig(seed, steps, processes, batch, rate)
+    run = TrainingRun(config, out, validate_every)
     with run.progress:
-        train(plan, run.observe)
+        train(config, run.on_step)
     report = run.finish()
     console.print(_table(report["evaluation"]["tasks"]))
     for line in shortfalls(report["evaluation"]["tasks"]):
         console.print(f"[red]below what is required: {line}")
 
 
-class Run:
-    """What one run of the recipe remembers: its progress, its learning curve, its best snapshot."""
+class TrainingRun:
+    """Progress, learning curve and best snapshot of one run of the recipe."""
 
-    def __init__(self, plan: Plan, out: Path, glance_every: int) -> None:
-        self.plan, self.out, self.glance_every = plan, out, glance_every
+    def __init__(self, config: TrainingConfig, out: Path, validate_every: int) -> None:
+        self.config, self.out, self.validate_every = config, out, validate_every
         self.processor = build_processor(build_tokenizer())
-        self.glance_scenes = unseen_scenes(NUM_GLANCE_SCENES, seed=plan.seed + 1)
+        self.validation_scenes = unseen_scenes(NUM_VALIDATION_SCENES, seed=config.seed + 1)
         self.curve: list[dict[str, Any]] = []
         self.best = _best_in(out)
         self.started_s = time.monotonic()
@@ -74,18 +76,18 @@ class Run:
             *columns, TextColumn("{task.fields[loss]}"), console=console,
             disable=not console.is_terminal,
         )  # fmt: skip
-        self.bar = self.progress.add_task("train", total=plan.num_steps, loss="")
+        self.bar = self.progress.add_task("train", total=config.num_steps, loss="")
 
-    def observe(self, step: int, losses: dict[str, float], model: Model) -> None:
-        """Show progress after every step; now and then evaluate and keep a better snapshot."""
+    def on_step(self, step: int, losses: dict[str, float], model: Model) -> None:
+        """Show progress; every `validate_every` steps, evaluate, and save a better model."""
         line = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self.progress.update(self.bar, advance=1, loss=line)
         if not console.is_terminal and step % 100 == 0:
             console.print(f"{self.minutes:5.1f} min  step {step}  {line}", soft_wrap=True)
-        if step == self.plan.num_steps:
+        if step == self.config.num_steps:
             save_checkpoint(model, self.processor, self.out)
-        elif step % self.glance_every == 0:
-            self._glance(step, model)
+        elif step % self.validate_every == 0:
+            self._validate(step, model)
 
     @property
     def minutes(self) -> float:
@@ -93,18 +95,18 @@ class Run:
         return round((time.monotonic() - self.started_s) / 60, 1)
 
     def finish(self) -> dict[str, Any]:
-        """Load what was saved, evaluate it and write the report beside it."""
+        """Load what was saved, evaluate it, and write the report."""
         minutes, cpu_minutes = self.minutes, _cpu_minutes()
         processor = Florence2Processor.from_pretrained(self.out)
         model = Florence2ForConditionalGeneration.from_pretrained(self.out, dtype=torch.float32)
         unseen = evaluate(model, processor, unseen_scenes(NUM_SCENES))
         shown = evaluate(model, processor, unseen_scenes(NUM_SCENES, size=SHOWN_SIZE))
         report = {
-            "command": _command(self.plan),
+            "command": _command(self.config),
             "date": datetime.now(UTC).date().isoformat(),
-            "seed": self.plan.seed,
-            "steps": self.plan.num_steps,
-            "scenes_per_step": self.plan.num_processes * self.plan.batch_size,
+            "seed": self.config.seed,
+            "steps": self.config.num_steps,
+            "scenes_per_step": self.config.num_processes * self.config.batch_size,
             "minutes": minutes,
             "cpu_minutes": cpu_minutes,
             "cores": os.cpu_count(),
@@ -121,9 +123,9 @@ class Run:
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return report
 
-    def _glance(self, step: int, model: Model) -> None:
+    def _validate(self, step: int, model: Model) -> None:
         model.eval()  # type: ignore[no-untyped-call]
-        figures = _rounded(evaluate(model, self.processor, self.glance_scenes))
+        figures = _rounded(evaluate(model, self.processor, self.validation_scenes))
         model.train()
         self.curve.append({"step": step, "minutes": self.minutes, "tasks": figures})
         console.print(f"{self.minutes:5.1f} min  step {step}")
@@ -133,10 +135,11 @@ class Run:
             save_checkpoint(model, self.processor, self.out)
 
 
-def _command(plan: Plan) -> str:
+def _command(config: TrainingConfig) -> str:
     return (
-        f"python -m deployments.demo.training.recipe --seed {plan.seed} --steps {plan.num_steps} "
-        f"--processes {plan.num_processes} --batch {plan.batch_size} --rate {plan.learning_rate}"
+        f"python -m deployments.demo.training.recipe --seed {config.seed} "
+        f"--steps {config.num_steps} --processes {config.num_processes} "
+        f"--batch {config.batch_size} --rate {config.learning_rate}"
     )
 
 
@@ -149,7 +152,7 @@ def _best_in(folder: Path) -> float:
 
 
 def _cpu_minutes() -> float:
-    """CPU time of this process and of those it waited for."""
+    """CPU time of this process and its children."""
     usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return round(sum(u.ru_utime + u.ru_stime for u in usages) / 60, 1)
 

@@ -1,7 +1,6 @@
 """The tasks that the demo checkpoint learns: one row of `TASKS` each.
 
-A row says how a scene is answered in Florence-2's own words and how answers are scored.
-Works on text and boxes only; knows nothing of tensors.
+A row says what Florence-2 would answer about a scene, and how answers are scored. No tensors here.
 """
 
 import re
@@ -34,7 +33,7 @@ Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One task: what is asked, the right answer, its share of the training mix, its scorer."""
 
     marker: str
@@ -174,14 +173,14 @@ BOXES_REQUIRED = {"recall": 0.98, "precision": 0.98, "mean_iou": 0.93}
 LABELS_REQUIRED = {**BOXES_REQUIRED, "right_label": 0.95}
 
 TASKS = (
-    Task("<REGION_PROPOSAL>", propose, 0.20, score_boxes(), BOXES_REQUIRED),
-    Task("<OD>", detect, 0.25, score_boxes(lambda o: o.shape), LABELS_REQUIRED),
-    Task(
+    TrainingTask("<REGION_PROPOSAL>", propose, 0.20, score_boxes(), BOXES_REQUIRED),
+    TrainingTask("<OD>", detect, 0.25, score_boxes(lambda o: o.shape), LABELS_REQUIRED),
+    TrainingTask(
         "<DENSE_REGION_CAPTION>",
         describe_regions,
         0.30,
         score_boxes(lambda o: f"{o.colour} {o.shape}"),
         LABELS_REQUIRED,
     ),
-    Task("<CAPTION>", caption, 0.25, score_text, {"exact": 0.90}),
+    TrainingTask("<CAPTION>", caption, 0.25, score_text, {"exact": 0.90}),
 )

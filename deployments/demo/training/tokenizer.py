@@ -77,7 +77,7 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def save_tokenizer_free_of_paths(folder: Path) -> None:
-    """Drop what a save remembers of the folder that the tokenizer was loaded from."""
+    """Drop the path of the folder that the tokenizer was loaded from."""
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     for key in ("name_or_path", "is_local", "local_files_only"):

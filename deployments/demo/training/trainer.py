@@ -1,8 +1,7 @@
 """The training loop: seeded, scheduled by steps, over one or more processes.
 
-Every process draws its own scenes and averages gradients with the others before each step, so that
-all hold the same weights.
-Knows nothing of files; progress goes to a callback.
+Every process draws its own scenes. Before each step, gradients are averaged over all processes, so
+that all have the same weights. Progress goes to a callback.
 """
 
 import math
@@ -17,22 +16,22 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 from transformers import Florence2ForConditionalGeneration
 
-from deployments.demo.training.architecture import (
+from deployments.demo.training.data import Batch, draw_batch
+from deployments.demo.training.losses import AuxiliaryHeads, answer_loss
+from deployments.demo.training.model import (
     NUM_IMAGE_TOKENS,
     build_model,
     location_embeddings,
     location_ids,
 )
-from deployments.demo.training.batch import Batch, draw_batch
-from deployments.demo.training.losses import CellHeads, answer_loss
 from deployments.demo.training.tokenizer import build_tokenizer
 
 SIGMAS = (10.0, 3.0)  # width of location targets in bins, at the first step and at the end
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides the outcome of a training run."""
+class TrainingConfig:
+    """Everything on which the outcome depends."""
 
     seed: int
     num_steps: int
@@ -53,62 +52,62 @@ class Plan:
 
 
 Model = Florence2ForConditionalGeneration
-Observer = Callable[[int, dict[str, float], Model], None]
+OnStep = Callable[[int, dict[str, float], Model], None]
 
 
-def train(plan: Plan, observe: Observer) -> None:
-    """Train from scratch; `observe(step, losses, model)` sees every step in this process."""
-    if plan.num_processes == 1:
-        _train_one(plan, 0, observe)
+def train(config: TrainingConfig, on_step: OnStep) -> None:
+    """Train from scratch; `on_step(step, losses, model)` is called after every step."""
+    if config.num_processes == 1:
+        _train_one(config, 0, on_step)
         return
     with tempfile.TemporaryDirectory() as folder:
-        meeting_place = f"file://{folder}/meeting-place"
-        helpers = start_processes(
-            _help, (plan, meeting_place), nprocs=plan.num_processes - 1, join=False
+        rendezvous = f"file://{folder}/rendezvous"
+        workers = start_processes(
+            _work, (config, rendezvous), nprocs=config.num_processes - 1, join=False
         )
-        _join_and_train(plan, 0, meeting_place, observe)
-        while not helpers.join():
+        _join_and_train(config, 0, rendezvous, on_step)
+        while not workers.join():
             pass
 
 
-def _help(index: int, plan: Plan, meeting_place: str) -> None:
-    _join_and_train(plan, index + 1, meeting_place, lambda step, losses, model: None)
+def _work(index: int, config: TrainingConfig, rendezvous: str) -> None:
+    _join_and_train(config, index + 1, rendezvous, lambda step, losses, model: None)
 
 
-def _join_and_train(plan: Plan, rank: int, meeting_place: str, observe: Observer) -> None:
+def _join_and_train(config: TrainingConfig, rank: int, rendezvous: str, on_step: OnStep) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=meeting_place, rank=rank, world_size=plan.num_processes
+        "gloo", init_method=rendezvous, rank=rank, world_size=config.num_processes
     )
-    _train_one(plan, rank, observe)
+    _train_one(config, rank, on_step)
     torch.distributed.destroy_process_group()
 
 
-def _train_one(plan: Plan, rank: int, observe: Observer) -> None:
+def _train_one(config: TrainingConfig, rank: int, on_step: OnStep) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(config.seed)
     tokenizer = build_tokenizer()
     locations = location_ids(tokenizer)
-    model, heads = build_model(tokenizer), CellHeads()
+    model, heads = build_model(tokenizer), AuxiliaryHeads()
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    for step in range(plan.num_steps):
-        rng = random.Random(f"training {plan.seed} {step} {rank}")
-        batch = draw_batch(rng, tokenizer, plan.batch_size)
-        losses = _losses(model, heads, batch, locations, plan.sigma_at(step))
+    for step in range(config.num_steps):
+        rng = random.Random(f"training {config.seed} {step} {rank}")
+        batch = draw_batch(rng, tokenizer, config.batch_size)
+        losses = _losses(model, heads, batch, locations, config.sigma_at(step))
         optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
-        _average_gradients(parameters, plan.num_processes)
+        _average_gradients(parameters, config.num_processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = plan.rate_at(step)
+            group["lr"] = config.rate_at(step)
         optimizer.step()
-        observe(step + 1, {name: loss.item() for name, loss in losses.items()}, model)
+        on_step(step + 1, {name: loss.item() for name, loss in losses.items()}, model)
 
 
 def _losses(
-    model: Model, heads: CellHeads, batch: Batch, locations: slice, sigma: float
+    model: Model, heads: AuxiliaryHeads, batch: Batch, locations: slice, sigma: float
 ) -> dict[str, Tensor]:
-    """All losses of one batch by name, the answer's and those of the throw-away heads."""
+    """All losses of one batch by name: the answer's, and those of the auxiliary heads."""
     outputs = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

@@ -1,4 +1,4 @@
-"""Scenes as tensors: one training batch."""
+"""Training batches: scenes as tensors."""
 
 import random
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from deployments.demo.scenes import COLOURS, SHAPES, Scene, draw_scene, random_size
-from deployments.demo.training.architecture import (
+from deployments.demo.training.model import (
     GRID,
     IMAGE_MEAN,
     IMAGE_SIDE,
     IMAGE_STD,
     NUM_IMAGE_TOKENS,
 )
-from deployments.demo.training.tasks import TASKS, Task
+from deployments.demo.training.tasks import TASKS, TrainingTask
 from deployments.demo.training.tokenizer import IMAGE_TOKEN
 
 SCENE_SIDE = 224  # pixels; canvases have about the area of this square
@@ -26,7 +26,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Cells:
-    """Every image cell whose centre lies in an object, and that object; K of them in a batch."""
+    """The image cells whose centre lies in an object, and that object; K of them in a batch."""
 
     scene: Tensor  # (K,) index in the batch
     cell: Tensor  # (K,) 0 to GRID * GRID - 1, row by row
@@ -54,7 +54,9 @@ def draw_batch(rng: random.Random, tokenizer: PreTrainedTokenizerBase, size: int
     return make_batch(scenes, tasks, tokenizer)
 
 
-def make_batch(scenes: list[Scene], tasks: list[Task], tokenizer: PreTrainedTokenizerBase) -> Batch:
+def make_batch(
+    scenes: list[Scene], tasks: list[TrainingTask], tokenizer: PreTrainedTokenizerBase
+) -> Batch:
     """Scenes with the prompts and answers of their tasks."""
     image = IMAGE_TOKEN * NUM_IMAGE_TOKENS
     prompts = _tokens(tokenizer, [f"{image}<s>{t.sentence}</s>" for t in tasks])

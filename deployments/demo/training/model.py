@@ -1,6 +1,6 @@
-"""The demo's Florence-2: configuration, processor, generation settings, and how they are saved.
+"""The demo's Florence-2: configuration, processor, generation settings, saving.
 
-Everything is of transformers' own classes, so that plain `from_pretrained` loads the result.
+All classes are transformers' own, so that `from_pretrained` loads the result.
 """
 
 import copy
@@ -142,7 +142,7 @@ def location_embeddings(model: Florence2ForConditionalGeneration, locations: sli
 def save_checkpoint(
     model: Florence2ForConditionalGeneration, processor: Florence2Processor, folder: Path
 ) -> None:
-    """Write all files (weights as float16), each replaced in one step for those who read now."""
+    """Write all files, weights as float16; each is replaced at once for readers."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as name:
         fresh = Path(name)
@@ -158,9 +158,9 @@ def save_checkpoint(
 def _place_locations(
     model: Florence2ForConditionalGeneration, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Start the location embeddings as waves over the position, so that neighbours are alike.
+    """Start location embeddings as waves over the position: neighbours are similar.
 
-    Half of the width holds the waves (norm 1, slow ones louder), half one vector that all share.
+    Half of the width holds the waves (norm 1, low frequencies stronger), half a shared vector.
     """
     position = (torch.arange(BINS) + 0.5) / BINS  # (bins,)
     frequency = torch.arange(1, WIDTH // 4 + 1)  # (waves,)
