@@ -152,11 +152,15 @@ class BacklogWatcher:
     """
 
     def __init__(
-        self, fetch: Callable[[], bytes | None], interval_s: float = POLL_INTERVAL_S
+        self,
+        fetch: Callable[[], bytes | None],
+        interval_s: float = POLL_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._interval_s = interval_s
-        self._latest: tuple[bytes | None, float] = None, time.monotonic()
+        self._clock = clock
+        self._latest: tuple[bytes | None, float] = None, clock()
         thread = threading.Thread(target=poll_forever, args=(weakref.ref(self),), daemon=True)
         thread.start()
 
@@ -164,14 +168,14 @@ class BacklogWatcher:
         """The latest reading; never waits."""
         published, since = self._latest
         reading = decode(published) if published else None
-        return Observation(reading, time.monotonic() - since)
+        return Observation(reading, self._clock() - since)
 
     def poll(self) -> float:
         """Fetch the reading; returns the seconds until the next poll."""
         with suppress(Exception):  # the age of the latest reading shows it
             published = self._fetch()
             if published != self._latest[0]:
-                self._latest = published, time.monotonic()
+                self._latest = published, self._clock()
         return self._interval_s
 
 

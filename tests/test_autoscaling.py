@@ -1,10 +1,9 @@
-"""The policy: what load it counts, how many replicas that needs, and when it holds still."""
+"""The autoscaling policy: the load that it counts, the replicas that it wants, when it holds."""
 
 import gc
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID
@@ -28,7 +27,7 @@ TARGET = 10
 def context(
     given: int, total: float = 0.0, queued: float = 0.0, reported: tuple[float, ...] = ()
 ) -> AutoscalingContext:
-    """What Serve tells of a box with `given` replicas, those with a report first."""
+    """Serve's context of a deployment with `given` replicas, of which some have reported."""
     deployment = DeploymentID("Inference", "florence")
     replicas = [ReplicaID(str(number), deployment) for number in range(given)]
     return AutoscalingContext(
@@ -52,8 +51,8 @@ def context(
     )
 
 
-class Screen:
-    """Shows what the policy told last."""
+class FakeGauges:
+    """Keeps the values that the policy reported last."""
 
     def __init__(self) -> None:
         self.values: Mapping[str, float] = {}
@@ -63,9 +62,11 @@ class Screen:
         self.values = values
 
 
-def decide(seen: Observation, given: AutoscalingContext, screen: Screen | None = None) -> int:
+def decide(
+    observed: Observation, given: AutoscalingContext, gauges: FakeGauges | None = None
+) -> int:
     """The replicas that the policy wants."""
-    policy = BacklogPolicy(30.0, 10.0, lambda: seen, screen or Screen())
+    policy = BacklogPolicy(30.0, 10.0, lambda: observed, gauges or FakeGauges())
     wanted, state = policy(given)
     assert state == {}
     return wanted
@@ -90,50 +91,50 @@ def test_nothing_to_do_needs_no_replica() -> None:
     assert decide(fresh(0), context(1)) == 0
 
 
-def test_a_backlog_wakes_a_box_that_has_no_replica() -> None:
-    """Nobody has called the box yet: it starts for what the queue holds."""
+def test_a_backlog_starts_a_deployment_without_replicas() -> None:
+    """It has no requests of its own yet."""
     assert decide(fresh(25), context(0)) == 3
 
 
 @pytest.mark.parametrize(("oldest_s", "wanted"), [(29.0, 2), (31.0, 3)])
 def test_one_more_when_the_oldest_waits_too_long(oldest_s: float, wanted: int) -> None:
-    """The objective is a time, which no count of requests promises by itself."""
+    """The objective is a time, which a count of requests does not ensure."""
     assert decide(fresh(15, oldest_s), context(2)) == wanted
 
 
-def test_what_waits_for_another_box_is_not_counted() -> None:
-    """Serve counts a call from the moment it is sent, though its argument is not there yet.
+def test_requests_that_wait_for_an_argument_are_not_counted() -> None:
+    """Serve counts a call from when it is sent, before its argument is there.
 
-    Forty runs whose images are still being fetched are no load on the model: with Serve's count
-    it would get four replicas that have nothing to do.
+    Forty requests whose images are being fetched are no load on the model: Serve's count would
+    start four replicas that have nothing to do.
     """
     assert decide(fresh(0), context(1, total=43, queued=0, reported=(3,))) == 1
     assert decide(fresh(0), context(1, total=43, queued=40, reported=(3,))) == 5
 
 
 def test_before_the_first_report_serves_count_holds() -> None:
-    """A replica that has just started has not said yet what it has."""
+    """A replica that has just started has not reported yet."""
     assert decide(fresh(0), context(1, total=43)) == 5
 
 
 @pytest.mark.parametrize(
-    "seen", [Observation(BacklogReading(500, 99.0), 10.1), Observation(None, 3.0)]
+    "observed", [Observation(BacklogReading(500, 99.0), 10.1), Observation(None, 3.0)]
 )
-def test_without_a_fresh_reading_nothing_is_given_up(seen: Observation) -> None:
-    """It holds what is there, whatever an old reading says, and says that it does."""
-    screen = Screen()
+def test_without_a_fresh_reading_no_replica_is_removed(observed: Observation) -> None:
+    """Whatever an old reading says; a gauge shows that the reading is stale."""
+    gauges = FakeGauges()
 
-    assert decide(seen, context(4), screen) == 4
-    assert screen.values["florence_autoscaling_stale"] == 1
-    assert decide(seen, context(4, total=61)) == 7
+    assert decide(observed, context(4), gauges) == 4
+    assert gauges.values["florence_autoscaling_stale"] == 1
+    assert decide(observed, context(4, total=61)) == 7
 
 
-def test_it_tells_what_it_saw_and_decided() -> None:
+def test_gauges_show_the_observation_and_the_decision() -> None:
     """Every gauge has a value."""
-    screen = Screen()
-    decide(fresh(15, 31.0), context(1, total=4), screen)
+    gauges = FakeGauges()
+    decide(fresh(15, 31.0), context(1, total=4), gauges)
 
-    assert screen.values == {
+    assert gauges.values == {
         "florence_autoscaling_backlog": 15,
         "florence_autoscaling_oldest_seconds": 31.0,
         "florence_autoscaling_reading_age_seconds": 0.5,
@@ -141,11 +142,11 @@ def test_it_tells_what_it_saw_and_decided() -> None:
         "florence_autoscaling_demand": 19,
         "florence_autoscaling_wanted_replicas": 3,
     }
-    assert screen.values.keys() == GAUGES.keys()
+    assert gauges.values.keys() == GAUGES.keys()
 
 
 def test_a_load_around_a_threshold_changes_nothing() -> None:
-    """What made three replicas necessary has to fall far below before one goes."""
+    """The load must fall far below the threshold before a replica is removed."""
     given = 2
     for demand in (21, 19, 21, 18, 20.5, 17):
         given = replicas_for(demand, TARGET, given, is_overdue=False)
@@ -154,14 +155,14 @@ def test_a_load_around_a_threshold_changes_nothing() -> None:
     assert replicas_for(2.5, TARGET, 3, is_overdue=False) == 2
 
 
-def test_replicas_are_given_up_one_by_one() -> None:
-    """Few requests do not say that one replica could carry the load of eight; none at all does."""
+def test_replicas_are_removed_one_by_one() -> None:
+    """Few requests do not prove that one replica could carry the load of eight; none at all do."""
     assert replicas_for(2, TARGET, 8, is_overdue=False) == 7
     assert replicas_for(0, TARGET, 8, is_overdue=False) == 0
 
 
-def test_a_box_that_takes_its_own_work_counts_that_alone() -> None:
-    """A Dispatcher is called by nobody; another is needed when those there are full."""
+def test_a_dispatcher_scales_on_the_jobs_that_it_has_claimed() -> None:
+    """It gets no calls; another one is needed when all are full."""
     assert own_load(context(2, total=0, reported=(10, 10)))[0] == 2
     assert own_load(context(2, total=0, reported=(10, 10.5)))[0] == 3
 
@@ -179,11 +180,12 @@ def test_serve_takes_the_class_as_it_stands_in_the_configuration() -> None:
     assert b"poll_forever" in definition, "the module is not in it"
 
 
-class Board:
-    """Where notes are left; it can be out of reach, or slow."""
+class Published:
+    """The bytes that a Dispatcher has published, and a clock that stands still."""
 
     def __init__(self) -> None:
-        self.note: bytes | None = None
+        self.bytes: bytes | None = None
+        self.now = 100.0
         self.is_away = False
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -191,58 +193,61 @@ class Board:
     def fetch(self) -> bytes | None:
         self.may_answer.wait()
         if self.is_away:
-            raise OSError("the board is away")
-        return self.note
+            raise OSError("Ray's head is away")
+        return self.bytes
+
+    def watcher(self, interval_s: float = 3600.0) -> BacklogWatcher:
+        """A watcher that a test polls by hand."""
+        return BacklogWatcher(self.fetch, interval_s, lambda: self.now)
 
 
-def wait_for(what: Any) -> None:
-    """Wait until `what()` holds."""
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def test_a_watcher_has_the_latest_reading() -> None:
+    """None at first; its thread polls."""
+    published = Published()
+    watcher = published.watcher(interval_s=0.001)
+    assert watcher().reading is None
+    for serial, reading in enumerate([BacklogReading(3, 1.5), BacklogReading(4, 2.5)]):
+        published.bytes = encode(reading, serial)
+        deadline = time.monotonic() + 60
+        while watcher().reading != reading:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
 
-def test_a_watch_shows_the_latest_note() -> None:
-    """Nothing at first, then what was left last."""
-    board = Board()
-    watch = BacklogWatcher(board.fetch, interval_s=0.01)
-    assert watch().reading is None
-    board.note = encode(BacklogReading(3, 1.5), 1)
-    wait_for(lambda: watch().reading == BacklogReading(3, 1.5))
-    board.note = encode(BacklogReading(4, 2.5), 2)
-    wait_for(lambda: watch().reading == BacklogReading(4, 2.5))
+def test_a_reading_ages_until_the_next_one() -> None:
+    """The same values published again are a new reading; the same bytes are not."""
+    published = Published()
+    published.bytes = encode(BacklogReading(3, 1.5), 1)
+    watcher = published.watcher()
+    watcher.poll()
+    published.now += 5
+    watcher.poll()
+    assert watcher() == Observation(BacklogReading(3, 1.5), 5)
+    published.bytes = encode(BacklogReading(3, 1.5), 2)
+    watcher.poll()
+    assert watcher().age_s == 0
+    published.is_away = True
+    published.now += 7
+    watcher.poll()
+    assert watcher() == Observation(BacklogReading(3, 1.5), 7)
 
 
-def test_a_note_is_as_old_as_it_has_not_been_renewed() -> None:
-    """The same reading left again is news; the same note found again is none."""
-    board = Board()
-    board.note = encode(BacklogReading(3, 1.5), 1)
-    watch = BacklogWatcher(board.fetch, interval_s=0.01)
-    wait_for(lambda: watch().reading is not None and watch().age_s > 0.3)
-    board.note = encode(BacklogReading(3, 1.5), 2)
-    wait_for(lambda: watch().age_s < 0.3)
-    board.is_away = True
-    wait_for(lambda: watch().age_s > 0.3)
-    assert watch().reading == BacklogReading(3, 1.5)
+def test_a_watcher_never_blocks_the_controller() -> None:
+    """Which asks ten times a second, while Ray's head does not answer."""
+    published = Published()
+    published.may_answer.clear()
+    watcher = published.watcher()
+
+    assert watcher().reading is None
+    published.may_answer.set()
 
 
-def test_a_board_that_does_not_answer_holds_nobody_up() -> None:
-    """The controller asks ten times a second, and stands still while it is not answered."""
-    board = Board()
-    board.may_answer.clear()
-    watch = BacklogWatcher(board.fetch, interval_s=0.01)
-
-    assert watch().reading is None
-    board.may_answer.set()
-
-
-def test_a_watch_that_nobody_has_any_more_stops() -> None:
+def test_the_thread_ends_with_its_watcher() -> None:
     """Every configuration that is applied makes a new policy."""
     before = set(threading.enumerate())
-    watch = BacklogWatcher(Board().fetch, interval_s=0.01)
+    watcher = Published().watcher(interval_s=0.001)
     [thread] = set(threading.enumerate()) - before
-    del watch
+    del watcher
     gc.collect()
     thread.join(60)
 

@@ -39,7 +39,7 @@ class RunningJob:
     job: Job
     task: asyncio.Task[JobOutcome]
     is_cancelled: bool = False  # by its caller
-    has_lost_lease: bool = False  # another worker may have the job
+    has_lease: bool = True  # without it, another worker may have the job
 
 
 class Worker:
@@ -95,13 +95,13 @@ class Worker:
         leases = [running.job.lease for running in self._running.values()]
         if not leases:
             return
-        for beat in await self._store.heartbeat(leases, self._settings.lease_s):
-            running = self._running.get(beat.lease.id)
-            if running is None or running.job.lease != beat.lease:
+        for answer in await self._store.heartbeat(leases, self._settings.lease_s):
+            running = self._running.get(answer.lease.id)
+            if running is None or running.job.lease != answer.lease:
                 continue
-            if beat.cancelled or not beat.held:
-                running.has_lost_lease = not beat.held
-                running.is_cancelled = beat.held
+            if answer.cancelled or not answer.held:
+                running.has_lease = answer.held
+                running.is_cancelled = answer.held
                 running.task.cancel()
 
     async def drain(self, timeout_s: float) -> None:
@@ -182,7 +182,7 @@ class Worker:
         """Wait for the execution, then store its result. Only the execution is ever cancelled."""
         try:
             await asyncio.wait({running.task})
-            while not running.has_lost_lease:
+            while running.has_lease:
                 try:
                     outcome = await self._store_result(running)
                 except StoreUnavailable:

@@ -105,7 +105,7 @@ class WebhookSender:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _start(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-        """Claim as many webhooks as may run beside `running`, and start their deliveries."""
+        """Claim webhooks up to the limit, and start their deliveries."""
         limit = MAX_CONCURRENT - len(running)
         if limit == 0:
             return set()

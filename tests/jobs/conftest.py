@@ -11,12 +11,6 @@ from tests.jobs.postgres import postgres
 __all__ = ["postgres"]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio alone, as the service does."""
-    return "asyncio"
-
-
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of store in turn."""

@@ -2,8 +2,8 @@
 
     python -m tests.jobs.life FOLDER NUM MAX_ATTEMPTS [POISON]
 
-It is killed at some moment and begun again, as often as a test likes, and leaves by itself when
-all its requests have ended. Working on the request POISON kills it from inside.
+A test kills it and starts it again. It exits by itself when all its jobs have ended.
+The execution of the job POISON kills it from inside.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Journal:
     """What has happened, one `word id` a line, which no kill can take back.
 
     submitted: the store has acknowledged it; cancelled: the store has acknowledged that as well,
-    and nobody had begun it; run: the work on it begins.
+    before any attempt; run: an attempt begins.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -27,7 +27,7 @@ async def produce(store: SqliteStore, notes: int, producer: int) -> None:
 
 
 async def main(file: Path, noted: Path) -> None:
-    """Several producers on one store, and a file of notes that nobody else has."""
+    """Several producers on one store, and a file of notes of its own."""
     store = SqliteStore.open(file, QueueSettings(), is_owner=True)
     notes = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
     await asyncio.gather(*(produce(store, notes, n) for n in range(NUM_PRODUCERS)))

@@ -22,12 +22,6 @@ pytestmark = pytest.mark.anyio
 PRIORITIES = (1, 1, 0, 1, 0, 1, 1)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio alone, as the service does."""
-    return "asyncio"
-
-
 @asynccontextmanager
 async def empty(kind: str, folder: Path, server: str) -> AsyncIterator[Store]:
     """An empty store of a kind."""

@@ -43,7 +43,7 @@ T = TypeVar("T")
 RULES = QueueSettings(max_queued=8, large_result_bytes=100)
 LIMITS = {"one": 1, "two": 2, "free": inf}
 LEASE_S = 10
-PLACE_S = 30
+SLOT_S = 30
 MAX_DELIVERIES = 3
 TIMES = {"created_at", "ended_at", "expires_at", "start_by", "not_before", "lease_until", "next_at"}
 TERMINAL = {state.value for state in JobState if state.is_terminal}
@@ -89,7 +89,7 @@ class Life(RuleBasedStateMachine):
         self._spec = self._do(self._benches.open("memory", RULES))
         self._num = 0
         self._elapsed = 0
-        self._places: dict[str, tuple[str, int]] = {}  # of runs: the key, and until when
+        self._slots: dict[str, tuple[str, int]] = {}  # of runs: the key, and until when
         self._submitted: dict[str, Submission] = {}
         self._forgotten: set[str] = set()
         self._rows: dict[str, Row] = {}
@@ -98,7 +98,7 @@ class Life(RuleBasedStateMachine):
             self._both(partial(added, key=ApiKey(id=key_id, hash=key_id, concurrency=bound)))
 
     def teardown(self) -> None:
-        """All workers die. Then everything ends, and all is told, if only somebody cares."""
+        """All workers die. After a rescue, every job and every webhook comes to an end."""
         try:
             self._live_to_the_end()
         finally:
@@ -139,12 +139,12 @@ class Life(RuleBasedStateMachine):
         return multiple(*claimed)
 
     @rule(one=leases, another=leases)
-    def beat(self, one: Lease, another: Lease) -> None:
+    def heartbeat(self, one: Lease, another: Lease) -> None:
         """A worker is alive."""
         held = [one, another]
-        beats = self._both(lambda store: store.heartbeat(held, LEASE_S))
-        assert [beat.lease for beat in beats] == held
-        assert [beat.held for beat in beats] == [self._is_latest(lease) for lease in held]
+        answers = self._both(lambda store: store.heartbeat(held, LEASE_S))
+        assert [answer.lease for answer in answers] == held
+        assert [answer.held for answer in answers] == [self._is_latest(lease) for lease in held]
 
     @rule(lease=leases, outcome=ENDINGS)
     def finish(self, lease: Lease, outcome: JobOutcome) -> None:
@@ -153,14 +153,14 @@ class Life(RuleBasedStateMachine):
         assert self._both(lambda store: store.finish(lease, outcome)) == is_latest
 
     @rule(lease=leases, delay_s=DELAYS)
-    def fail(self, lease: Lease, delay_s: int) -> None:
+    def retry_or_finish(self, lease: Lease, delay_s: int) -> None:
         """A worker's attempt was in vain."""
         outcome = JobOutcome.failed(GenerationError())
         state = self._both(lambda store: store.retry_or_finish(lease, outcome, delay_s))
         assert (state is not None) == self._is_latest(lease)
 
     @rule(lease=leases, delay_s=DELAYS)
-    def release(self, lease: Lease, delay_s: int) -> None:
+    def requeue(self, lease: Lease, delay_s: int) -> None:
         """A worker shuts down."""
         is_latest = self._is_latest(lease)
         assert self._both(lambda store: store.requeue(lease, delay_s)) == is_latest
@@ -173,7 +173,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._has(JobState.RUNNING) or self._has(JobState.QUEUED))
     @rule()
     def rescue(self) -> None:
-        """Somebody cares for what nobody cares for."""
+        """Jobs with an expired lease are requeued or end."""
         self._both(lambda store: store.rescue())
 
     @precondition(lambda self: any(row["state"] in TERMINAL for row in self._rows.values()))
@@ -195,21 +195,21 @@ class Life(RuleBasedStateMachine):
         self._do(self._spec.advance(seconds))
 
     @rule(target=runs, key_id=st.sampled_from(sorted(LIMITS)))
-    def enter(self, key_id: str) -> MultipleResults[str]:
-        """A synchronous run begins, if there is a place."""
+    def acquire_slot(self, key_id: str) -> MultipleResults[str]:
+        """A synchronous run begins, if its key has a free slot."""
         self._num += 1
-        run_id, until = f"run {self._num}", self._elapsed + PLACE_S
-        has_room = self._free_places()[key_id] > 0
-        assert self._both(lambda store: store.acquire_slot(key_id, run_id, PLACE_S)) == has_room
+        run_id, until = f"run {self._num}", self._elapsed + SLOT_S
+        has_room = self._free_slots()[key_id] > 0
+        assert self._both(lambda store: store.acquire_slot(key_id, run_id, SLOT_S)) == has_room
         if not has_room:
             return multiple()
-        self._places[run_id] = key_id, until
+        self._slots[run_id] = key_id, until
         return multiple(run_id)
 
     @rule(run_id=consumes(runs))
-    def leave(self, run_id: str) -> None:
+    def release_slot(self, run_id: str) -> None:
         """A synchronous run ends."""
-        del self._places[run_id]
+        del self._slots[run_id]
         self._both(lambda store: store.release_slot(run_id))
 
     @precondition(lambda self: self._awaiting())
@@ -219,9 +219,9 @@ class Life(RuleBasedStateMachine):
         return multiple(*self._both(due_webhooks))
 
     @rule(hook=hooks, is_delivered=st.booleans())
-    def settle(self, hook: Webhook, is_delivered: bool) -> None:
+    def record_delivery(self, hook: Webhook, is_delivered: bool) -> None:
         """A delivery went well, or not; after some tries it is given up."""
-        self._both(partial(settled, hook=hook, is_delivered=is_delivered))
+        self._both(partial(delivered, hook=hook, is_delivered=is_delivered))
 
     # ----------------------------------------------------------------- invariants
 
@@ -247,10 +247,10 @@ class Life(RuleBasedStateMachine):
         """No request is begun too often, and no key runs more than it may."""
         rows = self._read_rows().values()
         assert all(row["attempts"] <= row["max_attempts"] for row in rows)
-        assert min(self._free_places().values()) >= 0
+        assert min(self._free_slots().values()) >= 0
 
     @invariant()
-    def tells_the_truth(self) -> None:
+    def has_true_positions(self) -> None:
         """Positions are those of the order of the queue; another key sees nothing."""
         for position, row in enumerate(self._queue()):
             status = self._do(self._bench.store.status(row["key_id"], row["id"]))
@@ -259,8 +259,8 @@ class Life(RuleBasedStateMachine):
             assert self._do(self._bench.store.status("stranger", row["id"])) is None
 
     @invariant()
-    def tells_of_each_end_once(self) -> None:
-        """There is one webhook for each end that somebody wants to hear of, and no other."""
+    def has_one_webhook_for_each_end(self) -> None:
+        """There is one webhook for each job that has ended and has a URL, and no other."""
         hooks = self._do(self._bench.store.webhooks(limit=1000))
         ended = {id_ for id_, row in self._read_rows().items() if row["state"] in TERMINAL}
         wanted = {id_ for id_ in ended | self._forgotten if self._submitted[id_].webhook_url}
@@ -290,10 +290,10 @@ class Life(RuleBasedStateMachine):
         assert all(row["state"] in TERMINAL for row in self._read_rows().values())
         while hooks := self._both(due_webhooks):
             for hook in hooks:
-                self._both(partial(settled, hook=hook, is_delivered=False))
+                self._both(partial(delivered, hook=hook, is_delivered=False))
             self.advance(60)
         self.lives_as_it_should()
-        self.tells_of_each_end_once()
+        self.has_one_webhook_for_each_end()
         assert not self._awaiting()
 
     def _do(self, work: Awaitable[T]) -> T:
@@ -332,7 +332,7 @@ class Life(RuleBasedStateMachine):
 
     def _claimable(self) -> list[str]:
         """What may be taken, as one would say it without a database."""
-        now, free, taken = self._now(), self._free_places(), []
+        now, free, taken = self._now(), self._free_slots(), []
         for row in self._queue():
             is_late = row["start_by"] is not None and row["start_by"] <= now and not row["attempts"]
             if row["not_before"] <= now and not is_late and free[row["key_id"]] > 0:
@@ -340,9 +340,9 @@ class Life(RuleBasedStateMachine):
                 taken.append(row["id"])
         return taken
 
-    def _free_places(self) -> dict[str, float]:
+    def _free_slots(self) -> dict[str, float]:
         """How many more each key may run."""
-        runs = [key_id for key_id, until in self._places.values() if until > self._elapsed]
+        runs = [key_id for key_id, until in self._slots.values() if until > self._elapsed]
         requests = [r["key_id"] for r in self._rows.values() if r["state"] == JobState.RUNNING]
         taken = Counter(runs + requests)
         return {key_id: limit - taken[key_id] for key_id, limit in LIMITS.items()}
@@ -397,7 +397,7 @@ async def due_webhooks(store: Store) -> list[Webhook]:
     return sorted(hooks, key=lambda hook: hook.id)
 
 
-async def settled(store: Store, hook: Webhook, is_delivered: bool) -> bool:
+async def delivered(store: Store, hook: Webhook, is_delivered: bool) -> bool:
     """What comes of a delivery: after a few tries it is given up."""
     if is_delivered:
         return await store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))

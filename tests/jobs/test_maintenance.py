@@ -16,11 +16,6 @@ pytestmark = pytest.mark.anyio
 RULES = QueueSettings()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Bench:
     """A store with one queued job and a clock that stands still."""
 

@@ -9,11 +9,6 @@ from deployments.jobs.readiness import TRUST_S, Readiness
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Model:
     """A model with or without a replica, and a clock that stands still."""
 

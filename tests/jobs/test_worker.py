@@ -39,11 +39,6 @@ RULES = QueueSettings(beat_s=0.01, poll_s=0.01, retry_delay_s=0.0, max_running=4
 DONE = JobOutcome.done({"results": "a red circle"})
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Bench:
     """A worker at a store; `plans` says what becomes of each attempt at a request."""
 
@@ -51,9 +46,9 @@ class Bench:
         self.store = store
         self.readiness = readiness or Readiness(always_ready)
         self.plans: dict[str, list[ServiceError | Exception | None]] = {}
-        self.gates: dict[str, asyncio.Event] = {}
-        self.begun: list[str] = []
-        self.under_way: set[str] = set()
+        self.held: dict[str, asyncio.Event] = {}
+        self.started: list[str] = []
+        self.running: set[str] = set()
         self.most_beside_a_retry = 0
         self.recorder = PrometheusRecorder()
         self.worker = Worker(
@@ -68,19 +63,19 @@ class Bench:
 
     def hold(self, name: str) -> asyncio.Event:
         """Lets the request go on when it is set."""
-        self.gates[name] = asyncio.Event()
-        return self.gates[name]
+        self.held[name] = asyncio.Event()
+        return self.held[name]
 
     async def execute(self, job: Job) -> JobOutcome:
         """One attempt."""
         name = job.id
-        self.begun.append(name)
-        self.under_way.add(name)
+        self.started.append(name)
+        self.running.add(name)
         if job.attempt > 1:
-            self.most_beside_a_retry = max(self.most_beside_a_retry, len(self.under_way))
+            self.most_beside_a_retry = max(self.most_beside_a_retry, len(self.running))
         try:
-            if name in self.gates:
-                await self.gates[name].wait()
+            if name in self.held:
+                await self.held[name].wait()
             await asyncio.sleep(0)
             plan = self.plans.get(name) or [None]
             error = plan.pop(0)
@@ -88,7 +83,7 @@ class Bench:
                 raise error
             return DONE
         finally:
-            self.under_way.discard(name)
+            self.running.discard(name)
 
     async def result(self, name: str) -> StoredResponse:
         """The result, once there is one."""
@@ -144,18 +139,18 @@ async def test_requests_are_done(bench: Bench) -> None:
         results = [await bench.result(name) for name in ("before", "after")]
 
     assert [(result.status, result.body) for result in results] == [(200, DONE.body)] * 2
-    assert bench.begun == ["before", "after"]
+    assert bench.started == ["before", "after"]
 
 
-async def test_no_more_are_claimed_than_there_is_room_for(bench: Bench) -> None:
+async def test_no_more_are_claimed_than_max_running(bench: Bench) -> None:
     """The rest waits in the queue, where other workers can take it."""
-    gates = [bench.hold(await bench.submit(f"r{number}")) for number in range(6)]
+    events = [bench.hold(await bench.submit(f"r{number}")) for number in range(6)]
     async with bench.working():
-        await bench.until(lambda: len(bench.begun) == RULES.max_running)
+        await bench.until(lambda: len(bench.started) == RULES.max_running)
         await asyncio.sleep(3 * RULES.poll_s)
         waiting = (await bench.store.backlog()).queued
-        for gate in gates:
-            gate.set()
+        for event in events:
+            event.set()
         for number in range(6):
             await bench.result(f"r{number}")
 
@@ -171,27 +166,27 @@ async def test_a_clients_fault_is_final(bench: Bench) -> None:
 
     assert (result.state, result.status) == (JobState.ERROR, 422)
     assert result.headers["X-Fal-Error-Type"] == "file_download_error"
-    assert bench.begun == ["bad"]
+    assert bench.started == ["bad"]
 
 
-async def test_a_lost_worker_costs_an_attempt(bench: Bench) -> None:
+async def test_a_dead_replica_costs_an_attempt(bench: Bench) -> None:
     """Two deaths are survived, under one id."""
     await bench.submit("unlucky", RunnerDisconnected(), RunnerDisconnected())
     async with bench.working():
         result = await bench.result("unlucky")
 
     assert result.status == 200
-    assert bench.begun == ["unlucky"] * 3
+    assert bench.started == ["unlucky"] * 3
 
 
-async def test_poison_ends_after_three_workers(bench: Bench) -> None:
-    """A request that kills its worker is an error then."""
+async def test_poison_ends_after_three_attempts(bench: Bench) -> None:
+    """A job that kills its replica is an error then."""
     await bench.submit("poison", *(RunnerDisconnected() for _ in range(5)))
     async with bench.working():
         result = await bench.result("poison")
 
     assert (result.state, result.status) == (JobState.ERROR, 503)
-    assert bench.begun == ["poison"] * 3
+    assert bench.started == ["poison"] * 3
 
 
 async def test_retries_run_one_by_one(bench: Bench) -> None:
@@ -205,13 +200,13 @@ async def test_retries_run_one_by_one(bench: Bench) -> None:
 
 
 async def test_a_full_pipeline_costs_no_attempt(bench: Bench) -> None:
-    """A request that found no place is handed back, as often as it takes."""
-    await bench.submit("patient", *(Overloaded.after(0.0) for _ in range(5)))
+    """A job that the pipeline refused is requeued, as often as it takes."""
+    await bench.submit("refused", *(Overloaded.after(0.0) for _ in range(5)))
     async with bench.working():
-        result = await bench.result("patient")
+        result = await bench.result("refused")
 
     assert result.status == 200
-    assert bench.begun == ["patient"] * 6
+    assert bench.started == ["refused"] * 6
 
 
 async def test_an_unforeseen_error_is_ours(bench: Bench) -> None:
@@ -228,24 +223,24 @@ async def test_a_cancel_reaches_running_work(bench: Bench) -> None:
     """The work is stopped within a heartbeat, and the request ends as cancelled."""
     bench.hold(await bench.submit("unwanted"))
     async with bench.working():
-        await bench.until(lambda: bench.under_way == {"unwanted"})
+        await bench.until(lambda: bench.running == {"unwanted"})
         assert await bench.store.cancel(KEY, "unwanted") is Cancellation.REQUESTED
         result = await bench.result("unwanted")
-        await bench.until(lambda: not bench.under_way)
+        await bench.until(lambda: not bench.running)
 
     assert (result.state, result.status) == (JobState.CANCELLED, 499)
 
 
-async def test_what_runs_is_handed_back_at_the_end(bench: Bench) -> None:
+async def test_running_jobs_are_requeued_at_the_end(bench: Bench) -> None:
     """A worker that is stopped waits a little, then others may take over at once."""
     bench.hold(await bench.submit("long"))
     claiming = asyncio.create_task(bench.worker.claim_forever())
-    await bench.until(lambda: bench.under_way == {"long"})
+    await bench.until(lambda: bench.running == {"long"})
     claiming.cancel()
     await bench.worker.drain(0.01)
 
-    [claimed] = await bench.store.claim("other", 1, 10)
-    assert (claimed.lease.id, claimed.attempt) == ("long", 1)
+    [job] = await bench.store.claim("other", 1, 10)
+    assert (job.id, job.attempt) == ("long", 1)
     assert b'florence_dispatcher_retries_total{cause="stopped"} 1.0' in bench.recorder.exposition()
 
 
@@ -265,8 +260,8 @@ class Slow(MemoryStore):
         return claimed
 
 
-async def test_what_is_being_claimed_at_the_end_is_handed_back_too() -> None:
-    """Else it would wait until the lease of a worker that has left runs out."""
+async def test_a_job_that_is_claimed_at_the_end_is_requeued_too() -> None:
+    """Else it would wait until the lease of the stopped worker expires."""
     store = Slow()
     bench = Bench(store)
     bench.hold(await bench.submit("just claimed"))
@@ -278,27 +273,27 @@ async def test_what_is_being_claimed_at_the_end_is_handed_back_too() -> None:
     store.answers.set()
     await draining
 
-    [claimed] = await store.claim("other", 1, 10)
-    assert (claimed.lease.id, claimed.attempt) == ("just claimed", 1)
+    [job] = await store.claim("other", 1, 10)
+    assert (job.id, job.attempt) == ("just claimed", 1)
 
 
-async def test_a_lost_lease_stops_the_work() -> None:
+async def test_an_expired_lease_stops_the_execution() -> None:
     """What another worker has is neither continued nor persisted here."""
     now = 1000.0
     store = MemoryStore(RULES, lambda: now)
     bench = Bench(store)
-    gate = bench.hold(await bench.submit("slow"))
+    go_on = bench.hold(await bench.submit("slow"))
     claiming = asyncio.create_task(bench.worker.claim_forever())
-    await bench.until(lambda: bench.under_way == {"slow"})
+    await bench.until(lambda: bench.running == {"slow"})
     claiming.cancel()
     now += RULES.lease_s + 1
     await store.rescue()
     now += 60
     [other] = await store.claim("other", 1, 10)
     beating = asyncio.create_task(every(RULES.beat_s, bench.worker.heartbeat))
-    await bench.until(lambda: not bench.under_way)
+    await bench.until(lambda: not bench.running)
     beating.cancel()
-    gate.set()
+    go_on.set()
     await bench.worker.drain(1)
 
     assert (await bench.result_now("slow")).state is JobState.RUNNING
@@ -331,20 +326,20 @@ class Flaky(MemoryStore):
             raise StoreUnavailable
 
 
-async def test_a_store_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the loops nor a finished result are lost with it."""
+async def test_a_store_that_is_unavailable_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops go on, and a result is stored later."""
     monkeypatch.setattr(module, "STORE_RETRY_S", 0.01)
     store = Flaky(RULES)
     bench = Bench(store)
-    gate = bench.hold(await bench.submit("kept"))
+    go_on = bench.hold(await bench.submit("kept"))
     async with bench.working():
         await bench.until(lambda: store.failures["heartbeat"] == 0)
-        gate.set()
+        go_on.set()
         result = await bench.result("kept")
 
     assert result.status == 200
     assert store.failures == {"claim": 0, "heartbeat": 0, "finish": 0}
-    assert bench.begun == ["kept"]
+    assert bench.started == ["kept"]
 
 
 async def test_two_workers_share_the_work() -> None:
@@ -356,7 +351,7 @@ async def test_two_workers_share_the_work() -> None:
         for name in names:
             assert (await first.result(name)).status == 200
 
-    assert sorted(first.begun + second.begun) == sorted(names)
+    assert sorted(first.started + second.started) == sorted(names)
 
 
 async def test_jobs_stay_queued_until_the_model_has_a_replica() -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import anyio_backend, bench, benches, kind, needs_postgres, postgres, url
+from tests.jobs.conftest import bench, benches, kind, needs_postgres, postgres, url
 
-__all__ = ["anyio_backend", "bench", "benches", "kind", "postgres", "url"]
+__all__ = ["bench", "benches", "kind", "postgres", "url"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

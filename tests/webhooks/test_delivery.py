@@ -1,6 +1,6 @@
 """Deliveries over real HTTP, from a real store whose clock is moved by hand.
 
-The steps by which fal tells its users to verify a webhook are written out here, in Python, and in
+The steps by which fal tells its users to verify a webhook are written down here, in Python, and in
 `verify.mjs` for Node.
 """
 
@@ -47,6 +47,7 @@ LEEWAY_S = 300
 USER = "kid"
 HERE = "127.0.0.1"
 URL = "http://hooks.example/"
+SLOW_URL = "http://slow.example/"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OUTPUT = {"results": {"bboxes": []}, "text": "Zoë"}
 
@@ -108,7 +109,7 @@ class Bench:
         return json.loads(json.dumps(jwks(await self.keys.published())))
 
     def expire_lease(self) -> None:
-        """Let the time of a delivery that was not settled pass."""
+        """Let the lease of a delivery without a result expire."""
         self.now += self.settings.timeout_s + LEASE_SLACK_S
 
     def count(self, outcome: str) -> float:
@@ -135,14 +136,14 @@ async def end(store: JobStore, url: str, request_id: str, trace: str = "") -> No
 
 
 class FakePost:
-    """A post without HTTP that does what it is told: gives a status, or raises."""
+    """A post without HTTP: returns or raises the next of `ends`, the last one for ever."""
 
     def __init__(self, *ends: int | Exception) -> None:
         self.ends = list(ends)
         self.times: list[int] = []
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
-        """Do the next thing, the last one for ever."""
+        """Return or raise the next end."""
         self.times.append(int(headers["X-Fal-Webhook-Timestamp"]))
         end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
         if isinstance(end, Exception):
@@ -284,7 +285,7 @@ async def test_a_receiver_verifies_across_a_rotation(tmp_path: Path, verify: Ver
 
 
 async def test_a_delivery(tmp_path: Path) -> None:
-    """The receiver is told the request's end in fal's shape, by whom it was asked, and when."""
+    """The receiver gets the job's outcome in fal's shape, whose job it was, and the time."""
     async with receiving(status(200)) as receiver:
         bench = Bench(tmp_path, receiver)
         posted = await delivered(bench, receiver)
@@ -411,13 +412,13 @@ async def test_ten_retries_in_two_hours(tmp_path: Path) -> None:
     """The first try is at once, ten follow ever later, and then it is given up."""
     bench, fake = Bench(tmp_path), FakePost(503)
     await bench.end(URL)
-    sender, begun = bench.sender(fake.post), bench.now
+    sender, started = bench.sender(fake.post), bench.now
     while (await bench.webhook()).state is WebhookState.PENDING:
         bench.now = max(bench.now, (await bench.webhook()).next_at)
         assert await sender.deliver_due() == 1
     gaps = [after - before for before, after in zip(fake.times, fake.times[1:], strict=False)]
 
-    assert (fake.times[0], len(gaps)) == (begun, 10)
+    assert (fake.times[0], len(gaps)) == (started, 10)
     assert gaps == sorted(gaps)
     assert sum(gaps) == pytest.approx(7200, rel=0.1)
     assert (await bench.webhook()).last_error == "the receiver answered 503"
@@ -448,7 +449,7 @@ async def test_a_dead_webhook_is_retried_by_the_operator(tmp_path: Path) -> None
 
 
 async def test_a_receiver_that_restarts(tmp_path: Path) -> None:
-    """It fails, is gone, and is back on the same port: then it is told, with a new signature."""
+    """It fails, is gone, and is back on the same port: then it gets the webhook, signed anew."""
     async with receiving(status(500)) as receiver:
         bench = Bench(tmp_path, receiver)
         await bench.end(receiver.url(HERE))
@@ -473,7 +474,7 @@ async def test_a_receiver_that_restarts(tmp_path: Path) -> None:
 
 
 def held(asked: asyncio.Event, answered: asyncio.Event) -> Answer:
-    """Say when a request has come, and answer it when told."""
+    """Set `asked` when a request has come, and answer it when `answered` is set."""
 
     async def answer(posted: Posted, writer: asyncio.StreamWriter) -> None:
         asked.set()
@@ -483,7 +484,7 @@ def held(asked: asyncio.Event, answered: asyncio.Event) -> Answer:
     return answer
 
 
-async def test_a_crash_after_the_receiver_was_told(tmp_path: Path) -> None:
+async def test_a_crash_after_the_receiver_has_answered(tmp_path: Path) -> None:
     """The delivery is made again when the lease is over, not before: at least once."""
     asked, answered = asyncio.Event(), asyncio.Event()
     async with receiving(held(asked, answered)) as receiver:
@@ -507,8 +508,8 @@ async def test_a_crash_after_the_receiver_was_told(tmp_path: Path) -> None:
         assert verify_in_python(posted.headers, posted.body, await bench.document(), now)
 
 
-async def test_a_late_sender_changes_nothing(tmp_path: Path) -> None:
-    """Its lease was over, and another has told the receiver since."""
+async def test_a_sender_whose_lease_expired_changes_nothing(tmp_path: Path) -> None:
+    """Its lease had expired, and another sender has delivered the webhook since."""
     bench, asked, answered = Bench(tmp_path), asyncio.Event(), asyncio.Event()
 
     async def post(*_: object) -> int:
@@ -517,12 +518,12 @@ async def test_a_late_sender_changes_nothing(tmp_path: Path) -> None:
         return 500
 
     await bench.end(URL)
-    late = asyncio.create_task(bench.sender(post).deliver_due())
+    slow = asyncio.create_task(bench.sender(post).deliver_due())
     await within(asked)
     bench.expire_lease()
     assert await bench.sender(FakePost(200).post).deliver_due() == 1
     answered.set()
-    await late
+    await slow
 
     assert (await bench.webhook()).state is WebhookState.DELIVERED
 
@@ -531,11 +532,11 @@ async def test_a_delivery_that_kills_its_sender_ends(tmp_path: Path) -> None:
     """It is not posted more often than any other."""
     bench = Bench(tmp_path, max_attempts=2)
     await bench.end(URL)
-    begun = 0
+    posts = 0
 
     async def post(*_: object) -> int:
-        nonlocal begun
-        begun += 1
+        nonlocal posts
+        posts += 1
         raise MemoryError
 
     for _ in range(2):
@@ -545,7 +546,7 @@ async def test_a_delivery_that_kills_its_sender_ends(tmp_path: Path) -> None:
     assert await bench.sender(post).deliver_due() == 1
 
     webhook = await bench.webhook()
-    assert (begun, webhook.state) == (2, WebhookState.DEAD)
+    assert (posts, webhook.state) == (2, WebhookState.DEAD)
     assert webhook.last_error == "its last deliveries were broken off by us"
 
 
@@ -554,17 +555,24 @@ async def test_a_slow_receiver_holds_up_no_other(
 ) -> None:
     """While it is waited for, webhooks that come later are delivered."""
     monkeypatch.setattr(delivery, "CLAIM_INTERVAL_S", 0.01)
-    asked, never = asyncio.Event(), asyncio.Event()
-    async with receiving(held(asked, never)) as slow, receiving(status(200)) as quick:
-        bench = Bench(tmp_path, slow, quick, timeout_s=0.5)
-        await bench.end(slow.url(HERE), "slow")
-        rounds = asyncio.create_task(bench.sender().deliver_due())
-        await within(asked)
-        await bench.end(quick.url(HERE), "quick")
-        assert await rounds == 2
-    states = {webhook.id: webhook.state for webhook in await bench.store.webhooks()}
+    bench, asked, answered = Bench(tmp_path), asyncio.Event(), asyncio.Event()
 
-    assert states == {"slow": WebhookState.PENDING, "quick": WebhookState.DELIVERED}
+    async def post(url: str, *_: object) -> int:
+        if url == SLOW_URL:
+            asked.set()
+            await answered.wait()
+        else:
+            answered.set()
+        return 200
+
+    await bench.end(SLOW_URL, "slow")
+    delivering = asyncio.create_task(bench.sender(post).deliver_due())
+    await within(asked)
+    await bench.end(URL, "quick")
+    await within(answered)
+
+    assert await delivering == 2
+    assert {webhook.state for webhook in await bench.store.webhooks()} == {WebhookState.DELIVERED}
 
 
 async def test_no_more_at_a_time_than_bounded(
@@ -621,7 +629,7 @@ async def test_from_every_store(bench: StoreBench, tmp_path: Path) -> None:
 
 
 async def test_without_a_key_nothing_is_claimed(tmp_path: Path) -> None:
-    """The operator is told, and the webhook waits with all its attempts."""
+    """The error says so, and the webhook keeps all its attempts."""
     (tmp_path / "file").touch()
     bench = Bench(tmp_path / "file" / "keys")
     await bench.end(URL)
@@ -641,14 +649,14 @@ async def test_a_store_that_is_away(tmp_path: Path) -> None:
 
 async def test_a_store_that_goes_away_while_a_receiver_is_waited_for(tmp_path: Path) -> None:
     """What is under way is brought to its end first."""
-    bench, told = Bench(tmp_path), 0
+    bench, posts = Bench(tmp_path), 0
 
     async def post(*_: object) -> int:
-        nonlocal told
+        nonlocal posts
         bench.store.away = {"claim"}
         await asyncio.sleep(0.02)
-        told += 1
-        return 200 + 300 * (told == 1)  # the other one is slower than the first
+        posts += 1
+        return 200 + 300 * (posts == 1)  # the other one is slower than the first
 
     await bench.end(URL, "r1")
     await bench.end(URL, "r2")
@@ -662,7 +670,7 @@ async def test_a_store_that_goes_away_while_a_receiver_is_waited_for(tmp_path: P
 async def test_an_answer_that_could_not_be_noted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The receiver is told again, as nobody knows that it was."""
+    """The webhook is sent again when the lease has expired."""
     caplog.set_level(logging.WARNING, "ray.serve.florence")
     bench, fake = Bench(tmp_path), FakePost(200)
     await bench.end(URL)
@@ -693,9 +701,9 @@ async def test_a_delivery_belongs_to_the_requests_trace(tmp_path: Path) -> None:
 
     assert [(span.name, span.kind) for span in spans] == [("webhook", "client")] * 2
     assert {f"00-{span.trace}-{span.parent}-01" for span in spans} == {TRACE}
-    told = [(each.attributes["florence.attempt"], each.attributes) for each in spans]
-    assert [(n, of["florence.outcome"]) for n, of in told] == [(1, "retried"), (2, "delivered")]
-    assert [of["http.response.status_code"] for _, of in told] == [500, 200]
+    attempts = [(each.attributes["florence.attempt"], each.attributes) for each in spans]
+    assert [(n, of["florence.outcome"]) for n, of in attempts] == [(1, "retried"), (2, "delivered")]
+    assert [of["http.response.status_code"] for _, of in attempts] == [500, 200]
     sent = [posted.headers["traceparent"] for posted in receiver.posted]
     assert sent == [f"00-{span.trace}-{span.id}-01" for span in spans]
 

@@ -161,7 +161,7 @@ async def test_a_secret_is_taken_as_it_is(bench: Bench, monkeypatch: pytest.Monk
 
 
 async def test_a_secret_mounted_by_kubernetes(bench: Bench, tmp_path: Path) -> None:
-    """Its files are links beside hidden folders, which are not keys."""
+    """Its files are links into hidden folders, which are not keys."""
     data = tmp_path / "volume"
     key = make_key(data)
     (data / "notes.txt").write_text("not a key")
@@ -242,7 +242,7 @@ def encrypted() -> bytes:
     ids=["empty", "broken", "other kind", "encrypted"],
 )
 async def test_a_file_that_is_no_key(bench: Bench, content: bytes) -> None:
-    """It is named, and nothing is made beside it."""
+    """The error names it, and no key is made."""
     bench.path.mkdir()
     (bench.path / "mine.pem").write_bytes(content)
     with pytest.raises(SetupError, match=r"mine\.pem is no Ed25519 key without a password"):
