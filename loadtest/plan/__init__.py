@@ -1,5 +1,5 @@
-"""`florence plan`: arrivals, lengths and machines in; replicas over time, waiting and cost out.
+"""The autoscaling in virtual time: requests in; replicas over time, waiting and GPU hours out.
 
-Virtual time, one process, no Ray: the policy is production's own class, and the delays and means
-that Ray Serve lays around it are written down here and held to Serve's own functions by a test.
+One process, no Ray: the policy is production's own class, and the delays and means that Ray Serve
+lays around it are written down here and held to Serve's own functions by a test.
 """

@@ -1,4 +1,4 @@
-"""Virtual time: what happens when; two things of one moment in the order they were set."""
+"""Virtual time: events in order, those of one moment in the order in which they were set."""
 
 import heapq
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Action = Callable[[], None]
 
 
 class Timer:
-    """Something that will happen, unless it is cancelled."""
+    """An event to come, unless it is cancelled."""
 
     __slots__ = ("action",)
 
@@ -16,12 +16,12 @@ class Timer:
         self.action: Action | None = action
 
     def cancel(self) -> None:
-        """Let it not happen."""
+        """Drop the event."""
         self.action = None
 
 
 class Clock:
-    """The time of a simulation in seconds, and what is to come."""
+    """The time of a simulation in seconds, and its events to come."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -29,39 +29,39 @@ class Clock:
         self._numbers = count()
 
     def at(self, time_s: float, action: Action) -> Timer:
-        """Do something at a time; at once when that is past."""
+        """Call `action` at a time, or next when that is past."""
         timer = Timer(action)
         heapq.heappush(self._coming, (max(self.now, time_s), next(self._numbers), timer))
         return timer
 
     def after(self, seconds: float, action: Action) -> Timer:
-        """Do something in so many seconds."""
+        """Call `action` in so many seconds."""
         return self.at(self.now + seconds, action)
 
-    def every(self, seconds: float, action: Action, first_s: float) -> "Rhythm":
-        """Do something at `first_s`, and again every so many seconds."""
-        return Rhythm(self, seconds, action, first_s)
+    def every(self, seconds: float, action: Action, first_s: float) -> "Repeated":
+        """Call `action` at `first_s`, and again every so many seconds."""
+        return Repeated(self, seconds, action, first_s)
 
     def step(self) -> None:
-        """Let the next thing happen."""
+        """Go on to the next event."""
         self.now, _, timer = heapq.heappop(self._coming)
         if timer.action is not None:
             timer.action()
 
 
-class Rhythm:
-    """Something that happens again and again."""
+class Repeated:
+    """An event that comes again and again."""
 
     def __init__(self, clock: Clock, seconds: float, action: Action, first_s: float) -> None:
         self._clock = clock
         self._seconds = seconds
         self._action = action
-        self._timer = clock.at(first_s, self._beat)
+        self._timer = clock.at(first_s, self._repeat)
 
     def stop(self) -> None:
-        """Let it happen no more."""
+        """Let it come no more."""
         self._timer.cancel()
 
-    def _beat(self) -> None:
-        self._timer = self._clock.after(self._seconds, self._beat)
+    def _repeat(self) -> None:
+        self._timer = self._clock.after(self._seconds, self._repeat)
         self._action()

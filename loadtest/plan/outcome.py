@@ -1,96 +1,48 @@
-"""A simulation in figures: waiting, replicas, GPU hours, cost, and how calm the policy was."""
+"""What a simulation came to: decisions, replicas, GPU hours, waiting."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean
 
 import numpy as np
 
 from loadtest.plan.simulation import Course, Decision
 
-CALM_S = 300.0  # in which the direction may change once
+FIVE_MINUTES_S = 300.0
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Seconds: the mean, the middle, those that 5 % and 1 % exceed, and the longest."""
-
-    mean: float
-    p50: float
-    p95: float
-    p99: float
-    max: float
-
-    @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Spread":
-        """Of any number of times; all are NaN when there is none."""
-        if not seconds:
-            return cls(*[float("nan")] * 5)
-        middle = np.percentile(seconds, [50, 95, 99, 100])
-        return cls(mean(seconds), *(float(each) for each in middle))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The figures.
-
-    `waiting` is until the model begins, `latency` until the answer. `utilisation` is the share of
-    its time in which a replica computes, `rows` how many answers it then writes. `first_up_s` is
-    from the load's beginning to Serve's first decision for more replicas, None if there was none.
-    """
-
-    requests: int
-    answered: int
-    failed: int
-    waiting: Spread
-    latency: Spread
-    replicas_min: int
-    replicas_mean: float
-    replicas_max: int
-    utilisation: float
-    rows: float
-    hours: float
-    gpu_hours: float
-    cost: float
-    cost_per_1000: float
-    first_up_s: float | None
-    decisions: int
-    turns: int
-    turns_in_5_min: int
-
-
-def outcome(course: Course, price: float, load_from_s: float) -> Outcome:
-    """What a course comes to, where a GPU costs `price` an hour and the load begins then."""
+def table(course: Course) -> dict[str, str]:
+    """The figures for a person."""
     answered = [request for request in course.requests if request.is_answered]
-    gpu_hours = course.gpu_s / 3600
-    cost = gpu_hours * price
-    changed = turns(course.decisions)
-    ups = (d.at_s for d in course.decisions if d.after > d.before and d.at_s >= load_from_s)
+    up = [sample.up for sample in course.samples]
+    changes = direction_changes(course.decisions)
+    most = most_within(changes, FIVE_MINUTES_S)
+    return {
+        "requests": f"{len(course.requests):,}",
+        "failed or unanswered": f"{len(course.requests) - len(answered):,}",
+        "waiting, p50, p95, longest": spread([request.waited_s for request in answered]),
+        "latency, p50, p95, longest": spread([request.latency_s for request in answered]),
+        "replicas, least, mean, most": f"{min(up)}, {course.up_s / course.ended_s:.1f}, {max(up)}",
+        "a replica computes": f"{course.busy_s / max(course.up_s, 1):.0%} of its time",
+        "sequences in a busy batch": f"{course.sequence_s / max(course.busy_s, 1e-9):.1f}",
+        "GPU hours": f"{course.gpu_s / 3600:.2f} in {course.ended_s / 3600:.2f} h",
+        "changes of direction": f"{len(changes)}, at most {most} in 5 min",
+    }
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """Three figures of some times."""
+    if not seconds:
+        return "-"
+    return ", ".join(f"{each:.2f} s" for each in np.percentile(seconds, (50, 95, 100)))
+
+
+def first_increase_s(course: Course, since_s: float) -> float | None:
+    """Seconds from `since_s` to the first decision for more replicas; None if there was none."""
+    ups = (d.at_s for d in course.decisions if d.after > d.before and d.at_s >= since_s)
     first = next(ups, None)
-    replicas = [moment.up for moment in course.moments]
-    return Outcome(
-        requests=len(course.requests),
-        answered=len(answered),
-        failed=sum(request.has_failed for request in course.requests),
-        waiting=Spread.of([request.waited_s for request in answered]),
-        latency=Spread.of([request.latency_s for request in answered]),
-        replicas_min=min(replicas),
-        replicas_mean=course.up_s / course.ended_s,
-        replicas_max=max(replicas),
-        utilisation=course.busy_s / course.up_s if course.up_s else 0.0,
-        rows=course.row_s / course.busy_s if course.busy_s else 0.0,
-        hours=course.ended_s / 3600,
-        gpu_hours=gpu_hours,
-        cost=cost,
-        cost_per_1000=1000 * cost / len(answered) if answered else float("nan"),
-        first_up_s=None if first is None else first - load_from_s,
-        decisions=len(course.decisions),
-        turns=len(changed),
-        turns_in_5_min=most_within(changed, CALM_S),
-    )
+    return None if first is None else first - since_s
 
 
-def turns(decisions: Sequence[Decision]) -> list[float]:
+def direction_changes(decisions: Sequence[Decision]) -> list[float]:
     """When Serve went the other way: fewer replicas after more, or more after fewer."""
     found, last = [], 0
     for decision in decisions:

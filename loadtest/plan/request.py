@@ -5,11 +5,11 @@ from math import inf, isnan, nan
 
 
 @dataclass(eq=False, slots=True)
-class Request:
+class SimulatedRequest:
     """Times in seconds of virtual time; NaN until they come.
 
-    `tokens` is the length of its answer; a queued request comes through the durable queue.
-    `deadline` is when a run is given up.
+    `tokens` is the length of its answer; a queued request goes through the durable queue.
+    A run that has not begun at its `deadline` fails.
     """
 
     arrived: float

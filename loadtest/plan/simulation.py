@@ -1,54 +1,56 @@
 """The service in virtual time: queue, Dispatchers, replicas, nodes, and Serve's control loop."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from deployments.autoscaling import POLL_INTERVAL_S, BacklogReading, Observation
 from loadtest.plan.clock import Clock
-from loadtest.plan.cluster import Cluster, NodeType
-from loadtest.plan.desk import Desk
-from loadtest.plan.fleet import Fleet, Model
-from loadtest.plan.meter import Pace
-from loadtest.plan.request import Request
-from loadtest.plan.scaling import Context, Policy, Scaler, Scaling
+from loadtest.plan.dispatchers import SimulatedQueue
+from loadtest.plan.nodes import Nodes
+from loadtest.plan.replicas import ReplicaValues, SimulatedReplicas
+from loadtest.plan.request import SimulatedRequest
+from loadtest.plan.serve_scaling import (
+    AutoscalingValues,
+    PolicyContext,
+    PolicyFunction,
+    SimulatedScaler,
+)
 
 LOOP_S = 0.1  # of Serve's controller
-SAMPLES = 600  # of the whole time
-PATIENCE = 2  # how many times the arrivals' duration, and an hour, it goes on for those who wait
+NUM_SAMPLES = 600  # of the whole time
+EXTRA_S = 3600  # at most, after twice the time of the arrivals, for those that still wait
 
-Look = Callable[[], Observation]
-MakePolicy = Callable[[Look], Policy]
-
-
-@dataclass(frozen=True)
-class Box:
-    """A box that is scaled: within which values, by whom, and how its numbers get about."""
-
-    scaling: Scaling
-    policy: MakePolicy
-    pace: Pace
+Observe = Callable[[], Observation]
 
 
 @dataclass(frozen=True)
-class Service:
+class ScaledDeployment:
+    """A deployment that is scaled: within which values, and by which policy."""
+
+    values: AutoscalingValues
+    policy: Callable[[Observe], PolicyFunction]
+
+
+@dataclass(frozen=True)
+class SimulatedService:
     """What is simulated.
 
-    `window` is the most requests of one Dispatcher in the pipeline; `outside_s` what a request
+    `max_running` is the most requests of one Dispatcher in the pipeline; `outside_s` what a request
     takes outside the model, half of it before.
     """
 
-    inference: Box
-    dispatcher: Box
-    model: Model
-    node: NodeType
-    window: int
+    inference: ScaledDeployment
+    dispatcher: ScaledDeployment
+    replica: ReplicaValues
+    node_start_s: float
+    max_running: int
     outside_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """The service at a time: who waits, in the queue and in all, and what there is."""
+class Sample:
+    """The service at a time: requests that wait, in the queue and in all, and what there is."""
 
     at_s: float
     queued: int
@@ -69,102 +71,101 @@ class Decision:
 
 @dataclass
 class Course:
-    """How a simulation went; times in seconds, of GPUs and replicas all together."""
+    """How a simulation went; seconds of GPUs and replicas are those of all together."""
 
-    requests: Sequence[Request]
-    moments: list[Moment] = field(default_factory=list)
+    requests: Sequence[SimulatedRequest]
+    samples: list[Sample] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     ended_s: float = 0.0
     gpu_s: float = 0.0
     up_s: float = 0.0
     busy_s: float = 0.0
-    row_s: float = 0.0
+    sequence_s: float = 0.0
 
 
-class News:
-    """The reading on its way: a Dispatcher leaves it each second, the policy's watch fetches it."""
+class PublishedBacklog:
+    """A Dispatcher publishes a reading each second, and the policy's watcher polls it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._left: tuple[int, BacklogReading] | None = None
-        self._latest: tuple[tuple[int, BacklogReading] | None, float] = None, 0.0
-        self._number = 0
+        self._published: tuple[int, BacklogReading] | None = None
+        self._polled: tuple[tuple[int, BacklogReading] | None, float] = None, 0.0
+        self._serial = 0
 
-    def leave(self, reading: BacklogReading) -> None:
-        """Leave a reading where it can be fetched."""
-        self._number += 1
-        self._left = self._number, reading
+    def publish(self, reading: BacklogReading) -> None:
+        """Publish a reading."""
+        self._serial += 1
+        self._published = self._serial, reading
 
-    def fetch(self) -> None:
-        """Fetch what was left."""
-        if self._left != self._latest[0]:
-            self._latest = self._left, self._clock.now
+    def poll(self) -> None:
+        """Take what is published."""
+        if self._published != self._polled[0]:
+            self._polled = self._published, self._clock.now
 
-    def look(self) -> Observation:
-        """What was fetched last, and how long ago it was new."""
-        note, since = self._latest
-        return Observation(note[1] if note else None, self._clock.now - since)
+    def observe(self) -> Observation:
+        """What was polled last, and the time since it was new."""
+        published, since = self._polled
+        return Observation(published[1] if published else None, self._clock.now - since)
 
 
 class Simulation:
     """One run; the same seed gives the same course. `requests` are in their order of arrival."""
 
     def __init__(
-        self, service: Service, requests: Sequence[Request], duration_s: float, seed: int
+        self,
+        service: SimulatedService,
+        requests: Sequence[SimulatedRequest],
+        duration_s: float,
+        seed: int = 0,
     ) -> None:
         self._service = service
         self._requests = requests
         self._duration_s = duration_s
         self._course = Course(requests)
-        self._left = len(requests)
+        self._num_left = len(requests)
         self._next = 0
         self._random = Random(seed)
         self._clock = clock = Clock()
-        self._cluster = Cluster(clock, service.node)
-        pace = service.inference.pace
-        self._fleet = Fleet(
+        self._nodes = Nodes(clock, service.node_start_s)
+        self._replicas = SimulatedReplicas(
             clock,
-            self._cluster,
-            service.model,
-            pace,
+            self._nodes,
+            service.replica,
+            service.inference.values,
             self._random,
             answered=self._leave_model,
-            ready=lambda: self._desk.claim(),
+            ready=lambda: self._queue.claim(),
         )
-        self._desk = Desk(
+        self._queue = SimulatedQueue(
             clock,
-            service.dispatcher.pace,
-            service.window,
-            is_open=lambda: self._fleet.num_up > 0,
+            service.dispatcher.values,
+            service.max_running,
+            is_ready=lambda: self._replicas.num_up > 0,
             claimed=self._enter,
         )
-        self._news = News(clock)
-        self._inference = scaler(service.inference, self._news)
-        self._dispatcher = scaler(service.dispatcher, self._news)
+        self._backlog = PublishedBacklog(clock)
+        self._inference, self._dispatcher = (
+            SimulatedScaler(each.values, each.policy(self._backlog.observe))
+            for each in (service.inference, service.dispatcher)
+        )
 
     def run(self) -> Course:
-        """Until all is answered and the time is over; at the latest when patience is."""
-        clock = self._clock
-        self._fleet.begin(max(0, self._service.inference.scaling.min_replicas))
-        self._desk.begin(max(1, self._service.dispatcher.scaling.min_replicas))
-        self._set_rhythms()
+        """Until all is answered and the time is over, or long after that."""
+        clock, phase = self._clock, self._random.random
+        clock.every(POLL_INTERVAL_S, self._publish, phase() * POLL_INTERVAL_S)
+        clock.every(POLL_INTERVAL_S, self._backlog.poll, phase() * POLL_INTERVAL_S)
+        clock.every(LOOP_S, self._control, phase() * LOOP_S)
+        clock.every(max(1.0, self._duration_s / NUM_SAMPLES), self._sample, 0.0)
         if self._requests:
             clock.at(self._requests[0].arrived, self._arrive)
-        limit_s = PATIENCE * self._duration_s + 3600
-        while clock.now < limit_s and (self._left or clock.now < self._duration_s):
+        limit_s = 2 * self._duration_s + EXTRA_S
+        while clock.now < limit_s and (self._num_left or clock.now < self._duration_s):
             clock.step()
         return self._sum_up()
 
-    def _set_rhythms(self) -> None:
-        clock, phase = self._clock, self._random.random
-        clock.every(POLL_INTERVAL_S, self._read, phase() * POLL_INTERVAL_S)
-        clock.every(POLL_INTERVAL_S, self._news.fetch, phase() * POLL_INTERVAL_S)
-        clock.every(LOOP_S, self._control, phase() * LOOP_S)
-        clock.every(max(1.0, self._duration_s / SAMPLES), self._look_around, 0.0)
-
-    def _read(self) -> None:
-        if self._desk.num_up:
-            self._news.leave(self._desk.read())
+    def _publish(self) -> None:
+        if self._queue.num_up:
+            self._backlog.publish(self._queue.read())
 
     def _arrive(self) -> None:
         request = self._requests[self._next]
@@ -172,76 +173,65 @@ class Simulation:
         if self._next < len(self._requests):
             self._clock.at(self._requests[self._next].arrived, self._arrive)
         if request.is_queued:
-            self._desk.submit(request)
+            self._queue.submit(request)
         else:
             self._enter(request)
 
-    def _enter(self, request: Request) -> None:
+    def _enter(self, request: SimulatedRequest) -> None:
         """The way to the model."""
-        self._clock.after(self._service.outside_s / 2, lambda: self._fleet.send(request))
+        self._clock.after(self._service.outside_s / 2, lambda: self._replicas.send(request))
 
-    def _leave_model(self, request: Request) -> None:
+    def _leave_model(self, request: SimulatedRequest) -> None:
         """The way from the model to the caller."""
         self._clock.after(self._service.outside_s / 2, lambda: self._answer(request))
 
-    def _answer(self, request: Request) -> None:
-        self._left -= 1
+    def _answer(self, request: SimulatedRequest) -> None:
+        self._num_left -= 1
         if not request.has_failed:
             request.ended = self._clock.now
         if request.is_queued:
-            self._desk.done(request)
+            self._queue.finish(request)
 
     def _control(self) -> None:
         """What Serve's controller does ten times a second."""
-        now, fleet, desk = self._clock.now, self._fleet, self._desk
-        context = self._context(
-            "Inference", fleet, fleet.num_requests, fleet.num_queued, fleet.reported
+        now, replicas, queue = self._clock.now, self._replicas, self._queue
+        context = PolicyContext(
+            "Inference",
+            self._service.inference.values,
+            replicas.num_up,
+            replicas.target,
+            replicas.num_requests,
+            replicas.num_queued,
+            replicas.metrics,
         )
-        self._resize(self._inference.decide(context, now))
-        context = self._context("Dispatcher", desk, 0.0, 0.0, desk.reported)
-        desk.resize(self._dispatcher.decide(context, now))
+        wanted = self._inference.decide(context, now)
+        if wanted != replicas.target:
+            self._course.decisions.append(Decision(now, replicas.target, wanted))
+            replicas.resize(wanted)
+        values = self._service.dispatcher.values
+        context = PolicyContext(
+            "Dispatcher", values, queue.num_up, queue.target, 0.0, 0.0, queue.metrics
+        )
+        queue.resize(self._dispatcher.decide(context, now))
 
-    def _context(
-        self,
-        name: str,
-        box: Fleet | Desk,
-        requests: float,
-        queued: float,
-        reported: Mapping[str, Mapping[object, float]],
-    ) -> Context:
-        service = self._service
-        scaled = service.inference if isinstance(box, Fleet) else service.dispatcher
-        return Context(name, scaled.scaling, box.num_up, box.target, requests, queued, reported)
-
-    def _resize(self, replicas: int) -> None:
-        before = self._fleet.target
-        if replicas != before:
-            self._course.decisions.append(Decision(self._clock.now, before, replicas))
-            self._fleet.resize(replicas)
-
-    def _look_around(self) -> None:
-        fleet, queued = self._fleet, self._desk.num_waiting
-        moment = Moment(
+    def _sample(self) -> None:
+        replicas, queued = self._replicas, self._queue.num_waiting
+        sample = Sample(
             self._clock.now,
             queued,
-            queued + fleet.num_waiting,
-            fleet.target,
-            fleet.num_up,
-            self._cluster.count(),
+            queued + replicas.num_waiting,
+            replicas.target,
+            replicas.num_up,
+            self._nodes.count(),
         )
-        self._course.moments.append(moment)
+        self._course.samples.append(sample)
 
     def _sum_up(self) -> Course:
-        self._look_around()
-        course, replicas = self._course, self._fleet.replicas()
+        self._sample()
+        course, replicas = self._course, self._replicas.replicas()
         course.ended_s = self._clock.now
-        course.gpu_s = self._cluster.gpu_seconds(self._clock.now)
-        course.up_s = self._fleet.up_seconds()
+        course.gpu_s = self._nodes.gpu_seconds()
+        course.up_s = self._replicas.up_seconds()
         course.busy_s = sum(replica.busy_s for replica in replicas)
-        course.row_s = sum(replica.row_s for replica in replicas)
+        course.sequence_s = sum(replica.sequence_s for replica in replicas)
         return course
-
-
-def scaler(box: Box, news: News) -> Scaler:
-    """Serve around a box's policy."""
-    return Scaler(box.scaling, box.policy(news.look))

@@ -8,24 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.plan.clock import Clock
-from loadtest.plan.replica import Replica, Slots
-from loadtest.plan.request import Request
-from loadtest.plan.speed import Curve, Speed
+from loadtest.plan.replica import EngineValues, SimulatedReplica, Speed
+from loadtest.plan.request import SimulatedRequest
 
-SPEED = Speed(step=Curve.straight(0.010, 0.001), prefill=Curve.straight(0.005, 0.020))
-SLOTS = Slots(max_batch_size=4, prefill_batch_size=2, max_wait_s=0.004, turn_tokens=16)
+SPEED = Speed(step_s=0.010, sequence_s=0.001, image_s=0.025)
+ENGINE = EngineValues(max_batch_size=4, prefill_batch_size=2, max_wait_s=0.004, turn_tokens=16)
 
 
-def answered(arrivals: list[tuple[float, int]], slots: Slots = SLOTS) -> list[Request]:
+def answered(
+    arrivals: list[tuple[float, int]], engine: EngineValues = ENGINE
+) -> list[SimulatedRequest]:
     """Requests of (time, tokens) after a replica has answered them all."""
-    clock, done = Clock(), list[Request]()
+    clock, done = Clock(), list[SimulatedRequest]()
 
-    def end(request: Request) -> None:
+    def end(request: SimulatedRequest) -> None:
         request.ended = clock.now
         done.append(request)
 
-    replica = Replica(clock, SPEED, slots, end)
-    requests = [Request(at_s, tokens, is_queued=True) for at_s, tokens in arrivals]
+    replica = SimulatedReplica(clock, SPEED, engine, end)
+    requests = [SimulatedRequest(at_s, tokens, is_queued=True) for at_s, tokens in arrivals]
     for request in requests:
         clock.at(request.arrived, partial(replica.add, request))
     while len(done) < len(requests):
@@ -37,35 +38,35 @@ def answered(arrivals: list[tuple[float, int]], slots: Slots = SLOTS) -> list[Re
 def test_one_alone_takes_its_pass_and_its_steps() -> None:
     """And waits as long as the engine waits for others to begin with it."""
     [request] = answered([(1.0, 40)])
-    assert request.waited_s == pytest.approx(SLOTS.max_wait_s)
-    assert request.latency_s == pytest.approx(SLOTS.max_wait_s + 0.025 + 40 * 0.011)
+    assert request.waited_s == pytest.approx(ENGINE.max_wait_s)
+    assert request.latency_s == pytest.approx(ENGINE.max_wait_s + 0.025 + 40 * 0.011)
 
 
-def test_two_who_come_together_begin_together() -> None:
-    """The pass and each step take what they take for two, and nobody waits for a third."""
+def test_two_that_come_together_begin_together() -> None:
+    """The pass and each step take what they take for two, and neither waits for a third."""
     first, second = answered([(1.0, 40), (1.0, 20)])
     assert first.waited_s == second.waited_s == pytest.approx(0.0, abs=1e-6)
-    assert second.latency_s == pytest.approx(0.045 + 20 * 0.012)
-    assert first.latency_s == pytest.approx(0.045 + 20 * 0.012 + 20 * 0.011)
+    assert second.latency_s == pytest.approx(0.050 + 20 * 0.012)
+    assert first.latency_s == pytest.approx(0.050 + 20 * 0.012 + 20 * 0.011)
 
 
-def test_who_comes_later_joins_between_two_steps() -> None:
+def test_one_that_comes_later_joins_between_two_steps() -> None:
     """The one under way stands still while the encoder reads, then both go on."""
     first, second = answered([(0.0, 100), (0.5, 10)])
-    assert 0 < second.waited_s < 0.011 + SLOTS.max_wait_s
-    alone_s = SLOTS.max_wait_s + 0.025 + 100 * 0.011
+    assert 0 < second.waited_s < 0.011 + ENGINE.max_wait_s
+    alone_s = ENGINE.max_wait_s + 0.025 + 100 * 0.011
     assert first.latency_s == pytest.approx(alone_s + 0.025 + 10 * 0.001)
 
 
-def test_full_slots_answer_as_many_as_the_speed_says() -> None:
+def test_a_full_batch_answers_as_many_as_the_speed_says() -> None:
     """A long row of equal requests is answered at the rate that capacities are computed by."""
-    slots = Slots(4, 4, 0.0, 1000)
-    requests = answered([(0.0, 50)] * 200, slots)
+    engine = EngineValues(4, 4, 0.0, 1000)
+    requests = answered([(0.0, 50)] * 200, engine)
     rate = len(requests) / max(request.ended for request in requests)
-    assert rate == pytest.approx(SPEED.images_per_s(4, 50, 4), rel=0.02)
+    assert rate == pytest.approx(SPEED.images_per_s(4, 50), rel=0.02)
 
 
-def test_a_long_answer_pauses_for_those_who_wait() -> None:
+def test_a_long_answer_is_preempted_for_those_that_wait() -> None:
     """A short one does not wait for the end of four long ones, and all are answered in full."""
     *long, short = answered([(0.0, 400)] * 4 + [(0.1, 5)])
     assert short.latency_s < 1.0
@@ -74,8 +75,8 @@ def test_a_long_answer_pauses_for_those_who_wait() -> None:
 
 @given(
     arrivals=st.lists(st.tuples(st.floats(0, 3), st.integers(1, 60)), min_size=1, max_size=30),
-    slots=st.builds(
-        Slots,
+    engine=st.builds(
+        EngineValues,
         max_batch_size=st.integers(1, 5),
         prefill_batch_size=st.integers(1, 6),
         max_wait_s=st.sampled_from([0.0, 0.004, 0.05]),
@@ -84,30 +85,23 @@ def test_a_long_answer_pauses_for_those_who_wait() -> None:
 )
 @settings(deadline=None)
 def test_every_request_is_answered_and_none_too_soon(
-    arrivals: list[tuple[float, int]], slots: Slots
+    arrivals: list[tuple[float, int]], engine: EngineValues
 ) -> None:
-    """Whoever comes when: nobody is faster than alone, and no time is lost without reason."""
-    requests = answered(arrivals, slots)
+    """None is faster than alone, and no time is lost without reason."""
+    requests = answered(arrivals, engine)
     for request in requests:
-        alone_s = SPEED.prefill(1) + request.tokens * SPEED.step(1)
+        alone_s = SPEED.image_s + request.tokens * SPEED.step(1)
         assert request.latency_s >= alone_s - 1e-6
-    work_s = sum(SPEED.prefill(1) + r.tokens * SPEED.step(1) for r in requests)
+    work_s = sum(SPEED.image_s + r.tokens * SPEED.step(1) for r in requests)
     last = max(request.arrived for request in requests)
-    waits_s = (len(requests) + 1) * (slots.max_wait_s + SPEED.step(slots.max_batch_size))
+    waits_s = (len(requests) + 1) * (engine.max_wait_s + SPEED.step(engine.max_batch_size))
     assert max(request.ended for request in requests) <= last + work_s + waits_s
 
 
 def test_steps_taken_together_are_those_taken_one_by_one() -> None:
-    """A request that comes and changes nothing, the row being full, changes nobody's time."""
+    """A request that comes and changes nothing, the batch being full, changes no other's time."""
     drawn = random.Random(0)
     some = [(drawn.uniform(0, 2), drawn.randint(5, 50)) for _ in range(12)]
     late = [(9.0, 5)]
     ends = [request.ended for request in answered(some)]
     assert [request.ended for request in answered(some + late)][:-1] == pytest.approx(ends)
-
-
-def test_a_curve_goes_through_what_was_measured() -> None:
-    """Straight between the points, and never less for more."""
-    curve = Curve.measured_ms({1: 5.0, 4: 8.0, 8: 7.0, 16: 20.0})
-    found = [curve(number) for number in (1, 2, 4, 8, 12, 20)]
-    assert found == pytest.approx([0.005, 0.006, 0.008, 0.008, 0.014, 0.026])

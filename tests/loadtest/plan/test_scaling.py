@@ -1,6 +1,7 @@
 """The delays, factors, bounds and means of the simulation are those of Ray Serve itself."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +15,20 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config, _apply_delay
 from ray.serve.config import AutoscalingConfig
 
 from loadtest.plan.clock import Clock
-from loadtest.plan.meter import Meter, Pace
-from loadtest.plan.scaling import Context, Delays, Scaler, Scaling
+from loadtest.plan.serve_scaling import (
+    AutoscalingValues,
+    MetricMean,
+    PolicyContext,
+    ScalingDelays,
+    SimulatedScaler,
+)
 
 counts = st.integers(0, 6)
 gaps = st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0])
 delays = st.sampled_from([0.0, 0.3, 2.0, 5.0])
 factors = st.sampled_from([0.25, 0.5, 1.0, 1.7])
 scalings = st.builds(
-    Scaling,
+    AutoscalingValues,
     min_replicas=st.integers(0, 2),
     max_replicas=st.integers(2, 6),
     upscale_delay_s=delays,
@@ -33,7 +39,21 @@ scalings = st.builds(
 )
 
 
-def as_serve_has_it(scaling: Scaling) -> AutoscalingConfig:
+@dataclass(frozen=True)
+class Recorded(AutoscalingValues):
+    """A number that is recorded as often as is said, and reported each second."""
+
+    every_s: float = 1.0
+    metrics_interval_s: float = 1.0
+    look_back_period_s: float = 12.0
+
+    @property
+    def record_s(self) -> float:
+        """Seconds between two records."""
+        return self.every_s
+
+
+def as_serve_has_it(scaling: AutoscalingValues) -> AutoscalingConfig:
     """The same values in Serve's own class."""
     return AutoscalingConfig(
         min_replicas=scaling.min_replicas,
@@ -50,10 +70,10 @@ def as_serve_has_it(scaling: Scaling) -> AutoscalingConfig:
 
 @given(scaling=scalings, wishes=st.lists(st.tuples(gaps, counts), max_size=40), first=counts)
 def test_a_change_waits_as_long_as_in_serve(
-    scaling: Scaling, wishes: list[tuple[float, int]], first: int
+    scaling: AutoscalingValues, wishes: list[tuple[float, int]], first: int
 ) -> None:
     """Any wishes, at any times, are granted when Serve's delays grant them."""
-    config, ours = as_serve_has_it(scaling), Delays(scaling)
+    config, ours = as_serve_has_it(scaling), ScalingDelays(scaling)
     now, expected, found = 100.0, first, first
     state: dict[str, Any] = {}
     for gap_s, wanted in wishes:
@@ -70,7 +90,7 @@ def test_a_change_waits_as_long_as_in_serve(
 )
 @settings(deadline=None)
 def test_a_policy_is_wrapped_as_in_serve(
-    scaling: Scaling, course: list[tuple[float, int, int, bool]], first: int
+    scaling: AutoscalingValues, course: list[tuple[float, int, int, bool]], first: int
 ) -> None:
     """Cold starts, factors and delays: the same replicas from the same policy, tick by tick.
 
@@ -84,7 +104,7 @@ def test_a_policy_is_wrapped_as_in_serve(
         return wish.replicas, {}
 
     serves = _apply_autoscaling_config(policy)
-    ours = Scaler(scaling, policy)
+    ours = SimulatedScaler(scaling, policy)
     config = as_serve_has_it(scaling)
     given_there = given_here = scaling.bounded(first)
     state: Mapping[str, Any] = {}
@@ -102,7 +122,7 @@ def test_a_policy_is_wrapped_as_in_serve(
             )
             wanted, state = serves(told)
             given_there = scaling.bounded(wanted)
-            context = Context("Inference", scaling, up, given_here, requests, 0.0, {})
+            context = PolicyContext("Inference", scaling, up, given_here, requests, 0.0, {})
             given_here = ours.decide(context, clock.now)
             assert given_here == given_there
 
@@ -123,18 +143,18 @@ def test_a_mean_is_taken_as_in_serve(values: list[float], record_s: float, late_
         noted.append(TimeStampedValue(clock.now, value))
         return value
 
-    meter = Meter(clock, Pace(record_s, 1.0, 12.0), read)
+    metric = MetricMean(clock, Recorded(every_s=record_s), read)
     clock.at(record_s * len(values), lambda: None)
     while clock.now < record_s * len(values):
         clock.step()
-    meter.push()
+    metric.push()
     pushed_at, clock.now = clock.now, clock.now + late_s
     kept = [note for note in noted if note.timestamp > pushed_at - 12.0]
     last_s = clock.now - kept[-1].timestamp
-    assert meter.mean() == pytest.approx(time_weighted_average(kept, last_window_s=last_s))
+    assert metric.mean() == pytest.approx(time_weighted_average(kept, last_window_s=last_s))
 
 
 def test_nothing_is_known_before_the_first_report() -> None:
     """A replica that has just started is not in what the policy is told."""
-    meter = Meter(Clock(), Pace(1.0, 1.0, 12.0), lambda: 3.0)
-    assert meter.mean() is None
+    metric = MetricMean(Clock(), Recorded(), lambda: 3.0)
+    assert metric.mean() is None

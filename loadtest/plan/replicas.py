@@ -1,0 +1,195 @@
+"""The replicas of the model: started, given requests, stopped; and requests without a replica."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from deployments.autoscaling import ONGOING
+from loadtest.plan.clock import Clock, Timer
+from loadtest.plan.nodes import Node, Nodes
+from loadtest.plan.replica import EngineValues, SimulatedReplica, Speed
+from loadtest.plan.request import SimulatedRequest
+from loadtest.plan.serve_scaling import AutoscalingValues, MetricMean, reported
+
+
+@dataclass(frozen=True)
+class ReplicaValues:
+    """A replica: speed, engine, how long it loads, and the most requests it is sent."""
+
+    speed: Speed
+    engine: EngineValues
+    start_s: float
+    max_ongoing: int
+
+
+@dataclass(eq=False)
+class Placed:
+    """A replica on a node; `ongoing` is None until it is up."""
+
+    replica: SimulatedReplica
+    node: Node
+    start: Timer | None = None
+    ongoing: MetricMean | None = None
+    is_stopping: bool = False
+    up_since: float = 0.0
+
+
+class SimulatedReplicas:
+    """Takes requests and sends each to a replica that may take one more.
+
+    Args:
+        answered: takes each request at its end.
+        ready: called when a replica is up.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        nodes: Nodes,
+        model: ReplicaValues,
+        values: AutoscalingValues,
+        random: Random,
+        answered: Callable[[SimulatedRequest], None],
+        ready: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._nodes = nodes
+        self._model = model
+        self._values = values
+        self._random = random
+        self._answered = answered
+        self._ready = ready
+        self._coming: list[Placed] = []
+        self._up: list[Placed] = []
+        self._stopping: list[Placed] = []
+        self._stopped: list[SimulatedReplica] = []
+        self._stopped_up_s = 0.0
+        self._unassigned: deque[SimulatedRequest] = deque()
+        self._queued = MetricMean(clock, values, lambda: len(self._unassigned))
+        self._sent = MetricMean(clock, values, lambda: sum(p.replica.num_ongoing for p in self._up))
+        self.target = max(0, values.min_replicas)
+        for _ in range(self.target):
+            self._come_up(self._placed(is_there=True))
+
+    @property
+    def num_up(self) -> int:
+        """Replicas that take requests."""
+        return len(self._up)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that were sent here and that the model has not begun with."""
+        placed = sum(p.replica.num_waiting for p in self._up + self._stopping)
+        return len(self._unassigned) + placed
+
+    @property
+    def num_queued(self) -> float:
+        """Requests without a replica, as Serve knows it."""
+        return self._queued.mean() or 0.0
+
+    @property
+    def num_requests(self) -> float:
+        """Requests without a replica and in one, as Serve counts them."""
+        return self.num_queued + (self._sent.mean() or 0.0)
+
+    @property
+    def metrics(self) -> dict[str, dict[object, float]]:
+        """What the replicas report of themselves, as Serve hands it to the policy."""
+        known = reported({each: each.ongoing for each in self._up})
+        return {ONGOING: known} if known else {}
+
+    def resize(self, replicas: int) -> None:
+        """Start those that are missing; stop those that are too many, the last ones first."""
+        self.target = replicas
+        missing = replicas - len(self._coming) - len(self._up)
+        for _ in range(missing):
+            self._start()
+        for _ in range(-missing):
+            self._stop()
+
+    def send(self, request: SimulatedRequest) -> None:
+        """Send a request to the less loaded of two replicas; it waits when none may take it."""
+        if self._unassigned or not self._try(request):
+            self._unassigned.append(request)
+            if not self._up:
+                self._queued.push()  # Serve's handles report at once that there is no replica
+
+    def up_seconds(self) -> float:
+        """Seconds for which replicas were up, all together."""
+        now = self._clock.now
+        return self._stopped_up_s + sum(now - p.up_since for p in self._up + self._stopping)
+
+    def replicas(self) -> list[SimulatedReplica]:
+        """All that there are and were."""
+        return self._stopped + [p.replica for p in self._up + self._stopping]
+
+    def _placed(self, is_there: bool = False) -> Placed:
+        model = self._model
+        placed: Placed
+
+        def answered(request: SimulatedRequest) -> None:
+            self._answered(request)
+            # Not at once: the replica is between two steps.
+            settle = self._end_if_idle if placed.is_stopping else self._assign
+            self._clock.after(0.0, lambda: settle(placed))
+
+        replica = SimulatedReplica(self._clock, model.speed, model.engine, answered)
+        placed = Placed(replica, self._nodes.take(is_there))
+        return placed
+
+    def _start(self) -> None:
+        placed = self._placed()
+        self._coming.append(placed)
+        up_at = max(self._clock.now, placed.node.ready) + self._model.start_s
+        placed.start = self._clock.at(up_at, lambda: self._arrive(placed))
+
+    def _arrive(self, placed: Placed) -> None:
+        self._coming.remove(placed)
+        self._come_up(placed)
+        self._assign()
+        self._ready()
+
+    def _come_up(self, placed: Placed) -> None:
+        placed.up_since = self._clock.now
+        read = lambda: placed.replica.num_ongoing  # noqa: E731
+        placed.ongoing = MetricMean(self._clock, self._values, read)
+        self._up.append(placed)
+
+    def _stop(self) -> None:
+        if self._coming:
+            placed = self._coming.pop()
+            if placed.start is not None:
+                placed.start.cancel()
+            self._nodes.release(placed.node)
+            return
+        placed = self._up.pop()
+        placed.is_stopping = True
+        self._stopping.append(placed)
+        if placed.ongoing is not None:
+            placed.ongoing.stop()
+        self._end_if_idle(placed)
+
+    def _end_if_idle(self, placed: Placed) -> None:
+        """End a replica that is stopped and has nothing left."""
+        if placed.replica.num_ongoing == 0 and placed in self._stopping:
+            self._stopping.remove(placed)
+            self._stopped.append(placed.replica)
+            self._stopped_up_s += self._clock.now - placed.up_since
+            self._nodes.release(placed.node)
+
+    def _assign(self, _: Placed | None = None) -> None:
+        while self._unassigned and self._try(self._unassigned[0]):
+            self._unassigned.popleft()
+
+    def _try(self, request: SimulatedRequest) -> bool:
+        asked = self._up if len(self._up) <= 2 else self._random.sample(self._up, 2)
+        if not asked:
+            return False
+        placed = min(asked, key=lambda p: p.replica.num_ongoing)
+        if placed.replica.num_ongoing >= self._model.max_ongoing:
+            placed = min(self._up, key=lambda p: p.replica.num_ongoing)
+        if placed.replica.num_ongoing >= self._model.max_ongoing:
+            return False
+        placed.replica.add(request)
+        return True
