@@ -1,4 +1,4 @@
-"""`florence keys`: who may call the service, and how much."""
+"""`florence keys`: creates, lists, rotates and revokes API keys."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A small client of the service: runs a task, downloads a picture, says plainly what failed."""
+"""A client of the service, for the commands: runs a task, and downloads a picture."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ class CallError(Exception):
 
 
 class ServiceClient:
-    """Calls the service at `url` with `key`; trusts `authority` besides the usual ones."""
+    """Calls the service at `url` with `key`. `authority` is trusted in addition to the system's."""
 
     def __init__(self, url: str, key: str, authority: Path | None = None) -> None:
         self._url = url.rstrip("/")
@@ -39,19 +39,19 @@ class ServiceClient:
         self._http.close()
 
     def run(self, task: str, image_url: str) -> bytes:
-        """The body of the answer, as it came.
+        """The body of the answer.
 
         Raises:
-            CallError: the service refused, or is not there.
+            CallError: the service refused, or does not answer.
         """
         url, body = f"{self._url}/{APP}/{task}", {"image_url": image_url}
         return self._ask("POST", url, json=body, headers=self._authorization)
 
     def download(self, url: str) -> bytes:
-        """The bytes of a picture, which is asked for without the key.
+        """The bytes of a picture. The key is not sent.
 
         Raises:
-            CallError: it cannot be had.
+            CallError: it cannot be downloaded.
         """
         return self._ask("GET", url)
 
@@ -68,7 +68,7 @@ class ServiceClient:
 
 
 def ssl_context(authority: Path | None) -> ssl.SSLContext:
-    """The certificates that are believed."""
+    """Trusts the system's authorities, and `authority` if the file exists."""
     context = ssl.create_default_context()
     if authority is not None and authority.is_file():
         context.load_verify_locations(authority)
@@ -76,7 +76,7 @@ def ssl_context(authority: Path | None) -> ssl.SSLContext:
 
 
 def error_line(response: httpx2.Response) -> str:
-    """One line out of an error in fal's shape."""
+    """An error response in one line."""
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
@@ -87,7 +87,7 @@ def error_line(response: httpx2.Response) -> str:
 
 
 def data_uri(data: bytes, content_type: str) -> str:
-    """`data` as a URI that can stand wherever a URL can."""
+    """`data` as a URI, for fields that take a URL."""
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
 

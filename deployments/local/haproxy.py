@@ -1,8 +1,8 @@
-"""HAProxy in front of a service on this machine, as Serve starts it on a cluster.
+"""HAProxy in front of a service on this machine, as on a cluster, but private.
 
-Serve has HAProxy's statistics and metrics listen on every interface, at ports that two services
-could not share, and keeps its admin socket where any user can write to it. Here they listen on
-loopback, at free ports, and the socket is in a folder that only this user can enter.
+Serve lets HAProxy's statistics and metrics listen on every interface, at fixed ports, and keeps its
+admin socket where any user can write to it. Here they listen on loopback, at free ports, and the
+socket is in a folder that only this user can enter.
 """
 
 import shlex
@@ -35,7 +35,7 @@ exec {{with_parent}}{{binary}} "$@"
 
 @contextmanager
 def private_haproxy() -> Iterator[dict[str, str]]:
-    """The environment for HAProxy in a folder of its own, which is there inside the block.
+    """The environment for HAProxy in a folder of its own. The folder is removed after the block.
 
     Raises:
         SetupError: there is no HAProxy on this machine.

@@ -12,10 +12,10 @@ PORT_RANGE = range(20_000, 30_000)
 
 
 def free_port(host: str, port: int = 0) -> int:
-    """`port`, or any port for 0, that can be listened on at `host` now.
+    """`port`, or any free port for 0, after a test that it is free at `host`.
 
     Raises:
-        SetupError: it cannot.
+        SetupError: it is in use, or `host` is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -32,10 +32,10 @@ def free_port(host: str, port: int = 0) -> int:
 
 
 def free_ports(num: int) -> list[int]:
-    """Ports on loopback that nobody listens on now, and that systems give to nobody unasked.
+    """Free ports on loopback, outside the range from which systems assign ports.
 
     Raises:
-        SetupError: there are not so many.
+        SetupError: there are fewer than `num`.
     """
     free = filter(is_free, random.sample(PORT_RANGE, len(PORT_RANGE)))
     ports = list(islice(free, num))
@@ -47,7 +47,7 @@ def free_ports(num: int) -> list[int]:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of loopback now."""
+    """Whether a server can listen on this port of loopback."""
     with suppress(OSError), socket.create_server(("127.0.0.1", port)):
         return True
     return False

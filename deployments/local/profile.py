@@ -71,9 +71,9 @@ def local_profile(
 
 
 def serve_config() -> Path:
-    """The one configuration: beside the package in a checkout, inside it when installed."""
-    beside = PACKAGE.parent / "serve_config.yaml"
-    return beside if beside.is_file() else PACKAGE / "serve_config.yaml"
+    """The configuration: next to the package in a checkout, inside it when installed."""
+    in_checkout = PACKAGE.parent / "serve_config.yaml"
+    return in_checkout if in_checkout.is_file() else PACKAGE / "serve_config.yaml"
 
 
 def compose(args: Tree, http: Tree) -> Profile:

@@ -12,10 +12,10 @@ AGAIN_S = 0.01
 
 
 def raise_interrupts() -> None:
-    """Let each of them raise KeyboardInterrupt, but leave alone what a parent has us ignore.
+    """Let each of STOPS raise KeyboardInterrupt, except those that our parent ignores.
 
-    An interrupt that meets a finalizer or a callback from C is dropped there by Python, with a
-    note on standard error: it is raised again until it is heard.
+    Python drops an exception that is raised in a finalizer or in a callback from C, and prints it
+    to standard error. A dropped interrupt is raised again.
     """
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -25,12 +25,12 @@ def raise_interrupts() -> None:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Stop what runs now."""
+    """The handler."""
     raise KeyboardInterrupt
 
 
 def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
-    """Interrupt once more, out of whatever dropped it; note other errors as ever."""
+    """Interrupt again a moment later; other errors are printed as usual."""
     if issubclass(dropped.exc_type, KeyboardInterrupt | SystemExit):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     else:
@@ -39,7 +39,7 @@ def raise_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 @contextmanager
 def restored_handlers() -> Iterator[None]:
-    """After the block the handlers are as before it, whoever set others in it: Ray does."""
+    """After the block the handlers are those from before it. Ray sets its own."""
     before = {number: signal.getsignal(number) for number in (*STOPS, AGAIN)}
     try:
         yield
@@ -50,7 +50,7 @@ def restored_handlers() -> Iterator[None]:
 
 @contextmanager
 def ignored_signals() -> Iterator[None]:
-    """Inside the block none of them is heard, so that stopping is done to its end."""
+    """Inside the block STOPS are ignored, so that stopping is not interrupted."""
     with restored_handlers():
         for number in (*STOPS, AGAIN):
             signal.signal(number, signal.SIG_IGN)
@@ -59,10 +59,10 @@ def ignored_signals() -> Iterator[None]:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Inside the block they wait, for what must not be left half done.
+    """Inside the block STOPS wait, for work that must not be left half done.
 
     Raises:
-        KeyboardInterrupt: after the block, when one came.
+        KeyboardInterrupt: after the block, when one arrived.
     """
     came: list[int] = []
     with restored_handlers():

@@ -1,4 +1,4 @@
-"""What a local service keeps between runs: its API key, its certificates, its files."""
+"""The state folder: what a service on this machine keeps between runs."""
 
 import json
 import os
@@ -12,7 +12,7 @@ KEY_PREFIX = "florence-"
 
 
 class StateFolder:
-    """A private folder; `make` is False for who only looks.
+    """A private folder. With `make=False` it is only read.
 
     Raises:
         SetupError: it cannot be made or written.
@@ -40,7 +40,7 @@ class StateFolder:
 
     @property
     def targets(self) -> Path:
-        """Where a running service leaves the addresses of its metrics, as Prometheus reads them."""
+        """The file with the addresses of a running service's metrics, for Prometheus."""
         return self.folder / "targets.json"
 
     @property
@@ -50,7 +50,7 @@ class StateFolder:
 
     @property
     def settings(self) -> dict[str, dict[str, str]]:
-        """Where a service keeps things, as settings; FLORENCE_STORE goes before the file here."""
+        """Store, keys and files in this folder, as settings. FLORENCE_STORE goes first."""
         return {
             "store": {"url": store_from_environment() or self.store},
             "webhooks": {"keys": str(self.webhooks)},
@@ -58,7 +58,7 @@ class StateFolder:
         }
 
     def api_key(self) -> str:
-        """The key to call with: the environment's, else the one made at the first start."""
+        """The API key: from the environment, else the one made at the first start."""
         return api_key_from_environment() or self.stored_key() or self._new_key()
 
     def key_hashes(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class StateFolder:
             ) from None
 
     def stored_key(self) -> str | None:
-        """The key made at an earlier start, if it is still here in the clear."""
+        """The key made at an earlier start, if its file is still here."""
         if not self._key.is_file() or not self._hashes.is_file():
             return None
         return self._key.read_text().strip() or None
@@ -117,7 +117,7 @@ class StateFolder:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all.
+    """Write a file that only its owner can read. It is written whole or not at all.
 
     Raises:
         SetupError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""A private certificate authority for one machine, so that clients that insist on https work."""
+"""A private certificate authority for one machine, for clients that need https."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -33,41 +33,41 @@ class Certificates:
 
 
 def certificates(folder: Path, host: str = "localhost") -> Certificates:
-    """The certificates in `folder`, made or renewed when needed, good for `host` too."""
+    """The certificates in `folder` for this machine and `host`, made or renewed when needed."""
     found = Certificates(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     authority_key = folder / "ca.key"
-    if not (fresh(found.authority) and authority_key.is_file()):
+    if not (is_valid(found.authority) and authority_key.is_file()):
         make_authority(found.authority, authority_key)
         found.server.unlink(missing_ok=True)
-    names = alternatives(host)
-    if not (fresh(found.server, names) and found.server_key.is_file()):
+    names = alternative_names(host)
+    if not (is_valid(found.server, names) and found.server_key.is_file()):
         make_server(found, authority_key, names)
     return found
 
 
-def fresh(file: Path, names: Names = ()) -> bool:
-    """Whether a certificate for `names` is there and good for a while."""
+def is_valid(file: Path, names: Names = ()) -> bool:
+    """Whether there is a certificate for `names` that does not expire soon."""
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
-        missing = set(names) - set(named_in(certificate) if names else ())
+        missing = set(names) - set(names_in(certificate) if names else ())
     except (FileNotFoundError, ValueError, x509.ExtensionNotFound):
         return False
     return not missing and certificate.not_valid_after_utc - RENEW_BEFORE > datetime.now(UTC)
 
 
-def named_in(certificate: x509.Certificate) -> Names:
-    """The names that a server's certificate is good for."""
+def names_in(certificate: x509.Certificate) -> Names:
+    """The alternative names in a certificate."""
     return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
 def make_authority(file: Path, key_file: Path) -> None:
-    """Write a new authority, which may sign servers and nothing below them."""
+    """Write a new authority. It may sign servers, but no other authority."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = named("Florence Serve private CA")
+    name = common_name("Florence Serve private CA")
     certificate = (
-        begun(name, name, key.public_key(), AUTHORITY_LIFE)
+        certificate_builder(name, name, key.public_key(), AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(signing_only(), critical=True)
+        .add_extension(ca_key_usage(), critical=True)
         .sign(key, hashes.SHA256())
     )
     write_private(key_file, pem_of_key(key))
@@ -83,7 +83,9 @@ def make_server(certificates: Certificates, authority_key: Path, names: Names) -
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     certificate = (
-        begun(named("localhost"), authority.subject, key.public_key(), SERVER_LIFE)
+        certificate_builder(
+            common_name("localhost"), authority.subject, key.public_key(), SERVER_LIFE
+        )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(usage, critical=False)
@@ -94,10 +96,10 @@ def make_server(certificates: Certificates, authority_key: Path, names: Names) -
     write_private(certificates.server, pem_of(certificate))
 
 
-def begun(
+def certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, life: timedelta
 ) -> x509.CertificateBuilder:
-    """What every certificate here has; valid from an hour ago, for clocks that are behind."""
+    """The parts that all certificates here have. Valid from an hour ago, for slow clocks."""
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -111,8 +113,8 @@ def begun(
     )
 
 
-def signing_only() -> x509.KeyUsage:
-    """The key signs certificates, and is good for nothing else."""
+def ca_key_usage() -> x509.KeyUsage:
+    """The key may sign certificates, and do nothing else."""
     return x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -126,10 +128,10 @@ def signing_only() -> x509.KeyUsage:
     )
 
 
-def alternatives(host: str) -> Names:
-    """The names and addresses that the server answers for: this machine's own, and `host`.
+def alternative_names(host: str) -> Names:
+    """The names and addresses of this machine and of `host`.
 
-    Older clients of fal send what is for the queue to the host of that name before the host's.
+    Older clients of fal call the queue at `queue.<host>`.
     """
     own = [address_of(text) for text in ADDRESSES]
     address = address_of(host)
@@ -149,18 +151,18 @@ def address_of(host: str) -> Address | None:
         return None
 
 
-def named(name: str) -> x509.Name:
+def common_name(name: str) -> x509.Name:
     """A subject with a common name."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def pem_of(certificate: x509.Certificate) -> str:
-    """A certificate as text."""
+    """PEM of a certificate."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def pem_of_key(key: ec.EllipticCurvePrivateKey) -> str:
-    """A private key as text."""
+    """PEM of a private key."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

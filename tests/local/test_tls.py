@@ -159,28 +159,17 @@ def test_certificates_are_kept(tmp_path: Path) -> None:
     assert before == contents(certificates(tmp_path))
 
 
-def test_a_server_that_is_about_to_expire_is_renewed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("life", "is_kept"), [("SERVER_LIFE", True), ("AUTHORITY_LIFE", False)])
+def test_what_is_about_to_expire_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, life: str, is_kept: bool
 ) -> None:
-    """The authority stays, so that clients notice nothing."""
+    """The server alone, so that clients notice nothing; an authority with its server."""
     with monkeypatch.context() as short:
-        short.setattr(tls, "SERVER_LIFE", timedelta(days=29))
+        short.setattr(tls, life, timedelta(days=29))
         before = contents(certificates(tmp_path))
     after = contents(certificates(tmp_path))
-    assert before[0] == after[0]
-    assert before[1] != after[1]
-    assert handshake(certificates(tmp_path), "localhost") == "hello"
-
-
-def test_an_authority_that_is_about_to_expire_is_renewed_with_its_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server of the old authority would not be trusted."""
-    with monkeypatch.context() as short:
-        short.setattr(tls, "AUTHORITY_LIFE", timedelta(days=29))
-        before = contents(certificates(tmp_path))
-    after = contents(certificates(tmp_path))
-    assert not set(before) & set(after)
+    assert (before[0] == after[0]) is is_kept
+    assert not set(before[1:]) & set(after[1:])
     assert handshake(certificates(tmp_path), "localhost") == "hello"
 
 

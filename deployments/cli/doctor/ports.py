@@ -45,7 +45,7 @@ def check_ray_token(setup: Setup, running: Sequence[psutil.Process]) -> Finding:
     """Whether the Ray that runs here asks for its token."""
     open_ = [each for each in running if is_core(each) and token_mode(each) != "token"]
     if open_:
-        said = f"{open_[0].name()} ({open_[0].pid}) asks for none: who reaches it runs code"
+        said = f"{open_[0].name()} ({open_[0].pid}) asks for none: who reaches it can run code"
         return fail(said, f"start Ray with {TOKEN_MODE}=token")
     if any(map(is_core, running)):
         return ok("Ray asks for it")

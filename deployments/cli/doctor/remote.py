@@ -115,7 +115,7 @@ def check_webhook_keys(service: RemoteService) -> Finding:
 
 
 def check_paths(service: RemoteService) -> Finding:
-    """Whether Ray's dashboard has the same address: whoever reaches it runs code."""
+    """Whether Ray's dashboard has the same address: anyone who reaches it can run code."""
     open_ = [path for path in RAYS_PATHS if service.get(path).is_success]
     if open_:
         said = f"Ray's dashboard is behind this address: {', '.join(open_)}"
