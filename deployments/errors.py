@@ -52,6 +52,13 @@ class ServiceError(Exception):
     type: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
 
+    def __init_subclass__(cls, status: int = 0, type: str = "", retryable: bool = False) -> None:
+        """A class gives its status and type in its first line, or has its parent's."""
+        super().__init_subclass__()
+        cls.status = status or cls.status
+        cls.type = type or cls.type
+        cls.retryable = retryable or cls.retryable
+
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
 
@@ -89,23 +96,14 @@ class ModelError(ServiceError):
 
     def items(self) -> list[dict[str, Any]]:
         """What is wrong, one item for each fault."""
-        item: dict[str, Any] = {
-            "loc": list(self.loc),
-            "msg": self.message,
-            "type": self.type,
-            "url": DOCS_URL + self.type,
-        }
-        return [item | ({"ctx": self.ctx} if self.ctx else {})]
+        return [fault(self.type, self.loc, self.message, **self.ctx)]
 
     def body(self) -> dict[str, Any]:
         return {"detail": self.items()}
 
 
-class InputError(ModelError):
+class InputError(ModelError, status=422, type="value_error"):
     """The input cannot be used."""
-
-    status = 422
-    type = "value_error"
 
 
 class InvalidInput(InputError):
@@ -124,118 +122,76 @@ class InvalidInput(InputError):
         return self.faults if hasattr(self, "faults") else super().items()
 
 
-class FileDownloadError(InputError):
+class FileDownloadError(InputError, type="file_download_error"):
     """Failed to download the file. Please check if the URL is accessible and try again."""
 
-    type = "file_download_error"
 
-
-class FileTooLarge(InputError):
+class FileTooLarge(InputError, type="file_too_large"):
     """The file is larger than allowed."""
 
-    type = "file_too_large"
 
-
-class ImageLoadError(InputError):
+class ImageLoadError(InputError, type="image_load_error"):
     """Failed to load the image. Please ensure that the file is a valid, uncorrupted image."""
 
-    type = "image_load_error"
 
-
-class ImageTooLarge(InputError):
+class ImageTooLarge(InputError, type="image_too_large"):
     """The image has more pixels than allowed."""
 
-    type = "image_too_large"
 
-
-class ImageTooSmall(InputError):
+class ImageTooSmall(InputError, type="image_too_small"):
     """The image has fewer pixels than needed."""
 
-    type = "image_too_small"
 
-
-class UnsupportedImageFormat(InputError):
+class UnsupportedImageFormat(InputError, type="unsupported_image_format"):
     """The file is not in a supported image format."""
 
-    type = "unsupported_image_format"
 
-
-class GenerationError(ModelError):
+class GenerationError(ModelError, status=500, type="internal_server_error", retryable=True):
     """The model failed on this request."""
-
-    status = 500
-    type = "internal_server_error"
-    retryable = True
 
 
 class RequestError(ServiceError):
     """The request was refused before any model saw it."""
 
 
-class BadRequest(RequestError):
+class BadRequest(RequestError, status=400, type="bad_request"):
     """The request cannot be understood."""
 
-    status = 400
-    type = "bad_request"
 
-
-class RequestInProgress(RequestError):
+class RequestInProgress(RequestError, status=400, type="request_in_progress"):
     """Request is still in progress"""
 
-    status = 400
-    type = "request_in_progress"
 
-
-class IdempotencyConflict(RequestError):
+class IdempotencyConflict(RequestError, status=400, type="idempotency_conflict"):
     """This Idempotency-Key was used for another request."""
 
-    status = 400
-    type = "idempotency_conflict"
 
-
-class Unauthorized(RequestError):
+class Unauthorized(RequestError, status=401, type="unauthorized"):
     """Authentication is required to access this application."""
-
-    status = 401
-    type = "unauthorized"
 
     def headers(self) -> Headers:
         return super().headers() | {"WWW-Authenticate": "Key"}
 
 
-class Forbidden(RequestError):
+class Forbidden(RequestError, status=403, type="forbidden"):
     """This URL is not valid any more, or was changed."""
 
-    status = 403
-    type = "forbidden"
 
-
-class NotFound(RequestError):
+class NotFound(RequestError, status=404, type="not_found"):
     """Nothing is served at this path."""
 
-    status = 404
-    type = "not_found"
 
-
-class MethodNotAllowed(RequestError):
+class MethodNotAllowed(RequestError, status=405, type="method_not_allowed"):
     """This path does not accept this method."""
 
-    status = 405
-    type = "method_not_allowed"
 
-
-class PayloadTooLarge(RequestError):
+class PayloadTooLarge(RequestError, status=413, type="payload_too_large"):
     """The file is larger than this service stores."""
 
-    status = 413
-    type = "payload_too_large"
 
-
-class RangeNotSatisfiable(RequestError):
+class RangeNotSatisfiable(RequestError, status=416, type="range_not_satisfiable"):
     """The file has no byte in this range."""
 
-    status = 416
-    type = "range_not_satisfiable"
     size: int = 0
 
     @classmethod
@@ -249,58 +205,33 @@ class RangeNotSatisfiable(RequestError):
         return super().headers() | {"Content-Range": f"bytes */{self.size}"}
 
 
-class ClientDisconnected(RequestError):
+class ClientDisconnected(RequestError, status=499, type="client_disconnected"):
     """The caller hung up before the result was ready."""
 
-    status = 499
-    type = "client_disconnected"
 
-
-class ClientCancelled(RequestError):
+class ClientCancelled(RequestError, status=499, type="client_cancelled"):
     """The request was cancelled by its caller."""
 
-    status = 499
-    type = "client_cancelled"
 
-
-class InternalError(RequestError):
+class InternalError(RequestError, status=500, type="internal_error", retryable=True):
     """Something went wrong on our side; the log has more under this request id."""
 
-    status = 500
-    type = "internal_error"
-    retryable = True
 
-
-class RunnerDisconnected(RequestError):
+class RunnerDisconnected(RequestError, status=503, type="runner_disconnected", retryable=True):
     """The replica that worked on this request died, and so did those that tried again."""
 
-    status = 503
-    type = "runner_disconnected"
-    retryable = True
 
-
-class NotReady(RequestError):
+class NotReady(RequestError, status=503, type="runner_scheduling_failure", retryable=True):
     """The service is starting or has lost a part; try again in a moment."""
 
-    status = 503
-    type = "runner_scheduling_failure"
-    retryable = True
 
-
-class StoreUnavailable(RequestError):
+class StoreUnavailable(RequestError, status=503, type="store_unavailable", retryable=True):
     """The queue cannot be reached at the moment; try again."""
 
-    status = 503
-    type = "store_unavailable"
-    retryable = True
 
-
-class Overloaded(RequestError):
+class Overloaded(RequestError, status=429, type="concurrent_requests_limit", retryable=True):
     """More requests are waiting than can be served; try again after the time in Retry-After."""
 
-    status = 429
-    type = "concurrent_requests_limit"
-    retryable = True
     retry_after_s: float = 1.0
 
     @classmethod
@@ -315,34 +246,23 @@ class Overloaded(RequestError):
         return super().headers() | {"Retry-After": str(seconds)}
 
 
-class QueueFull(Overloaded):
+class QueueFull(Overloaded, type="queue_full"):
     """As many requests are queued as are allowed; try again after the time in Retry-After."""
 
-    type = "queue_full"
 
-
-class RateLimited(Overloaded):
+class RateLimited(Overloaded, type="rate_limit_exceeded"):
     """This key begins more requests per second than it may; see Retry-After."""
 
-    type = "rate_limit_exceeded"
 
-
-class StartTimeout(RequestError):
+class StartTimeout(RequestError, status=504, type="request_timeout"):
     """Processing did not start within the time given in X-Fal-Request-Timeout."""
-
-    status = 504
-    type = "request_timeout"
 
     def headers(self) -> Headers:
         return super().headers() | {"X-Fal-Request-Timeout-Type": "user"}
 
 
-class RequestTimeout(RequestError):
+class RequestTimeout(RequestError, status=504, type="request_timeout", retryable=True):
     """The request took longer than the service allows."""
-
-    status = 504
-    type = "request_timeout"
-    retryable = True
 
 
 class SetupError(Exception):

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class ModelSettings(Section):
-    """Which checkpoint, where and how precisely."""
+    """The checkpoint and its device."""
 
     path: str = Field(
         "florence-community/Florence-2-large",
@@ -42,63 +42,64 @@ class ModelSettings(Section):
         "auto", description="Precision; `auto` is float32 on a CPU and float16 on a GPU."
     )
     torch_threads: int = Field(
-        1, ge=1, le=256, description="CPU threads of one model; more than its share only hurts."
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads of one model; more threads than cores slow it down.",
     )
     own_cores: bool = Field(
-        False, description="Keep all else off the model's cores; for one machine without a GPU."
+        False, description="Reserve the model's cores for it; for one machine without a GPU."
     )
 
 
 class IngressSettings(Section):
-    """The front door."""
+    """HTTP: limits and origins."""
 
     max_body_bytes: int = Field(
-        32 * MIB, ge=1024, description="Largest request body; a data URI is a third over its file."
+        32 * MIB,
+        ge=1024,
+        description="Largest request body; a data URI is a third larger than its file.",
     )
     deadline_s: float = Field(
-        120.0, gt=0, description="A run that takes longer is given up with 504."
+        120.0, gt=0, description="Longest time of a synchronous run; after it the client gets 504."
     )
-    max_attempts: int = Field(
-        3, ge=1, le=10, description="How often a run is begun when replicas die under it."
-    )
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts at a run whose replicas die.")
     max_running: int = Field(
-        256, ge=1, description="Runs that one Ingress replica holds; those beyond it get 429."
+        256, ge=1, description="Runs at a time in one Ingress replica; further ones get 429."
     )
     cors_origins: tuple[str, ...] = Field(
-        ("*",), description="Browser origins that may call; keys are never sent by cookie."
+        ("*",), description="Browser origins that may call; keys are never cookies."
     )
     public_url: str | None = Field(
-        None, description="Base URL that clients see, when a proxy in front does not say it."
+        None, description="Base URL that clients see; needed behind a proxy that does not send it."
     )
 
 
 class KeySettings(Section):
-    """Who may call."""
+    """API keys."""
 
     hashes: tuple[str, ...] = Field(
         (), description="SHA-256 of each API key, hex; FLORENCE_API_KEY adds one in the clear."
     )
-    cache_s: float = Field(
-        2.0, ge=0, le=5, description="How long a replica trusts what it knows of a key."
-    )
+    cache_s: float = Field(2.0, ge=0, le=5, description="How long a replica caches a key.")
     rate_burst: int = Field(
-        10, ge=1, description="Requests that a key with a rate may begin at once."
+        10, ge=1, description="Requests that a key with a rate limit may begin at once."
     )
 
 
 class StoreSettings(Section):
-    """Where the queue and the keys are kept."""
+    """The store of jobs, webhooks and keys."""
 
     url: str = Field(
         "sqlite:////var/lib/florence/queue.db",
         pattern=r"^(sqlite:///.+|postgres(ql)?://.+|memory:)$",
         description="Either `postgresql://…`, `sqlite:///FILE` for one node, or `memory:`.",
     )
-    pool_size: int = Field(
-        8, ge=1, le=100, description="PostgreSQL connections of one replica of a box."
-    )
+    pool_size: int = Field(8, ge=1, le=100, description="PostgreSQL connections of one replica.")
     patience_s: float = Field(
-        10.0, ge=0, description="How long a call waits for a store that is away, before 503."
+        10.0,
+        ge=0,
+        description="How long a call waits for a store that does not answer; then 503.",
     )
 
 
@@ -106,28 +107,28 @@ class QueueSettings(Section):
     """The durable queue."""
 
     max_queued: int = Field(
-        100_000, ge=1, description="Requests that may wait; those beyond it get 429."
+        100_000, ge=1, description="Jobs that may wait; further submits get 429."
     )
     max_running: int = Field(
-        16, ge=1, le=4096, description="Requests that one Dispatcher keeps in the pipeline."
+        16, ge=1, le=4096, description="Jobs that one Dispatcher runs at a time."
     )
-    max_attempts: int = Field(
-        3, ge=1, le=10, description="How often a request is begun when workers die under it."
-    )
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts at a job whose workers die.")
     retry_delay_s: float = Field(
-        0.5, ge=0, description="Wait before the second attempt; doubled for each one more."
+        0.5, ge=0, description="Wait before the second attempt; it doubles before each further one."
     )
     lease_s: float = Field(
-        15.0, ge=1, description="A worker that is silent for so long has lost its requests."
+        15.0,
+        ge=1,
+        description="Length of a lease; a worker without a heartbeat in this time loses its jobs.",
     )
     beat_s: float = Field(
         1.0, gt=0, description="Time between heartbeats, which also bring cancellations."
     )
     poll_s: float = Field(
-        1.0, gt=0, description="How long a request may wait when its wake-up call was lost."
+        1.0, gt=0, description="Longest extra wait of a job whose wake-up call was lost."
     )
     drain_s: float = Field(
-        20.0, ge=0, description="How long a Dispatcher that is stopped lets its requests go on."
+        20.0, ge=0, description="Time that a stopped Dispatcher gives its running jobs to end."
     )
     result_ttl_s: float = Field(3600.0, gt=0, description="How long a result can be fetched.")
     large_result_ttl_s: float = Field(
@@ -139,7 +140,7 @@ class QueueSettings(Section):
 
 
 class WebhookSettings(Section):
-    """Deliveries of results."""
+    """Deliveries of webhooks."""
 
     keys: str = Field(
         "/var/lib/florence/webhooks",
@@ -147,27 +148,25 @@ class WebhookSettings(Section):
         description="Folder of the Ed25519 keys, one PEM file each; a Secret on Kubernetes.",
     )
     timeout_s: float = Field(15.0, gt=0, description="Time for one delivery.")
-    max_attempts: int = Field(
-        11, ge=1, le=100, description="Deliveries that are tried before one is given up."
-    )
+    max_attempts: int = Field(11, ge=1, le=100, description="Attempts at one delivery.")
     span_s: float = Field(
-        7200.0, gt=0, description="Time over which the tries are spread, ever further apart."
+        7200.0, gt=0, description="Time over which the attempts are spread, with growing pauses."
     )
     allowed_ports: tuple[int, ...] = Field((80, 443), description="Ports that may be posted to.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Host names, `host:port` or networks that may be posted to although private.",
+        description="Private hosts that may be posted to: names, `host:port` or networks.",
     )
 
 
 class PreprocessSettings(Section):
-    """Limits of what a client may send."""
+    """Limits of images, and of the downloads for them."""
 
     max_bytes: int = Field(
         20 * MIB, ge=1024, description="Largest file, from a URL or a data URI, decoded."
     )
     max_pixels: int = Field(
-        50_000_000, ge=1, description="Most pixels of one image, checked before it is decoded."
+        50_000_000, ge=1, description="Most pixels of one image, checked before decoding."
     )
     min_side: int = Field(2, ge=1, description="Shortest side of an image in pixels.")
     decode_threads: int = Field(
@@ -181,41 +180,41 @@ class PreprocessSettings(Section):
     allowed_ports: tuple[int, ...] = Field((80, 443), description="Ports that may be fetched from.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description="Host names, `host:port` or networks that may be fetched although private.",
+        description="Private hosts that may be fetched from: names, `host:port` or networks.",
     )
 
 
 class InferenceSettings(Section):
-    """The batcher and the generation."""
+    """Batches and generation."""
 
     backend: Literal["engine", "generate"] = Field(
         "engine",
         description="Either `engine`, which batches in flight, or transformers' slower `generate`.",
     )
     max_batch_size: int = Field(
-        8, ge=1, le=1024, description="Most answers written at a time; fewer where memory is short."
+        8, ge=1, le=1024, description="Most sequences in a batch; fewer where memory is short."
     )
     prefill_batch_size: int = Field(
         4, ge=1, le=64, description="Most images that go through the encoder together."
     )
     max_wait_ms: float = Field(
-        2.0, ge=0, le=1000, description="How long a request waits for others to begin with it."
+        2.0, ge=0, le=1000, description="How long a request waits for others to start with it."
     )
     turn_tokens: int = Field(
         128,
         ge=1,
-        description="Tokens after which an answer pauses while others wait for their first.",
+        description="Tokens after which a sequence is preempted while others wait.",
     )
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="Share of the GPU's memory that one replica may take."
     )
     max_queue: int = Field(
-        64, ge=1, description="Requests that wait in one replica; those beyond it get 429."
+        64, ge=1, description="Requests that wait in one replica; further ones get 429."
     )
     max_queue_tokens: int = Field(
         1_000_000,
         ge=1,
-        description="Most tokens, read and expected to be written, that wait in one replica.",
+        description="Most tokens that wait in one replica: prompts, and expected answers.",
     )
     num_beams: int | None = Field(
         None, ge=1, le=16, description="Beams; the checkpoint's own when not given, 1 is fastest."
@@ -225,20 +224,21 @@ class InferenceSettings(Section):
         0, ge=0, description="Shortest answer in tokens; for benchmarks of equal length."
     )
     constrained: bool = Field(
-        False, description="Hold tasks that find boxes to complete boxes with ordered corners."
+        False,
+        description="Let tasks that find boxes write only complete boxes with ordered corners.",
     )
     image_cache_mb: int = Field(
         0,
         ge=0,
-        description="Memory for images seen before, per replica and apart for each key; 0: none.",
+        description="Cache of encoded images in one replica, separate for each key; 0 is none.",
     )
     stall_timeout_s: float = Field(
-        300.0, gt=0, description="A pass through the model that takes longer is a dead engine."
+        300.0, gt=0, description="Longest pass through the model; after it the replica is replaced."
     )
 
 
 class PostprocessSettings(Section):
-    """The answer and its picture."""
+    """The annotated picture."""
 
     annotate: bool = Field(True, description="Draw the boxes and return the picture's URL.")
     jpeg_quality: int = Field(
@@ -257,14 +257,12 @@ class FileSettings(Section):
         min_length=1,
         description="A folder, or `s3://`, `gs://` or `az://` with a bucket and a prefix.",
     )
-    expires_s: float = Field(
-        3600.0, gt=0, description="Age at which a file is no longer served, and removed."
-    )
+    expires_s: float = Field(3600.0, gt=0, description="Age at which a file is removed.")
     max_upload_bytes: int = Field(
         32 * MIB, ge=1024, description="Largest file that may be uploaded."
     )
     upload_expires_s: float = Field(
-        900.0, gt=0, description="How long an upload URL can be used, once."
+        900.0, gt=0, description="How long an upload URL is valid; it can be used once."
     )
 
 
@@ -273,7 +271,7 @@ class TracingSettings(Section):
 
     exporter: Literal["none", "file", "otlp"] = Field(
         "none",
-        description="Where spans go: `file` for a look at a few, `otlp` for a collector.",
+        description="Where spans go: nowhere, to a `file` per replica, or to an `otlp` collector.",
     )
     endpoint: str = Field(
         "http://127.0.0.1:4318/v1/traces",
@@ -283,13 +281,13 @@ class TracingSettings(Section):
     folder: str = Field(
         "/var/lib/florence/traces",
         min_length=1,
-        description="Folder of `file`: JSON lines, one file for each replica, never removed.",
+        description="Folder of `file`: JSON lines, one file per replica, which are never removed.",
     )
     sample_ratio: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Share of requests that are traced; a caller's `traceparent` goes before it.",
+        description="Share of requests that are traced; a caller's `traceparent` decides first.",
     )
     service_name: str = Field("florence", min_length=1, description="The service's name in traces.")
 
