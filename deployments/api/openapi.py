@@ -68,12 +68,8 @@ REQUEST_ID = {
 def router(dependencies: Dependencies) -> APIRouter:
     """`/openapi.json`."""
     routes = APIRouter()
-    add_get(
-        routes,
-        "/openapi.json",
-        OpenApiDocuments(dependencies.settings.ingress.public_url).get,
-        "openapi",
-    )
+    documents = OpenApiDocuments(dependencies.settings.ingress.public_url)
+    add_get(routes, "/openapi.json", documents.get, "openapi")
     return routes
 
 
@@ -86,7 +82,7 @@ def add_get(
 
 
 class OpenApiDocuments:
-    """The OpenAPI documents, with the address that the caller sees."""
+    """The OpenAPI documents, with the URL that the caller sees."""
 
     def __init__(self, public_url: str | None) -> None:
         self._public_url = public_url
@@ -148,7 +144,7 @@ def paths(task: Task) -> dict[str, Any]:
 
 
 def metadata(task: Task, url: str) -> dict[str, str]:
-    """What fal's tools want to know of an endpoint."""
+    """What fal's tools read about an endpoint."""
     return {
         "endpointId": task.endpoint,
         "category": "image-to-image" if "image" in task.output.model_fields else "vision",
@@ -161,7 +157,7 @@ def metadata(task: Task, url: str) -> dict[str, str]:
 def schemas_of(
     tasks: tuple[Task, ...], dialect: type[GenerateJsonSchema]
 ) -> dict[str, JsonSchemaValue]:
-    """The schemas of all that `tasks` take and return, by name."""
+    """The schemas of all inputs and outputs of `tasks`, by name."""
     inputs = [task.input for task in tasks]
     outputs = [task.output for task in tasks] + list(ANSWERS)
     _, definitions = models_json_schema(
@@ -179,12 +175,12 @@ def ordered(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 class OpenApi30(GenerateJsonSchema):
-    """JSON Schema as OpenAPI 3.0 has it: `nullable` in place of the type `null`."""
+    """JSON Schema in OpenAPI 3.0: `nullable` instead of the type `null`."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         """A value that may be null."""
         inner = self.generate_inner(schema["schema"])
-        # 3.0 ignores what stands beside a `$ref`, so that goes into an `allOf`
+        # 3.0 ignores all other keys of a `$ref`, so that goes into an `allOf`
         return ({"allOf": [inner]} if "$ref" in inner else inner) | {"nullable": True}
 
 
@@ -244,12 +240,10 @@ def run_stream_operation(task: Task) -> dict[str, Any]:
 
 def submit_operation(task: Task) -> dict[str, Any]:
     """The submit of one endpoint."""
-    return {
+    return run_operation(task) | {
         "summary": f"{task.summary}, in the queue",
         "operationId": f"submit-{task.path}",
-        "security": SECURITY,
         "parameters": list(SUBMIT_PARAMETERS),
-        "requestBody": {"required": True, "content": content(task.input)},
         "responses": {"200": response("It is queued", QueueStatus)} | errors(*ERRORS),
     }
 

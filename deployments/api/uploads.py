@@ -17,7 +17,6 @@ POST /cdn/files/{name}/multipart/{ticket}/complete
 
 import asyncio
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -56,15 +55,6 @@ class Declaration(BaseModel):
 
     file_name: str = Field("", max_length=4096)
     content_type: str = Field(OPAQUE, max_length=256)
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """A file that may be uploaded: its name, its URL, and the signature to upload it with."""
-
-    name: str
-    url: str
-    signature: str
 
 
 def router(dependencies: Dependencies) -> APIRouter:
@@ -151,8 +141,8 @@ class Uploads:
             file_name=headers.get("x-fal-file-name", ""),
             content_type=headers.get("content-type", OPAQUE),
         )
-        reserved = await self._reserve(request, declaration, "parts")
-        return JSONResponse({"access_url": reserved.url, "uploadId": reserved.signature})
+        name, signature = await self._reserve(request, declaration, "parts")
+        return JSONResponse({"access_url": self._file_url(request, name), "uploadId": signature})
 
     async def put_part(self, request: HttpRequest, name: str, number: str) -> Response:
         """Store one part."""
@@ -173,21 +163,20 @@ class Uploads:
     async def _initiate(self, request: HttpRequest, action: Action, below: str) -> Response:
         await self._keyring.authorize(request.headers)
         declaration = await self._bodies.read_json(request, Declaration, MAX_DECLARATION_BYTES)
-        reserved = await self._reserve(request, declaration, action)
-        path = f"{self._base_url(request)}/cdn/upload/{reserved.name}{below}"
-        upload_url = f"{path}?ticket={reserved.signature}"
-        return JSONResponse({"upload_url": upload_url, "file_url": reserved.url})
+        name, signature = await self._reserve(request, declaration, action)
+        upload_url = f"{self._base_url(request)}/cdn/upload/{name}{below}?ticket={signature}"
+        return JSONResponse({"upload_url": upload_url, "file_url": self._file_url(request, name)})
 
     async def _reserve(
         self, request: HttpRequest, declaration: Declaration, action: Action
-    ) -> Reservation:
+    ) -> tuple[str, str]:
+        """The name of a new file, and the signature that permits `action` on it."""
         ttl_s = self._ttl_s(request)
         name = new_name(stored_type(declaration), ttl_s)
         # The file expires `ttl_s` from now, so it must not arrive later.
         expires = int(time.time() + min(self._settings.upload_expires_s, ttl_s))
         permission = Permission(action, name, self._settings.max_upload_bytes, expires)
-        signature = await self._signer.sign(permission)
-        return Reservation(name, self._file_url(request, name), signature)
+        return name, await self._signer.sign(permission)
 
     async def _create(self, name: str, data: bytes) -> StoredFile:
         return await asyncio.to_thread(self._files.create, name, [data])
