@@ -72,6 +72,6 @@ def engine_config(
         num_beams=settings.num_beams or num_beams,
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(settings.min_new_tokens, max_new_tokens),
-        max_words=longest_prompt - checkpoint.num_image_tokens,
+        max_text_tokens=longest_prompt - checkpoint.num_image_tokens,
         gpu_memory_utilization=settings.gpu_memory_utilization,
     )

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Florence2ForConditionalGeneration
 
 from deployments.florence.engine.encoder import Encoder
-from loadtest.gpu.subject import NUM_WORDS, Shape
+from loadtest.gpu.subject import NUM_TEXT_TOKENS, Shape
 
 REPEATS = 20
 
@@ -59,7 +59,10 @@ def work(shape: Shape, dtype: torch.dtype) -> Work:
     """The work of a model of this shape, counted on tensors without memory."""
     with torch.device("meta"):
         florence: Any = Florence2ForConditionalGeneration(shape.config()).to(dtype)  # type: ignore[arg-type]
-    num_positions, width = shape.num_image_tokens + NUM_WORDS, 2 * dtype.itemsize * shape.d_model
+    num_positions, width = (
+        shape.num_image_tokens + NUM_TEXT_TOKENS,
+        2 * dtype.itemsize * shape.d_model,
+    )
     layers = florence.model.language_model.decoder.layers
     once = [
         layer.encoder_attn.get_submodule(name) for layer in layers for name in ("k_proj", "v_proj")
@@ -83,9 +86,9 @@ def image_flop(encoder: Encoder, shape: Shape, dtype: torch.dtype) -> float:
     """Floating point operations of the encoder for one image and its prompt."""
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         tokens = encoder.encode_images(torch.empty(1, shape.side, shape.side, 3, dtype=dtype))
-        words = torch.empty(1, NUM_WORDS, dtype=torch.int64)
+        words = torch.empty(1, NUM_TEXT_TOKENS, dtype=torch.int64)
         encoder.encode(
-            tokens, words, torch.empty(1, 1, 1, tokens.shape[1] + NUM_WORDS, dtype=dtype)
+            tokens, words, torch.empty(1, 1, 1, tokens.shape[1] + NUM_TEXT_TOKENS, dtype=dtype)
         )
     return float(counter.get_total_flops())
 

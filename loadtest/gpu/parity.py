@@ -105,7 +105,7 @@ def boxes(device: torch.device, dtype: torch.dtype) -> float:
             prefill_batch_size=4,
             num_beams=3,
             max_new_tokens=40,
-            max_words=len(sequences[0].prompt) - NUM_IMAGE_TOKENS,
+            max_text_tokens=len(sequences[0].prompt) - NUM_IMAGE_TOKENS,
         )
     )
     first = vocabulary.get_vocab()["<loc_0>"]

@@ -14,7 +14,7 @@ from deployments.florence.engine.prefill import Prefill
 from deployments.florence.sequence import Sequences
 from loadtest.bench.driver import Driver
 from loadtest.gpu.floor import timed_s, wait
-from loadtest.gpu.subject import NUM_WORDS, Subject
+from loadtest.gpu.subject import NUM_TEXT_TOKENS, Subject
 
 PASSES = 10
 MAX_WAIT_S = 0.002  # the service's default
@@ -26,8 +26,10 @@ WAVES = 3  # of answers, as many in each as there are slots; the first one is no
 def prefill_ms(large: Subject, sizes: collections.abc.Sequence[int]) -> dict[int, float]:
     """Milliseconds for an image on its way to the first token, by how many go together."""
     device, image_tokens = large.inputs.mean.device, large.inputs.num_image_tokens
-    num_words = aligned(image_tokens + NUM_WORDS) - image_tokens
-    prefill = Prefill(Encoder(large.florence), replace(large.inputs, num_words=num_words))
+    num_text_tokens = aligned(image_tokens + NUM_TEXT_TOKENS) - image_tokens
+    prefill = Prefill(
+        Encoder(large.florence), replace(large.inputs, num_text_tokens=num_text_tokens)
+    )
     found = {}
     for size in sorted(sizes, reverse=True):
         sequences = large.sequences([1] * size)

@@ -16,7 +16,7 @@ from deployments.florence.request import Tokens
 from deployments.florence.sequence import Sequence, Sequences
 
 SEED = 0
-NUM_WORDS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have
+NUM_TEXT_TOKENS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in its processor
 BOS, PAD, EOS = 0, 1, 2
 NGRAM = 3  # tokens that may not come twice, as in its generation config
@@ -104,7 +104,7 @@ class Subject:
         return [
             Sequence(
                 noise.integers(0, 256, (height, width, 3), np.uint8),
-                [*image, BOS, *noise.integers(3, 1000, NUM_WORDS - 2).tolist(), EOS],
+                [*image, BOS, *noise.integers(3, 1000, NUM_TEXT_TOKENS - 2).tolist(), EOS],
                 max_new_tokens=length,
             )
             for length in lengths
@@ -162,6 +162,6 @@ def imposed(
         prefill_batch_size=prefill_batch_size,
         num_beams=num_beams,
         max_new_tokens=longest,
-        max_words=NUM_WORDS,
+        max_text_tokens=NUM_TEXT_TOKENS,
         min_new_tokens=longest,
     )

@@ -114,7 +114,7 @@ def test_both_say_the_same(num_beams: int | None) -> None:
 
 
 def test_the_engine_leaves_the_model_as_it_was() -> None:
-    """It shares the weights with transformers' classes, which go on saying what they said."""
+    """It shares the weights with transformers' classes, which work as before."""
     before = answers(opened("generate"), mixed_batch())
     opened("engine")
     assert answers(opened("generate"), mixed_batch()) == before

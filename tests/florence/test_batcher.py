@@ -41,7 +41,7 @@ Make = Callable[..., Batcher]
 
 @pytest.fixture
 def engine() -> Iterator[Countdown]:
-    """A backend with a closed gate and room for four; the batcher must have used it well."""
+    """A backend for four with a closed gate; the batcher must have used it well."""
     backend = Countdown()
     yield backend
     assert backend.faults == []
@@ -165,7 +165,7 @@ def test_the_wait_ends_when_the_model_begins(engine: Countdown, make: Make) -> N
 
 
 def test_a_free_engine_takes_all_that_waits(engine: Countdown, make: Make) -> None:
-    """What arrived meanwhile begins together, as many as there are slots."""
+    """What arrived meanwhile begins together, as many as there are places."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -180,7 +180,7 @@ def test_a_free_engine_takes_all_that_waits(engine: Countdown, make: Make) -> No
 
 
 def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make) -> None:
-    """Who joins a sequence under way is answered after as many steps more as it takes itself."""
+    """One that joins a running batch is answered after as many more steps as it takes itself."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -198,8 +198,8 @@ def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make)
     assert engine.steps == [(0,), (0, 1), (0, 1)] + [(0,)] * 97
 
 
-def test_a_slot_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make) -> None:
-    """The next begins at the step after the one that freed its slot, whoever else goes on."""
+def test_a_place_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make) -> None:
+    """The next begins at the step after the one that freed its place, whatever else goes on."""
     engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make()
 
@@ -216,7 +216,7 @@ def test_a_slot_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make
 
 
 def test_an_idle_engine_gives_others_a_moment_to_join(engine: Countdown, make: Make) -> None:
-    """Requests within max_wait of the first begin with it; a full micro-batch goes before."""
+    """Requests within max_wait_s of the first begin with it; a full prefill batch goes at once."""
     engine.prefill_batch_size = 3
     batcher = make(max_wait_s=60.0)
     engine.open()
@@ -229,7 +229,7 @@ def test_an_idle_engine_gives_others_a_moment_to_join(engine: Countdown, make: M
 
 
 def test_an_idle_engine_does_not_wait_for_ever(engine: Countdown, make: Make) -> None:
-    """A lone request runs after max_wait."""
+    """A lone request runs after max_wait_s."""
     batcher = make(max_wait_s=0.02)
     engine.open()
     item = in_time(1)
@@ -240,7 +240,7 @@ def test_an_idle_engine_does_not_wait_for_ever(engine: Countdown, make: Make) ->
 def test_what_waited_while_the_engine_was_busy_goes_when_it_is_free(
     engine: Countdown, make: Make
 ) -> None:
-    """A full micro-batch that came meanwhile does not wait for more, nor for a wake-up."""
+    """A full prefill batch that came meanwhile does not wait for more, nor for a wake-up."""
     engine.prefill_batch_size = engine.max_batch_size = 2
     batcher = make(max_wait_s=60.0)
 
@@ -282,7 +282,7 @@ def test_the_smallest_priority_goes_first(engine: Countdown, make: Make) -> None
         ({"start_by": -1}, StartTimeout),
     ],
 )
-def test_whoever_waits_too_long_hears_of_it_at_once(
+def test_a_request_that_waits_too_long_is_refused_at_once(
     engine: Countdown, make: Make, limits: dict[str, float], expected: type[ServiceError]
 ) -> None:
     """A request whose time is over is refused while the engine is still busy, and never runs."""
@@ -308,7 +308,7 @@ def test_whoever_waits_too_long_hears_of_it_at_once(
 def test_a_run_that_has_begun_is_not_interrupted(
     engine: Countdown, make: Make, set_forward: Callable[[float], None]
 ) -> None:
-    """`start_by` is for the wait; who is under way gets its answer."""
+    """`start_by` is for the wait; one that runs gets its answer."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -324,7 +324,7 @@ def test_a_run_that_has_begun_is_not_interrupted(
 def test_a_run_that_has_begun_may_begin_again(
     engine: Countdown, make: Make, set_forward: Callable[[float], None]
 ) -> None:
-    """Who is tried again because another made the step fail did begin in time, once."""
+    """One that runs again because another made the step fail did begin in time, once."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -349,7 +349,7 @@ def test_a_run_that_has_begun_may_begin_again(
 def test_a_deadline_on_the_way_ends_the_work(
     engine: Countdown, make: Make, set_forward: Callable[[float], None]
 ) -> None:
-    """Who is overtaken by its deadline is dropped at the next step and hears of it."""
+    """One that is overtaken by its deadline is dropped at the next step and gets an error."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -435,7 +435,7 @@ def test_an_expensive_queue_refuses_and_says_when_to_return(engine: Countdown, m
 
 
 def test_the_largest_request_is_served_when_nobody_waits(engine: Countdown, make: Make) -> None:
-    """One that costs more than may wait is refused only beside others."""
+    """One with more tokens than may wait is refused only when others wait."""
     batcher = make(max_queue_tokens=10.0)
 
     async def scenario() -> list[Any]:
@@ -450,7 +450,7 @@ def test_the_largest_request_is_served_when_nobody_waits(engine: Countdown, make
     assert [0, 1, Overloaded] == asyncio.run(scenario())
 
 
-def test_who_leaves_is_never_run_and_frees_a_place(engine: Countdown, make: Make) -> None:
+def test_one_that_leaves_never_runs_and_frees_a_place(engine: Countdown, make: Make) -> None:
     """A cancelled caller's place in a full queue goes to the next."""
     batcher = make(max_queue=1)
 
@@ -481,8 +481,10 @@ def test_the_engine_outlives_everyone_leaving(engine: Countdown, make: Make) -> 
     assert engine.steps == [(2, 3)]
 
 
-def test_who_leaves_on_the_way_is_dropped_at_the_next_step(engine: Countdown, make: Make) -> None:
-    """Its slot goes to the next, and those beside it lose nothing."""
+def test_one_that_leaves_while_it_runs_is_dropped_at_the_next_step(
+    engine: Countdown, make: Make
+) -> None:
+    """Its place goes to the next, and the others lose nothing."""
     engine.max_batch_size = 2
     batcher = make()
 
@@ -500,7 +502,7 @@ def test_who_leaves_on_the_way_is_dropped_at_the_next_step(engine: Countdown, ma
     assert engine.steps == [(0,), (0, 1), (1, 2), (1,)]
 
 
-def test_a_batch_that_nobody_wants_any_more_ends(engine: Countdown, make: Make) -> None:
+def test_a_batch_without_callers_ends(engine: Countdown, make: Make) -> None:
     """After the last caller has left no step is made; the next request runs at once."""
     batcher = make()
 
@@ -538,8 +540,8 @@ def test_a_poison_item_fails_alone(
     batcher.check(SOON_S)
 
 
-def test_a_failing_step_costs_nobody_an_answer(engine: Countdown, make: Make) -> None:
-    """Those who were far on the way begin again by themselves, then who waits; all are whole."""
+def test_a_failing_step_costs_no_other_its_answer(engine: Countdown, make: Make) -> None:
+    """Those that had run for long begin again alone, then those that wait; all are whole."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -560,10 +562,10 @@ def test_a_failing_step_costs_nobody_an_answer(engine: Countdown, make: Make) ->
     assert again == [(0,)] * 3 + [(1,)] * 2 + [(2,)] * 2 + [(3, 4)]
 
 
-def test_a_failed_step_is_not_repeated_for_those_who_left(
+def test_a_failed_step_is_not_repeated_for_those_that_left(
     engine: Countdown, make: Make, set_forward: Callable[[float], None]
 ) -> None:
-    """Callers who have left or are late meanwhile are not tried again."""
+    """Requests whose callers have left, or which expired meanwhile, do not run again."""
     batcher = make(max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
@@ -582,7 +584,7 @@ def test_a_failed_step_is_not_repeated_for_those_who_left(
 
 
 def test_too_many_for_the_memory_begin_in_smaller_batches(engine: Countdown, make: Make) -> None:
-    """A micro-batch that does not fit is halved until it does, and stays so; nobody fails."""
+    """A prefill batch that does not fit is halved until it does, and stays so; none fails."""
     engine.fits = 2
     batcher = make()
 
@@ -611,8 +613,8 @@ def test_one_that_does_not_fit_by_itself_is_refused(engine: Countdown, make: Mak
     batcher.check(SOON_S)
 
 
-def test_a_long_one_takes_turns_with_those_who_wait(engine: Countdown, make: Make) -> None:
-    """After so many steps it gives up its slot, and goes on where it was when it is its turn."""
+def test_a_long_one_takes_turns_with_those_that_wait(engine: Countdown, make: Make) -> None:
+    """After its quantum it is preempted, and later resumes where it was."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make(turn_tokens=3)
 
@@ -628,8 +630,8 @@ def test_a_long_one_takes_turns_with_those_who_wait(engine: Countdown, make: Mak
     assert engine.steps == [(number,) for turn in turns for number in turn]
 
 
-def test_nobody_gives_up_a_slot_that_nobody_needs(engine: Countdown, make: Make) -> None:
-    """With a free slot, or with nobody waiting, a sequence goes on to its end."""
+def test_none_is_preempted_without_need(engine: Countdown, make: Make) -> None:
+    """With a free place, or with an empty queue, a sequence goes on to its end."""
     batcher = make(turn_tokens=1)
 
     async def scenario() -> list[Any]:
@@ -643,8 +645,8 @@ def test_nobody_gives_up_a_slot_that_nobody_needs(engine: Countdown, make: Make)
     assert engine.begun == [(1,), (2, 3, 4)]
 
 
-def test_the_more_urgent_keeps_its_slot(engine: Countdown, make: Make) -> None:
-    """Who waits gets the slot of one that is no more urgent, the one that has had most steps."""
+def test_the_more_urgent_is_not_preempted(engine: Countdown, make: Make) -> None:
+    """One that waits gets the place of one that is no more urgent, the one with the most steps."""
     engine.max_batch_size = 3
     batcher = make(turn_tokens=1)
 
@@ -666,7 +668,7 @@ def test_the_more_urgent_keeps_its_slot(engine: Countdown, make: Make) -> None:
 
 
 def test_a_backend_that_cannot_preempt_goes_on(engine: Countdown, make: Make) -> None:
-    """Who waits then waits for the end of another."""
+    """One that waits then waits for the end of another."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     engine.can_preempt = False
     batcher = make(turn_tokens=1)
@@ -702,7 +704,9 @@ def test_one_that_leaves_while_preempted_is_forgotten(engine: Countdown, make: M
     assert engine.steps == [(1,), (2,)]
 
 
-def test_an_idle_engine_forgets_who_leaves_while_preempted(engine: Countdown, make: Make) -> None:
+def test_an_idle_engine_forgets_one_that_leaves_while_preempted(
+    engine: Countdown, make: Make
+) -> None:
     """It sleeps in hope of others to go on with, and is woken for this."""
     engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make(turn_tokens=1, max_wait_s=60.0)
@@ -747,7 +751,7 @@ def test_one_that_is_preempted_when_a_step_fails_begins_anew(engine: Countdown, 
 def test_one_that_was_preempted_can_fail_to_go_on(
     engine: Countdown, make: Make, fails_at: int
 ) -> None:
-    """Who begins beside it may make the whole micro-batch fail; it is still known, or anew."""
+    """One that begins with it may make both fail; it resumes, or begins anew."""
     engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make(turn_tokens=2)
 
@@ -762,8 +766,8 @@ def test_one_that_was_preempted_can_fail_to_go_on(
     assert [1, 2, 3, 4, ValueError] == asyncio.run(scenario())
 
 
-def test_what_a_backend_invents_answers_nobody(engine: Countdown, make: Make) -> None:
-    """A result twice, or for a job that is not under way, changes nothing."""
+def test_what_a_backend_invents_is_ignored(engine: Countdown, make: Make) -> None:
+    """A sequence twice, or one that does not run, changes nothing."""
     batcher = make()
     honest = engine.step
 
@@ -789,8 +793,8 @@ def dead(batcher: Batcher) -> None:
 
 @DYING
 @pytest.mark.parametrize("fails_at", [0, 1])
-def test_a_dying_engine_answers_everyone(engine: Countdown, make: Make, fails_at: int) -> None:
-    """When the thread dies, those under way, those waiting and those to come get an error."""
+def test_a_dying_engine_answers_all(engine: Countdown, make: Make, fails_at: int) -> None:
+    """When the thread dies, those that run, those that wait and those to come get an error."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -807,7 +811,7 @@ def test_a_dying_engine_answers_everyone(engine: Countdown, make: Make, fails_at
 
 @DYING
 def test_an_engine_that_dies_over_a_suspect_answers_all(engine: Countdown, make: Make) -> None:
-    """Death while some are tried again leaves nobody of the others waiting."""
+    """Death while some run again leaves none of the others waiting."""
     batcher = make(max_wait_s=60.0)
     engine.open()
 
@@ -820,7 +824,7 @@ def test_an_engine_that_dies_over_a_suspect_answers_all(engine: Countdown, make:
 
 
 @DYING
-def test_an_engine_that_cannot_be_reset_answers_everyone(engine: Countdown, make: Make) -> None:
+def test_an_engine_that_cannot_be_reset_answers_all(engine: Countdown, make: Make) -> None:
     """A device that is lost fails the step, and then the reset."""
     batcher = make(max_wait_s=60.0)
 
@@ -901,7 +905,7 @@ def test_many_short_steps_are_no_stall(engine: Countdown, make: Make) -> None:
 
 
 def test_closing_finishes_the_step_and_refuses_the_rest(engine: Countdown, make: Make) -> None:
-    """Who ends with the step gets an answer; who goes on, waits or comes later gets an error."""
+    """What ends with the step gets an answer; what goes on, waits or comes later gets an error."""
     batcher = make(max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
@@ -927,34 +931,36 @@ def test_an_idle_engine_closes_at_once(make: Make) -> None:
     assert not batcher._thread.is_alive()
 
 
-def test_progress_is_told_in_order_to_who_asked(engine: Countdown, make: Make) -> None:
+def test_progress_is_reported_in_order_to_callers_that_want_it(
+    engine: Countdown, make: Make
+) -> None:
     """Now and then, on the caller's own event loop, before the result; others are not asked for."""
     batcher = make()
     engine.open()
-    heard: list[tuple[Tokens, int]] = []
+    reported: list[tuple[Tokens, int]] = []
 
     async def scenario() -> Tokens:
         other = await begin(batcher, Item(2, steps=12))
         answer = await batcher.submit(
             in_time(Item(1, steps=11)),
-            lambda tokens: heard.append((tokens, threading.get_ident())),
+            lambda tokens: reported.append((tokens, threading.get_ident())),
         )
-        assert [tokens for tokens, _ in heard] == [(1, 4), (1, 8)]
+        assert [tokens for tokens, _ in reported] == [(1, 4), (1, 8)]
         await other
         return answer
 
     assert asyncio.run(scenario()) == (1, 11)
-    assert {thread for _, thread in heard} == {threading.get_ident()}
+    assert {thread for _, thread in reported} == {threading.get_ident()}
     assert engine.reported == [1, 1]
 
 
-def test_a_loop_that_is_closed_is_not_told() -> None:
+def test_a_loop_that_is_closed_is_not_called() -> None:
     """A caller may be gone with its whole event loop."""
     loop = asyncio.new_event_loop()
     loop.close()
-    heard: list[Tokens] = []
-    call_on(loop, heard.append, (1, 4))
-    assert heard == []
+    reported: list[Tokens] = []
+    call_on(loop, reported.append, (1, 4))
+    assert reported == []
 
 
 def test_an_image_is_let_go_with_its_answer() -> None:
@@ -1068,7 +1074,7 @@ def test_every_admitted_request_is_answered_exactly_once(
             elif kind == "leave" and tasks:
                 item = list(tasks)[value % len(tasks)]
                 left.add(item)
-                with batcher._changed:  # nobody is taken out of the queue meanwhile
+                with batcher._changed:  # none is taken out of the queue meanwhile
                     waiting = set(ids(batcher._scheduler._waiting))
                     tasks[item].cancel()
                     await asyncio.wait([tasks[item]])
@@ -1137,8 +1143,8 @@ def test_a_result_does_not_disturb_a_caller_that_has_left(engine: Countdown, mak
     batcher.check(SOON_S)
 
 
-def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None:
-    """The policy that counts replicas asks; who is answered counts no more."""
+def test_it_counts_what_waits_and_what_runs(engine: Countdown, make: Make) -> None:
+    """The autoscaling policy asks; what has ended counts no more."""
     batcher = make()
 
     async def scenario() -> None:
@@ -1153,7 +1159,7 @@ def test_it_counts_who_waits_and_who_runs(engine: Countdown, make: Make) -> None
     assert batcher.num_ongoing == 0
 
 
-def test_it_tells_what_the_engine_has_done(engine: Countdown, make: Make) -> None:
+def test_it_counts_what_the_engine_has_done(engine: Countdown, make: Make) -> None:
     """Steps, requests in them, why batches began, and the time that was spent in them."""
     batcher = make()
     assert (batcher.max_batch_size, batcher.num_running, batcher.num_waiting) == (4, 0, 0)

@@ -27,7 +27,7 @@ def test_children_keep_off_the_engines_cores() -> None:
 
 @pytest.mark.parametrize("num", [0, 10_000])
 def test_nothing_changes_where_nothing_can_be_left(num: int) -> None:
-    """No core to leave, or more than there are: everybody uses all."""
+    """No core to leave, or more than there are: all processes use all."""
     with reserve_cores(num):
         assert cores_of_a_child() == allowed()
 

@@ -1,4 +1,4 @@
-"""The backend that asks transformers: exact, obedient, and it stops for those who leave."""
+"""The backend that calls transformers: exact, obedient, and it stops for callers that leave."""
 
 import collections.abc
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_sequences_with_beams_of_their_own_share_a_step(chosen: int | None) -> N
 
 
 def test_a_sequence_may_bound_its_answer() -> None:
-    """Its own number of new tokens counts beside others that have the deployment's, up to that."""
+    """Its own number of new tokens counts, up to the deployment's; others have the deployment's."""
     bounds = (None, 4, 9, 100)
     batch = [sequence(1, "object-detection", max_new_tokens=most) for most in bounds]
     free, *bounded = backend(max_new_tokens=12).answers(batch)
@@ -117,7 +117,7 @@ def said(
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
-def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
+def test_a_batch_without_callers_ends_at_once(num_beams: int | None) -> None:
     """A long generation stops at the step at which the last sequence is not wanted any more."""
     long = backend(num_beams=num_beams, min_new_tokens=500)
     callers = [Caller(3), Caller(7)]
@@ -128,8 +128,8 @@ def test_a_batch_that_nobody_wants_ends_at_once(num_beams: int | None) -> None:
 
 @pytest.mark.parametrize("num_beams", [None, 1])
 @pytest.mark.parametrize("left", [0, 1, 2])
-def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left: int) -> None:
-    """Their tokens are exactly those of a batch in which everybody stays."""
+def test_the_others_of_a_batch_do_not_change(num_beams: int | None, left: int) -> None:
+    """Their tokens are exactly those of a batch in which all stay."""
     batch = [sequence(seed, "object-detection") for seed in (1, 2, 3)]
     undisturbed = backend(num_beams=num_beams).answers(batch)
     callers = [Caller(4) if number == left else Caller() for number in range(3)]
@@ -140,7 +140,7 @@ def test_the_batch_mates_of_who_leaves_say_the_same(num_beams: int | None, left:
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
-def test_nobody_waits_for_a_sequence_that_is_not_wanted(num_beams: int | None) -> None:
+def test_a_sequence_that_is_not_wanted_holds_up_no_other(num_beams: int | None) -> None:
     """A batch takes no more steps than its longest wanted sequence."""
     batch = [sequence(2, "region-proposal"), sequence(9, "dense-region-caption")]
     alone, together, left = Caller(), Caller(), Caller()
@@ -151,8 +151,8 @@ def test_nobody_waits_for_a_sequence_that_is_not_wanted(num_beams: int | None) -
     assert alone.steps == left.steps < together.steps
 
 
-def test_who_is_dropped_before_the_pass_is_not_in_it() -> None:
-    """Nor is anyone after a reset."""
+def test_one_that_is_dropped_before_the_pass_is_not_in_it() -> None:
+    """Nor is any after a reset."""
     generate = backend(max_new_tokens=4)
     batch = [sequence(seed, "caption") for seed in (1, 2, 3)]
     generate.add(batch)

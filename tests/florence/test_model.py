@@ -147,7 +147,7 @@ def test_broken_weights_are_named(tmp_path: Path) -> None:
 
 @without_gpu
 def test_a_missing_gpu_is_named() -> None:
-    """Who asks for a GPU is not given a CPU."""
+    """A GPU that is asked for is not replaced by a CPU."""
     assert "no CUDA device is visible" in refusal(demo(device="cuda"))
 
 

@@ -83,7 +83,7 @@ class DecoderBatch:
         self.ended_scores = zeros(n, k, dtype=torch.float32)
         self.ended_length = torch.ones_like(self.scores, dtype=torch.int64)
         self.ended = torch.zeros_like(self.scores, dtype=torch.bool)
-        self.places = torch.arange(n, device=device)
+        self.indices = torch.arange(n, device=device)
         self.beams = torch.arange(k, device=device)
         self.positions = torch.arange(t, device=device)
 
@@ -123,9 +123,9 @@ class DecoderBatch:
             column = column.pin_memory()  # else the copy would wait for all that runs
         return column.to(self.device, non_blocking=True)
 
-    def _unused(self, places: slice) -> Tensor:
-        """Beams beyond those of each sequence: (places, K)."""
-        return self.beams >= self.num_beams[places, None]
+    def _unused(self, indices: slice) -> Tensor:
+        """Beams beyond those of each sequence: (indices, K)."""
+        return self.beams >= self.num_beams[indices, None]
 
     def move(self, source: int, target: int, num_positions: int) -> None:
         """Move the sequence of a place to another; `num_positions` of it are in use."""
@@ -135,20 +135,20 @@ class DecoderBatch:
         for tensor in self._small():
             tensor[target] = tensor[source]
 
-    def copy_out(self, place: int, num_positions: int) -> tuple[Tensor, ...]:
+    def copy_out(self, index: int, num_positions: int) -> tuple[Tensor, ...]:
         """All that is kept of a sequence; `num_positions` of it are in use."""
         used = num_positions * self.shape.num_beams
-        kv, cross_kv = self._kv[:, :, place, :, :used], self._cross_kv[:, :, place]
-        small = (tensor[place] for tensor in self._small())
+        kv, cross_kv = self._kv[:, :, index, :, :used], self._cross_kv[:, :, index]
+        small = (tensor[index] for tensor in self._small())
         return tuple(part.clone() for part in (kv, cross_kv, *small))
 
-    def copy_in(self, place: int, parts: tuple[Tensor, ...]) -> None:
+    def copy_in(self, index: int, parts: tuple[Tensor, ...]) -> None:
         """Put what was copied out into a place."""
         kv, cross_kv, *small = parts
-        self._kv[:, :, place, :, : kv.shape[3]] = kv
-        self._cross_kv[:, :, place] = cross_kv
+        self._kv[:, :, index, :, : kv.shape[3]] = kv
+        self._cross_kv[:, :, index] = cross_kv
         for tensor, value in zip(self._small(), small, strict=True):
-            tensor[place] = value
+            tensor[index] = value
 
     def _small(self) -> tuple[Tensor, ...]:
         """What is kept of each sequence besides keys and values."""
@@ -170,10 +170,10 @@ class DecoderBatch:
             self.ended,
         )
 
-    def clear(self, place: int | slice) -> None:
+    def clear(self, index: int | slice) -> None:
         """Free a place: it takes no part in a step, and fits into one of few positions."""
-        self.done[place] = True
-        self.length[place] = 1
+        self.done[index] = True
+        self.length[index] = 1
 
 
 class BatchView:
@@ -191,7 +191,7 @@ class BatchView:
         self.cross_mask = batch.cross_mask[:size]
         self._place_ancestors(batch)
         self.mask = self._mask(batch).to(batch.cross_mask.dtype)
-        self._places = batch.places[:size, None]
+        self._indices = batch.indices[:size, None]
         self._targets = self.current[:, None] * self._all_beams + self.beams
 
     def at(self, positions: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class BatchView:
     def write(self, kv: Tensor, new: Tensor) -> None:
         """Keep the keys and values (n, k, 2·H·w) of each sequence's current position."""
         by_position = kv.permute(1, 3, 0, 2, 4)  # (N, T·K, 2, H, w)
-        by_position[self._places, self._targets] = new.unflatten(-1, by_position.shape[2:])
+        by_position[self._indices, self._targets] = new.unflatten(-1, by_position.shape[2:])
 
     def read(self, kv: Tensor) -> Tensor:
         """Keys and values of the span: (2, n, H, t·k, w)."""

@@ -46,11 +46,11 @@ def build(
     Raises:
         SetupError: the GPU has no memory for a single sequence.
     """
-    longest = longest_sequence(inputs, config.max_words, image_size)
+    longest = longest_sequence(inputs, config.max_text_tokens, image_size)
     shape = shape_of(florence.config.text_config, inputs.num_image_tokens, config)
     if inputs.mean.is_cuda:
         prefer_ready_kernels()
-        inputs = replace(inputs, num_words=shape.num_encoded - inputs.num_image_tokens)
+        inputs = replace(inputs, num_text_tokens=shape.num_encoded - inputs.num_image_tokens)
         config = replace(config, launch_ahead=True)
     prefill = Prefill(Encoder(florence), inputs, image_cache)
     if inputs.mean.is_cuda:
@@ -60,7 +60,7 @@ def build(
         config = replace(config, prefill_batch_size=min(config.prefill_batch_size, most))
     batch = DecoderBatch(shape, inputs.mean.device, inputs.dtype)
     decoder = Decoder(florence)
-    grammar = BoxGrammar(bins, decoder.num_words, rules.eos, batch) if bins else None
+    grammar = BoxGrammar(bins, decoder.vocab_size, rules.eos, batch) if bins else None
     engine = Engine(prefill, decoder, rules, config, batch, grammar)
     engine.warm_up(longest)
     logger.info(described(shape, inputs.dtype))
@@ -73,7 +73,7 @@ def shape_of(text: Any, num_image_tokens: int, config: EngineConfig) -> BatchSha
         max_batch_size=config.max_batch_size,
         num_beams=config.num_beams,
         num_positions=config.max_new_tokens + 1,
-        num_encoded=aligned(num_image_tokens + config.max_words),
+        num_encoded=aligned(num_image_tokens + config.max_text_tokens),
         num_layers=text.decoder_layers,
         num_heads=text.decoder_attention_heads,
         head_width=text.d_model // text.decoder_attention_heads,
@@ -94,9 +94,9 @@ def prefer_ready_kernels() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def longest_sequence(inputs: Inputs, max_words: int, image_size: tuple[int, int]) -> Sequence:
+def longest_sequence(inputs: Inputs, max_text_tokens: int, image_size: tuple[int, int]) -> Sequence:
     """A black image with the longest prompt."""
-    return Sequence(black(image_size), [0] * (inputs.num_image_tokens + max_words))
+    return Sequence(black(image_size), [0] * (inputs.num_image_tokens + max_text_tokens))
 
 
 def black(size: tuple[int, int]) -> Pixels:

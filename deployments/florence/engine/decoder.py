@@ -1,6 +1,6 @@
 """One decoding step: the last token of each beam → the scores of every next token.
 
-Shapes: n sequences, k beams of each, V words of the vocabulary.
+Shapes: n sequences, k beams of each, V tokens of the vocabulary.
 """
 
 import math
@@ -63,7 +63,7 @@ class Decoder:
     def __init__(self, florence: Any) -> None:
         decoder = florence.model.language_model.decoder
         config = decoder.config
-        self.num_words: int = config.vocab_size
+        self.vocab_size: int = config.vocab_size
         self._embedding = decoder.embed_tokens.weight.detach()
         self._scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self._positions = decoder.embed_positions.weight.detach()[FIRST_POSITION:]
@@ -73,8 +73,8 @@ class Decoder:
 
     def __call__(self, batch: DecoderBatch, view: BatchView) -> Tensor:
         """The scores of each beam's next token: (n, k, V)."""
-        words = self._scale * functional.embedding(view.last_tokens, self._embedding)
-        x = self._norm(words + functional.embedding(view.current, self._positions)[:, None])
+        tokens = self._scale * functional.embedding(view.last_tokens, self._embedding)
+        x = self._norm(tokens + functional.embedding(view.current, self._positions)[:, None])
         for layer, kv, cross_kv in zip(self._layers, batch.kv, batch.cross_kv, strict=True):
             x = layer(x, kv, cross_kv[:, : view.size], view)
         return linear(x, self._head)

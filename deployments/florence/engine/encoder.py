@@ -59,17 +59,17 @@ class Encoder:
         """Normalised images (B, H, W, 3) → image tokens (B, I, d_model)."""
         return self._vision(images)
 
-    def encode(self, image_tokens: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    def encode(self, image_tokens: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Keys and values for each decoder layer's cross-attention: (L, B, S, 2·d_model).
 
         Args:
             image_tokens: what `encode_images` returns.
-            words: prompts without the image's tokens, padded on the right: (B, W).
+            text: prompts without the image's tokens, padded on the right: (B, W).
             mask: what is added to the scores of each of the S = I + W positions:
                 zero, or minus infinity for padding: (B, 1, 1, S).
         """
         x = torch.cat(
-            [image_tokens, self._scale * functional.embedding(words, self._embedding)], dim=1
+            [image_tokens, self._scale * functional.embedding(text, self._embedding)], dim=1
         )
         x = self._norm(x + self._positions[: x.shape[1]])
         for layer in self._layers:

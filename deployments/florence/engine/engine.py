@@ -30,25 +30,17 @@ GPU_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How much an engine holds, and how it works.
-
-    At most `prefill_batch_size` sequences go to the encoder together. `num_beams` is the number of
-    a sequence that asks for none, and the most that one may ask for. `max_words` is the longest
-    prompt in tokens, without the image's. `gpu_memory_utilization` is the share of a GPU's memory
-    that may be used. `launch_ahead` lets the host launch a step before it knows how the last one
-    ended, in the sizes that are recorded, as `build` does on a GPU; without `cuda_graphs` nothing
-    is recorded.
-    """
+    """How much an engine holds and how it works; see the settings of the same names."""
 
     max_batch_size: int
     prefill_batch_size: int
-    num_beams: int
+    num_beams: int  # of a sequence that asks for none, and the most that one may ask for
     max_new_tokens: int
-    max_words: int
+    max_text_tokens: int  # of a prompt, without the image's
     min_new_tokens: int = 0
     gpu_memory_utilization: float = 0.9
-    launch_ahead: bool = False
-    cuda_graphs: bool = True
+    launch_ahead: bool = False  # launch a step before the last one is known, as on a GPU
+    cuda_graphs: bool = True  # record steps and prefills where there is a GPU
 
 
 class Engine:
@@ -74,7 +66,7 @@ class Engine:
         self._config = config
         self._batch = batch
         self._encoded: deque[Encoded] = deque()  # what is with the encoder
-        self._running: list[Sequence] = []  # each at its place in the batch
+        self._running: list[Sequence] = []  # in the order of the batch
         self._preempted: dict[Sequence, tuple[Tensor, ...]] = {}
         self._done: deque[tuple[list[Sequence], HostCopy]] = deque()  # which ended, of each step
         self._ended: deque[tuple[Sequence, HostCopy]] = deque()  # tokens on the way to the host
@@ -156,10 +148,10 @@ class Engine:
         """
         if sequence not in self._running:
             return None
-        batch, place = self._batch, self._running.index(sequence)
+        batch, index = self._batch, self._running.index(sequence)
         num_beams = self._num_beams(sequence)
-        ended = batch.ended_tokens[place, :num_beams][batch.ended[place, :num_beams]]
-        beams = torch.cat([batch.tokens[place, :num_beams], ended])[:, : int(batch.length[place])]
+        ended = batch.ended_tokens[index, :num_beams][batch.ended[index, :num_beams]]
+        beams = torch.cat([batch.tokens[index, :num_beams], ended])[:, : int(batch.length[index])]
         common = (beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum()
         return tuple(beams[0, : int(common)].tolist())
 
@@ -255,18 +247,18 @@ class Engine:
                 self._vacate(sequence)
 
     def _tokens(self, sequence: Sequence) -> HostCopy:
-        batch, place = self._batch, self._running.index(sequence)
+        batch, index = self._batch, self._running.index(sequence)
         return HostCopy(
-            batch.ended_tokens[place, 0, : sequence.length], batch.ended_length[place, 0]
+            batch.ended_tokens[index, 0, : sequence.length], batch.ended_length[index, 0]
         )
 
     def _vacate(self, sequence: Sequence) -> None:
         """Free a place; the last sequence moves into it."""
-        place = self._running.index(sequence)
+        index = self._running.index(sequence)
         last = self._running.pop()
         if last is not sequence:
-            self._batch.move(len(self._running), place, last.length)
-            self._running[place] = last
+            self._batch.move(len(self._running), index, last.length)
+            self._running[index] = last
         self._batch.clear(len(self._running))
 
     def _take_ended(self) -> list[Sequence]:

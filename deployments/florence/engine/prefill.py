@@ -24,14 +24,14 @@ class Inputs:
     """Turns images and prompts into tensors.
 
     `mean` and `std` are those of each colour in units of 0..1;
-    prompts are padded to `num_words`, or to the longest of the batch when it is None.
+    prompts are padded to `num_text_tokens`, or to the longest of the batch when it is None.
     """
 
     mean: Tensor
     std: Tensor
     num_image_tokens: int
     pad: int
-    num_words: int | None
+    num_text_tokens: int | None
     dtype: torch.dtype
 
     def images(self, images: collections.abc.Sequence[Pixels]) -> Tensor:
@@ -39,7 +39,7 @@ class Inputs:
         pixels = self._moved(torch.from_numpy(np.stack(images)))
         return ((pixels.float() / 255.0 - self.mean) / self.std).to(self.dtype)
 
-    def words(
+    def text(
         self, prompts: collections.abc.Sequence[collections.abc.Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
         """Prompts without the image's tokens (B, W), and the mask that the encoder wants.
@@ -47,12 +47,12 @@ class Inputs:
         The mask is zero, or minus infinity for padding: (B, 1, 1, image tokens + W).
         """
         written = [prompt[self.num_image_tokens :] for prompt in prompts]
-        width = self.num_words or max(map(len, written))
-        padded = [[*words, *[self.pad] * (width - len(words))] for words in written]
-        words = self._moved(torch.tensor(padded))
-        mask = torch.zeros(len(words), self.num_image_tokens + width, device=words.device)
-        mask[:, self.num_image_tokens :].masked_fill_(words == self.pad, float("-inf"))
-        return words, mask.to(self.dtype)[:, None, None]
+        width = self.num_text_tokens or max(map(len, written))
+        padded = [[*text, *[self.pad] * (width - len(text))] for text in written]
+        text = self._moved(torch.tensor(padded))
+        mask = torch.zeros(len(text), self.num_image_tokens + width, device=text.device)
+        mask[:, self.num_image_tokens :].masked_fill_(text == self.pad, float("-inf"))
+        return text, mask.to(self.dtype)[:, None, None]
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if not self.mean.is_cuda:
@@ -113,17 +113,17 @@ class Prefill:
             torch.OutOfMemoryError: the device has not enough for so many at a time.
         """
         with self._own_stream():
-            words, mask = self._inputs.words([sequence.prompt for sequence in sequences])
-            cross_kv = self._encode(self._image_tokens(sequences), words, mask)
+            text, mask = self._inputs.text([sequence.prompt for sequence in sequences])
+            cross_kv = self._encode(self._image_tokens(sequences), text, mask)
             return Encoded(list(sequences), cross_kv, mask, self._event())
 
     def record(self, sequences: Sequences) -> None:
         """Record the pass of as many sequences as these, on a GPU."""
         with self._own_stream():
             images = self._inputs.images([sequence.pixels for sequence in sequences])
-            words = self._inputs.words([sequence.prompt for sequence in sequences])
+            text = self._inputs.text([sequence.prompt for sequence in sequences])
             self._encode_images.record(images)
-            self._encode.record(self._encode_images(images), *words)
+            self._encode.record(self._encode_images(images), *text)
 
     def _image_tokens(self, sequences: Sequences) -> Tensor:
         """The image tokens of all sequences: (B, I, d_model)."""

@@ -3,7 +3,7 @@
 The rules and their order are transformers' (5.23, `generation/logits_process.py` and
 `GenerationMixin._beam_search`), so that a sequence comes out as if `generate` had run it alone.
 All of it stays on the device; a sequence that is done no longer changes.
-Shapes: n sequences, k beams, V words, T positions.
+Shapes: n sequences, k beams, V tokens of the vocabulary, T positions.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from deployments.florence.sequence import Grammar
 
 INFINITY = float("inf")
 BOX = 4  # location tokens of a box
-NO_BIN = -1  # the bin of a word that is no location
+NO_BIN = -1  # the bin of a token that is no location
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class BoxGrammar:
 
     Args:
         bins: location tokens: id → bin.
-        num_words: V, the words that the model scores.
+        vocab_size: V.
     """
 
     def __init__(
-        self, bins: Mapping[int, int], num_words: int, eos: int, batch: DecoderBatch
+        self, bins: Mapping[int, int], vocab_size: int, eos: int, batch: DecoderBatch
     ) -> None:
-        table = torch.full((num_words,), NO_BIN)
+        table = torch.full((vocab_size,), NO_BIN)
         for id_, bin_ in bins.items():
             table[id_] = bin_
         self._bins = table.to(batch.device)

@@ -116,7 +116,7 @@ class Pool:
             prefill_batch_size=prefill_batch_size,
             num_beams=num_beams,
             max_new_tokens=way.max_new_tokens,
-            max_words=max(map(len, self._prompts)) - model.checkpoint.num_image_tokens,
+            max_text_tokens=max(map(len, self._prompts)) - model.checkpoint.num_image_tokens,
             min_new_tokens=way.min_new_tokens,
             launch_ahead=launch_ahead,
         )

@@ -50,7 +50,7 @@ def engine(ahead: bool) -> Engine:
         prefill_batch_size=2,
         num_beams=3,
         max_new_tokens=LONGEST,
-        max_words=24,
+        max_text_tokens=24,
         min_new_tokens=LONGEST,
         launch_ahead=ahead,
     )
@@ -99,7 +99,7 @@ def expected(name: str) -> list[Tokens]:
 @pytest.mark.parametrize("preempted", [0.0, PREEMPTED], ids=["at a stretch", "preempted"])
 @pytest.mark.parametrize("name", BEAMS)
 def test_the_same_answers(name: str, preempted: float) -> None:
-    """Whoever sits beside whom, and however long those were that left."""
+    """Whatever else is in the batch, and however long the ones before were."""
     assert answers(engine(ahead=True), sequences(name), preempted) == expected(name)
 
 

@@ -25,7 +25,7 @@ SHAPE = BatchShape(
 )
 WIDTH = 2 * SHAPE.num_heads * SHAPE.head_width  # keys and values of a position
 START = 2
-CONSTANT = {"places"}
+CONSTANT = {"indices"}
 
 
 def batch_of(*beams: int) -> DecoderBatch:

@@ -1,4 +1,4 @@
-"""The batcher before a real engine: whatever the priorities, each caller gets the answer alone."""
+"""The batcher with a real engine: each caller gets the answer of being alone."""
 
 import asyncio
 import collections.abc
@@ -84,7 +84,7 @@ async def serve(
 )
 @given(data=st.data())
 def test_every_caller_gets_its_own_answer(uneven: Pool, data: st.DataObject) -> None:
-    """Who stays gets all of it, and nothing else on the way; who leaves may have had it."""
+    """A caller that stays gets all of it, and nothing else on the way; one that leaves may, too."""
     asking = data.draw(callers(len(uneven.sequences)))
     most = data.draw(st.integers(1, 6))
     together = data.draw(st.integers(1, min(most, 4)))

@@ -21,7 +21,7 @@ SHAPE = BatchShape(8, 3, num_positions=65, num_encoded=80, num_layers=2, num_hea
 def test_a_batch_is_as_wide_as_the_model(uneven: Pool) -> None:
     """Room for the longest prompt after the image, and for the start token before the answer."""
     config = EngineConfig(
-        max_batch_size=5, prefill_batch_size=2, num_beams=4, max_new_tokens=16, max_words=20
+        max_batch_size=5, prefill_batch_size=2, num_beams=4, max_new_tokens=16, max_text_tokens=20
     )
     text = uneven.model.florence.config.text_config
     shape = shape_of(text, uneven.model.checkpoint.num_image_tokens, config)
@@ -42,7 +42,7 @@ def test_positions_come_in_sixteens() -> None:
 
 
 def test_the_longest_sequence(uneven: Pool) -> None:
-    """Black, of the model's size, with every word there is room for."""
+    """Black, of the model's size, with the longest prompt."""
     longest = longest_sequence(uneven.inputs, 20, (112, 80))
     assert longest.pixels.shape == (80, 112, 3)
     assert not longest.pixels.any()

@@ -91,7 +91,7 @@ def test_a_step(num_beams: int, early_stopping: bool | str, constrained: bool) -
     """Decoder, search and grammar."""
     batch, decoder = DecoderBatch(SHAPE, META, DTYPE), Decoder(florence())
     bins = {100 + bin_: bin_ for bin_ in range(1000)}
-    grammar = BoxGrammar(bins, decoder.num_words, 2, batch)
+    grammar = BoxGrammar(bins, decoder.vocab_size, 2, batch)
     search = Search(rules(early_stopping), batch, grammar if constrained else None)
     with recording():
         view = BatchView(batch, SHAPE.max_batch_size, num_beams, 64)
@@ -103,8 +103,8 @@ def test_the_encoder() -> None:
     encoder = Encoder(florence())
     with recording():
         seen = encoder.encode_images(empty(4, 128, 128, 3))
-        words, mask = empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15)
-        encoder.encode(seen, words, mask)
+        text, mask = empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15)
+        encoder.encode(seen, text, mask)
 
 
 def test_moving_and_clearing_places() -> None:

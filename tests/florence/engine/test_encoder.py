@@ -29,9 +29,9 @@ def test_keys_and_values_are_the_librarys(pool: Pool) -> None:
     """For prompts of different lengths in one batch, except where there is padding."""
     expected, real = theirs(pool)
     inputs, encoder = pool.inputs, Encoder(pool.model.florence)
-    words, mask = inputs.words([sequence.prompt for sequence in pool.sequences])
+    text, mask = inputs.text([sequence.prompt for sequence in pool.sequences])
     seen = encoder.encode_images(inputs.images([sequence.pixels for sequence in pool.sequences]))
-    ours = encoder.encode(seen, words, mask)
+    ours = encoder.encode(seen, text, mask)
     assert not real.all()
     torch.testing.assert_close(ours[:, real], expected[:, real], atol=2e-4, rtol=0)
 

@@ -62,7 +62,7 @@ def check(pool: Pool, way: Way, num_beams: int, traffic: Traffic) -> None:
             assert answers[number] == expected(pool, way, planned).tokens
 
 
-def everyone(
+def whole_pool(
     pool: Pool, way: Way, num_beams: int, max_batch_size: int = 5, prefill_batch_size: int = 3
 ) -> Traffic:
     """Each sequence of the pool once."""
@@ -76,7 +76,7 @@ def everyone(
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @exactly
 @given(data=st.data())
-def test_everyone_gets_the_answer_of_being_alone(
+def test_each_gets_the_answer_of_being_alone(
     pool: Pool, way: Way, num_beams: int, data: st.DataObject
 ) -> None:
     """Whatever the order, batch sizes, cancellations and preemptions, with any beams."""
@@ -92,9 +92,9 @@ def test_everyone_gets_the_answer_of_being_alone(
 def test_every_way_to_end_a_beam_search(
     uneven: Pool, early_stopping: bool | str, length_penalty: float, data: st.DataObject
 ) -> None:
-    """Four beams beside two and one; each sequence with four at least once."""
+    """Four beams next to two and one; each sequence with four at least once."""
     way = Way(early_stopping=early_stopping, length_penalty=length_penalty)
-    whole = everyone(uneven, way, num_beams=4)
+    whole = whole_pool(uneven, way, num_beams=4)
     drawn = data.draw(traffics(len(uneven.sequences), (4, 2, 1), (16,)))
     check(uneven, way, 4, replace(drawn, planned=whole.planned + drawn.planned))
 
@@ -105,26 +105,26 @@ def test_every_way_to_end_a_beam_search(
 def test_lengths(uneven: Pool, most: int, least: int, forced: bool, num_beams: int) -> None:
     """From a single token on, and with an end that is put off."""
     way = Way(forced=forced, max_new_tokens=most, min_new_tokens=least)
-    check(uneven, way, num_beams, everyone(uneven, way, num_beams))
+    check(uneven, way, num_beams, whole_pool(uneven, way, num_beams))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_long_answers(uneven: Pool, num_beams: int, ahead: bool) -> None:
-    """Longer than the span that the attention reaches at first, beside such as have just begun."""
+    """Longer than the first span of the attention, next to some that have just begun."""
     way = Way(max_new_tokens=LONGER, min_new_tokens=LONGER)
-    check(uneven, way, num_beams, replace(everyone(uneven, way, num_beams), launch_ahead=ahead))
+    check(uneven, way, num_beams, replace(whole_pool(uneven, way, num_beams), launch_ahead=ahead))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_batch_of_one(uneven: Pool, num_beams: int) -> None:
     """One after the other."""
-    check(uneven, Way(), num_beams, everyone(uneven, Way(), num_beams, 1, 1))
+    check(uneven, Way(), num_beams, whole_pool(uneven, Way(), num_beams, 1, 1))
 
 
 def test_one_of_three_beams_at_first(uneven: Pool) -> None:
-    """Greedy ones alone, then beside beams, then alone again: the beams come and go."""
+    """Greedy ones alone, then with beams, then alone again."""
     planned = [Planned(number, 1, 16) for number in range(10)]
     planned[3:3] = [Planned(number, 3, 7) for number in (3, 0)]
     check(uneven, Way(), 3, Traffic(tuple(planned), (1, 0, 0), 3, 2))
@@ -153,7 +153,7 @@ def alone(pool: Pool, numbers: collections.abc.Sequence[int]) -> list[Tokens]:
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
 def test_leaving_while_with_the_encoder(uneven: Pool, gone: tuple[int, ...], ahead: bool) -> None:
-    """Even all of them; the others' answers are their own, and so are those of who comes next."""
+    """Even all of them; the others' answers are their own, and so are those of the next ones."""
     engine = uneven.engine(Way(), 3, 4, 3, ahead)
     batch = fresh(uneven.sequences[:3])
     engine.add(batch)

@@ -103,7 +103,7 @@ def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
 
 
 def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
-    """Beside others that are held, it says what it would say anyway."""
+    """Next to others that are held, its tokens do not change."""
     given = about_scenes(wild, 8)
     free = answers(wild, given, constrained=False, beams=3)
     held = answers(wild, given, constrained=True, beams=3)

@@ -78,7 +78,7 @@ def test_cuda_graphs_change_no_token(num_beams: int) -> None:
             prefill_batch_size=4,
             num_beams=num_beams,
             max_new_tokens=64,
-            max_words=len(prompt("object-detection")) - tokens,
+            max_text_tokens=len(prompt("object-detection")) - tokens,
             cuda_graphs=cuda_graphs,
         )
         image_size = loaded.checkpoint.image_size

@@ -17,7 +17,7 @@ from deployments.florence.engine.encoder import Encoder
 
 META = torch.device("meta")
 FP16 = torch.float16
-SIDE, NUM_IMAGE_TOKENS, NUM_WORDS = 768, 577, 14
+SIDE, NUM_IMAGE_TOKENS, NUM_TEXT_TOKENS = 768, 577, 14
 VISION = {
     "depths": [1, 1, 9, 1],
     "embed_dim": [256, 512, 1024, 2048],
@@ -61,9 +61,9 @@ def num_parameters() -> float:
 
 
 def shape(size: int = 1, num_beams: int = 1, num_positions: int = 1) -> BatchShape:
-    """Room for the usual prompts."""
+    """For the usual prompts."""
     text = large().config.text_config
-    num_encoded = NUM_IMAGE_TOKENS + NUM_WORDS
+    num_encoded = NUM_IMAGE_TOKENS + NUM_TEXT_TOKENS
     layers, heads = text.decoder_layers, text.decoder_attention_heads
     return BatchShape(
         size, num_beams, num_positions, num_encoded, layers, heads, text.d_model // heads
@@ -87,9 +87,14 @@ def test_an_image_takes_577_tokens() -> None:
     encoder = Encoder(large())
     seen = encoder.encode_images(torch.empty(2, SIDE, SIDE, 3, dtype=FP16, device=META))
     assert seen.shape == (2, NUM_IMAGE_TOKENS, 1024)
-    words = torch.empty(2, NUM_WORDS, dtype=torch.int64, device=META)
-    mask = torch.empty(2, 1, 1, NUM_IMAGE_TOKENS + NUM_WORDS, dtype=FP16, device=META)
-    assert encoder.encode(seen, words, mask).shape == (12, 2, NUM_IMAGE_TOKENS + NUM_WORDS, 2048)
+    text = torch.empty(2, NUM_TEXT_TOKENS, dtype=torch.int64, device=META)
+    mask = torch.empty(2, 1, 1, NUM_IMAGE_TOKENS + NUM_TEXT_TOKENS, dtype=FP16, device=META)
+    assert encoder.encode(seen, text, mask).shape == (
+        12,
+        2,
+        NUM_IMAGE_TOKENS + NUM_TEXT_TOKENS,
+        2048,
+    )
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -10,7 +10,7 @@ from deployments.florence.generate import Generate
 from deployments.settings import InferenceSettings
 from tests.florence.engine.pool import Pool, Way
 
-NUM, HEADS, WIDTH, ROOM = 3, 4, 8, 20
+NUM, HEADS, WIDTH, MOST = 3, 4, 8, 20
 SHAPES = [(1, 24), (3, 24), (4, 24), (5, 1, 24), (2, 3, 24), (500, 24), (2, 7, 9, 24)]
 
 
@@ -33,7 +33,7 @@ def test_products(shape: tuple[int, ...], packed: bool, has_bias: bool) -> None:
 
 @pytest.mark.parametrize("num_inputs", [2, 50])
 def test_parts_of_larger_tensors(num_inputs: int) -> None:
-    """Every second row, some of the columns, and columns for rows."""
+    """Every second row, some of the columns, and a transposed one."""
     weight, bias = weights()
     wide, tall = torch.randn(2 * num_inputs, 72), torch.randn(24, num_inputs)
     for x in (wide[::2, :24], wide[:, 24:48], tall.T):
@@ -60,7 +60,7 @@ def test_nothing_is_computed_without_a_device() -> None:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-@pytest.mark.parametrize("num_positions", [1, 7, ROOM])
+@pytest.mark.parametrize("num_positions", [1, 7, MOST])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_products_are_the_librarys_attention(
     num_beams: int, num_positions: int, stride: int
@@ -68,7 +68,7 @@ def test_products_are_the_librarys_attention(
     """For the first sequences and positions of a larger cache, every one or every other."""
     torch.manual_seed(num_positions)
     query = torch.randn(NUM, num_beams, HEADS * WIDTH)
-    whole = torch.randn(2, NUM + 2, HEADS, ROOM * stride, WIDTH)
+    whole = torch.randn(2, NUM + 2, HEADS, MOST * stride, WIDTH)
     kv = whole[:, :NUM, :, : num_positions * stride : stride]
     mask = torch.zeros(NUM, 1, num_beams, num_positions)
     mask[..., 1:].masked_fill_(torch.rand(mask[..., 1:].shape) < 0.5, float("-inf"))
@@ -116,7 +116,7 @@ def test_one_product_instead_of_several() -> None:
 
 
 def test_each_weight_exists_once() -> None:
-    """The modules hold views, and say what they said before."""
+    """The modules hold views, and compute what they did before."""
     modules, x = projections(5, 3), torch.randn(6, 7)
     before, expected = num_bytes(parameters(modules)), [module(x) for module in modules]
     fused = fuse(modules)
@@ -141,7 +141,7 @@ def test_a_projection_without_bias() -> None:
 
 
 def test_generate_goes_on_over_the_same_model(pool: Pool) -> None:
-    """Its answers beside an engine are those without."""
+    """Its answers with an engine over the same weights are those without."""
     pool.engine(Way(), 3, max_batch_size=2, prefill_batch_size=1)
     generate = Generate(pool.model, InferenceSettings(max_new_tokens=Way().max_new_tokens))
     expected = [pool.answer(number, Way(), 3).tokens for number in range(3)]

@@ -22,10 +22,10 @@ PAD = 1
 IMAGE = [9, 9]
 
 
-def inputs(num_words: int | None = None) -> Inputs:
+def inputs(num_text_tokens: int | None = None) -> Inputs:
     """Two tokens for an image."""
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.1, 0.3])
-    return Inputs(mean, std, len(IMAGE), PAD, num_words, torch.float32)
+    return Inputs(mean, std, len(IMAGE), PAD, num_text_tokens, torch.float32)
 
 
 def test_images_are_normalised_as_by_the_library(demo: Pool) -> None:
@@ -47,11 +47,13 @@ def test_images_may_be_read_only() -> None:
     torch.testing.assert_close(images[1, 2, 3], torch.tensor([2.5, 6.0, 0.7 / 0.3]))
 
 
-@pytest.mark.parametrize(("num_words", "width"), [(None, 3), (5, 5)])
-def test_prompts_are_padded_on_the_right_and_masked(num_words: int | None, width: int) -> None:
-    """To the longest, or to a fixed length; the image's tokens are no words."""
-    words, mask = inputs(num_words).words([[*IMAGE, 5, 6, 7], [*IMAGE, 8]])
-    assert words.tolist() == [[5, 6, 7, *[PAD] * (width - 3)], [8, *[PAD] * (width - 1)]]
+@pytest.mark.parametrize(("num_text_tokens", "width"), [(None, 3), (5, 5)])
+def test_prompts_are_padded_on_the_right_and_masked(
+    num_text_tokens: int | None, width: int
+) -> None:
+    """To the longest, or to a fixed length; the image's tokens are no part of the text."""
+    text, mask = inputs(num_text_tokens).text([[*IMAGE, 5, 6, 7], [*IMAGE, 8]])
+    assert text.tolist() == [[5, 6, 7, *[PAD] * (width - 3)], [8, *[PAD] * (width - 1)]]
     assert mask.shape == (2, 1, 1, len(IMAGE) + width)
     seen = (mask == 0)[:, 0, 0].sum(dim=1)
     assert seen.tolist() == [5, 3]
@@ -73,7 +75,7 @@ def said(batches: list[list[Sequence]], image_cache: ImageCache[Tensor] | None) 
 
 @pytest.mark.slow
 def test_a_known_image_gets_the_same_answer() -> None:
-    """Also beside a new one, and when another task asks about it."""
+    """Also next to a new one, and for another task."""
     first, second = about(1, key="a"), about(2, key="b")
     again = about(1, "caption", key="a")
     batches = [[first], [second, first, again]]

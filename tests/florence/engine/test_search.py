@@ -23,11 +23,11 @@ from deployments.florence.engine.search import GenerationRules, Search
 
 CPU = "cpu"
 BOS, PAD, EOS = 0, 1, 2
-NUM_WORDS = 5  # so few that everything is repeated
+VOCAB_SIZE = 5  # so few that everything is repeated
 MAX_LENGTH = 12
 
 histories = st.lists(
-    st.lists(st.integers(0, NUM_WORDS - 1), min_size=1, max_size=MAX_LENGTH - 1),
+    st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=MAX_LENGTH - 1),
     min_size=1,
     max_size=6,
 )
@@ -83,7 +83,7 @@ def test_the_next_token_is_the_librarys(
 ) -> None:
     """No repeated n-gram, no early end, and the forced first and last token, for each sequence."""
     batch = batch_with(said, least + 1)
-    scores = torch.randn(len(said), NUM_WORDS, generator=torch.Generator().manual_seed(seed))
+    scores = torch.randn(len(said), VOCAB_SIZE, generator=torch.Generator().manual_seed(seed))
     expected = [
         theirs(each, tokens, ngram, forced, least)
         for each, tokens in zip(scores, said, strict=True)
@@ -98,11 +98,11 @@ def test_the_next_token_is_the_librarys(
 
 
 def test_a_sequence_that_is_done_stays_as_it_is() -> None:
-    """Beside one that goes on."""
+    """Next to one that goes on."""
     batch = batch_with([[2, 0, 4], [2, 0, 4]], min_length=1)
     batch.done[0] = True
     before = batch.tokens[0].clone()
-    scores = torch.zeros(2, 1, NUM_WORDS)
+    scores = torch.zeros(2, 1, VOCAB_SIZE)
     scores[..., 3] = 1.0
     Search(rules(3, forced=True), batch)(scores, BatchView(batch, 2, 1, 4))
     assert torch.equal(batch.tokens[0], before)

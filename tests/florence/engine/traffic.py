@@ -48,7 +48,7 @@ def traffics(
     beams: collections.abc.Sequence[int],
     lengths: collections.abc.Sequence[int],
 ) -> Traffic:
-    """Any order, any sizes, and any number who leave."""
+    """Any order, any sizes, and any number that leave."""
     steps = st.just(NEVER) | st.just(NEVER) | st.integers(0, max(lengths))
     planned = st.builds(
         Planned,
