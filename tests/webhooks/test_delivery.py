@@ -639,6 +639,34 @@ async def test_without_a_key_nothing_is_claimed(tmp_path: Path) -> None:
     assert (await bench.webhook()).attempts == 0
 
 
+async def test_deliveries_go_on_when_a_key_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop logs what is missing, also while the store is away, and does not end."""
+    caplog.set_level(logging.ERROR, "ray.serve.florence")
+    monkeypatch.setattr(delivery, "SETUP_INTERVAL_S", 0.0)
+    monkeypatch.setattr(delivery, "IDLE_INTERVAL_S", 0.0)
+    (tmp_path / "keys").touch()
+    bench, delivered = Bench(tmp_path / "keys"), asyncio.Event()
+
+    async def post(*_: object) -> int:
+        delivered.set()
+        return 200
+
+    await bench.end(URL)
+    bench.store.away = {"claim"}
+    delivering = asyncio.create_task(bench.sender(post).deliver_forever())
+    async with asyncio.timeout(5):
+        while not caplog.messages:  # noqa: ASYNC110, it is looked at from outside
+            await asyncio.sleep(0)
+    (tmp_path / "keys").unlink()
+    bench.store.away = set()
+    await within(delivered)
+
+    assert caplog.messages[0].startswith("no webhook is delivered: no webhook key can be made in")
+    delivering.cancel()
+
+
 async def test_a_store_that_is_away(tmp_path: Path) -> None:
     """The caller hears of it when nothing is under way."""
     bench = Bench(tmp_path)
