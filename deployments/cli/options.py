@@ -5,8 +5,8 @@ The store (opened for one command, always closed), the output folder, and times 
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -14,12 +14,20 @@ from urllib.parse import urlsplit
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.open import MEMORY, SQLITE, open_store
 from deployments.jobs.store import Store
 from deployments.local.state import StateFolder
-from deployments.settings import QueueSettings, StoreSettings, state_home, store_from_environment
+from deployments.settings import (
+    QueueSettings,
+    StoreSettings,
+    api_key_from_environment,
+    state_home,
+    store_from_environment,
+)
 
 T = TypeVar("T")
 DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
@@ -64,13 +72,38 @@ def make_folder(folder: Path) -> None:
         raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
 
 
+def state_folder(state: Path | None, *, make: bool = True) -> StateFolder:
+    """The folder of `--state`, or the usual one.
+
+    Raises:
+        SetupError: it cannot be made or written.
+    """
+    return StateFolder(state or state_home(), make=make)
+
+
+@contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal. Yields a function that advances it."""
+    console = Console(stderr=True)
+    columns = TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    is_hidden = total < 2 or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def api_key(key: str | None, state: StateFolder) -> str | None:
+    """The key to call with: `--key`, else FLORENCE_API_KEY, else the local service's."""
+    return key or api_key_from_environment() or state.stored_key()
+
+
 def store_url(store: str | None, state: Path | None) -> str:
     """The store's URL: `--store`, else FLORENCE_STORE, else the local service's file.
 
     Raises:
         SetupError: the state folder cannot be made.
     """
-    return store or store_from_environment() or StateFolder(state or state_home()).store
+    return store or store_from_environment() or state_folder(state).store
 
 
 def run_with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:

@@ -15,12 +15,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.options import KeyOption, StateOption, make_folder
+from deployments.cli.options import KeyOption, StateOption, api_key, make_folder, state_folder
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
-from deployments.settings import api_key_from_environment, state_home
 
 AT_ONCE = 8
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
@@ -47,7 +46,7 @@ def predict(
 
     The exit code is 1 when one of them failed.
     """
-    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state or state_home()))
+    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state_folder(state)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def predict_all(
     task: str,
     out: Path | None,
     as_json: bool,
-    state_folder: Path,
+    state: StateFolder,
 ) -> int:
     """Ask about every image and report; the exit code is 1 when one failed.
 
@@ -77,11 +76,16 @@ def predict_all(
     check_task(task)
     if out is not None:
         make_folder(out)
-    key, authority = credentials(key, state_folder)
+    secret = api_key(key, state)
+    if not secret:
+        raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
     names = expand(images)
     output, errors = Console(), Console(stderr=True)
     predictions: list[Prediction] = []
-    with ServiceClient(url, key, authority) as client, progress(errors, len(names)) as advance:
+    with (
+        ServiceClient(url, secret, state.tls / "ca.pem") as client,
+        progress(errors, len(names)) as advance,
+    ):
         pictures = picture_names(names, out)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for prediction in threads.map(
@@ -101,18 +105,6 @@ def check_task(task: str) -> None:
     """
     if task not in TASKS:
         raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
-
-
-def credentials(key: str | None, state_folder: Path) -> tuple[str, Path | None]:
-    """The key to call with, and the local authority to trust.
-
-    Raises:
-        SetupError: there is no key.
-    """
-    found = key or api_key_from_environment() or StateFolder(state_folder).stored_key()
-    if not found:
-        raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
-    return found, state_folder / "tls" / "ca.pem"
 
 
 def expand(images: Sequence[str]) -> list[str]:

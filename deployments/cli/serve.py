@@ -10,14 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deployments.cli.options import SetOption, StateOption
+from deployments.cli.options import SetOption, StateOption, state_folder
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
 from deployments.local.client import data_uri_of
 from deployments.local.launch import launch, metrics_targets
 from deployments.local.profile import Profile, Tree, local_profile, merge, parse_sets
 from deployments.local.state import StateFolder, write_private
-from deployments.settings import state_home
 
 ENDPOINT = f"{APP}/region-proposal"
 NEEDS_TLS = "  fal's Python client speaks https only: start again with --tls"
@@ -70,7 +69,7 @@ def serve(
         raise SetupError("HAProxy serves plain http here: leave --tls or --haproxy out")
     url = "memory:" if ephemeral else store
     args = merge(settings_of(model, device, url, files), parse_sets(sets or []))
-    folder = StateFolder(state or state_home())
+    folder = state_folder(state)
     serve_until_stopped(local_profile(folder, host, port, args, tls=tls, haproxy=haproxy), folder)
 
 

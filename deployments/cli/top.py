@@ -19,12 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.live import Live
 
-from deployments.cli.options import StateOption
+from deployments.cli.options import StateOption, state_folder
 from deployments.cli.top_screen import draw
 from deployments.errors import SetupError
 from deployments.local.client import ssl_context
 from deployments.local.state import StateFolder
-from deployments.settings import state_home
 
 RAYS_TARGETS = Path("/tmp/ray/prom_metrics_service_discovery.json")  # on the head of a cluster
 ONCE_S, TIMEOUT_S = 10.0, 5.0  # Ray's nodes on a cluster export something new every ten seconds
@@ -67,7 +66,7 @@ def top(
 
     Traffic, queue, model, stages, CPU, store, webhooks and keys.
     """
-    folder = StateFolder(state or state_home())
+    folder = state_folder(state)
     targets = metrics_urls(list(dict.fromkeys(urls or [])), folder)
     title = urlsplit(targets[0]).netloc + (f" +{len(targets) - 1}" if targets[1:] else "")
     verify = ssl_context(folder.tls / "ca.pem")

@@ -17,11 +17,12 @@ from deployments.cli.options import (
     iso,
     minute,
     run_with_store,
+    state_folder,
     store_url,
 )
 from deployments.errors import SetupError
 from deployments.jobs.store import Store
-from deployments.settings import WebhookSettings, state_home
+from deployments.settings import WebhookSettings
 from deployments.webhooks.signing import KeyRotation, SigningKeys, read_keys
 from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
@@ -75,7 +76,10 @@ def retry(
     store: StoreOption = None,
     state: StateOption = None,
 ) -> None:
-    """Send a dead or delivered webhook again, with a full set of attempts."""
+    """Send a dead or delivered webhook again.
+
+    All its attempts are made anew.
+    """
     url = store_url(store, state)
     if not run_with_store(url, lambda opened: opened.retry_webhook(webhook_id)):
         raise SetupError(f"no dead or delivered webhook {webhook_id}: see `florence webhooks list`")
@@ -91,7 +95,10 @@ def rotate(
     store: StoreOption = None,
     state: StateOption = None,
 ) -> None:
-    """Sign with the next key from now on, and publish a new one for the next rotation."""
+    """Sign with the next key from now on.
+
+    A new key is published for the rotation after this one.
+    """
     folder = keys_folder(keys, state)
 
     async def work(opened: Store) -> KeyRotation:
@@ -136,7 +143,7 @@ def wanted_state(chosen: dict[str, bool]) -> WebhookState | None:
 
 def keys_folder(keys: Path | None, state: Path | None) -> Path:
     """The folder that was named, or the local service's."""
-    return keys or (state or state_home()) / "webhooks"
+    return keys or state_folder(state, make=False).webhooks
 
 
 def settings_of(folder: Path) -> WebhookSettings:

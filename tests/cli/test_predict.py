@@ -100,7 +100,7 @@ def images(folder: Path, **contents: bytes) -> list[str]:
 def predict(names: list[str], url: str, state: Path, **options: Any) -> int:
     """Ask about images; the exit code."""
     chosen = {"key": KEY, "task": "region-proposal", "out": None, "as_json": True} | options
-    return predict_all(names, url, state_folder=state, **chosen)
+    return predict_all(names, url, state=StateFolder(state), **chosen)
 
 
 def test_each_image_is_a_line_of_json(

@@ -13,12 +13,11 @@ from deployments.cli.doctor.check import Check, report
 from deployments.cli.doctor.cluster import HelmRelease, cluster_checks
 from deployments.cli.doctor.local import Setup
 from deployments.cli.doctor.remote import RemoteService
-from deployments.cli.options import KeyOption, SetOption, StateOption
+from deployments.cli.options import KeyOption, SetOption, StateOption, api_key, state_folder
 from deployments.errors import SetupError
 from deployments.local.client import ssl_context
 from deployments.local.profile import merge, parse_sets
 from deployments.local.state import StateFolder
-from deployments.settings import api_key_from_environment, state_home
 from deployments.telemetry.log import logger
 
 RELEASE = "florence"
@@ -75,7 +74,7 @@ def doctor(
     if smoke and not url:
         raise typer.BadParameter("--smoke needs --url.")
     logger.addHandler(logging.NullHandler())  # what the store and the files log is in the findings
-    folder = state or state_home()
+    folder = state_folder(state, make=False)
     in_cluster = bool(release or namespace or context or kubeconfig)
     given = merge(parse_sets(sets or []), {"store": {"url": store_url}} if store_url else {})
     checks: list[Check] = []
@@ -93,7 +92,7 @@ def doctor(
     raise typer.Exit(report(checks, as_json))
 
 
-def remote_service(url: str, key: str | None, folder: Path) -> RemoteService:
+def remote_service(url: str, key: str | None, state: StateFolder) -> RemoteService:
     """The service at `url`, with the key that was given, or this machine's.
 
     Raises:
@@ -101,10 +100,8 @@ def remote_service(url: str, key: str | None, folder: Path) -> RemoteService:
     """
     if not url.startswith(("http://", "https://")):
         raise SetupError(f"--url {url}: write http://HOST:PORT")
-    state = StateFolder(folder, make=False)
-    secret = key or api_key_from_environment() or state.stored_key() or ""
     http = httpx2.Client(verify=ssl_context(state.tls / "ca.pem"), timeout=ANSWER_S)
-    return RemoteService(url.rstrip("/"), http, secret)
+    return RemoteService(url.rstrip("/"), http, api_key(key, state) or "")
 
 
 def local_checks(setup: Setup) -> list[Check]:

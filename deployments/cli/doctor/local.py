@@ -64,13 +64,12 @@ class Setup:
         return self.is_elsewhere and not self.settings.store.url.startswith("postgres")
 
 
-def laptop_settings(folder: Path, given: Tree) -> Settings:
-    """The settings of `florence serve` with this state folder; nothing is made in it.
+def laptop_settings(state: StateFolder, given: Tree) -> Settings:
+    """The settings of `florence serve` with this state folder.
 
     Raises:
         SetupError: a setting is wrong.
     """
-    state = StateFolder(folder, make=False)
     own = state.settings | {"keys": {"hashes": state.kept_hashes()}}
     return with_environment(compose(merge(own, given), {}).settings)
 
