@@ -1,12 +1,12 @@
 """Every metric, declared once, and the two places it goes to.
 
-Each box records what it measures through Ray, whose agent on each node exports it;
-the Ingress also keeps a registry of its own, which `/metrics` prints.
-Names are `florence_<box>_<what>_<unit>`, or `florence_<part>_…` where several boxes tell of one
-part, such as the store; Ray puts `ray_` before them.
+Each deployment records through Ray, whose agent on each node exports the metrics; the Ingress also
+keeps a registry of its own, which `/metrics` prints.
+Names are `florence_<deployment>_<what>_<unit>`, or `florence_<part>_…` for a part that several
+deployments use, such as the store; Ray puts `ray_` before them.
 
-Two things to know of Ray's export: it forgets a gauge that is not set again, and a histogram
-crosses it as counts only, so that its sum is a guess. What has to be added up is a counter.
+Ray forgets a gauge that is not set again. It exports a histogram as counts alone, so its sum is a
+guess: what has to be added up is a counter.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024)
 class Metric:
     """One row: kind, help text, labels, and a histogram's bounds.
 
-    One that is the cluster's says the same whoever tells it: take the maximum, not the sum.
+    Every replica records the same value of one that is the cluster's: take the maximum of them.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -42,11 +42,11 @@ METRICS: dict[str, Metric] = {
     "florence_ingress_requests_total": Metric(
         "counter", "Requests answered, by endpoint and HTTP status.", ("endpoint", "status")
     ),
-    "florence_ingress_running": Metric("gauge", "Runs that are in the pipeline now."),
-    "florence_ingress_places": Metric("gauge", "Runs that one replica lets in at a time now."),
+    "florence_ingress_running": Metric("gauge", "Synchronous runs that are in the pipeline now."),
+    "florence_ingress_places": Metric("gauge", "Runs that one replica admits at a time now."),
     "florence_ingress_retries_total": Metric(
         "counter",
-        "Runs begun again because a replica died under them, by its sign.",
+        "Attempts at runs that are repeated as a replica died, by cause.",
         ("cause",),
     ),
     "florence_ingress_run_seconds": Metric(
@@ -56,11 +56,11 @@ METRICS: dict[str, Metric] = {
         "counter", "Runs and submits that began, by the id of their key.", ("key",)
     ),
     "florence_ingress_key_model_seconds_total": Metric(
-        "counter", "The model's time that runs have used, by the id of their key.", ("key",)
+        "counter", "The model's time for runs, by the id of their key.", ("key",)
     ),
     "florence_ingress_key_refused_total": Metric(
         "counter",
-        "Requests refused with 429, by their key's limit: rate, concurrency, share of the places.",
+        "Requests answered with 429, by the limit of their key: rate, concurrency, share.",
         ("key", "limit"),
     ),
     "florence_preprocess_fetch_seconds": Metric(
@@ -70,44 +70,48 @@ METRICS: dict[str, Metric] = {
         "histogram", "Decoding and resizing one image.", (), SECONDS
     ),
     "florence_inference_queue_wait_seconds": Metric(
-        "histogram", "One request's wait for the model.", (), SECONDS
+        "histogram", "Wait of one request for the model.", (), SECONDS
     ),
     "florence_inference_model_seconds": Metric(
-        "histogram", "From a request's beginning in the model to its last token.", (), SECONDS
+        "histogram", "From a request's start in the model to its last token.", (), SECONDS
     ),
     "florence_inference_batch_size": Metric(
-        "histogram", "Requests in the model beside a request, itself included.", (), SIZES
+        "histogram", "Requests that shared the model with a request, itself included.", (), SIZES
     ),
     "florence_inference_batches_total": Metric(
-        "counter", "Requests by their share of the model: a half for one that ran beside another."
+        "counter", "Requests by their share of the model: a half for one that ran with another."
     ),
-    "florence_inference_slots": Metric("gauge", "Requests that one replica can run at a time."),
-    "florence_inference_slots_taken": Metric("gauge", "Requests that run in one replica now."),
+    "florence_inference_slots": Metric("gauge", "Sequences that one replica can run at a time."),
+    "florence_inference_slots_taken": Metric("gauge", "Sequences that run in one replica now."),
     "florence_inference_waiting": Metric("gauge", "Requests that wait in one replica now."),
-    "florence_inference_steps_total": Metric("counter", "Steps that the model has made."),
+    "florence_inference_steps_total": Metric("counter", "Steps of the model."),
     "florence_inference_rows_total": Metric(
-        "counter", "Requests in these steps, added up: over steps and slots it is the batch's fill."
+        "counter",
+        "Sequences in these steps, added up: over steps and slots it is the batch's fill.",
     ),
     "florence_inference_busy_seconds_total": Metric(
         "counter", "Time in which the model worked; its rate is the share of time."
     ),
     "florence_inference_begun_total": Metric(
         "counter",
-        "Batches that began, by reason: full, joined others, waited long enough, alone.",
+        "Batches that started, by reason: full, joined others, waited long enough, alone.",
         ("reason",),
     ),
     "florence_inference_written_tokens_total": Metric(
         "counter", "Tokens of all answers, added up."
     ),
     "florence_inference_image_hits_total": Metric(
-        "counter", "Requests about an image that the encoder had seen (inference.image_cache_mb)."
+        "counter", "Requests whose image was in the cache (inference.image_cache_mb)."
     ),
     "florence_inference_image_cache_bytes": Metric(
-        "gauge", "Memory that the images seen before take in one replica."
+        "gauge", "Memory of the image cache in one replica."
     ),
     "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
     "florence_postprocess_seconds": Metric(
-        "histogram", "Reading one answer; drawing its picture where that comes first.", (), SECONDS
+        "histogram",
+        "Parsing one answer, and drawing its picture where that comes first.",
+        (),
+        SECONDS,
     ),
     "florence_postprocess_picture_seconds": Metric(
         "histogram", "Drawing and storing one picture.", (), SECONDS
@@ -115,40 +119,42 @@ METRICS: dict[str, Metric] = {
     "florence_postprocess_pictures_lost_total": Metric(
         "counter", "Pictures that could not be drawn or stored."
     ),
-    "florence_dispatcher_running": Metric("gauge", "Queued requests that are worked on now."),
+    "florence_dispatcher_running": Metric("gauge", "Jobs that run now."),
     "florence_dispatcher_requests_total": Metric(
-        "counter", "Attempts at queued requests, by what became of them.", ("outcome",)
+        "counter", "Attempts at jobs, by outcome.", ("outcome",)
     ),
     "florence_dispatcher_wait_seconds": Metric(
-        "histogram", "A request's wait in the queue, until an attempt at it began.", (), SECONDS
+        "histogram", "Wait of a job in the queue, until an attempt started.", (), SECONDS
     ),
     "florence_dispatcher_retries_total": Metric(
-        "counter", "Attempts that came to nothing and will be made again, by cause.", ("cause",)
+        "counter", "Attempts at jobs that failed and are repeated, by cause.", ("cause",)
     ),
     "florence_dispatcher_key_model_seconds_total": Metric(
-        "counter", "The model's time for queued requests, by the id of the key.", ("key",)
+        "counter", "The model's time for jobs, by the id of their key.", ("key",)
     ),
     "florence_dispatcher_rescued_total": Metric(
-        "counter", "Requests of dead workers or not begun in time, by outcome.", ("outcome",)
+        "counter", "Jobs of dead workers, or not started in time, by outcome.", ("outcome",)
     ),
     "florence_dispatcher_webhooks_total": Metric(
-        "counter", "Webhook deliveries tried, by outcome: delivered, retried, dead.", ("outcome",)
+        "counter",
+        "Attempts at webhooks, by outcome: delivered, retried, dead.",
+        ("outcome",),
     ),
     "florence_dispatcher_webhook_seconds": Metric(
         "histogram", "One webhook delivery, until its receiver answered.", (), SECONDS
     ),
     "florence_queue_requests": Metric(
         "gauge",
-        "Requests in the store: queued, running (up to 10,000), claimable (up to 1,000).",
+        "Jobs in the store: queued, running (up to 10,000), claimable (up to 1,000).",
         ("state",),
         is_clusters=True,
     ),
     "florence_queue_oldest_seconds": Metric(
-        "gauge", "How long the oldest claimable request has waited.", is_clusters=True
+        "gauge", "How long the oldest claimable job has waited.", is_clusters=True
     ),
     "florence_queue_key_running": Metric(
         "gauge",
-        "Requests that run, for the 20 keys with most: queued ones, others where a limit counts.",
+        "Requests that run, for the 20 keys with most: jobs, and runs where a limit counts them.",
         ("key",),
         is_clusters=True,
     ),
@@ -161,9 +167,7 @@ METRICS: dict[str, Metric] = {
     "florence_webhooks_overdue_seconds": Metric(
         "gauge", "How long the first webhook that is due has been due.", is_clusters=True
     ),
-    "florence_store_up": Metric(
-        "gauge", "Whether the store answers: 1, or 0 while it is away.", is_clusters=True
-    ),
+    "florence_store_up": Metric("gauge", "Whether the store answers: 1 or 0.", is_clusters=True),
     "florence_store_bytes": Metric(
         "gauge", "Size of the queue's file, or of its tables in PostgreSQL.", is_clusters=True
     ),
@@ -174,13 +178,13 @@ METRICS: dict[str, Metric] = {
         "histogram", "One call of the store, by operation.", ("operation",), SECONDS
     ),
     "florence_store_errors_total": Metric(
-        "counter", "Calls that found the store unavailable, by operation.", ("operation",)
+        "counter", "Calls that the store did not answer, by operation.", ("operation",)
     ),
     "florence_process_cpu_seconds_total": Metric(
         "counter", "Processor time of all threads of a replica.", ("deployment",)
     ),
 }
-TOLD = ("florence_preprocess_", "florence_inference_", "florence_postprocess_")
+STAGES = ("florence_preprocess_", "florence_inference_", "florence_postprocess_")
 
 
 class Recorder(Protocol):
@@ -190,7 +194,7 @@ class Recorder(Protocol):
         """Record `value` under the metric `name`, which must be declared with these labels."""
 
     def refresh(self) -> None:
-        """Say once more what gauges stand at, where that is forgotten."""
+        """Set all gauges once more, where they are forgotten."""
 
 
 class PrometheusRecorder:
@@ -240,7 +244,7 @@ class PrometheusRecorder:
 
 
 class RayRecorder:
-    """Hands every metric to Ray, which exports it beside Serve's own.
+    """Hands every metric to Ray, which exports it with Serve's own.
 
     Args:
         in_replica: whether Serve adds the labels `deployment` and `replica`; else Serve is not
@@ -270,7 +274,7 @@ class RayRecorder:
                 metric.observe(value, tags=labels)
 
     def refresh(self) -> None:
-        """See Recorder; what is the cluster's is to be forgotten when nobody reads it any more."""
+        """See Recorder; a gauge of the cluster is forgotten when the store is not read any more."""
         for (name, labels), value in list(self._gauges.items()):
             if not METRICS[name].is_clusters:
                 self._metrics[name].set(value, tags=dict(labels))
@@ -290,10 +294,10 @@ class RayRecorder:
 
 
 class SharedRecorder(PrometheusRecorder):
-    """Keeps every metric here, and hands on those that were measured here.
+    """Keeps every metric here, and hands those to `other` that this deployment measures itself.
 
-    A box that is told what others have measured would count it twice, and the cluster's are read
-    for `/metrics` alone.
+    Stages are recorded by their own deployments too, and the cluster's gauges are read for
+    `/metrics` alone.
     """
 
     def __init__(self, other: Recorder) -> None:
@@ -303,7 +307,7 @@ class SharedRecorder(PrometheusRecorder):
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See Recorder."""
         super().record(name, value, **labels)
-        if not name.startswith(TOLD) and not METRICS[name].is_clusters:
+        if not name.startswith(STAGES) and not METRICS[name].is_clusters:
             self._other.record(name, value, **labels)
 
     def refresh(self) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import gzip
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +26,7 @@ from deployments.images.fetch import Fetcher
 from deployments.net.connect import Resolve
 from deployments.net.guard import Address
 from deployments.settings import PreprocessSettings
+from tests.net.receiver import LoopbackServer, resolver
 
 pytestmark = pytest.mark.anyio
 
@@ -40,44 +41,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Server:
-    """A loopback server that answers every request with `answer` and remembers the requests."""
+class Server(LoopbackServer):
+    """Answers every request with `answer`, and keeps the requests."""
 
     def __init__(self, answer: Answer, context: ssl.SSLContext | None) -> None:
+        super().__init__(context)
         self.answer = answer
-        self.context = context
         self.requests: list[bytes] = []
-        self.num_connections = 0
-        self.tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=self.context)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
-        if task := asyncio.current_task():
-            self.tasks.add(task)
-        try:
-            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-                await self.answer(reader, writer)
-                writer.close()
-                await writer.wait_closed()
-        finally:
-            writer.transport.abort()
-
-    async def stop(self) -> None:
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the aborted transports close
-        await self.server.wait_closed()
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+        await self.answer(reader, writer)
 
     def url(self, host: str = "pictures.example", path: str = "/cat.png") -> str:
-        scheme = "https" if self.context else "http"
-        return f"{scheme}://{host}:{self.port}{path}"
+        return super().url(host, path)
 
 
 @contextlib.asynccontextmanager
@@ -120,15 +97,6 @@ def ok(body: bytes, *headers: bytes) -> bytes:
 
 def moved(location: str, status: int = 302) -> Answer:
     return reply(f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\n\r\n".encode())
-
-
-def resolver(**hosts: Sequence[str]) -> Resolve:
-    """Resolve like a name server that knows `hosts`, with _ for a dot, and loopback for others."""
-
-    async def resolve(host: str, port: int) -> list[Address]:
-        return [ip_address(each) for each in hosts.get(host.replace(".", "_"), ["127.0.0.1"])]
-
-    return resolve
 
 
 def fetcher(

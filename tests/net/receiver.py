@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
+
+from deployments.net.connect import Resolve
+from deployments.net.guard import Address
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,19 @@ class Posted:
 Answer = Callable[[Posted, asyncio.StreamWriter], Awaitable[None]]
 
 
-class Receiver:
-    """Answers every request with `answer`, and remembers the requests."""
+class LoopbackServer:
+    """A server that handles connections in `handle`, and counts them."""
 
-    def __init__(self, answer: Answer, context: ssl.SSLContext | None = None) -> None:
-        self.answer = answer
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.context = context
-        self.posted: list[Posted] = []
         self.num_connections = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, port: int) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Read what comes and answer it."""
+        raise NotImplementedError
+
+    async def start(self, port: int = 0) -> None:
         self.server = await asyncio.start_server(self.serve, "127.0.0.1", port, ssl=self.context)
         self.port: int = self.server.sockets[0].getsockname()[1]
 
@@ -39,8 +45,7 @@ class Receiver:
             self.tasks.add(task)
         try:
             with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-                self.posted.append(await read(reader))
-                await self.answer(self.posted[-1], writer)
+                await self.handle(reader, writer)
                 writer.close()
                 await writer.wait_closed()
         finally:
@@ -58,6 +63,28 @@ class Receiver:
         """Its address, under any name."""
         scheme = "https" if self.context else "http"
         return f"{scheme}://{host}:{self.port}{path}"
+
+
+class Receiver(LoopbackServer):
+    """Answers every request with `answer`, and keeps the requests."""
+
+    def __init__(self, answer: Answer, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(context)
+        self.answer = answer
+        self.posted: list[Posted] = []
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.posted.append(await read(reader))
+        await self.answer(self.posted[-1], writer)
+
+
+def resolver(**hosts: Sequence[str]) -> Resolve:
+    """Resolve like a name server that knows `hosts`, with _ for a dot, and loopback for others."""
+
+    async def resolve(host: str, port: int) -> list[Address]:
+        return [ip_address(each) for each in hosts.get(host.replace(".", "_"), ["127.0.0.1"])]
+
+    return resolve
 
 
 async def read(reader: asyncio.StreamReader) -> Posted:
