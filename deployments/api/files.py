@@ -79,7 +79,7 @@ class Downloads:
         self._num_waiting = 0
 
     async def get(self, request: HttpRequest, name: str) -> Response:
-        """A file, or a single range of it, when it is there; a pending file soon is."""
+        """One file, or a single range of it; a pending file is waited for."""
         file = await asyncio.to_thread(self._store.find, name)
         if file is None and is_served(name) and await self._pending.includes(name):
             file = await self._wait(request, name)

@@ -27,7 +27,7 @@ class QueueLog(BaseModel):
     source: str = Field("USER", description="Always USER")
 
 
-class QueueMetrics(BaseModel):
+class JobMetrics(BaseModel):
     """What a job took."""
 
     inference_time: float | None = Field(None, description="The model's time in seconds")
@@ -44,7 +44,7 @@ class QueueStatus(BaseModel):
     gateway_request_id: str | None = Field(None, description="The request id, when submitted")
     queue_position: int | None = Field(None, description="Requests ahead, while IN_QUEUE")
     logs: list[QueueLog] | None = Field(None, description="The log, empty unless asked for")
-    metrics: QueueMetrics | None = Field(None, description="What it took, when COMPLETED")
+    metrics: JobMetrics | None = Field(None, description="What it took, when COMPLETED")
     error: str | None = Field(None, description="A sentence for people, when it failed")
     error_type: str | None = Field(None, description="The error's name for programs")
 
@@ -73,7 +73,7 @@ def submitted_status(request_id: str, position: int, queue_url: str) -> QueueSta
 def queue_status(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
     """`status` in fal's words, with these lines of its log."""
     word = WAITING.get(status.state, "COMPLETED")
-    metrics = QueueMetrics(inference_time=status.inference_s)
+    metrics = JobMetrics(inference_time=status.inference_s)
     return QueueStatus(
         status=word,
         request_id=status.id,

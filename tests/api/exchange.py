@@ -1,4 +1,4 @@
-"""A request whose answer is looked at while it is sent, from within its event loop."""
+"""A request whose answer is read while it is sent, in its event loop."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Send
 
 from .service import AUTHORIZED
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 class Exchange:
@@ -47,7 +47,7 @@ class Exchange:
         trace: TracebackType | None,
     ) -> None:
         self.hang_up()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await self.task
 
     def hang_up(self) -> None:
@@ -75,7 +75,7 @@ class Exchange:
         await self._app(self._scope, self._receive, self.send)
 
     async def _next(self) -> Message:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             return await self._sent.get()
 
     async def _receive(self) -> Message:
