@@ -12,16 +12,16 @@ from deployments.florence.batcher import Batcher, Counters
 from deployments.florence.cpu_affinity import use_all_cores
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.progress import progress
-from deployments.florence.request import Generated, Partial, Prepared, Request, Tokens
+from deployments.florence.request import Generated, Partial, Prepared, Request
 from deployments.florence.scheduler import LengthForecast
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS
 from deployments.settings import Settings
 from deployments.telemetry.log import about, hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import ProcessMetrics
-from deployments.telemetry.tracing import Span, Tracer, open_tracer, set_attributes, traceparent
+from deployments.telemetry.tracing import Tracer, open_tracer
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 NUM_PROMPTS = 256  # that are kept as token ids
@@ -124,7 +124,7 @@ class Inference:
             stages = measured(sequence, prepared.stages)
             self._forecast.add(request.task, len(tokens))
             self._record(stages)
-            trace(self._tracer, span, stages)
+            stages.trace(self._tracer, span, "Inference")
             return Generated(tokens, stages)
 
     def _sequence(self, prepared: Prepared, request: Request) -> Sequence:
@@ -161,9 +161,9 @@ class Inference:
             raise GenerationError() from error
 
     def _record(self, stages: Stages) -> None:
-        record = self._recorder.record
-        stages.record(record, "Inference")
+        stages.record(self._recorder, "Inference")
         if self._image_cache is not None:
+            record = self._recorder.record
             record("florence_inference_image_hits_total", self._image_cache.take_hits())
             record("florence_inference_image_cache_bytes", self._image_cache.num_bytes)
 
@@ -191,11 +191,3 @@ def measured(sequence: Sequence, before: Stages) -> Stages:
         batch_share=sequence.share,
         num_tokens=len(sequence.tokens),
     )
-
-
-def trace(tracer: Tracer, span: Span, stages: Stages) -> None:
-    """Add to a span how long the request waited for the model, and how long it ran."""
-    counted = stages.counted("Inference")
-    set_attributes(span, **counted)
-    for name, seconds, ago_s in stages.spans("Inference"):
-        tracer.past(name, traceparent(span), seconds, ago_s, **counted)

@@ -183,9 +183,11 @@ class Pipeline:
         """Each deployment gets what it needs of what the one before it has made."""
         light = request.without_image()
         prepared: Prepared = await begin(self._preprocess.run_by_value, request)
-        generated: Generated = await begin(self._inference.run_by_value, prepared.to_read(), light)
+        generated: Generated = await begin(
+            self._inference.run_by_value, prepared.without_source(), light
+        )
         draw = self._postprocess.run_by_value or self._postprocess.run
-        finished: Finished = await begin(draw, prepared.to_draw(), generated, light)
+        finished: Finished = await begin(draw, prepared.without_pixels(), generated, light)
         return finished
 
     async def _by_reference(

@@ -61,7 +61,7 @@ class Postprocess:
             request = replace(request, trace=traceparent(span))
             output, files = await self._answer(prepared, generated, request)
             stages = generated.stages.with_(postprocess_s=watch.seconds())
-            stages.record(self._recorder.record, "Postprocess")
+            stages.record(self._recorder, "Postprocess")
             self._prune()
             return Finished(output, stages, files)
 

@@ -18,7 +18,8 @@ from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
 from deployments.files.own import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Pixels, Prepared, Request, Stopwatch
+from deployments.florence.request import Prepared, Request, Stopwatch
+from deployments.florence.sequence import Pixels
 from deployments.florence.stages import Stages
 from deployments.images.data_uri import read_data_uri
 from deployments.images.decode import decode, to_pixels
@@ -27,13 +28,7 @@ from deployments.settings import Settings
 from deployments.telemetry.log import hide_client_errors
 from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import ProcessMetrics
-from deployments.telemetry.tracing import (
-    Span,
-    Tracer,
-    open_tracer,
-    set_attributes,
-    traceparent,
-)
+from deployments.telemetry.tracing import Tracer, open_tracer
 
 LONGEST_DECODE_S = 120.0
 
@@ -75,8 +70,8 @@ class Preprocess:
             source = await self._read(request)
             fetch_s = watch.seconds()
             prepared = await self._in_thread(self._prepare, source, fetch_s)
-            prepared.stages.record(self._recorder.record, "Preprocess")
-            note(self._tracer, span, prepared.stages, watch.seconds())
+            prepared.stages.record(self._recorder, "Preprocess")
+            prepared.stages.trace(self._tracer, span, "Preprocess", watch.seconds())
             return prepared
 
     def __del__(self) -> None:
@@ -128,13 +123,6 @@ class Preprocess:
         )
         digest = digest_of(pixels) if self._remembers else ""
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
-
-
-def note(tracer: Tracer, span: Span, stages: Stages, total_s: float) -> None:
-    """Say in a trace where the time went; the image may have waited for a thread, too."""
-    set_attributes(span, **stages.counted("Preprocess"))
-    for name, seconds, ago_s in stages.spans("Preprocess", total_s):
-        tracer.past(name, traceparent(span), seconds, ago_s)
 
 
 def digest_of(pixels: Pixels) -> str:

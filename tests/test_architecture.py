@@ -93,10 +93,7 @@ LAZY = {
 ENGINE = [
     *(PACKAGE / "florence" / "engine").rglob("*.py"),
     PACKAGE / "errors.py",
-    *(
-        PACKAGE / "florence" / name
-        for name in ("image_cache.py", "request.py", "scheduler.py", "sequence.py", "stages.py")
-    ),
+    *(PACKAGE / "florence" / name for name in ("image_cache.py", "scheduler.py", "sequence.py")),
 ]
 ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names
 

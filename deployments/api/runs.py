@@ -118,9 +118,9 @@ class RunEndpoint:
     def _learn(self, caller: Caller, seconds: float, wait_s: float, stages: Stages) -> None:
         self._limits.observe(seconds, wait_s, stages.model_s)
         self._usage.finished(caller.key_id, self._task.path, stages.own_model_s)
-        record = self._dependencies.recorder.record
-        record("florence_ingress_run_seconds", seconds, endpoint=self._task.endpoint)
-        stages.record(record)
+        recorder, endpoint = self._dependencies.recorder, self._task.endpoint
+        recorder.record("florence_ingress_run_seconds", seconds, endpoint=endpoint)
+        stages.record(recorder)
 
 
 def waited_s(seconds: float, stages: Stages) -> float:

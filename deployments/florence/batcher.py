@@ -20,9 +20,8 @@ from math import inf
 from typing import Protocol, Self
 
 from deployments.errors import InternalError, Overloaded, RequestTimeout
-from deployments.florence.request import Tokens
 from deployments.florence.scheduler import Scheduler
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 
 PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9

@@ -10,8 +10,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 from deployments.settings import InferenceSettings
 
 

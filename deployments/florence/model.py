@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
 from deployments.florence.engine.search import GenerationRules
-from deployments.florence.request import Pixels
+from deployments.florence.sequence import Pixels
 from deployments.settings import ModelSettings
 
 # What else a generation config may ask for, with the value that asks for nothing.

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.request import Input, Partial
+from deployments.florence.request import Partial
+from deployments.florence.schemas import ImageInput
 from deployments.florence.tasks import Task
 from deployments.florence.vocabulary import Vocabulary
 
@@ -20,7 +21,7 @@ class PartialParser:
     """
 
     def __init__(
-        self, task: Task, input: Input, vocabulary: Vocabulary, on_partial: OnPartial
+        self, task: Task, input: ImageInput, vocabulary: Vocabulary, on_partial: OnPartial
     ) -> None:
         self._task = task
         self._input = input

@@ -1,27 +1,12 @@
 """One request on its way through the pipeline, and what each deployment hands to the next."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
+from deployments.florence.schemas import ImageInput
+from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.stages import Stages
-
-Pixels = NDArray[np.uint8]
-Tokens = tuple[int, ...]
-
-
-class Input(Protocol):
-    """What every validated input has; the models are in `schemas`, and pydantic's."""
-
-    image_url: str
-    num_beams: int | None  # None for the deployment's
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
-        """The same with some fields changed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +19,7 @@ class Request:
 
     id: str
     task: str
-    input: Input
+    input: ImageInput
     deadline: float
     start_by: float = float("inf")
     priority: int = 0
@@ -45,7 +30,7 @@ class Request:
     trace: str = ""  # W3C's `traceparent` of what the deployments' spans are children of
 
     def without_image(self) -> Self:
-        """The same for later stages: a data URI can be as long as its file."""
+        """The same for the stages after Preprocess: a data URI can be as long as its file."""
         return replace(self, input=self.input.model_copy(update={"image_url": ""}))
 
 
@@ -55,7 +40,7 @@ class Prepared:
 
     `pixels` is RGB at the model's own size, (height, width, 3);
     `source` holds the bytes as they came, to draw on;
-    `digest` is equal for equal pixels, where images may be remembered;
+    `digest` is equal for equal pixels, where the model caches images;
     `size` is the (width, height) of the image as a person sees it.
     """
 
@@ -65,18 +50,18 @@ class Prepared:
     stages: Stages = field(default_factory=Stages)
     digest: str = ""
 
-    def to_read(self) -> Self:
+    def without_source(self) -> Self:
         """What the model needs of it."""
         return replace(self, source=self.source[:0])
 
-    def to_draw(self) -> Self:
+    def without_pixels(self) -> Self:
         """What its picture needs of it."""
         return replace(self, pixels=self.pixels[:0])
 
 
 @dataclass(frozen=True)
 class Partial:
-    """What the model has said so far about an image of `size` (width, height)."""
+    """The tokens so far of an answer about an image of `size` (width, height)."""
 
     tokens: Tokens
     size: tuple[int, int]

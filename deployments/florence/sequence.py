@@ -11,8 +11,13 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from math import inf
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deployments.errors import RequestTimeout, ServiceError, StartTimeout
-from deployments.florence.request import Pixels, Tokens
+
+Pixels = NDArray[np.uint8]
+Tokens = tuple[int, ...]
 
 
 class Grammar(IntEnum):

@@ -1,8 +1,11 @@
 """Where the time of a request went: one table, from which everything that publishes it is made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple, Self
+
+from deployments.telemetry.metrics import Recorder
+from deployments.telemetry.tracing import Span, Tracer, set_attributes, traceparent
 
 
 class Measure(NamedTuple):
@@ -117,26 +120,19 @@ class Stages:
             if each.log
         }
 
-    def counted(self, deployment: str) -> dict[str, float]:
-        """The attributes of one deployment's spans: all of its measures that are no length."""
-        return {
-            each.log or name: value
-            for name, each, value in self._measures()
-            if each.deployment == deployment and not each.timing
-        }
-
-    def spans(self, deployment: str, total_s: float = 0.0) -> Iterator[tuple[str, float, float]]:
-        """One deployment's stages: name, seconds, and how many seconds ago it ended.
+    def trace(self, tracer: Tracer, span: Span, deployment: str, total_s: float = 0.0) -> None:
+        """Add one deployment's counts to its `span`, and below it a span for each of its stages.
 
         They follow each other from the beginning; the last ends now, `total_s` later at least.
         """
-        own = [(m.span, value) for _, m, value in self._measures() if m.deployment == deployment]
-        stages = [each for each in own if each[0]]
+        own = [each for each in self._measures() if each[1].deployment == deployment]
+        counts = {each.log or name: value for name, each, value in own if not each.timing}
+        stages = [(each.span, value) for _, each, value in own if each.span]
+        set_attributes(span, **counts)
         left_s = max(total_s, sum(seconds for _, seconds in stages))
-        for name, seconds in stages[:-1]:
-            left_s -= seconds
-            yield name, seconds, left_s
-        yield *stages[-1], 0.0
+        for number, (name, seconds) in enumerate(stages, start=1):
+            left_s = left_s - seconds if number < len(stages) else 0.0
+            tracer.past(name, traceparent(span), seconds, left_s, **counts)
 
     def lines(self) -> Iterator[tuple[str, float]]:
         """What a job's log says of each stage, and how many seconds before the last one's end."""
@@ -147,12 +143,12 @@ class Stages:
             ms = f"{seconds * 1000:.0f} ms"
             yield line.format(self, ms=ms, others=self.batch_size - 1), max(0.0, left_s)
 
-    def record(self, record: Callable[[str, float], None], deployment: str = "") -> None:
-        """Hand every metric with its value to `record`: of one deployment, or of all."""
+    def record(self, recorder: Recorder, deployment: str = "") -> None:
+        """Record every metric of one deployment, or of all."""
         for _, each, value in self._measures():
             if deployment in ("", each.deployment):
                 for metric in each.metrics:
-                    record(metric, value)
+                    recorder.record(metric, value)
 
     def _measures(self) -> Iterator[tuple[str, Measure, float]]:
         for each in fields(self):

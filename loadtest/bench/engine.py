@@ -31,8 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest.bench import figures

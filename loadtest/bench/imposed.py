@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequences
+from deployments.florence.sequence import Sequences, Tokens
 
 
 @torch.inference_mode()

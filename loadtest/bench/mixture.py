@@ -6,7 +6,7 @@ The lengths are those that transformers' `generate` gives, so every server can b
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.florence.request import Tokens
+from deployments.florence.sequence import Tokens
 from loadtest.bench.answer_lengths import SHORT, brightness, lengths
 from loadtest.bench.reference import Reference
 from loadtest.scenes import photograph

@@ -13,7 +13,7 @@ from transformers import Florence2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from deployments.florence.checkpoint import Checkpoint
-from deployments.florence.request import Pixels, Tokens
+from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
 from deployments.settings import PreprocessSettings

@@ -13,8 +13,7 @@ from transformers import Florence2ForConditionalGeneration
 
 import deployments
 from deployments.florence.engine.engine import Engine, EngineConfig
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 from loadtest.bench.driver import Driver
 from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
 

@@ -12,8 +12,7 @@ from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 
 SEED = 0
 NUM_TEXT_TOKENS = 14  # of a prompt, its frame included, as most of Florence-2's sentences have

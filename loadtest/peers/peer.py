@@ -19,8 +19,8 @@ from deployments.files.base import new_name
 from deployments.files.local import LocalFileStore
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
-from deployments.florence.request import Pixels, Tokens
 from deployments.florence.schemas import BoundingBoxes
+from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.vocabulary import Vocabulary
 from deployments.images.annotate import annotate, encode
 from deployments.images.data_uri import read_data_uri

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 
 SOON_S = 30.0  # the longest that a test waits for what must happen
 

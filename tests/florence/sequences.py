@@ -13,8 +13,7 @@ from PIL import Image
 from deployments.demo.scenes import draw_scene
 from deployments.florence.batcher import Backend
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 

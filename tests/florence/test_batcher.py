@@ -30,8 +30,7 @@ from deployments.florence.batcher import (
     refuse,
     without_expired,
 )
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequences
+from deployments.florence.sequence import Sequences, Tokens
 from tests.florence.countdown import SOON_S, Countdown, Item, ids, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

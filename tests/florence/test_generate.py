@@ -10,8 +10,7 @@ from transformers import AutoProcessor
 
 from deployments.florence.generate import Generate, generate_options
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.sequences import fresh, mixed_batch, model, new_tokens, scene, sequence

@@ -1,6 +1,10 @@
 """The table of timings, and all that is made from it."""
 
 from dataclasses import fields
+from typing import Any
+
+import pytest
+from opentelemetry.trace import INVALID_SPAN
 
 from deployments.florence.stages import Stages
 from deployments.telemetry.metrics import METRICS
@@ -21,11 +25,30 @@ STAGES = Stages(
 )
 
 
+class Kept:
+    """Keeps what it is given, as a recorder and as a tracer."""
+
+    def __init__(self) -> None:
+        self.recorded: dict[str, float] = {}
+        self.spans: list[tuple[str, float, float]] = []
+
+    def record(self, name: str, value: float = 1.0, **_labels: str) -> None:
+        """See Recorder."""
+        self.recorded[name] = value
+
+    def refresh(self) -> None:
+        """See Recorder."""
+
+    def past(self, name: str, _parent: str, seconds: float, ago_s: float, **_: Any) -> None:
+        """See Tracer."""
+        self.spans.append((name, seconds, ago_s))
+
+
 def recorded(deployment: str = "") -> dict[str, float]:
     """What is recorded of one deployment, or of all."""
-    found: dict[str, float] = {}
-    STAGES.record(found.__setitem__, deployment)
-    return found
+    kept = Kept()
+    STAGES.record(kept, deployment)
+    return kept.recorded
 
 
 def test_each_deployment_adds_what_it_knows() -> None:
@@ -78,11 +101,21 @@ def test_a_log_line_has_milliseconds() -> None:
     }
 
 
-def test_spans_follow_each_other_and_end_now() -> None:
+@pytest.mark.parametrize(
+    ("deployment", "total_s", "expected"),
+    [
+        ("Inference", 0.0, [("wait", 0.125, 2.0), ("batch", 2.0, 0.0)]),
+        ("Preprocess", 1.0, [("fetch", 0.5, 0.5), ("decode", 0.25, 0.0)]),
+        ("Postprocess", 1.0, []),
+    ],
+)
+def test_spans_follow_each_other_and_end_now(
+    deployment: str, total_s: float, expected: list[Any]
+) -> None:
     """The first begins with its deployment's; between two there may be a wait."""
-    assert list(STAGES.spans("Inference")) == [("wait", 0.125, 2.0), ("batch", 2.0, 0.0)]
-    assert list(STAGES.spans("Preprocess", 1.0)) == [("fetch", 0.5, 0.5), ("decode", 0.25, 0.0)]
-    assert STAGES.counted("Preprocess") == {"source_bytes": 34567, "width": 320, "height": 240}
+    kept: Any = Kept()
+    STAGES.trace(kept, INVALID_SPAN, deployment, total_s)
+    assert expected == kept.spans
 
 
 def test_the_model_is_shared_by_a_batch() -> None:

@@ -18,8 +18,7 @@ from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.prefill import Inputs, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules
 from deployments.florence.image_cache import ImageCache
-from deployments.florence.request import Pixels
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Pixels, Sequence
 
 GB = 1e9
 

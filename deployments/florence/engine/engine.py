@@ -19,8 +19,7 @@ from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.prefill import Encoded, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Sequence, Sequences, Tokens
 
 CPU_SPAN = 32  # positions by which the span of the attention grows on a CPU
 GPU_PREFILLS = (1, 2, 4, 8, 16, 32)

@@ -15,8 +15,7 @@ from torch import Tensor
 from deployments.florence.engine.cuda import CudaGraphs, RecordedFunction
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.image_cache import ImageCache
-from deployments.florence.request import Pixels
-from deployments.florence.sequence import Sequence, Sequences
+from deployments.florence.sequence import Pixels, Sequence, Sequences
 
 
 @dataclass(frozen=True)

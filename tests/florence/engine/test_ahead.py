@@ -18,8 +18,7 @@ from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
 from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.florence.batcher import Batcher
 from deployments.florence.engine.engine import Engine
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from tests.florence.engine.pool import Pool, Way
 
 SOON_S = 30.0  # the longest that all may take together

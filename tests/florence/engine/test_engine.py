@@ -14,8 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from deployments.florence.engine.engine import Engine
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from tests.florence.engine.pool import EOS, Answer, Pool, Way
 from tests.florence.engine.traffic import NEVER, Drive, Planned, Traffic, traffics
 from tests.florence.sequences import answers as tokens_of

@@ -11,8 +11,7 @@ import pytest
 from deployments.demo.scenes import draw_scene
 from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Grammar, Sequence
+from deployments.florence.sequence import Grammar, Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels
 from deployments.settings import InferenceSettings, ModelSettings

@@ -15,8 +15,8 @@ from deployments.florence.engine.prefill import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
 from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
-from deployments.florence.request import Tokens
 from deployments.florence.schemas import BoundingBox
+from deployments.florence.sequence import Tokens
 from deployments.settings import InferenceSettings
 from tests.florence.sequences import answers, demo, prompt, sequence
 

@@ -12,8 +12,7 @@ from transformers import AutoProcessor
 from deployments.florence.backend import open_engine
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.image_cache import ImageCache
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.engine.pool import Pool
 from tests.florence.sequences import answers, model, prompt

@@ -8,8 +8,7 @@ from itertools import cycle
 from hypothesis import strategies as st
 
 from deployments.florence.engine.engine import Engine
-from deployments.florence.request import Tokens
-from deployments.florence.sequence import Sequence
+from deployments.florence.sequence import Sequence, Tokens
 
 NEVER = 1_000_000  # steps
 MOST = 9
