@@ -40,7 +40,6 @@ class Sequence:
         priority: the smallest goes first.
         num_tokens: tokens that it reads and will probably write, see `max_queue_tokens`.
         start_by, deadline: seconds since the epoch.
-        on_progress: called on the engine's thread with the tokens so far.
     """
 
     pixels: Pixels
@@ -53,7 +52,6 @@ class Sequence:
     num_tokens: float = 1.0
     start_by: float = inf
     deadline: float = inf
-    on_progress: Callable[[Tokens], None] | None = None
 
     # The batcher's: `number` is the order of arrival, times are those of `time.perf_counter`.
     number: int = field(init=False, default=0)
@@ -64,6 +62,7 @@ class Sequence:
     resumed_at: int = field(init=False, default=0)  # the step at which it was preempted last
     shares: float = field(init=False, default=0.0)  # of all steps, added up
     future: "Future[Tokens]" = field(init=False, default_factory=Future)
+    on_progress: Callable[[Tokens], None] | None = field(init=False, default=None)
     _is_over: bool = field(init=False, default=False)
 
     # The backend's: `length` is the most tokens that it can have by now, the start token included.

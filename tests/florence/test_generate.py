@@ -46,14 +46,6 @@ def test_sequences_with_beams_of_their_own_share_a_step(chosen: int | None) -> N
     assert alone == backend(num_beams=chosen).answers(batch)
 
 
-def test_a_sequence_may_bound_its_answer() -> None:
-    """Its own number of new tokens counts, up to the deployment's; others have the deployment's."""
-    bounds = (None, 4, 9, 100)
-    batch = [sequence(1, "object-detection", max_new_tokens=most) for most in bounds]
-    free, *bounded = backend(max_new_tokens=12).answers(batch)
-    assert [new_tokens(answer) for answer in bounded] == [4, 9, new_tokens(free)]
-
-
 def test_answers_are_the_librarys() -> None:
     """Image by image, the library's own processor and `generate` say the same."""
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)  # type: ignore[no-untyped-call]
@@ -69,18 +61,6 @@ def test_answers_have_no_padding() -> None:
     found = backend().answers(mixed_batch())
     assert len({len(answer) for answer in found}) > 1
     assert all(model().pad not in answer for answer in found)
-
-
-def test_the_longest_answer_is_obeyed() -> None:
-    """No answer has more new tokens than the setting."""
-    [answer] = backend(max_new_tokens=5).answers([sequence(1, "object-detection")])
-    assert new_tokens(answer) == 5
-
-
-def test_the_shortest_answer_is_obeyed() -> None:
-    """For benchmarks of equal length every answer can be made equally long."""
-    equal = backend(min_new_tokens=60, max_new_tokens=60, num_beams=1)
-    assert {new_tokens(answer) for answer in equal.answers(mixed_batch())} == {60}
 
 
 def test_twenty_tokens_are_not_the_end() -> None:
