@@ -20,12 +20,12 @@ from deployments.errors import InternalError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import image_size
 from deployments.jobs.executor import JobExecutor
-from deployments.jobs.instrumented import measured
+from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.maintenance import Maintenance, every
 from deployments.jobs.metrics import INTERVAL_S as METRICS_INTERVAL_S
 from deployments.jobs.metrics import QueueMetrics
+from deployments.jobs.open import replica_store
 from deployments.jobs.readiness import Readiness
-from deployments.jobs.sqlite.owner import store_of
 from deployments.jobs.store import Store
 from deployments.jobs.worker import Worker
 from deployments.net.client import Poster
@@ -58,7 +58,8 @@ class Dispatcher:
         self._settings = settings
         self._publish = publish
         recorder = recorder or RayRecorder()
-        self._store = measured(store or store_of(settings.store, settings.queue), recorder)
+        store = store or replica_store(settings.store, settings.queue)
+        self._store = InstrumentedStore(store, recorder)
         self._tracer = tracer or open_tracer(settings.tracing, "Dispatcher")
         self._process_metrics = ProcessMetrics(recorder, "Dispatcher")
         pipeline = Pipeline.between(

@@ -17,9 +17,8 @@ from deployments.api.shutdown import Shutdown
 from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.jobs.instrumented import measured
-from deployments.jobs.patient import patient
-from deployments.jobs.sqlite.owner import store_of
+from deployments.jobs.instrumented import InstrumentedStore
+from deployments.jobs.open import replica_store
 from deployments.jobs.worker import WakeUp
 from deployments.pipeline import Pipeline
 from deployments.settings import Settings
@@ -46,8 +45,8 @@ class Ingress:
         self._shutdown = Shutdown()
         self._recorder = SharedRecorder(RayRecorder())
         self._metrics = ProcessMetrics(self._recorder, "Ingress")
-        store = measured(store_of(settings.store, settings.queue), self._recorder)
-        self._store = patient(store, settings.store.patience_s)
+        store = replica_store(settings.store, settings.queue, settings.store.patience_s)
+        self._store = InstrumentedStore(store, self._recorder)
         self._tracer = open_tracer(settings.tracing, "Ingress")
         self._dispatcher = dispatcher
         self._wake_up = WakeUp(dispatcher.wake.remote)

@@ -102,6 +102,17 @@ class StoreSettings(Section):
         description="How long a call waits for a store that does not answer; then 503.",
     )
 
+    @property
+    def is_postgres(self) -> bool:
+        """Whether the store is a server; else it lives in a process of this service."""
+        return self.url.startswith("postgres")
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite store; None for `memory:`, whose file has no name."""
+        prefix, _, name = self.url.partition("sqlite:///")
+        return Path(name) if name and not prefix else None
+
 
 class QueueSettings(Section):
     """The durable queue."""

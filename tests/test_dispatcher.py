@@ -15,10 +15,10 @@ from deployments.files.local import LocalFileStore
 from deployments.florence.request import Finished, Request
 from deployments.florence.stages import Stages
 from deployments.jobs.job import Cancellation, JobOutcome, StoredResponse, Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.pipeline import Handle
 from deployments.settings import Settings, parse
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

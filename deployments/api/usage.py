@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.api_key import Usage
-from deployments.jobs.endings import day_of
 from deployments.jobs.store import KeyStore
+from deployments.jobs.transitions import day_of
 from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import Recorder
 

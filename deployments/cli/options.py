@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.open import MEMORY, SQLITE, open_store
-from deployments.jobs.store import Store
+from deployments.jobs.store import RowStore
 from deployments.local.state import StateFolder
 from deployments.settings import (
     QueueSettings,
@@ -106,7 +106,7 @@ def store_url(store: str | None, state: Path | None) -> str:
     return store or store_from_environment() or state_folder(state).store
 
 
-def run_with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+def run_with_store(url: str, work: Callable[[RowStore], Awaitable[T]]) -> T:
     """Open the store at `url` and return what `work` makes of it.
 
     Raises:
@@ -115,14 +115,14 @@ def run_with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
     return asyncio.run(with_store(url, work))
 
 
-async def with_store(url: str, work: Callable[[Store], Awaitable[T]]) -> T:
+async def with_store(url: str, work: Callable[[RowStore], Awaitable[T]]) -> T:
     """The same inside an event loop."""
     async with opened_store(url) as store:
         return await work(store)
 
 
 @asynccontextmanager
-async def opened_store(url: str) -> AsyncIterator[Store]:
+async def opened_store(url: str) -> AsyncIterator[RowStore]:
     """The store at `url`, open inside the block.
 
     Raises:

@@ -24,8 +24,9 @@ from deployments.errors import SetupError
 from deployments.jobs.copy import copy_store, count_rows
 from deployments.jobs.job import JobState
 from deployments.jobs.open import SQLITE
-from deployments.jobs.statements import migrations
-from deployments.jobs.store import SCHEMA_TABLES, Store
+from deployments.jobs.rows import TABLES
+from deployments.jobs.sql import migrations
+from deployments.jobs.store import RowStore
 
 app = typer.Typer(
     add_completion=False,
@@ -81,7 +82,7 @@ async def copy_between(source: str, target: str) -> Counter[str]:
             return await copy_store(old, new, advance)
 
 
-async def contents(store: Store) -> tuple[Counter[str], Counter[str]]:
+async def contents(store: RowStore) -> tuple[Counter[str], Counter[str]]:
     """How many requests are in each state, and how many rows in each table."""
     states: Counter[str] = Counter()
     async for row in store.read_rows("request"):
@@ -100,7 +101,7 @@ def table(states: Counter[str], rows: Counter[str]) -> Table:
     filled.columns[1].justify = "right"
     for state in JobState:
         filled.add_row(f"requests {state}", f"{states[state]:,}")
-    for name in SCHEMA_TABLES[1:]:
+    for name in TABLES[1:]:
         filled.add_row(name.replace("_", " "), f"{rows[name]:,}")
     return filled
 

@@ -1,6 +1,8 @@
-"""An API key as the store knows it, what it may do, and what it has used."""
+"""An API key as the store knows it, its limits, and what it has used."""
 
 from dataclasses import dataclass
+
+ROUNDING_S = 1e-6  # a wait that is only rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class ApiKey:
     revoked_at: float | None = None
 
     def is_valid(self, now: float) -> bool:
-        """Whether it opens the door at `now`."""
+        """Whether it is accepted at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
@@ -36,3 +38,16 @@ class Usage:
     requests: int = 0
     images: int = 0  # requests that ended with a result
     model_s: float = 0.0
+
+
+def rate_limit(due: float, now: float, rate: float, burst: int) -> tuple[float, float]:
+    """The generic cell rate algorithm (GCRA): how long one more request must wait, in seconds.
+
+    Also gives the `due` to keep for the next request: the time at which the key's requests are
+    worked off at `rate` per second, 0 for a new key. It stays as it is for a request that waits.
+    """
+    start = max(due, now)
+    wait = start - (burst - 1) / rate - now
+    if wait > ROUNDING_S:
+        return wait, due
+    return 0.0, start + 1 / rate

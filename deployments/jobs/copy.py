@@ -8,35 +8,38 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 from deployments.errors import SetupError
-from deployments.jobs.store import SCHEMA_TABLES, Row, Store
+from deployments.jobs.rows import TABLES
+from deployments.jobs.store import Row, RowStore
 
 BATCH = 500  # rows of one transaction
 
 
-async def copy_store(source: Store, target: Store, advance: Callable[[int], None]) -> Counter[str]:
+async def copy_store(
+    source: RowStore, target: RowStore, advance: Callable[[int], None]
+) -> Counter[str]:
     """How many rows of each table were copied; `advance` hears of each batch.
 
     Raises:
         SetupError: the target is not empty, or the counts differ in the end.
     """
     await refuse_filled(target)
-    for table in SCHEMA_TABLES:
+    for table in TABLES:
         async for rows in batches(source, table):
             await target.write_rows(table, rows)
             advance(len(rows))
     return await agreed(source, target)
 
 
-async def count_rows(store: Store) -> Counter[str]:
+async def count_rows(store: RowStore) -> Counter[str]:
     """How many rows each table has."""
     counts: Counter[str] = Counter()
-    for table in SCHEMA_TABLES:
+    for table in TABLES:
         async for _ in store.read_rows(table):
             counts[table] += 1
     return counts
 
 
-async def refuse_filled(target: Store) -> None:
+async def refuse_filled(target: RowStore) -> None:
     """Do nothing when no table has a row.
 
     Raises:
@@ -47,7 +50,7 @@ async def refuse_filled(target: Store) -> None:
             raise SetupError(f"the target has {count} rows in {table}: copy into an empty store")
 
 
-async def batches(source: Store, table: str) -> AsyncIterator[list[Row]]:
+async def batches(source: RowStore, table: str) -> AsyncIterator[list[Row]]:
     """The rows of a table in their order, BATCH at a time."""
     batch: list[Row] = []
     async for row in source.read_rows(table):
@@ -59,14 +62,14 @@ async def batches(source: Store, table: str) -> AsyncIterator[list[Row]]:
         yield batch
 
 
-async def agreed(source: Store, target: Store) -> Counter[str]:
+async def agreed(source: RowStore, target: RowStore) -> Counter[str]:
     """The counts of both, which are the same.
 
     Raises:
         SetupError: they are not; the message names the first table that differs.
     """
     there, here = await count_rows(source), await count_rows(target)
-    for table in SCHEMA_TABLES:
+    for table in TABLES:
         if there[table] != here[table]:
             raise SetupError(
                 f"table {table} has {there[table]} rows, its copy {here[table]}: "

@@ -1,39 +1,80 @@
-"""Opens the store that a URL names."""
+"""Opens the store that a URL names, or inspects it without changing anything."""
 
 import asyncio
-from pathlib import Path
+from dataclasses import dataclass
 
-from deployments.errors import SetupError
-from deployments.jobs.store import Store
+from deployments.jobs.sql import migrations
+from deployments.jobs.store import RowStore, Store
 from deployments.settings import QueueSettings, StoreSettings
 
 SQLITE = "sqlite:///"
-MEMORY = "memory:"
+MEMORY = "memory:"  # a temporary file
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What is at a URL: the server, its schema, this release's, and how long an answer took."""
+
+    server: str
+    schema: int
+    latest: int
+    answer_s: float = 0.0
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this release can open it without changing it."""
+        return self.schema == self.latest
 
 
 async def open_store(
     settings: StoreSettings, queue: QueueSettings, *, is_owner: bool = False
-) -> Store:
+) -> RowStore:
     """The store at `settings.url`, its schema brought up to date.
 
-    A SQLite file is served by one owner, who holds a lock on it; others, such as a command on
-    the same machine, may open it for a moment beside the owner.
+    The owner of a SQLite file holds a lock on it; a command on the same machine may open the file
+    at the same time, for a moment.
 
     Raises:
         SetupError: it cannot be opened; the message names the remedy.
     """
-    url = settings.url
-    if url == MEMORY:
-        from deployments.jobs.memory import MemoryStore
-
-        return MemoryStore(queue)
-    if url.startswith(SQLITE):
-        from deployments.jobs.sqlite import SqliteStore
-
-        file = Path(url.removeprefix(SQLITE))
-        return await asyncio.to_thread(SqliteStore.open, file, queue, is_owner=is_owner)
-    if url.startswith(("postgresql://", "postgres://")):
+    if settings.is_postgres:
         from deployments.jobs.postgres import PostgresStore
 
-        return await PostgresStore.open(url, queue, settings.pool_size)
-    raise SetupError(f"store {url}: write postgresql://…, sqlite:///FILE or memory:")
+        return await PostgresStore(settings.url, queue, settings.pool_size).open()
+    from deployments.jobs.sqlite import SqliteStore
+
+    if settings.file is None:
+        return await asyncio.to_thread(SqliteStore.open_temporary, queue)
+    return await asyncio.to_thread(SqliteStore.open, settings.file, queue, is_owner=is_owner)
+
+
+def replica_store(settings: StoreSettings, queue: QueueSettings, retry_s: float = 0.0) -> Store:
+    """The store as a replica uses it: PostgreSQL directly, SQLite through the owner of its file.
+
+    Nothing is waited for: the store may start later than the replica. Calls are retried for
+    `retry_s` seconds while it is unavailable.
+    """
+    if settings.is_postgres:
+        from deployments.jobs.postgres import PostgresStore
+
+        return PostgresStore(settings.url, queue, settings.pool_size, retry_s)
+    from deployments.jobs.sqlite.owner import owner_client
+
+    return owner_client(settings, queue, retry_s)
+
+
+async def inspect_store(settings: StoreSettings) -> StoreInfo | None:
+    """What is at `settings.url`; None for a file that is not there, and can be made.
+
+    Raises:
+        SetupError: it does not answer, or cannot be used; the message names the remedy.
+    """
+    if settings.file:
+        from deployments.jobs.sqlite.file import inspect_file
+
+        version = await asyncio.to_thread(inspect_file, settings.file)
+        return None if version is None else StoreInfo("SQLite", version, len(migrations("sqlite")))
+    from deployments.jobs.postgres.database import inspect_database
+
+    server, version, answer_s = await inspect_database(settings.url)
+    return StoreInfo(server, version, len(migrations("postgres")), answer_s)

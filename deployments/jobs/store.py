@@ -28,7 +28,6 @@ from deployments.jobs.job import (
 from deployments.webhooks.webhook import WebhookState, WebhookStore
 
 POSITION_CAP = 1000  # positions beyond it are all told as this one
-SCHEMA_TABLES = ("request", "webhook", "api_key", "usage", "signing_key", "secret")
 
 MAX_COUNTED = 10_000  # statistics count no further: counting takes time
 MAX_KEYS = 20
@@ -195,10 +194,17 @@ class KeyStore(Protocol):
 
 
 class Store(JobStore, WebhookStore, KeyStore, Protocol):
-    """All three, for those who open, copy or close a whole store."""
+    """All three."""
+
+    async def close(self) -> None:
+        """Let go of files and connections."""
+
+
+class RowStore(Store, Protocol):
+    """A store in this process, whose rows can be copied."""
 
     def read_rows(self, table: str) -> AsyncIterator[Row]:
-        """Every row of one of SCHEMA_TABLES, in the order of insertion; for copies."""
+        """Every row of one of `rows.TABLES`, in the order of insertion; for copies."""
 
     async def write_rows(self, table: str, rows: Sequence[Row]) -> None:
         """Add rows that another store has read; the order of requests is kept.
@@ -206,6 +212,3 @@ class Store(JobStore, WebhookStore, KeyStore, Protocol):
         Raises:
             ValueError: one is there already.
         """
-
-    async def close(self) -> None:
-        """Let go of files and connections."""

@@ -17,12 +17,12 @@ import asyncpg
 
 from deployments.jobs.job import Submission
 from deployments.jobs.postgres import PostgresStore
-from deployments.jobs.postgres.database import Database
-from deployments.jobs.postgres.submitting import AFTER, BEFORE, columns
+from deployments.jobs.postgres.database import Database, columns
+from deployments.jobs.postgres.submits import AFTER, BEFORE, values_of
 from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite.file import open_file
 from deployments.jobs.sqlite.tables import Tables
-from deployments.jobs.store import POSITION_CAP, Store
+from deployments.jobs.store import POSITION_CAP, RowStore
 from deployments.settings import QueueSettings
 from loadtest.bench.producers import Submit
 
@@ -35,7 +35,7 @@ class Place(Protocol):
 
     name: str
 
-    def store(self) -> AbstractAsyncContextManager[Store]:
+    def store(self) -> AbstractAsyncContextManager[RowStore]:
         """An empty store."""
 
     def plain(self) -> AbstractAsyncContextManager[Submit]:
@@ -48,7 +48,7 @@ class Sqlite:
     name = "SQLite"
 
     @asynccontextmanager
-    async def store(self) -> AsyncIterator[Store]:
+    async def store(self) -> AsyncIterator[RowStore]:
         """A store in a new file."""
         with TemporaryDirectory() as folder:
             store = SqliteStore.open(Path(folder) / "queue.db", RULES, is_owner=True)
@@ -88,10 +88,10 @@ class Postgres:
         self._url = url
 
     @asynccontextmanager
-    async def store(self) -> AsyncIterator[Store]:
+    async def store(self) -> AsyncIterator[RowStore]:
         """A store in a new schema."""
         async with self._schema() as url:
-            store = await PostgresStore.open(url, RULES, POOL_SIZE)
+            store = await PostgresStore(url, RULES, POOL_SIZE).open()
             try:
                 yield store
             finally:
@@ -101,10 +101,10 @@ class Postgres:
     async def plain(self) -> AsyncIterator[Submit]:
         """As many connections as the store has; each commits one request at a time."""
         async with self._schema() as url:
-            database = await Database.open(url, POOL_SIZE)
+            database = await Database(url, POOL_SIZE).open()
 
             async def submit(submission: Submission) -> None:
-                values = columns({0: submission})
+                values = columns([values_of(submission)])
                 await database.rows("submit", *values, BEFORE, AFTER, [0], POSITION_CAP)
 
             try:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.jobs.job import Job, JobOutcome
-from deployments.jobs.store import Store
+from deployments.jobs.store import RowStore
 from loadtest.bench import figures
 from loadtest.bench.places import Place, Postgres, Sqlite
 from loadtest.bench.producers import Pace, pace, produce, repeat, submission
@@ -145,7 +145,7 @@ async def claim(place: Place, num_keys: int, rows: int) -> list[dict[str, Any]]:
     ]
 
 
-async def claims(store: Store) -> Pace:
+async def claims(store: RowStore) -> Pace:
     """Claims of BATCH, each of which is finished before the next."""
     latencies = []
     for _ in range(CLAIMS):
@@ -156,14 +156,14 @@ async def claims(store: Store) -> Pace:
     return pace(latencies, sum(latencies))
 
 
-async def fill(store: Store, rows: int, keys: Sequence[str] = ("key",)) -> None:
+async def fill(store: RowStore, rows: int, keys: Sequence[str] = ("key",)) -> None:
     """Queue so many requests, of all keys in turn."""
     for start in range(0, rows, FILL):
         given = [submission(keys[nth % len(keys)]) for nth in range(start, min(start + FILL, rows))]
         await asyncio.gather(*map(store.submit, given))
 
 
-async def finish(store: Store, claimed: Sequence[Job]) -> None:
+async def finish(store: RowStore, claimed: Sequence[Job]) -> None:
     """End them all with a result."""
     await asyncio.gather(*(store.finish(one.lease, ENDING) for one in claimed))
 

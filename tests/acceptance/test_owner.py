@@ -7,7 +7,7 @@ import ray
 
 from deployments.errors import QueueFull
 from deployments.jobs.job import Submission
-from deployments.jobs.sqlite.owner import NAME, NAMESPACE, OwnedStore
+from deployments.jobs.sqlite.owner import NAME, NAMESPACE, owner_client
 from deployments.jobs.store import Store
 from deployments.settings import QueueSettings, StoreSettings
 from tests.acceptance.caller import Caller
@@ -25,8 +25,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def store(caller: Caller) -> Store:
     """The store of the running service."""
-    store: Store = OwnedStore(StoreSettings(), QueueSettings())  # type: ignore[assignment]
-    return store
+    return owner_client(StoreSettings(), QueueSettings(), retry_s=0)
 
 
 def submission(name: str, max_queue_length: int | None = None) -> Submission:

@@ -20,10 +20,10 @@ from deployments.florence.request import Finished, Request
 from deployments.florence.stages import Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings, hash_key, parse
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import open_tracer
+from tests.jobs.memory import MemoryStore
 
 T = TypeVar("T")
 

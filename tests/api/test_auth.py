@@ -8,8 +8,8 @@ from deployments.api import auth as keys
 from deployments.api.auth import Caller, Keyring
 from deployments.errors import StoreUnavailable, Unauthorized
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import KeySettings, QueueSettings, hash_key
+from tests.jobs.memory import MemoryStore
 
 from .service import CAPTION, KEY, KEY_ID, OTHER_KEY, AwayStore, Serve, Service
 

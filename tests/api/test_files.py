@@ -14,8 +14,8 @@ from deployments.errors import StoreUnavailable
 from deployments.files import pending
 from deployments.files.base import StoredFile, new_name
 from deployments.files.pending import pending_name
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
+from tests.jobs.memory import MemoryStore
 
 from .exchange import Exchange
 from .service import AwayStore, Service, build

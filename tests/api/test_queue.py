@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from deployments.errors import FileDownloadError, InternalError, ServiceError
 from deployments.florence.tasks import TASKS
-from deployments.jobs.endings import cancelled
 from deployments.jobs.job import JobOutcome, JobState, LogLine
+from deployments.jobs.transitions import cancelled
 from deployments.telemetry.metrics import METRICS
 
 from .service import (

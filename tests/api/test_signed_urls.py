@@ -6,8 +6,8 @@ import pytest
 
 from deployments.api.signed_urls import Action, Permission, UrlSigner
 from deployments.errors import Forbidden
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -21,8 +21,8 @@ from deployments.florence.request import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import JobOutcome, JobState, JobStatus, LogLine, Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import hash_key
+from tests.jobs.memory import MemoryStore
 
 from .exchange import Exchange
 from .service import (

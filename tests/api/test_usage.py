@@ -8,9 +8,9 @@ import pytest
 from deployments.api import usage
 from deployments.api.usage import UsageMeter
 from deployments.jobs.api_key import Usage
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.memory import MemoryStore
 
 from .service import AwayStore
 

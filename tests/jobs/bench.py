@@ -6,11 +6,11 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from deployments.jobs.memory import MemoryStore
 from deployments.jobs.sqlite import SqliteStore
-from deployments.jobs.store import Store
+from deployments.jobs.store import RowStore
 from deployments.settings import QueueSettings
 from tests.jobs import postgres
+from tests.jobs.memory import MemoryStore
 
 KINDS = ("memory", "sqlite", "postgres")
 RULES = QueueSettings()
@@ -21,7 +21,7 @@ class Bench(Protocol):
     """A store and its clock."""
 
     @property
-    def store(self) -> Store:
+    def store(self) -> RowStore:
         """The store."""
 
     async def advance(self, seconds: float) -> None:
@@ -48,7 +48,7 @@ class Clock:
 class LocalBench:
     """A store of this process."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: RowStore, clock: Clock) -> None:
         self.store = store
         self._clock = clock
 

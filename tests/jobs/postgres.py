@@ -77,13 +77,13 @@ class Bench:
         url = with_schema(url, f"test_{secrets.token_hex(8)}")
         connection = await asyncpg.connect(url)
         await connection.execute(f"CREATE SCHEMA {schema_of(url)}")
-        return cls(url, await PostgresStore.open(url, rules, POOL_SIZE), connection)
+        return cls(url, await PostgresStore(url, rules, POOL_SIZE).open(), connection)
 
     async def another(
-        self, rules: QueueSettings = RULES, pool_size: int = POOL_SIZE
+        self, rules: QueueSettings = RULES, pool_size: int = POOL_SIZE, retry_s: float = 0.0
     ) -> PostgresStore:
         """The store as another process has it; closed with this one."""
-        store = await PostgresStore.open(self.url, rules, pool_size)
+        store = await PostgresStore(self.url, rules, pool_size, retry_s).open()
         self._more.append(store)
         return store
 

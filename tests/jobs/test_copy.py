@@ -11,11 +11,12 @@ from deployments.jobs import copy
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.copy import copy_store, count_rows
 from deployments.jobs.job import JobOutcome, Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.jobs.open import open_store
-from deployments.jobs.store import SCHEMA_TABLES, Row, Store
+from deployments.jobs.rows import TABLES
+from deployments.jobs.store import Row, RowStore
 from deployments.settings import QueueSettings, StoreSettings
 from deployments.webhooks.webhook import PublicKey
+from tests.jobs.memory import MemoryStore
 from tests.jobs.postgres import Bench
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +24,7 @@ PRIORITIES = (1, 1, 0, 1, 0, 1, 1)
 
 
 @asynccontextmanager
-async def empty(kind: str, folder: Path, server: str) -> AsyncIterator[Store]:
+async def empty(kind: str, folder: Path, server: str) -> AsyncIterator[RowStore]:
     """An empty store of a kind."""
     if kind == "postgres":
         bench = await Bench.open(server)
@@ -39,7 +40,7 @@ async def empty(kind: str, folder: Path, server: str) -> AsyncIterator[Store]:
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def source(
     request: pytest.FixtureRequest, tmp_path: Path, postgres: str
-) -> AsyncIterator[Store]:
+) -> AsyncIterator[RowStore]:
     """A store with some of everything."""
     (tmp_path / "source").mkdir()
     async with empty(request.param, tmp_path / "source", postgres) as store:
@@ -50,14 +51,14 @@ async def source(
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def target(
     request: pytest.FixtureRequest, tmp_path: Path, postgres: str
-) -> AsyncIterator[Store]:
+) -> AsyncIterator[RowStore]:
     """An empty store."""
     (tmp_path / "target").mkdir()
     async with empty(request.param, tmp_path / "target", postgres) as store:
         yield store
 
 
-async def fill(store: Store) -> None:
+async def fill(store: RowStore) -> None:
     """Requests in several states, with what hangs on them."""
     await store.submit(submission("ended", webhook_url="https://there/hook", trace="00-1-2-01"))
     [claimed] = await store.claim("worker", 1, 60)
@@ -80,14 +81,14 @@ def submission(id_: str, **more: object) -> Submission:
     return Submission(**fields | more)  # type: ignore[arg-type]
 
 
-async def rows_of(store: Store) -> dict[str, list[Row]]:
+async def rows_of(store: RowStore) -> dict[str, list[Row]]:
     """Every row of every table; the order counts for requests alone."""
-    rows = {table: [row async for row in store.read_rows(table)] for table in SCHEMA_TABLES}
-    others = {table: sorted(rows[table], key=str) for table in SCHEMA_TABLES[1:]}
+    rows = {table: [row async for row in store.read_rows(table)] for table in TABLES}
+    others = {table: sorted(rows[table], key=str) for table in TABLES[1:]}
     return rows | others
 
 
-async def test_a_copy_has_every_row(source: Store, target: Store) -> None:
+async def test_a_copy_has_every_row(source: RowStore, target: RowStore) -> None:
     """All tables are the same, and the counts are told."""
     copied = await copy_store(source, target, lambda _: None)
     expected = {
@@ -102,7 +103,7 @@ async def test_a_copy_has_every_row(source: Store, target: Store) -> None:
     assert await rows_of(source) == await rows_of(target)
 
 
-async def test_a_copy_keeps_the_order_of_requests(source: Store, target: Store) -> None:
+async def test_a_copy_keeps_the_order_of_requests(source: RowStore, target: RowStore) -> None:
     """Workers take them by priority and arrival, and new ones after them."""
     await copy_store(source, target, lambda _: None)
     await target.submit(submission("new", priority=1))
@@ -116,7 +117,7 @@ async def test_a_copy_keeps_the_order_of_requests(source: Store, target: Store) 
 
 
 async def test_rows_travel_in_batches(
-    source: Store, target: Store, monkeypatch: pytest.MonkeyPatch
+    source: RowStore, target: RowStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each batch is heard of, and the last one may be smaller."""
     monkeypatch.setattr(copy, "BATCH", 4)
@@ -127,7 +128,7 @@ async def test_rows_travel_in_batches(
     assert await rows_of(source) == await rows_of(target)
 
 
-async def test_a_filled_target_is_refused(source: Store, target: Store) -> None:
+async def test_a_filled_target_is_refused(source: RowStore, target: RowStore) -> None:
     """What is there stays as it was."""
     await target.add_key(ApiKey(id="other", hash="o"))
     with pytest.raises(SetupError, match="the target has 1 rows in api_key"):
@@ -145,7 +146,7 @@ class Busy(MemoryStore):
         await self.submit(submission("late"))
 
 
-async def test_a_source_that_changes_is_found_out(target: Store) -> None:
+async def test_a_source_that_changes_is_found_out(target: RowStore) -> None:
     """A request that came during the copy is not lost silently."""
     busy = Busy(QueueSettings())
     await fill(busy)

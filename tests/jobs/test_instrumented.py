@@ -6,11 +6,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.errors import QueueFull, StoreUnavailable
-from deployments.jobs.instrumented import measured
+from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.job import Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ def numbers(recorder: PrometheusRecorder, name: str) -> dict[str, float]:
 async def test_each_call_is_measured_under_its_name() -> None:
     """Its answer and its time; a refusal is an answer, and no failure of the store."""
     recorder = PrometheusRecorder()
-    store = measured(MemoryStore(QueueSettings(max_queued=1)), recorder)
+    store = InstrumentedStore(MemoryStore(QueueSettings(max_queued=1)), recorder)
     assert (await store.submit(order("a"))).created
     with pytest.raises(QueueFull):
         await store.submit(order("b"))
@@ -49,22 +49,8 @@ async def test_each_call_is_measured_under_its_name() -> None:
 async def test_a_store_that_is_away_is_counted() -> None:
     """By the operation that found it so; the caller hears of it as before."""
     recorder = PrometheusRecorder()
-    store = measured(AwayStore(QueueSettings()), recorder)
+    store = InstrumentedStore(AwayStore(QueueSettings()), recorder)
     with pytest.raises(StoreUnavailable):
         await store.claim("worker", 1, 60.0)
     assert numbers(recorder, "florence_store_errors_total") == {"claim": 1}
     assert numbers(recorder, "florence_store_call_seconds_count") == {"claim": 1}
-
-
-async def test_rows_are_still_a_stream() -> None:
-    """What is no single call is passed through."""
-    store = measured(MemoryStore(QueueSettings()), PrometheusRecorder())
-    await store.submit(order("a"))
-    assert [row["id"] async for row in store.read_rows("request")] == ["a"]
-    await store.close()
-
-
-async def test_what_no_store_has_is_not_there() -> None:
-    """A misspelt method is an error at once."""
-    store = measured(MemoryStore(QueueSettings()), PrometheusRecorder())
-    assert not hasattr(store, "submitt")

@@ -33,7 +33,7 @@ from deployments.errors import GenerationError, IdempotencyConflict, QueueFull
 from deployments.jobs import logs
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome, JobState, Lease, Submission, Submitted
-from deployments.jobs.store import Row, Store
+from deployments.jobs.store import Row, RowStore
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import DeliveryResult, Webhook
 from tests.jobs.bench import Benches
@@ -302,7 +302,7 @@ class Life(RuleBasedStateMachine):
 
         return self._runner.run(wait())
 
-    def _both(self, work: Callable[[Store], Awaitable[T]]) -> T:
+    def _both(self, work: Callable[[RowStore], Awaitable[T]]) -> T:
         """What `work` gives in the store under test, which is what it gives in the other."""
         expected = self._do(work(self._spec.store))
         assert self._do(work(self._bench.store)) == expected
@@ -356,17 +356,17 @@ def check_change(before: Row, after: Row) -> None:
     assert after["logs"].startswith(before["logs"])
 
 
-async def added(store: Store, key: ApiKey) -> None:
+async def added(store: RowStore, key: ApiKey) -> None:
     """A key is there."""
     await store.add_key(key)
 
 
-async def finished(store: Store, lease: Lease) -> bool:
+async def finished(store: RowStore, lease: Lease) -> bool:
     """A worker has an answer."""
     return await store.finish(lease, JobOutcome.done({}))
 
 
-async def submitted(store: Store, submission: Submission) -> Submitted | type[Exception]:
+async def submitted(store: RowStore, submission: Submission) -> Submitted | type[Exception]:
     """What comes of a submit."""
     try:
         return await store.submit(submission)
@@ -374,30 +374,30 @@ async def submitted(store: Store, submission: Submission) -> Submitted | type[Ex
         return type(error)
 
 
-async def claimed_by(store: Store, limit: int) -> list[Job]:
+async def claimed_by(store: RowStore, limit: int) -> list[Job]:
     """What a worker gets, but for how long it has waited."""
     claimed = await store.claim("worker", limit, LEASE_S)
     return [replace(each, waited_s=0.0) for each in claimed]
 
 
-async def claimed_by_all(store: Store, limits: list[int]) -> list[Lease]:
+async def claimed_by_all(store: RowStore, limits: list[int]) -> list[Lease]:
     """What workers get that claim at once."""
     claims = await asyncio.gather(*(claimed_by(store, limit) for limit in limits))
     return sorted((each.lease for claim in claims for each in claim), key=lambda lease: lease.id)
 
 
-async def pruned(store: Store) -> list[str]:
+async def pruned(store: RowStore) -> list[str]:
     """The files that are forgotten."""
     return sorted(await store.prune())
 
 
-async def due_webhooks(store: Store) -> list[Webhook]:
+async def due_webhooks(store: RowStore) -> list[Webhook]:
     """What a sender gets, but for the times."""
     hooks = [replace(h, next_at=0.0, created_at=0.0) for h in await store.claim_webhooks(99, 9)]
     return sorted(hooks, key=lambda hook: hook.id)
 
 
-async def delivered(store: Store, hook: Webhook, is_delivered: bool) -> bool:
+async def delivered(store: RowStore, hook: Webhook, is_delivered: bool) -> bool:
     """What comes of a delivery: after a few tries it is given up."""
     if is_delivered:
         return await store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
@@ -407,7 +407,7 @@ async def delivered(store: Store, hook: Webhook, is_delivered: bool) -> bool:
     )
 
 
-async def timeless(store: Store, table: str) -> list[Row]:
+async def timeless(store: RowStore, table: str) -> list[Row]:
     """The rows of a table, in which a time only says that it is set."""
     rows = [row async for row in store.read_rows(table)]
     return sorted((without_times(row) for row in rows), key=lambda row: str(row["id"]))
@@ -421,7 +421,7 @@ def without_times(row: Row) -> Row:
     return plain
 
 
-async def used(store: Store) -> Counter[tuple[str, str]]:
+async def used(store: RowStore) -> Counter[tuple[str, str]]:
     """What keys have used, on all days together."""
     total: Counter[tuple[str, str]] = Counter()
     for each in await store.usage():
@@ -431,7 +431,7 @@ async def used(store: Store) -> Counter[tuple[str, str]]:
     return total
 
 
-async def rows_of(store: Store, table: str) -> list[Row]:
+async def rows_of(store: RowStore, table: str) -> list[Row]:
     """All rows of a table."""
     return [row async for row in store.read_rows(table)]
 

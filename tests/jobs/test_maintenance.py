@@ -7,9 +7,9 @@ import pytest
 from deployments.errors import StoreUnavailable
 from deployments.jobs.job import JobOutcome, JobState, Submission
 from deployments.jobs.maintenance import Maintenance, every
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -9,12 +9,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.errors import ClientCancelled
 from deployments.jobs import metrics as module
 from deployments.jobs.job import JobOutcome, Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.jobs.metrics import INTERVAL_S, QueueMetrics
 from deployments.jobs.store import StoreStats
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.jobs.bench import Bench
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

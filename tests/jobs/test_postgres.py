@@ -11,13 +11,13 @@ import pytest
 
 from deployments.errors import IdempotencyConflict, QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
+from deployments.jobs.coalescer import Coalescer
 from deployments.jobs.job import Job, JobOutcome, Lease, Submission, Submitted
 from deployments.jobs.postgres import PostgresStore
 from deployments.jobs.postgres.database import SESSION, Database, Transaction
-from deployments.jobs.postgres.depth import Depth
-from deployments.jobs.postgres.group_commit import Gatherer
+from deployments.jobs.postgres.submits import Depth
 from deployments.jobs.readiness import Readiness
-from deployments.jobs.statements import migrations, statements
+from deployments.jobs.sql import migrations, statements
 from deployments.jobs.worker import Worker
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
@@ -43,7 +43,8 @@ def given(id_: str, key_id: str = "key", **more: Any) -> Submission:
 async def submit_all(store: PostgresStore, submissions: Sequence[Submission]) -> list[Any]:
     """All at the same time; what each one was told, or the error."""
     told = (store.submit(submission) for submission in submissions)
-    return await asyncio.gather(*told, return_exceptions=True)
+    answers: list[Any] = await asyncio.gather(*told, return_exceptions=True)
+    return answers
 
 
 async def fill(store: PostgresStore, key_id: str, num: int, **more: Any) -> list[str]:
@@ -229,14 +230,14 @@ async def test_only_so_many_wait_for_a_group() -> None:
         await release.wait()
         return items
 
-    gatherer: Gatherer[int, int] = Gatherer(carry, "test", max_waiting=5)
-    first = asyncio.create_task(gatherer.ask(0))
+    gather: Coalescer[int, int] = Coalescer(carry, "test", max_waiting=5)
+    first = asyncio.create_task(gather(0))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    rest = [asyncio.create_task(gatherer.ask(nth)) for nth in range(1, 6)]
+    rest = [asyncio.create_task(gather(nth)) for nth in range(1, 6)]
     await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable):
-        await gatherer.ask(6)
+        await gather(6)
     release.set()
     assert list(range(6)) == await asyncio.gather(first, *rest)
 
@@ -324,7 +325,7 @@ async def until_it_answers(store: PostgresStore) -> None:
 async def test_two_who_wait_for_each_other_both_get_through(bench: Bench) -> None:
     """PostgreSQL ends one of them; it is run again."""
     await fill(bench.store, "key", 2)
-    database = await Database.open(bench.url, 2)
+    database = await Database(bench.url, 2).open()
     both_have_one = asyncio.Barrier(2)
     tries = 0
 
@@ -414,7 +415,7 @@ async def test_a_schema_that_is_not_there_is_named_as_the_fault(bench: Bench) ->
 async def test_what_cannot_be_opened_is_told_without_the_password(url: str, told: str) -> None:
     """One line with a remedy."""
     with pytest.raises(SetupError) as raised:
-        await PostgresStore.open(url, RULES, 1)
+        await PostgresStore(url, RULES, 1).open()
     message = str(raised.value)
     assert told in message
     assert len(message.splitlines()) == 1
@@ -425,7 +426,7 @@ async def test_a_database_that_is_not_there_is_named(postgres: str) -> None:
     """The server's own words, in one line."""
     url = postgres.replace("/postgres?", "/no_such_database?")
     with pytest.raises(SetupError, match='database "no_such_database" does not exist'):
-        await PostgresStore.open(url, RULES, 1)
+        await PostgresStore(url, RULES, 1).open()
 
 
 async def test_dispatchers_share_the_work(bench: Bench) -> None:
@@ -460,7 +461,7 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
 # ------------------------------------------------------------------------------ numbers
 
 
-@pytest.mark.parametrize(("name", "values"), [("stats", "10000"), ("busy_keys", "20")])
+@pytest.mark.parametrize(("name", "values"), [("stats", "10000"), ("busiest_keys", "20")])
 async def test_metrics_are_read_along_indexes(bench: Bench, name: str, values: str) -> None:
     """They are asked for every other second, however long the queue is."""
     await bench.connection.execute(SESSION)

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,12 +16,12 @@ import pytest
 from deployments.errors import QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import JobOutcome, JobState, Submission
+from deployments.jobs.sql import migrations
 from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite import file as sqlite_file
 from deployments.jobs.sqlite.file import apply, connect, lock, open_file
-from deployments.jobs.sqlite.group_commit import Writer
+from deployments.jobs.sqlite.group_commit import GroupCommit
 from deployments.jobs.sqlite.tables import Tables
-from deployments.jobs.statements import migrations
 from deployments.settings import QueueSettings
 from tests.jobs.submitter import KEY
 
@@ -96,6 +97,40 @@ async def test_what_was_acknowledged_survives_a_kill(file: Path, tmp_path: Path)
     assert len(noted) > 100
     assert set(noted) - kept == set()
     await store.close()
+
+
+# ------------------------------------------------------------------ temporary stores
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files in a folder."""
+    return [file.name for file in folder.iterdir()]
+
+
+async def test_a_temporary_store_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file has no name, so it is gone with its process even when that is killed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store = SqliteStore.open_temporary(RULES)
+    assert names_in(tmp_path) == []
+    big = '"' + "x" * 20_000 + '"'
+    await asyncio.gather(*(store.submit(order(num, input=big)) for num in range(300)))
+    assert (await store.backlog()).queued == 300
+    assert (await store.stats()).free_bytes
+    (claimed,) = await store.claim("worker", 1, LEASE_S)
+    assert await store.finish(claimed.lease, JobOutcome.done({}))
+    await store.close()
+    assert names_in(tmp_path) == []
+
+
+async def test_temporary_stores_are_private() -> None:
+    """Each is a store of its own."""
+    stores = [SqliteStore.open_temporary(RULES) for _ in range(2)]
+    await stores[0].submit(order(1))
+    assert [(await store.backlog()).queued for store in stores] == [1, 0]
+    for store in stores:
+        await store.close()
 
 
 # ------------------------------------------------------------------ who may open
@@ -246,9 +281,9 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def writer(connection: sqlite3.Connection) -> Iterator[Writer]:
+def writer(connection: sqlite3.Connection) -> Iterator[GroupCommit]:
     """A writer on it."""
-    started = Writer(connection)
+    started = GroupCommit(connection)
     yield started
     started.close()
 
@@ -268,14 +303,14 @@ def numbers(connection: sqlite3.Connection) -> list[int]:
     return [n for (n,) in connection.execute("SELECT n FROM number ORDER BY n")]
 
 
-def gate(writer: Writer) -> tuple["asyncio.Task[bool]", threading.Event]:
+def gate(writer: GroupCommit) -> tuple["asyncio.Task[bool]", threading.Event]:
     """A change that the writer is at until the event is set."""
     opened = threading.Event()
     return asyncio.ensure_future(writer.run(lambda: opened.wait(PATIENCE_S))), opened
 
 
 async def test_changes_that_wait_are_one_transaction(
-    writer: Writer, connection: sqlite3.Connection
+    writer: GroupCommit, connection: sqlite3.Connection
 ) -> None:
     """Whatever comes while a commit is under way shares the next one."""
     begun: list[str] = []
@@ -291,7 +326,9 @@ async def test_changes_that_wait_are_one_transaction(
     assert begun.count("COMMIT") in (1, 2)  # 1 when the gate had not been taken yet
 
 
-async def test_a_change_that_fails_is_alone(writer: Writer, connection: sqlite3.Connection) -> None:
+async def test_a_change_that_fails_is_alone(
+    writer: GroupCommit, connection: sqlite3.Connection
+) -> None:
     """What it had written is gone, its error is its own, those beside it are kept."""
 
     def fails() -> None:
@@ -311,7 +348,9 @@ async def test_a_change_that_fails_is_alone(writer: Writer, connection: sqlite3.
     assert numbers(connection) == [1, 2]
 
 
-async def test_a_change_outlives_its_caller(writer: Writer, connection: sqlite3.Connection) -> None:
+async def test_a_change_outlives_its_caller(
+    writer: GroupCommit, connection: sqlite3.Connection
+) -> None:
     """A caller who is cancelled has changed what he wanted to."""
     waiting, opened = gate(writer)
     change = asyncio.ensure_future(writer.run(add(connection, 1)))
@@ -324,7 +363,7 @@ async def test_a_change_outlives_its_caller(writer: Writer, connection: sqlite3.
 
 
 async def test_a_full_disk_is_an_error_and_not_the_end(
-    writer: Writer, connection: sqlite3.Connection
+    writer: GroupCommit, connection: sqlite3.Connection
 ) -> None:
     """What does not fit is refused, nothing of it is left, and the next one is written."""
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
@@ -354,7 +393,7 @@ async def test_a_file_that_is_locked_is_an_error(
 
 
 async def test_too_many_are_refused(
-    writer: Writer, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+    writer: GroupCommit, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only so many changes wait."""
     monkeypatch.setattr("deployments.jobs.sqlite.group_commit.MAX_WAITING", 5)

@@ -21,8 +21,6 @@ from deployments.errors import (
     StartTimeout,
 )
 from deployments.jobs.api_key import ApiKey, Usage
-from deployments.jobs.columns import COLUMNS
-from deployments.jobs.endings import webhook_body
 from deployments.jobs.job import (
     Backlog,
     Cancellation,
@@ -37,7 +35,9 @@ from deployments.jobs.job import (
     Submitted,
     compact,
 )
-from deployments.jobs.store import POSITION_CAP, SCHEMA_TABLES, Row, Store
+from deployments.jobs.rows import COLUMNS, TABLES
+from deployments.jobs.store import POSITION_CAP, Row, RowStore
+from deployments.jobs.transitions import webhook_body
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import DeliveryResult, PublicKey, WebhookState
 from tests.jobs.bench import KINDS, Bench, Benches
@@ -62,49 +62,49 @@ def order(**given: Any) -> Submission:
     return Submission(**plain | given)
 
 
-async def submit(store: Store, num: int = 1, **given: Any) -> list[str]:
+async def submit(store: RowStore, num: int = 1, **given: Any) -> list[str]:
     """The ids of `num` submitted requests."""
     return [(await store.submit(order(**given))).id for _ in range(num)]
 
 
-async def claim(store: Store, limit: int = 100, lease_s: float = LEASE_S) -> list[Job]:
+async def claim(store: RowStore, limit: int = 100, lease_s: float = LEASE_S) -> list[Job]:
     """What a worker gets."""
     return await store.claim("worker", limit, lease_s)
 
 
-async def claim_ids(store: Store, limit: int = 100) -> list[str]:
+async def claim_ids(store: RowStore, limit: int = 100) -> list[str]:
     """The ids of what a worker gets."""
     return [claimed.lease.id for claimed in await claim(store, limit)]
 
 
-async def begin(store: Store, **given: Any) -> Lease:
+async def begin(store: RowStore, **given: Any) -> Lease:
     """The lease on a request that was just submitted and claimed."""
     await submit(store, **given)
     (claimed,) = await claim(store)
     return claimed.lease
 
 
-async def state_of(store: Store, request_id: str, key_id: str = KEY) -> JobState:
+async def state_of(store: RowStore, request_id: str, key_id: str = KEY) -> JobState:
     """Where a request is."""
     status = await store.status(key_id, request_id)
     assert status
     return status.state
 
 
-async def messages(store: Store, request_id: str) -> list[str]:
+async def messages(store: RowStore, request_id: str) -> list[str]:
     """The log of a request."""
     status = await store.status(KEY, request_id)
     assert status
     return [entry.message for entry in status.logs]
 
 
-async def rows_of(store: Store, table: str) -> list[Row]:
+async def rows_of(store: RowStore, table: str) -> list[Row]:
     """All rows of a table."""
     return [row async for row in store.read_rows(table)]
 
 
-async def limit_key(store: Store, concurrency: int | None, key_id: str = KEY) -> None:
-    """Store a key with a limit."""
+async def limit_key(store: RowStore, concurrency: int | None, key_id: str = KEY) -> None:
+    """RowStore a key with a limit."""
     await store.add_key(ApiKey(id=key_id, hash=f"hash of {key_id}", concurrency=concurrency))
 
 
@@ -113,7 +113,7 @@ def response(error: ServiceError) -> tuple[int, str, dict[str, str]]:
     return error.status, compact(error.body()), error.headers()
 
 
-async def response_of(store: Store, request_id: str) -> tuple[int, str, dict[str, str]]:
+async def response_of(store: RowStore, request_id: str) -> tuple[int, str, dict[str, str]]:
     """What the client of a request gets."""
     result = await store.result(KEY, request_id)
     assert result
@@ -705,14 +705,14 @@ async def test_rescuers_do_not_meet(bench: Bench) -> None:
 # ---------------------------------------------------------------------- forget
 
 
-async def ended(store: Store, outcome: JobOutcome = DONE, **given: Any) -> str:
+async def ended(store: RowStore, outcome: JobOutcome = DONE, **given: Any) -> str:
     """The id of a request that has ended."""
     lease = await begin(store, **given)
     assert await store.finish(lease, outcome)
     return lease.id
 
 
-async def knows(store: Store, request_id: str) -> bool:
+async def knows(store: RowStore, request_id: str) -> bool:
     """Whether the store has a request."""
     return await store.status(KEY, request_id) is not None
 
@@ -1379,7 +1379,7 @@ async def test_rows_are_copied(benches: Benches, source: str, target: str) -> No
     """All rows of every table arrive as they were, and the queue keeps its order."""
     one, other = await benches.open(source), await benches.open(target)
     await fill(one)
-    for table in SCHEMA_TABLES:
+    for table in TABLES:
         rows = await rows_of(one.store, table)
         assert rows, table
         assert all(tuple(row) == COLUMNS[table] for row in rows)
@@ -1408,7 +1408,7 @@ async def test_a_copied_queue_is_bounded(benches: Benches, kind: str) -> None:
         await submit(full.store)
 
 
-@pytest.mark.parametrize("table", SCHEMA_TABLES)
+@pytest.mark.parametrize("table", TABLES)
 async def test_a_row_is_written_once(bench: Bench, table: str) -> None:
     """A row that is there already is refused, and those beside it are not written."""
     await fill(bench)

@@ -25,12 +25,12 @@ from deployments.jobs.job import (
     Submission,
 )
 from deployments.jobs.maintenance import every
-from deployments.jobs.memory import MemoryStore
 from deployments.jobs.readiness import Readiness
 from deployments.jobs.worker import WakeUp, Worker
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.jobs.life import always_ready
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

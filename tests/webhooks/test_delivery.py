@@ -25,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.job import JobOutcome, Submission
-from deployments.jobs.memory import MemoryStore
 from deployments.jobs.store import JobStore
 from deployments.net.client import CallFailed, Poster
 from deployments.net.guard import CallRefused
@@ -37,6 +36,7 @@ from deployments.webhooks.delivery import LEASE_SLACK_S, Post, WebhookSender, re
 from deployments.webhooks.signing import SigningKeys, jwks
 from deployments.webhooks.webhook import DeliveryResult, Webhook, WebhookState
 from tests.jobs.bench import Bench as StoreBench
+from tests.jobs.memory import MemoryStore
 from tests.net.receiver import Answer, Posted, Receiver, moved, receiving, status
 from tests.telemetry.spans import spans_in
 

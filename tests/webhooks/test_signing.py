@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deployments.errors import SetupError
-from deployments.jobs.memory import MemoryStore
 from deployments.settings import QueueSettings, WebhookSettings
 from deployments.webhooks import signing
 from deployments.webhooks.signing import (
@@ -25,6 +24,7 @@ from deployments.webhooks.signing import (
     signed_headers,
 )
 from deployments.webhooks.webhook import PublicKey
+from tests.jobs.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 

@@ -23,8 +23,7 @@ from deployments.cli.options import with_store, without_password
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.files.base import OPAQUE, reason
 from deployments.files.open import open_file_store
-from deployments.jobs.inspect import Look, look_at
-from deployments.jobs.open import MEMORY, SQLITE
+from deployments.jobs.open import MEMORY, SQLITE, StoreInfo, inspect_store
 from deployments.jobs.store import Store
 from deployments.local.profile import Tree, compose, merge, read_yaml
 from deployments.local.state import StateFolder
@@ -123,13 +122,13 @@ def check_store(setup: Setup) -> Finding:
         return warn("kept in memory alone", "give store.url, or a restart forgets every request")
     if setup.is_store_hidden:
         return skip(f"{without_password(url)} is a file on the service's own node")
-    found = asyncio.run(look_at(setup.settings.store))
+    found = asyncio.run(inspect_store(setup.settings.store))
     if found is None:
         return ok(f"{without_password(url)} is made at the first start")
     return store_finding(without_password(url), found)
 
 
-def store_finding(url: str, found: Look) -> Finding:
+def store_finding(url: str, found: StoreInfo) -> Finding:
     """The finding for a store that answers."""
     said = f"{url}, {found.server}, schema {found.schema}"
     if found.schema > found.latest:
@@ -182,7 +181,7 @@ def read_store(setup: Setup, read: Callable[[Store], Awaitable[T]]) -> T | None:
     settings = setup.settings.store
 
     async def inspect_and_read() -> T | None:
-        found = await look_at(settings)
+        found = await inspect_store(settings)
         return await with_store(settings.url, read) if found and found.is_current else None
 
     if settings.url == MEMORY or setup.is_store_hidden:

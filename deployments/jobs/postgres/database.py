@@ -1,10 +1,11 @@
-"""Connections to PostgreSQL: named statements, transactions, and losses that heal.
+"""Connections to PostgreSQL: named statements, transactions, and recovery from lost connections.
 
 Knows nothing of what the statements mean.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -22,8 +23,10 @@ from asyncpg.exceptions import (
 from asyncpg.pool import PoolConnectionProxy
 
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.jobs.postgres.schema import migrate
-from deployments.jobs.statements import statements
+from deployments.jobs.postgres.migrate import KNOWN, LATEST, check_fit, migrate
+from deployments.jobs.retry import retry
+from deployments.jobs.sql import statements
+from deployments.settings import QueueSettings
 from deployments.telemetry.log import logger
 
 T = TypeVar("T")
@@ -32,6 +35,8 @@ Connection: TypeAlias = "PoolConnectionProxy[Record]"
 CONNECT_TIMEOUT_S = 10.0  # also for one to come free
 COMMAND_TIMEOUT_S = 30.0  # a statement takes milliseconds; this one waits for a lock in vain
 CLOSE_TIMEOUT_S = 5.0
+CLAIMS = 1  # the lock under which jobs and synchronous runs start
+SUBMITS = 2  # the lock under which a queue that is nearly full grows
 MAX_TRIES = 5  # of a transaction that PostgreSQL chose to end a deadlock
 
 REMEDY = "write postgresql://USER:PASSWORD@HOST/DATABASE, special characters as %XX"
@@ -83,42 +88,29 @@ class Transaction:
 
 
 class Database:
-    """A pool of connections; one that is lost is made anew when it is needed again."""
+    """A pool of connections, made at the first use; lost ones are replaced when one is needed."""
 
-    def __init__(self, pool: "asyncpg.Pool[Record]") -> None:
-        self._pool = pool
+    def __init__(self, url: str, pool_size: int) -> None:
+        self._url = url
+        self._pool_size = pool_size
+        self._opening = asyncio.Lock()
+        self._pool: asyncpg.Pool[Record] | None = None
 
-    @classmethod
-    async def open(cls, url: str, pool_size: int) -> Self:
-        """Connect to `url` and bring the schema up to date.
+    async def open(self) -> Self:
+        """The database, connected and its schema brought up to date.
 
         Raises:
             SetupError: there is no such database, or it is not fit for use.
         """
-        with explained(url):
-            check(url)
-            pool = asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=pool_size,
-                init=prepare,
-                reset=leave_as_it_is,
-                timeout=CONNECT_TIMEOUT_S,
-                command_timeout=COMMAND_TIMEOUT_S,
-                max_inactive_connection_lifetime=0,
-            )
-            await pool
-        try:
-            with explained(url):
-                async with pool.acquire() as connection:
-                    await migrate(connection)
-        except BaseException:
-            pool.terminate()
-            raise
-        return cls(pool)
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await connect(self._url, self._pool_size)
+        return self
 
     async def close(self) -> None:
         """Let go of all connections; those in use after a moment are cut."""
+        if self._pool is None:
+            return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._pool.close()
@@ -149,15 +141,49 @@ class Database:
 
         return await self._try(run)
 
+    async def counted(
+        self, work: Callable[[Transaction], Awaitable[tuple[str, T]]], retry_s: float
+    ) -> T:
+        """The result of `work`, as `together`; retried, and yet applied at most once.
+
+        When a connection is lost while it commits, PostgreSQL is asked later what became of the
+        transaction. `work` gives the transaction's id (`pg_current_xact_id`) and the result.
+
+        Raises:
+            StoreUnavailable: for longer than `retry_s`; whether it was applied is not known.
+        """
+        unanswered: tuple[str, T] | None = None
+
+        async def noted(transaction: Transaction) -> tuple[str, T]:
+            nonlocal unanswered
+            unanswered = await work(transaction)
+            return unanswered
+
+        async def attempt() -> T:
+            nonlocal unanswered
+            if unanswered is not None and await self._is_committed(unanswered[0]):
+                return unanswered[1]
+            unanswered = None
+            return (await self.together(noted))[1]
+
+        return await retry(attempt, retry_s)
+
+    async def _is_committed(self, id_: str) -> bool:
+        status = await self.value("transaction_status", id_)
+        if status == "in progress":  # of a connection that PostgreSQL has not given up yet
+            raise StoreUnavailable
+        return bool(status == "committed")
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection for as long as the block runs.
+        """A connection for the block.
 
         Raises:
             StoreUnavailable: there is none, or it was lost.
         """
+        pool = await self._opened()
         try:
-            async with self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
                 with dropped_if_lost(connection):
                     yield connection
         except asyncpg.DataError:
@@ -165,6 +191,16 @@ class Database:
         except LOSSES as error:
             logger.warning("the store cannot be reached: %s", reason_of(error))
             raise StoreUnavailable from error
+
+    async def _opened(self) -> "asyncpg.Pool[Record]":
+        """The pool; the database may start later than its users."""
+        try:
+            await self.open()
+        except SetupError as error:
+            logger.error("%s", error)
+            raise StoreUnavailable from error
+        assert self._pool
+        return self._pool
 
     async def _try(self, run: Callable[[Connection], Awaitable[T]]) -> T:
         for _ in range(MAX_TRIES):
@@ -176,9 +212,74 @@ class Database:
         raise StoreUnavailable from deadlock
 
 
+class DatabaseStore:
+    """A part of a store, over one database; its calls are retried for `retry_s` seconds."""
+
+    def __init__(
+        self, url: str, rules: QueueSettings, pool_size: int, retry_s: float = 0.0
+    ) -> None:
+        self.database = Database(url, pool_size)
+        self.rules = rules
+        self.retry_s = retry_s
+
+
+async def connect(url: str, pool_size: int) -> "asyncpg.Pool[Record]":
+    """Connections to a database whose schema is up to date.
+
+    Raises:
+        SetupError: there is no such database, or it is not fit for use.
+    """
+    with explained(url):
+        check(url)
+        pool = asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=pool_size,
+            init=prepare,
+            reset=leave_as_it_is,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=COMMAND_TIMEOUT_S,
+            max_inactive_connection_lifetime=0,
+        )
+        await pool
+    try:
+        with explained(url):
+            async with pool.acquire() as connection:
+                await migrate(connection)
+    except BaseException:
+        pool.terminate()
+        raise
+    return pool
+
+
+async def inspect_database(url: str) -> tuple[str, int, float]:
+    """The server, the number of the latest migration in the database, and the time of an answer.
+
+    Raises:
+        SetupError: it does not answer, or is not fit for use.
+    """
+    with explained(url):
+        check(url)
+        connection = await asyncpg.connect(
+            url, timeout=CONNECT_TIMEOUT_S, command_timeout=CONNECT_TIMEOUT_S
+        )
+        try:
+            await check_fit(connection)
+            if await connection.fetchval("SELECT pg_is_in_recovery()"):
+                raise SetupError("it is a standby, which takes no writes; give the primary's host")
+            before = time.perf_counter()
+            known = await connection.fetchval(KNOWN)
+            answer_s = time.perf_counter() - before
+            version = int(await connection.fetchval(LATEST)) if known else 0
+            server = str(await connection.fetchval("SHOW server_version")).split()[0]
+            return f"PostgreSQL {server}", version, answer_s
+        finally:
+            await connection.close()
+
+
 @contextmanager
 def dropped_if_lost(connection: Connection) -> Iterator[None]:
-    """See to it that a connection that has failed is not used again, whatever state it is in."""
+    """Discard a connection that has failed, in whatever state it is."""
     try:
         yield
     except asyncpg.DataError:
@@ -189,17 +290,17 @@ def dropped_if_lost(connection: Connection) -> Iterator[None]:
 
 
 async def prepare(connection: "asyncpg.Connection[Record]") -> None:
-    """Make a new connection plan the way that a queue needs."""
+    """Have a new connection plan statements as a queue needs it."""
     await connection.execute(SESSION)
 
 
 async def leave_as_it_is(connection: "asyncpg.Connection[Record]") -> None:
-    """Nothing here changes a session, so a round trip to reset it would be wasted."""
+    """Save the round trip of a reset: nothing here changes a session."""
 
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn whatever goes wrong while the store is opened into one line for the operator."""
+    """Turn what goes wrong while the store is opened into one line for the operator."""
     try:
         yield
     except ValueError:  # asyncpg's ClientConfigurationError, too; it may quote the password
@@ -217,7 +318,7 @@ def check(url: str) -> None:
     """Refuse a URL in which a part of the password may be taken for something else.
 
     Raises:
-        ValueError: it is such a one.
+        ValueError: there is such a part.
     """
     parts = urlsplit(url)
     if parts.fragment or "@" in parts.path or parts.netloc.count("@") > 1:
@@ -234,3 +335,8 @@ def reason_of(error: BaseException) -> str:
     """What went wrong, in one line."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def columns(rows: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+    """A list for each column, as `unnest` takes them."""
+    return list(zip(*rows, strict=True))

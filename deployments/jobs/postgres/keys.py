@@ -3,97 +3,94 @@
 from collections.abc import Sequence
 from dataclasses import astuple
 
-from asyncpg import Record, UniqueViolationError
+from asyncpg import UniqueViolationError
 
-from deployments.jobs.api_key import ApiKey, Usage
-from deployments.jobs.columns import COLUMNS
-from deployments.jobs.postgres.database import Transaction
-from deployments.jobs.postgres.outcomes import columns
-from deployments.jobs.postgres.part import CLAIMS, Part
-from deployments.jobs.rate_limit import pace
+from deployments.jobs.api_key import ApiKey, Usage, rate_limit
+from deployments.jobs.postgres.database import CLAIMS, DatabaseStore, Transaction, columns
+from deployments.jobs.retry import retried
+from deployments.jobs.rows import key_in
 
 
-class Keys(Part):
+class Keys(DatabaseStore):
     """Who may call, and how much."""
 
+    @retried
     async def add_key(self, key: ApiKey) -> None:
-        """Keep a new key."""
         limits = key.concurrency, key.rate, key.expires_at, key.revoked_at
         try:
-            await self._database.rows("add_key", key.id, key.hash, key.name, *limits)
+            await self.database.rows("add_key", key.id, key.hash, key.name, *limits)
         except UniqueViolationError as error:
             raise taken(key, error) from None
 
+    @retried
     async def key_by_hash(self, key_hash: str) -> ApiKey | None:
-        """The key with this hash."""
-        row = await self._database.row("key_by_hash", key_hash)
+        row = await self.database.row("key_by_hash", key_hash)
         return None if row is None else key_in(row)
 
+    @retried
     async def keys(self) -> list[ApiKey]:
-        """All keys, oldest first."""
-        return [key_in(row) for row in await self._database.rows("keys")]
+        return [key_in(row) for row in await self.database.rows("keys")]
 
+    @retried
     async def revoke_key(self, key_id: str) -> bool:
-        """Let the key open nothing any more."""
-        return await self._database.value("revoke_key", key_id) is not None
+        return await self.database.value("revoke_key", key_id) is not None
 
+    @retried
     async def replace_key_hash(self, key_id: str, key_hash: str) -> bool:
-        """Give the key another secret."""
         try:
-            found = await self._database.value("replace_key_hash", key_id, key_hash)
+            found = await self.database.value("replace_key_hash", key_id, key_hash)
         except UniqueViolationError:
             raise ValueError("there is a key with this hash already") from None
         return found is not None
 
     async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
-        """Count one request against a rate."""
-
-        async def work(transaction: Transaction) -> float:
-            row = await transaction.row("pace", key_id)
+        async def work(transaction: Transaction) -> tuple[str, float]:
+            row = await transaction.row("rate_due", key_id)
             assert row
-            wait, due = pace(row["due"], row["now"], rate, burst)
-            if due != row["due"]:
-                await transaction.rows("keep_pace", key_id, due)
-            return wait
+            wait_s, due = rate_limit(row["due"], row["now"], rate, burst)
+            if wait_s == 0.0:
+                await transaction.rows("put_rate_due", key_id, due)
+            return row["transaction"], wait_s
 
-        return await self._database.together(work)
+        return await self.database.counted(work, self.retry_s)
 
+    @retried
     async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
-        """Take a place; under the lock of the claims, if places are counted at all."""
+        """Under the lock of the claims, if the key has a limit."""
 
         async def work(transaction: Transaction) -> bool:
             bound = await transaction.value("bound", key_id)
             if bound is not None:
                 await transaction.value("lock", CLAIMS)
-            await transaction.rows("release_slot", run_id)  # a run that asks again keeps one place
+            await transaction.rows("release_slot", run_id)  # a run that asks again keeps one slot
             if bound is not None and await transaction.value("busy", key_id) >= bound:
                 return False
             await transaction.rows("acquire_slot", run_id, key_id, ttl_s)
             return True
 
-        return await self._database.together(work)
+        return await self.database.together(work)
 
+    @retried
     async def release_slot(self, run_id: str) -> None:
-        """Give the place back."""
-        await self._database.rows("release_slot", run_id)
+        await self.database.rows("release_slot", run_id)
 
     async def add_usage(self, usages: Sequence[Usage]) -> None:
-        """Add to what keys have used."""
-        if usages:
-            await self._database.rows("add_usage", *columns(astuple(used) for used in usages))
+        if not usages:
+            return
+        values = columns(map(astuple, usages))
 
+        async def work(transaction: Transaction) -> tuple[str, None]:
+            return await transaction.value("add_usage", *values), None
+
+        await self.database.counted(work, self.retry_s)
+
+    @retried
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
-        """What was used."""
-        return [Usage(**row) for row in await self._database.rows("usage", since_day, key_id)]
+        return [Usage(**row) for row in await self.database.rows("usage", since_day, key_id)]
 
 
 def taken(key: ApiKey, error: UniqueViolationError) -> ValueError:
-    """What to tell when a key is there already."""
+    """The error for a key that is there already."""
     if error.constraint_name == "api_key_hash":
         return ValueError("there is a key with this hash already")
     return ValueError(f"there is a key {key.id} already")
-
-
-def key_in(row: Record) -> ApiKey:
-    """The key in `row`."""
-    return ApiKey(**{column: row[column] for column in COLUMNS["api_key"]})

@@ -1,40 +1,86 @@
-"""The whole store: its parts over one database."""
+"""The whole store: jobs, webhooks and keys over one database."""
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
-from deployments.jobs.postgres.claiming import Claiming
-from deployments.jobs.postgres.closing import Closing
-from deployments.jobs.postgres.copying import Copying
-from deployments.jobs.postgres.database import Database
-from deployments.jobs.postgres.deliveries import Deliveries
+from asyncpg import UniqueViolationError
+
+from deployments.jobs.job import JobStatus, StoredResponse
 from deployments.jobs.postgres.keys import Keys
-from deployments.jobs.postgres.reading import Reading
-from deployments.jobs.postgres.submitting import Submitting
-from deployments.settings import QueueSettings
+from deployments.jobs.postgres.leases import Leases
+from deployments.jobs.postgres.submits import Submits
+from deployments.jobs.postgres.webhooks import Webhooks
+from deployments.jobs.retry import retried
+from deployments.jobs.rows import COLUMNS, response_in, stats_in, status_in
+from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
 
 
-class PostgresStore(Submitting, Claiming, Closing, Reading, Deliveries, Keys, Copying):
-    """Requests, webhooks and keys in PostgreSQL; see Store for what the methods mean."""
+class PostgresStore(Submits, Leases, Webhooks, Keys):
+    """Jobs, webhooks and keys in PostgreSQL; `Store` says what the methods mean.
 
-    @classmethod
-    async def open(cls, url: str, rules: QueueSettings, pool_size: int) -> Self:
-        """The store at `url`, its schema brought up to date.
+    It connects at its first use, because the database may start later than its users; until
+    then, and whenever the connection is lost, calls are retried for `retry_s` seconds.
+    """
+
+    async def open(self) -> Self:
+        """The store, connected now, its schema brought up to date.
 
         Raises:
             SetupError: it cannot be used; the message names the remedy, never the password.
         """
-        return cls(await Database.open(url, pool_size), rules)
+        await self.database.open()
+        return self
 
+    @retried
+    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
+        row = await self.database.row("status", request_id, key_id, POSITION_CAP)
+        return None if row is None else status_in(row, row["position"])
+
+    @retried
+    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
+        row = await self.database.row("result", request_id, key_id)
+        return None if row is None else response_in(row)
+
+    @retried
+    async def position(self, request_id: str) -> int | None:
+        ahead: int | None = await self.database.value("position", request_id, POSITION_CAP)
+        return ahead
+
+    @retried
+    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
+        counted = await self.database.row("stats", cap)
+        assert counted
+        return stats_in(counted, await self.database.rows("busiest_keys", max_keys))
+
+    @retried
     async def now(self) -> float:
-        """The store's clock."""
-        return float(await self._database.value("now"))
+        return float(await self.database.value("now"))
 
+    @retried
     async def secret(self, name: str, fresh: bytes) -> bytes:
-        """The secret called `name`."""
-        return bytes.fromhex(await self._database.value("secret", name, fresh.hex()))
+        return bytes.fromhex(await self.database.value("secret", name, fresh.hex()))
+
+    async def read_rows(self, table: str) -> AsyncIterator[Row]:
+        """Every row of a table."""
+        columns = ", ".join(COLUMNS[table])
+        async with self.database.connection() as connection, connection.transaction():
+            async for row in connection.cursor(f"SELECT {columns} FROM {table} ORDER BY seq"):
+                yield dict(row)
+
+    async def write_rows(self, table: str, rows: Sequence[Row]) -> None:
+        """Add rows of another store."""
+        columns = COLUMNS[table]
+        places = ", ".join(f"${nth}" for nth, _ in enumerate(columns, 1))
+        insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
+        values = [tuple(row[column] for column in columns) for row in rows]
+        try:
+            async with self.database.connection() as connection, connection.transaction():
+                await connection.executemany(insert, values)
+        except UniqueViolationError as error:
+            raise ValueError(f"{table}: a row is there already ({error.detail})") from None
 
     async def close(self) -> None:
         """Finish what is under way, and let go of the connections."""
         await self._submits.finished()
         await self._finishes.finished()
-        await self._database.close()
+        await self.database.close()

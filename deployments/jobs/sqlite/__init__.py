@@ -1,14 +1,14 @@
-"""The store in one SQLite file, served by one process.
+"""The store in one SQLite file.
 
-store ──▶ writer   one thread, which commits for all that wait
-  │         │
-  └──▶ readers     threads that never wait for a commit
+owner ──▶ store ──▶ group_commit   one thread, which commits for all callers that wait
             │
-          tables   what is done on a connection; the SQL is in `sql/sqlite`
+            ├─────▶ readers        threads that never wait for a commit
             │
-           file    how the file is locked, opened and brought up to date
+          tables                   what is done on a connection; the SQL is in `sql/sqlite`
+            │
+           file                    its lock, its schema, and what makes a file unusable
 
-beside ─▶ tables   how other processes of the same machine look at a request
+`owner` serves the store of one process to all others (with Ray); they read the file themselves.
 """
 
 from deployments.jobs.sqlite.store import SqliteStore

@@ -1,16 +1,17 @@
-"""The SQLite file: who may own it, how it is opened, and how its schema is brought up to date."""
+"""The SQLite file: its lock, its schema, and what makes a file unusable."""
 
 import fcntl
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 from deployments.errors import SetupError
-from deployments.jobs.statements import migrations
+from deployments.jobs.sql import migrations
 
 APPLICATION = 0x464C5331  # "FLS1", in the header of every file of ours
-BUSY_TIMEOUT_S = 5.0  # for a command that writes beside the owner
+BUSY_TIMEOUT_S = 5.0  # for a command that writes while the owner does
 MIB = 1024 * 1024
 
 # NORMAL would lose the latest commits in a power cut, FULL makes each one durable.
@@ -28,10 +29,10 @@ def lock(file: Path) -> IO[str]:
     Raises:
         SetupError: another process is, or the folder cannot be written.
     """
-    beside = file.with_name(f"{file.name}.lock")
+    path = file.with_name(f"{file.name}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        held = beside.open("w")
+        held = path.open("w")
     except OSError as error:
         raise unusable(file, error) from None
     try:
@@ -72,11 +73,12 @@ def connect(file: Path, *, reads_only: bool = False) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     if reads_only:
         connection.execute("PRAGMA query_only = ON")
+        connection.execute("PRAGMA schema_version").fetchone()  # opens the file now
     return connection
 
 
 def make_private(file: Path) -> None:
-    """Make sure that the file is there, and when it is new, that nobody else may read it."""
+    """Make the file if it is not there, readable by its owner alone."""
     file.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
@@ -163,8 +165,40 @@ def version_of(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
+def inspect_file(file: Path) -> int | None:
+    """The number of the latest migration that `file` has seen; None when it can be made.
+
+    Raises:
+        SetupError: it cannot be made or written, is not ours, or is damaged.
+    """
+    file = file.absolute()
+    parent = next(each for each in file.parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise not_writable(file, parent)
+    if not file.exists():
+        return None
+    if not os.access(file, os.W_OK):
+        raise not_writable(file, file)
+    try:
+        uri = f"{file.as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+            check_ours(file, connection)
+            check_whole(file, connection)
+            return version_of(connection)
+    except sqlite3.Error as error:
+        raise unusable(file, error) from None
+
+
+def not_writable(file: Path, path: Path) -> SetupError:
+    """The error for a `path` by which `file` would be made or written, and cannot be."""
+    return SetupError(
+        f"store {file}: {path} cannot be written; "
+        "make it writable, or name another file in store.url"
+    )
+
+
 def unusable(file: Path, error: Exception) -> SetupError:
-    """What to tell of a file that cannot be opened or read."""
+    """The error for a file that cannot be opened or read."""
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return damaged(file, str(error))
     reason = error.strerror if isinstance(error, OSError) else error
@@ -175,7 +209,7 @@ def unusable(file: Path, error: Exception) -> SetupError:
 
 
 def damaged(file: Path, reason: str) -> SetupError:
-    """What to tell of a file that SQLite cannot make sense of."""
+    """The error for a file that SQLite cannot read as a database."""
     first_line = reason.splitlines()[0]
     return SetupError(
         f"store {file}: not a sound SQLite database ({first_line}); "

@@ -1,7 +1,6 @@
 """Group commit: one thread writes for all callers, and commits once for all that wait.
 
 To make a transaction durable costs the same for one change as for a hundred.
-Knows nothing of what is written.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ MAX_GROUP = 512  # changes of one transaction, so that the first need not wait f
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a caller wants done, and where it waits for the outcome."""
+    """What a caller wants done, and where it waits for the answer."""
 
     work: Callable[[], Any]
     loop: asyncio.AbstractEventLoop
@@ -33,8 +32,8 @@ class Change:
 Outcome = tuple[Any, Exception | None]  # the result, or an error
 
 
-class Writer:
-    """The thread that writes through `connection`, which is in autocommit mode."""
+class GroupCommit:
+    """Owns the thread that writes through `connection`, which is in autocommit mode."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -48,10 +47,10 @@ class Writer:
         """The result of `work`, once all that it wrote is durable.
 
         It is done even if the caller is cancelled meanwhile. When it raises, nothing of it is
-        written, and the changes beside it are not touched.
+        written, and the other changes of its group are not touched.
 
         Raises:
-            StoreUnavailable: the database refused, too many wait, or the writer is closed.
+            StoreUnavailable: the database refused, too many wait, or this is closed.
         """
         loop = asyncio.get_running_loop()
         change = Change(work, loop, loop.create_future())
@@ -75,10 +74,10 @@ class Writer:
 
     def _serve(self) -> None:
         while group := self._gather():
-            tell(group, self._commit(group))
+            answer(group, self._commit(group))
 
     def _gather(self) -> list[Change]:
-        """What waits, at least one change; none when the writer is closed."""
+        """The changes that wait, at least one; none when this is closed."""
         with self._signal:
             self._signal.wait_for(lambda: self._waiting or self._is_closed)
             group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
@@ -111,20 +110,20 @@ class Writer:
 
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailable:
-    """The error for the callers; what SQLite said is for the log."""
+    """The error for callers; SQLite's message goes to the log."""
     logger.error("the store's file: %s", error)
     refusal = StoreUnavailable()
     refusal.__cause__ = error
     return refusal
 
 
-def tell(group: Iterable[Change], outcomes: Iterable[Outcome]) -> None:
+def answer(group: Iterable[Change], outcomes: Iterable[Outcome]) -> None:
     """Wake the callers, all those of one event loop at once."""
-    told = list(zip(group, outcomes, strict=True))
-    for loop, pairs in groupby(told, key=lambda pair: pair[0].loop):
+    answered = list(zip(group, outcomes, strict=True))
+    for loop, pairs in groupby(answered, key=lambda pair: pair[0].loop):
         try:
             loop.call_soon_threadsafe(settle, list(pairs))
-        except RuntimeError:  # the loop is closed, and nobody waits
+        except RuntimeError:  # the loop is closed, so no caller waits
             continue
 
 

@@ -1,192 +1,217 @@
-"""The one process that owns an embedded store, and the store as all others see it.
+"""The one process that owns a SQLite file, and the store as all other processes see it.
 
 Several processes that write one SQLite file starve each other for seconds, so a named actor of
-Ray holds it. Calls to it travel in batches: while some are under way, the next ones gather.
+Ray owns it.
 """
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import wraps
+from operator import methodcaller
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from deployments.errors import ServiceError, SetupError, StoreUnavailable
-from deployments.jobs.late import opened_late
-from deployments.jobs.open import SQLITE, open_store
-from deployments.jobs.sqlite.read_only import LOOKS, Beside
-from deployments.jobs.store import Store
-from deployments.ray_compat import original_error
+from deployments.errors import SetupError, StoreUnavailable
+from deployments.jobs.coalescer import Coalescer
+from deployments.jobs.retry import retry
+from deployments.jobs.sqlite.readers import ReadOnlyReader
+from deployments.jobs.sqlite.store import SqliteStore
+from deployments.jobs.sqlite.tables import Tables
 from deployments.settings import QueueSettings, StoreSettings
+from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import RayRecorder
 from deployments.telemetry.process_metrics import ProcessMetrics
 
+P = ParamSpec("P")
+T = TypeVar("T")
+Call: TypeAlias = methodcaller  # of a SqliteStore
+Send = Callable[[Sequence[Call]], Awaitable[Sequence[Any]]]
+
 NAME = "florence-store"
 NAMESPACE = "florence"
-PATIENCE_S = 30.0  # for an owner that died and is started again
+RESTART_S = 30.0  # within which Ray has restarted an owner that died
 RETRY_DELAY_S = 0.1
-MAX_BATCH = 256
-MAX_UNDER_WAY = 4  # batches of one lane
-READS = frozenset({"status", "result", "position", "backlog", "stats", "key_by_hash", "now"})
-
-Arguments = tuple[str, tuple[Any, ...], dict[str, Any]]
-Answer = tuple[bool, Any]  # whether it went well, and the result or the error
+MAX_UNDER_WAY = 4  # groups of calls, of each kind
 
 
 class StoreOwner:
-    """The actor. It dies rather than serve a store that it could not open."""
+    """The actor."""
 
     def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
-        self._store = opened_late(lambda: open_store(settings, queue, is_owner=True))
+        self._settings = settings
+        self._queue = queue
+        self._store: SqliteStore | None = None
         self._metrics = ProcessMetrics(RayRecorder(in_replica=False), "store")
 
-    async def call_all(self, calls: list[Arguments]) -> list[Answer]:
-        """Each call's answer, in the same order; the calls run side by side."""
-        return await asyncio.gather(*(self._call(*call) for call in calls))
+    async def call_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Each call's answer or error, in the same order; the calls run at the same time."""
+        return await asyncio.gather(*(self._call(call) for call in calls), return_exceptions=True)
 
-    async def _call(self, method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Answer:
-        try:
-            return True, await getattr(self._store, method)(*args, **options)
-        except Exception as error:  # it is the caller's, and must not fail the others of the batch
-            return False, error
+    async def _call(self, call: Call) -> Any:
+        return await call(self._opened())
 
+    def _opened(self) -> SqliteStore:
+        """The store, opened at its first use.
 
-@dataclass
-class Call:
-    """A call that waits to travel, and where its answer goes."""
+        An actor that fails in its constructor is not restarted, and the file may be locked for a
+        moment: by an owner that is being replaced.
+        """
+        if self._store is None:
+            try:
+                self._store = self._open()
+            except SetupError as error:
+                logger.error("%s", error)
+                raise StoreUnavailable from error
+        return self._store
 
-    arguments: Arguments
-    future: "asyncio.Future[Any]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-
-class Lane:
-    """Carries calls to the owner, many at a time, in the order in which they came."""
-
-    def __init__(self, send: Callable[[list[Arguments]], Awaitable[list[Answer]]]) -> None:
-        self._send = send
-        self._waiting: list[Call] = []
-        self._trips: set[asyncio.Task[None]] = set()
-
-    async def call(self, arguments: Arguments) -> Any:
-        """The answer; raises what the owner's store raised."""
-        call = Call(arguments)
-        self._waiting.append(call)
-        self._depart()
-        return await call.future
-
-    def _depart(self) -> None:
-        while self._waiting and len(self._trips) < MAX_UNDER_WAY:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            trip = asyncio.create_task(self._travel(batch), name="store-trip")
-            self._trips.add(trip)
-            trip.add_done_callback(self._return)
-
-    def _return(self, trip: "asyncio.Task[None]") -> None:
-        self._trips.discard(trip)
-        self._depart()
-
-    async def _travel(self, batch: list[Call]) -> None:
-        try:
-            answers = await self._send([call.arguments for call in batch])
-        except BaseException as error:
-            for call in batch:
-                settle(call, (False, error))
-            if not isinstance(error, Exception):
-                raise
-            return
-        for call, answer in zip(batch, answers, strict=True):
-            settle(call, answer)
+    def _open(self) -> SqliteStore:
+        file = self._settings.file
+        if file is None:
+            return SqliteStore.open_temporary(self._queue)
+        return SqliteStore.open(file, self._queue, is_owner=True)
 
 
-def settle(call: Call, answer: Answer) -> None:
-    """Give the caller its answer, if it still waits."""
-    if call.future.done():
-        return
-    went_well, value = answer
-    if went_well:
-        call.future.set_result(value)
-    else:
-        call.future.set_exception(value)
+def forwarded(
+    method: Callable[Concatenate[SqliteStore, P], Coroutine[Any, Any, T]],
+    *,
+    reads: bool = False,
+    counts: bool = False,
+) -> Callable[Concatenate["SqliteOwnerClient", P], Coroutine[Any, Any, T]]:
+    """A method that the owner is asked to do.
 
-
-class OwnedStore:
-    """Every method of Store but the copying ones, done by the owner.
-
-    A file is read beside it: those who poll are many, and the owner is one process.
-    An owner that dies is started again by Ray, and what was under way is sent once more:
-    a submit means the same twice, a cancel may then hear that it has happened already,
-    and a lease that a lost answer gave runs out.
+    Args:
+        reads: it travels with those that read, which wait for no commit.
+        counts: it gets an id, by which the store counts it once however often it is sent.
     """
 
-    def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
-        self._actor = owner(settings, queue)
-        self._beside = beside(settings, queue)
-        self._reads = Lane(self._send)
-        self._writes = Lane(self._send)
+    @wraps(method)
+    async def call(self: "SqliteOwnerClient", /, *args: P.args, **options: P.kwargs) -> T:
+        named = {"operation": f"operation {uuid4().hex}"} if counts else {}
+        asked = methodcaller(method.__name__, *args, **options, **named)
+        answer: T = await self.ask(asked, reads=reads)
+        return answer
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
-        if not hasattr(Store, method):
-            raise AttributeError(method)
-        lane = self._reads if method in READS else self._writes
+    return call
 
-        async def call(*args: Any, **options: Any) -> Any:
-            if self._beside and method in LOOKS:
-                could_be_read, answer = self._beside.read(method, *args, **options)
-                if could_be_read:
-                    return answer
-            return await lane.call((method, args, options))
 
-        return call
+def read_here(
+    work: Callable[Concatenate[Tables, P], T],
+) -> Callable[Concatenate["SqliteOwnerClient", P], Coroutine[Any, Any, T]]:
+    """A method that reads the file in this process; the owner is asked while it cannot be read.
+
+    Clients poll, and the owner is one process.
+    """
+
+    @wraps(work)
+    async def call(self: "SqliteOwnerClient", /, *args: P.args, **options: P.kwargs) -> T:
+        if self.reader:
+            with suppress(sqlite3.Error):
+                return self.reader.read(lambda tables: work(tables, *args, **options))
+        asked = methodcaller(work.__name__, *args, **options)
+        answer: T = await self.ask(asked, reads=True)
+        return answer
+
+    return call
+
+
+class SqliteOwnerClient:
+    """The store as its owner serves it.
+
+    Calls travel in groups. Those under way when the owner dies are sent again to the next one,
+    which Ray starts (`retried` says what that means); those that count are counted once.
+    """
+
+    def __init__(self, send: Send, reader: ReadOnlyReader | None, retry_s: float = 0.0) -> None:
+        self.reader = reader
+        self._reads: Coalescer[Call, Any] = Coalescer(send, "store-reads", MAX_UNDER_WAY)
+        self._writes: Coalescer[Call, Any] = Coalescer(send, "store-writes", MAX_UNDER_WAY)
+        self._retry_s = retry_s
+
+    submit = forwarded(SqliteStore.submit)
+    claim = forwarded(SqliteStore.claim)
+    heartbeat = forwarded(SqliteStore.heartbeat)
+    finish = forwarded(SqliteStore.finish)
+    retry_or_finish = forwarded(SqliteStore.retry_or_finish)
+    requeue = forwarded(SqliteStore.requeue)
+    cancel = forwarded(SqliteStore.cancel)
+    rescue = forwarded(SqliteStore.rescue)
+    prune = forwarded(SqliteStore.prune)
+    status = read_here(Tables.status)
+    result = read_here(Tables.result)
+    position = read_here(Tables.position)
+    backlog = forwarded(SqliteStore.backlog, reads=True)
+    stats = forwarded(SqliteStore.stats, reads=True)
+    now = forwarded(SqliteStore.now, reads=True)
+
+    claim_webhooks = forwarded(SqliteStore.claim_webhooks)
+    record_delivery = forwarded(SqliteStore.record_delivery)
+    webhooks = forwarded(SqliteStore.webhooks, reads=True)
+    retry_webhook = forwarded(SqliteStore.retry_webhook)
+    signing_keys = forwarded(SqliteStore.signing_keys, reads=True)
+    put_signing_keys = forwarded(SqliteStore.put_signing_keys)
+
+    add_key = forwarded(SqliteStore.add_key)
+    key_by_hash = forwarded(SqliteStore.key_by_hash, reads=True)
+    keys = forwarded(SqliteStore.keys, reads=True)
+    revoke_key = forwarded(SqliteStore.revoke_key)
+    replace_key_hash = forwarded(SqliteStore.replace_key_hash)
+    check_rate_limit = forwarded(SqliteStore.check_rate_limit, counts=True)
+    acquire_slot = forwarded(SqliteStore.acquire_slot)
+    release_slot = forwarded(SqliteStore.release_slot)
+    add_usage = forwarded(SqliteStore.add_usage, counts=True)
+    usage = forwarded(SqliteStore.usage, reads=True)
+    secret = forwarded(SqliteStore.secret)
 
     async def close(self) -> None:
         """The owner keeps the store open for others."""
 
-    async def _send(self, calls: list[Arguments]) -> list[Answer]:
-        deadline = time.monotonic() + PATIENCE_S
+    async def ask(self, call: Call, *, reads: bool) -> Any:
+        """The owner's answer; raises what its store raised."""
+        calls = self._reads if reads else self._writes
+        return await retry(lambda: calls(call), self._retry_s)
+
+
+def owner_client(
+    settings: StoreSettings, queue: QueueSettings, retry_s: float
+) -> SqliteOwnerClient:
+    """A client of the owner, which is started if it is not there."""
+    actor = owner(settings, queue)
+
+    async def send(calls: Sequence[Call]) -> Sequence[Any]:
+        answers: Sequence[Any] = await actor.call_all.remote(calls)
+        return answers
+
+    file = settings.file
+    reader = ReadOnlyReader(file.absolute(), queue) if file else None
+    return SqliteOwnerClient(surviving(send), reader, retry_s)
+
+
+def surviving(send: Send) -> Send:
+    """`send` that waits for Ray to restart an owner that has died, and then sends again."""
+
+    async def insist(calls: Sequence[Call]) -> Sequence[Any]:
+        deadline = time.monotonic() + RESTART_S
         while True:
             try:
-                answers: list[Answer] = await self._actor.call_all.remote(calls)
-                return answers
+                return await send(calls)
             except RayActorError as error:
                 if time.monotonic() > deadline:
                     raise StoreUnavailable from error
             except RayTaskError as error:
-                cause = original_error(error)
-                raise cause if isinstance(cause, ServiceError) else StoreUnavailable() from error
+                raise StoreUnavailable from error
             await asyncio.sleep(RETRY_DELAY_S)
 
-
-def refuse_many_nodes(settings: StoreSettings) -> None:
-    """Raise SetupError for an embedded store in a cluster, which a restart could leave behind."""
-    if not (is_embedded(settings) and ray.is_initialized()):
-        return
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if len(nodes) > 1:
-        raise SetupError(
-            f"setting store.url: {settings.url} serves one node, and this cluster has "
-            f"{len(nodes)}: give postgresql://… as FLORENCE_STORE"
-        )
-
-
-def is_embedded(settings: StoreSettings) -> bool:
-    """Whether the store lives in a process of ours."""
-    return not settings.url.startswith("postgres")
-
-
-def beside(settings: StoreSettings, queue: QueueSettings) -> Beside | None:
-    """Reads the owner's file; None for a store that has none."""
-    if not settings.url.startswith(SQLITE):
-        return None
-    return Beside(Path(settings.url.removeprefix(SQLITE)).absolute(), queue)
+    return insist
 
 
 def owner(settings: StoreSettings, queue: QueueSettings) -> Any:
-    """The handle of the owner, which the first who asks starts."""
+    """The handle of the owner, which the first process to ask starts."""
     options = {
         "name": NAME,
         "namespace": NAMESPACE,
@@ -199,8 +224,17 @@ def owner(settings: StoreSettings, queue: QueueSettings) -> Any:
     return ray.remote(StoreOwner).options(**options).remote(settings, queue)
 
 
-def store_of(settings: StoreSettings, queue: QueueSettings) -> Store:
-    """The store as a box uses it: PostgreSQL directly, an embedded one through its owner."""
-    if is_embedded(settings):
-        return cast(Store, OwnedStore(settings, queue))
-    return opened_late(lambda: open_store(settings, queue))
+def refuse_many_nodes(settings: StoreSettings) -> None:
+    """Check that an embedded store is not used in a cluster, where a restart may leave its node.
+
+    Raises:
+        SetupError: the cluster has several nodes.
+    """
+    if settings.is_postgres or not ray.is_initialized():
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if len(nodes) > 1:
+        raise SetupError(
+            f"setting store.url: {settings.url} serves one node, and this cluster has "
+            f"{len(nodes)}: give postgresql://… as FLORENCE_STORE"
+        )

@@ -1,54 +1,66 @@
-"""The store in one SQLite file, served by one process.
+"""The store in one SQLite file, in this process.
 
-Changes go through one thread, which commits for all that wait (writer.py).
-What only reads has connections of its own, so it never waits for a commit (readers.py).
+Changes go through one thread, which commits them in groups (group_commit.py).
+Calls that only read have connections of their own, so they never wait for a commit (readers.py).
 """
 
 import asyncio
+import os
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack
+from functools import wraps
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from deployments.jobs.api_key import ApiKey, Usage
-from deployments.jobs.job import (
-    Backlog,
-    Cancellation,
-    Heartbeat,
-    Job,
-    JobOutcome,
-    JobState,
-    JobStatus,
-    Lease,
-    Rescued,
-    StoredResponse,
-    Submission,
-    Submitted,
-)
 from deployments.jobs.sqlite.file import connect, lock, open_file
-from deployments.jobs.sqlite.group_commit import Writer
+from deployments.jobs.sqlite.group_commit import GroupCommit
 from deployments.jobs.sqlite.readers import Readers
 from deployments.jobs.sqlite.tables import Tables
-from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, Row, StoreStats
+from deployments.jobs.store import Row
 from deployments.settings import QueueSettings
-from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 NUM_READERS = 2
 CHUNK = 100  # rows that are read at a time; each may hold an image
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def reads(
+    work: Callable[Concatenate[Tables, P], T],
+) -> Callable[Concatenate["SqliteStore", P], Coroutine[Any, Any, T]]:
+    """A method that does `work` on a connection for reading."""
+
+    @wraps(work)
+    async def call(self: "SqliteStore", /, *args: P.args, **options: P.kwargs) -> T:
+        return await self.readers.run(lambda tables: work(tables, *args, **options))
+
+    return call
+
+
+def writes(
+    work: Callable[Concatenate[Tables, P], T],
+) -> Callable[Concatenate["SqliteStore", P], Coroutine[Any, Any, T]]:
+    """A method that does `work` in a transaction, and returns when it is durable."""
+
+    @wraps(work)
+    async def call(self: "SqliteStore", /, *args: P.args, **options: P.kwargs) -> T:
+        return await self.commits.run(lambda: work(self.tables, *args, **options))
+
+    return call
+
+
 class SqliteStore:
-    """Requests, webhooks and keys in one file; Store says what the methods mean."""
+    """Jobs, webhooks and keys in one file; `Store` says what the methods mean."""
 
     def __init__(
-        self, writer: Writer, tables: Tables, readers: Readers[Tables], closing: ExitStack
+        self, commits: GroupCommit, tables: Tables, readers: Readers, closing: ExitStack
     ) -> None:
-        self._writer = writer
-        self._tables = tables  # the writer's
-        self._readers = readers
+        self.commits = commits
+        self.tables = tables  # of the connection that writes
+        self.readers = readers
         self._closing = closing
 
     @classmethod
@@ -73,162 +85,81 @@ class SqliteStore:
             reading = [connect(file, reads_only=True) for _ in range(NUM_READERS)]
             for connection in reading:
                 opened.callback(connection.close)
-            writer = Writer(writing)
-            opened.callback(writer.close)
+            commits = GroupCommit(writing)
+            opened.callback(commits.close)
             readers = Readers([Tables(connection, rules, clock) for connection in reading])
             opened.callback(readers.close)
-            return cls(writer, Tables(writing, rules, clock), readers, opened.pop_all())
+            return cls(commits, Tables(writing, rules, clock), readers, opened.pop_all())
 
-    async def submit(self, submission: Submission) -> Submitted:
-        """Queue a request."""
-        return await self._write(lambda tables: tables.submit(submission))
+    @classmethod
+    def open_temporary(cls, rules: QueueSettings, clock: Callable[[], float] = time.time) -> Self:
+        """An empty store in a file without a name.
 
-    async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
-        """Take requests that wait."""
-        return await self._write(lambda tables: tables.claim(owner, limit, lease_s))
+        No other process can open it, and it goes with this process, however that ends.
+        """
+        handle, name = tempfile.mkstemp(prefix="florence-store-", suffix=".db")
+        os.close(handle)
+        store = cls.open(Path(name), rules, clock)
+        for suffix in ("", "-wal", "-shm"):
+            Path(name + suffix).unlink()
+        return store
 
-    async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
-        """Extend leases."""
-        return await self._write(lambda tables: tables.heartbeat(leases, lease_s))
+    submit = writes(Tables.submit)
+    claim = writes(Tables.claim)
+    heartbeat = writes(Tables.heartbeat)
+    finish = writes(Tables.finish)
+    retry_or_finish = writes(Tables.retry_or_finish)
+    requeue = writes(Tables.requeue)
+    cancel = writes(Tables.cancel)
+    rescue = writes(Tables.rescue)
+    prune = writes(Tables.prune)
+    status = reads(Tables.status)
+    result = reads(Tables.result)
+    position = reads(Tables.position)
+    backlog = reads(Tables.backlog)
+    stats = reads(Tables.stats)
 
-    async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
-        """End a request."""
-        return await self._write(lambda tables: tables.finish(lease, outcome))
+    claim_webhooks = writes(Tables.claim_webhooks)
+    record_delivery = writes(Tables.record_delivery)
+    webhooks = reads(Tables.webhooks)
+    retry_webhook = writes(Tables.retry_webhook)
+    signing_keys = reads(Tables.signing_keys)
+    put_signing_keys = writes(Tables.put_signing_keys)
 
-    async def retry_or_finish(
-        self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
-    ) -> JobState | None:
-        """End an attempt."""
-        return await self._write(lambda tables: tables.retry_or_finish(lease, outcome, delay_s))
+    add_key = writes(Tables.add_key)
+    key_by_hash = reads(Tables.key_by_hash)
+    keys = reads(Tables.keys)
+    revoke_key = writes(Tables.revoke_key)
+    replace_key_hash = writes(Tables.replace_key_hash)
+    check_rate_limit = writes(Tables.check_rate_limit)
+    acquire_slot = writes(Tables.acquire_slot)
+    release_slot = writes(Tables.release_slot)
+    add_usage = writes(Tables.add_usage)
+    usage = reads(Tables.usage)
 
-    async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
-        """Hand a request back."""
-        return await self._write(lambda tables: tables.requeue(lease, delay_s))
-
-    async def cancel(self, key_id: str, request_id: str) -> Cancellation:
-        """Cancel a request."""
-        return await self._write(lambda tables: tables.cancel(key_id, request_id))
-
-    async def rescue(self, limit: int = 100) -> Rescued:
-        """Care for requests that nobody cares for."""
-        return await self._write(lambda tables: tables.rescue(limit))
-
-    async def prune(self, limit: int = 500) -> list[str]:
-        """Forget what is over."""
-        return await self._write(lambda tables: tables.prune(limit))
-
-    async def status(self, key_id: str, request_id: str) -> JobStatus | None:
-        """How a request stands."""
-        return await self._readers.run(lambda tables: tables.status(key_id, request_id))
-
-    async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
-        """The response of a request."""
-        return await self._readers.run(lambda tables: tables.result(key_id, request_id))
-
-    async def position(self, request_id: str) -> int | None:
-        """How many are ahead."""
-        return await self._readers.run(lambda tables: tables.position(request_id))
-
-    async def backlog(self, cap: int = 1000) -> Backlog:
-        """What a claim of `cap` would take."""
-        return await self._readers.run(lambda tables: tables.backlog(cap))
-
-    async def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
-        """Take deliveries that are due."""
-        return await self._write(lambda tables: tables.claim_webhooks(limit, lease_s))
-
-    async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
-        """Note what came of a delivery."""
-        return await self._write(lambda tables: tables.record_delivery(webhook_id, token, result))
-
-    async def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
-        """The latest webhooks."""
-        return await self._readers.run(lambda tables: tables.webhooks(state, limit))
-
-    async def retry_webhook(self, webhook_id: str) -> bool:
-        """Make a webhook due again."""
-        return await self._write(lambda tables: tables.retry_webhook(webhook_id))
-
-    async def signing_keys(self) -> list[PublicKey]:
-        """The public halves of all webhook keys."""
-        return await self._readers.run(lambda tables: tables.signing_keys())
-
-    async def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
-        """Add or change keys."""
-        await self._write(lambda tables: tables.put_signing_keys(keys))
-
-    async def add_key(self, key: ApiKey) -> None:
-        """Keep a new key."""
-        await self._write(lambda tables: tables.add_key(key))
-
-    async def key_by_hash(self, key_hash: str) -> ApiKey | None:
-        """The key with this hash."""
-        return await self._readers.run(lambda tables: tables.key_by_hash(key_hash))
-
-    async def keys(self) -> list[ApiKey]:
-        """All keys."""
-        return await self._readers.run(lambda tables: tables.keys())
-
-    async def revoke_key(self, key_id: str) -> bool:
-        """Let the key open nothing any more."""
-        return await self._write(lambda tables: tables.revoke_key(key_id))
-
-    async def replace_key_hash(self, key_id: str, key_hash: str) -> bool:
-        """Give the key another secret."""
-        return await self._write(lambda tables: tables.replace_key_hash(key_id, key_hash))
-
-    async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
-        """Count one request against a rate."""
-        return await self._write(lambda tables: tables.check_rate_limit(key_id, rate, burst))
-
-    async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
-        """Take a place."""
-        return await self._write(lambda tables: tables.acquire_slot(key_id, run_id, ttl_s))
-
-    async def release_slot(self, run_id: str) -> None:
-        """Give the place back."""
-        await self._write(lambda tables: tables.release_slot(run_id))
-
-    async def add_usage(self, usages: Sequence[Usage]) -> None:
-        """Add to what keys have used."""
-        await self._write(lambda tables: tables.add_usage(usages))
-
-    async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
-        """What was used."""
-        return await self._readers.run(lambda tables: tables.usage(since_day, key_id))
+    write_rows = writes(Tables.write_rows)
 
     async def now(self) -> float:
-        """The store's clock."""
-        return self._tables.now()
-
-    async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
-        """What there is, in numbers."""
-        return await self._readers.run(lambda tables: tables.stats(cap, max_keys))
+        """The clock of this machine."""
+        return self.tables.now()
 
     async def secret(self, name: str, fresh: bytes) -> bytes:
-        """The secret called `name`."""
-        known = await self._readers.run(lambda tables: tables.secret(name))
-        if known is not None:
-            return known
-        return await self._write(lambda tables: tables.add_secret(name, fresh))
+        """The secret called `name`; only the first call writes."""
+        known = await self._secret(name)
+        return known if known is not None else await self._add_secret(name, fresh)
+
+    _secret = reads(Tables.secret)
+    _add_secret = writes(Tables.add_secret)
 
     async def read_rows(self, table: str) -> AsyncIterator[Row]:
         """Every row of a table."""
         after = 0
-        while chunk := await self._read_chunk(table, after):
+        while chunk := await self._read_rows(table, after, CHUNK):
             for after, row in chunk:  # noqa: B007
                 yield row
 
-    async def write_rows(self, table: str, rows: Sequence[Row]) -> None:
-        """Add rows of another store."""
-        await self._write(lambda tables: tables.write_rows(table, rows))
+    _read_rows = reads(Tables.read_rows)
 
     async def close(self) -> None:
         """Let go of the file."""
         await asyncio.to_thread(self._closing.close)
-
-    async def _write(self, work: Callable[[Tables], T]) -> T:
-        return await self._writer.run(lambda: work(self._tables))
-
-    async def _read_chunk(self, table: str, after: int) -> list[tuple[int, Row]]:
-        return await self._readers.run(lambda tables: tables.read_rows(table, after, CHUNK))

@@ -1,6 +1,6 @@
-"""What the SQLite store does, on one connection, without waiting for anybody.
+"""The tables of the SQLite store, over one connection, without any waiting.
 
-Whoever calls a method that writes sees to it that a transaction is under way.
+The caller of a method that writes has begun a transaction.
 """
 
 import json
@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.errors import IdempotencyConflict, QueueFull
-from deployments.jobs import endings, logs
-from deployments.jobs.api_key import ApiKey, Usage
-from deployments.jobs.columns import COLUMNS
+from deployments.jobs import logs
+from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.job import (
     Backlog,
     Cancellation,
@@ -29,19 +28,45 @@ from deployments.jobs.job import (
     StoredResponse,
     Submission,
     Submitted,
-    compact,
 )
-from deployments.jobs.rate_limit import pace
-from deployments.jobs.statements import statements
-from deployments.jobs.store import POSITION_CAP, Row, StoreStats
+from deployments.jobs.rows import (
+    COLUMNS,
+    job_in,
+    key_in,
+    response_in,
+    stats_in,
+    status_in,
+    webhook_in,
+)
+from deployments.jobs.sql import statements
+from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
+from deployments.jobs.transitions import (
+    REVOKED_KEY_TTL_S,
+    WEBHOOK_TTL_S,
+    End,
+    Requeue,
+    Transition,
+    after_failure,
+    after_loss,
+    after_return,
+    cancelled,
+    end_values,
+    fingerprint,
+    not_started,
+    requeue_values,
+    rescued,
+    usage_of,
+    webhook_of,
+)
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
+OPERATION_TTL_S = 60.0  # longer than a lost call is sent again
 SELECTED = {"input": "(SELECT json FROM input WHERE input.seq = request.seq) AS input"}
 
 
 class Tables:
-    """Requests, webhooks and keys in the tables of one connection."""
+    """Jobs, webhooks and keys; `Store` says what the methods mean."""
 
     def __init__(
         self, connection: sqlite3.Connection, rules: QueueSettings, clock: Callable[[], float]
@@ -51,133 +76,89 @@ class Tables:
         self._clock = clock
         self._sql = statements("sqlite")
 
-    # ------------------------------------------------------------------ requests
+    # ---------------------------------------------------------------------- jobs
 
     def submit(self, submission: Submission) -> Submitted:
-        """Queue a request, if it is not there."""
         known = self._row("request_by_id", id=submission.id) or self._repeated(submission)
         if known:
             return Submitted(known["id"], self._ahead(known), created=False)
         queued, ahead = self._run("depth", priority=submission.priority).fetchone()
-        self._check_room(queued, submission.max_queue_length)
+        self._check_length(queued, submission.max_queue_length)
         self._insert(submission)
         return Submitted(submission.id, min(ahead, POSITION_CAP), created=True)
 
     def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
-        """Take requests that wait."""
         now = self._clock()
         claimable = self._rows("claimable", now=now, limit=limit)
         return [self._take(row, owner, now, lease_s) for row in claimable]
 
     def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
-        """Extend leases."""
         until = self._clock() + lease_s
         return [self._extend(lease, until) for lease in leases]
 
     def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
-        """End a request."""
         row = self._held(lease)
-        if row is None:
-            return False
-        self._end(row, outcome)
-        return True
+        return row is not None and bool(self._apply(End(row, outcome)))
 
     def retry_or_finish(
         self, lease: Lease, outcome: JobOutcome, delay_s: float = 0.0
     ) -> JobState | None:
-        """End an attempt."""
         row = self._held(lease)
-        if row is None:
-            return None
-        if row["cancel_asked"]:
-            return self._end(row, endings.cancelled())
-        if row["attempts"] >= row["max_attempts"]:
-            return self._end(row, outcome)
-        return self._requeue(row, logs.queued_again(outcome), delay_s)
+        return None if row is None else self._apply(after_failure(row, outcome, delay_s))
 
     def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
-        """Hand a request back."""
         row = self._held(lease)
-        if row is None:
-            return False
-        if row["cancel_asked"]:
-            self._end(row, endings.cancelled())
-        else:
-            self._requeue(row, [logs.QUEUED_AGAIN], delay_s, uncounted=1)
-        return True
+        return row is not None and bool(self._apply(after_return(row, delay_s)))
 
     def cancel(self, key_id: str, request_id: str) -> Cancellation:
-        """Cancel a request."""
         row = self._row("of_key", id=request_id, key_id=key_id)
         if row is None:
             return Cancellation.NOT_FOUND
         if JobState(row["state"]).is_terminal:
             return Cancellation.ALREADY_COMPLETED
         if row["state"] == JobState.QUEUED:
-            self._end(row, endings.cancelled())
+            self._apply(End(row, cancelled()))
         elif not row["cancel_asked"]:
             self._run("ask_to_cancel", seq=row["seq"], logs=self._log([logs.CANCEL_ASKED]))
         return Cancellation.REQUESTED
 
-    def rescue(self, limit: int) -> Rescued:
-        """Care for requests that nobody cares for."""
+    def rescue(self, limit: int = 100) -> Rescued:
         now = self._clock()
-        lost = self._rows("lost", now=now, limit=limit)
-        late = self._rows("late", now=now, limit=limit)
-        for row in late:
-            self._end(row, endings.not_started())
-        states = [self._rescue(row) for row in lost]
-        return Rescued(
-            requeued=states.count(JobState.QUEUED),
-            failed=states.count(JobState.ERROR),
-            cancelled=states.count(JobState.CANCELLED),
-            expired=len(late),
-        )
+        lost = [after_loss(row) for row in self._rows("lost", now=now, limit=limit)]
+        expired = [
+            End(row, not_started()) for row in self._rows("not_started", now=now, limit=limit)
+        ]
+        for transition in (*expired, *lost):
+            self._apply(transition)
+        return rescued(lost, len(expired))
 
-    def prune(self, limit: int) -> list[str]:
-        """Forget what is over."""
+    def prune(self, limit: int = 500) -> list[str]:
         now = self._clock()
-        over = self._rows("over", now=now, limit=limit)
-        for row in over:
+        expired = self._rows("expired", now=now, limit=limit)
+        for row in expired:
             self._run("forget", seq=row["seq"])
             self._run("forget_input", seq=row["seq"])
-        self._run("forget_webhooks", until=now - endings.WEBHOOK_TTL_S, limit=limit)
-        self._run("forget_keys", until=now - endings.REVOKED_TTL_S)
+        self._run("forget_webhooks", until=now - WEBHOOK_TTL_S, limit=limit)
+        self._run("forget_keys", until=now - REVOKED_KEY_TTL_S)
         self._run("forget_slots", now=now)
-        self._run("forget_paces", now=now)
-        return [name for row in over for name in json.loads(row["files"])]
+        self._run("forget_rates", now=now)
+        return [name for row in expired for name in json.loads(row["files"])]
 
     def status(self, key_id: str, request_id: str) -> JobStatus | None:
-        """How a request stands."""
         row = self._row("status", id=request_id, key_id=key_id)
         if row is None:
             return None
-        return JobStatus(
-            id=row["id"],
-            path=row["path"],
-            state=JobState(row["state"]),
-            position=self._ahead(row) if row["state"] == JobState.QUEUED else None,
-            logs=logs.decode(row["logs"]),
-            error=row["error"],
-            error_type=row["error_type"],
-            inference_s=row["inference_s"],
-        )
+        return status_in(row, self._ahead(row) if row["state"] == JobState.QUEUED else None)
 
     def result(self, key_id: str, request_id: str) -> StoredResponse | None:
-        """The response of a request."""
         row = self._row("result", id=request_id, key_id=key_id)
-        if row is None:
-            return None
-        headers = json.loads(row["headers"])
-        return StoredResponse(JobState(row["state"]), row["status"], row["body"], headers)
+        return None if row is None else response_in(row)
 
     def position(self, request_id: str) -> int | None:
-        """How many are ahead."""
         row = self._row("position", id=request_id, cap=POSITION_CAP)
         return None if row is None else int(row["ahead"])
 
-    def backlog(self, cap: int) -> Backlog:
-        """What a claim of `cap` would take."""
+    def backlog(self, cap: int = 1000) -> Backlog:
         now = self._clock()
         claimable = self._rows("claimable", now=now, limit=cap)
         return Backlog(
@@ -189,11 +170,11 @@ class Tables:
         if key is None:
             return None
         row = self._row("request_by_idempotency_key", key_id=submission.key_id, idempotency_key=key)
-        if row and row["fingerprint"] != endings.fingerprint(submission.path, submission.input):
+        if row and row["fingerprint"] != fingerprint(submission.path, submission.input):
             raise IdempotencyConflict
         return row
 
-    def _check_room(self, queued: int, max_queue_length: int | None) -> None:
+    def _check_length(self, queued: int, max_queue_length: int | None) -> None:
         bound = self._rules.max_queued
         if max_queue_length is not None:
             bound = min(bound, max_queue_length)
@@ -213,7 +194,7 @@ class Tables:
             max_attempts=given.max_attempts,
             webhook_url=given.webhook_url,
             idempotency_key=key,
-            fingerprint=None if key is None else endings.fingerprint(given.path, given.input),
+            fingerprint=None if key is None else fingerprint(given.path, given.input),
             keeps_input=given.keeps_input,
             files_ttl_s=given.files_ttl_s,
             trace=given.trace,
@@ -224,7 +205,7 @@ class Tables:
 
     def _ahead(self, known: sqlite3.Row) -> int:
         position = self.position(known["id"])
-        return 0 if position is None else position  # a reader may find that it was just taken
+        return 0 if position is None else position  # it may have been claimed just now
 
     def _take(self, claimable: sqlite3.Row, owner: str, now: float, lease_s: float) -> Job:
         row = self._run(
@@ -234,18 +215,7 @@ class Tables:
             lease_until=now + lease_s,
             logs=logs.encode([logs.started(claimable["attempts"] + 1)], now),
         ).fetchone()
-        return Job(
-            lease=Lease(row["id"], row["token"]),
-            attempt=row["attempts"],
-            key_id=row["key_id"],
-            path=row["path"],
-            input=row["input"],
-            base_url=row["base_url"],
-            priority=row["priority"],
-            files_ttl_s=row["files_ttl_s"],
-            waited_s=now - row["created_at"],
-            trace=row["trace"],
-        )
+        return job_in(row, now)
 
     def _extend(self, lease: Lease, until: float) -> Heartbeat:
         row = self._row("extend", id=lease.id, token=lease.token, lease_until=until)
@@ -256,57 +226,19 @@ class Tables:
     def _held(self, lease: Lease) -> sqlite3.Row | None:
         return self._row("held", id=lease.id, token=lease.token)
 
-    def _rescue(self, row: sqlite3.Row) -> JobState:
-        if row["cancel_asked"]:
-            return self._end(row, endings.cancelled())
-        if row["attempts"] >= row["max_attempts"]:
-            return self._end(row, endings.lost())
-        return self._requeue(row, [logs.QUEUED_AGAIN], revoked=1)
-
-    def _requeue(
-        self,
-        row: sqlite3.Row,
-        lines: Iterable[LogLine],
-        delay_s: float = 0.0,
-        *,
-        uncounted: int = 0,
-        revoked: int = 0,
-    ) -> JobState:
-        self._run(
-            "requeue",
-            seq=row["seq"],
-            not_before=self._clock() + delay_s,
-            uncounted=uncounted,
-            revoked=revoked,
-            logs=self._log(lines),
-        )
-        return JobState.QUEUED
-
-    def _end(self, row: sqlite3.Row, outcome: JobOutcome) -> JobState:
-        now, keeps_input = self._clock(), bool(row["keeps_input"])
-        self._run(
-            "end",
-            seq=row["seq"],
-            state=outcome.state,
-            now=now,
-            expires_at=endings.expires_at(outcome, keeps_input, self._rules, now),
-            status=outcome.status,
-            body=outcome.body,
-            headers=compact(dict(outcome.headers)),
-            error=outcome.error,
-            error_type=outcome.error_type,
-            inference_s=outcome.inference_s,
-            files=compact(outcome.files),
-            logs=logs.encode(logs.ended(outcome), now),
-        )
-        if not keeps_input:
+    def _apply(self, transition: Transition) -> JobState:
+        now, row = self._clock(), transition.row
+        if isinstance(transition, Requeue):
+            self._run("requeue", seq=row["seq"], **requeue_values(transition, now))
+            return transition.state
+        outcome = transition.outcome
+        self._run("end", seq=row["seq"], now=now, **end_values(transition, self._rules, now))
+        if not row["keeps_input"]:
             self._run("forget_input", seq=row["seq"])
-        self.add_usage([endings.usage_of(row["key_id"], row["path"], outcome, now)])
-        if row["webhook_url"]:
-            url, trace = row["webhook_url"], row["trace"]
-            hook = endings.webhook_of(row["id"], row["key_id"], url, trace, outcome, now)
-            self._run("insert_webhook", **asdict(hook))
-        return outcome.state
+        self.add_usage([usage_of(row, outcome, now)])
+        if webhook := webhook_of(row, outcome, now):
+            self._run("insert_webhook", **asdict(webhook))
+        return transition.state
 
     def _log(self, lines: Iterable[LogLine]) -> str:
         return logs.encode(lines, self._clock())
@@ -314,7 +246,6 @@ class Tables:
     # ------------------------------------------------------------------ webhooks
 
     def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
-        """Take deliveries that are due, the one that waits longest first."""
         now = self._clock()
         return [
             self._claim_webhook(row["seq"], now + lease_s)
@@ -322,7 +253,6 @@ class Tables:
         ]
 
     def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
-        """Note what came of a delivery."""
         return self._changes(
             "record_delivery",
             id=webhook_id,
@@ -333,20 +263,16 @@ class Tables:
             next_at=None if result.retry_s is None else self._clock() + result.retry_s,
         )
 
-    def webhooks(self, state: WebhookState | None, limit: int) -> list[Webhook]:
-        """The latest webhooks."""
+    def webhooks(self, state: WebhookState | None = None, limit: int = 100) -> list[Webhook]:
         return [webhook_in(row) for row in self._rows("webhooks", state=state, limit=limit)]
 
     def retry_webhook(self, webhook_id: str) -> bool:
-        """Make a webhook due again."""
         return self._changes("retry_webhook", id=webhook_id, now=self._clock())
 
     def signing_keys(self) -> list[PublicKey]:
-        """The public halves of all webhook keys."""
         return [PublicKey(**row) for row in self._rows("signing_keys")]
 
     def put_signing_keys(self, keys: Sequence[PublicKey]) -> None:
-        """Add or change keys."""
         now = self._clock()
         for key in keys:
             self._run("put_signing_key", kid=key.kid, x=key.x, state=key.state, now=now)
@@ -359,83 +285,83 @@ class Tables:
     # ---------------------------------------------------------------------- keys
 
     def add_key(self, key: ApiKey) -> None:
-        """Keep a new key."""
         try:
             self._run("add_key", **asdict(key) | {"created_at": self._clock()})
         except sqlite3.IntegrityError:
             raise ValueError(f"there is a key {key.id}, or one with its hash, already") from None
 
     def key_by_hash(self, key_hash: str) -> ApiKey | None:
-        """The key with this hash."""
         row = self._row("key_by_hash", hash=key_hash)
-        key = row and ApiKey(**row)
+        key = None if row is None else key_in(row)
         return key if key and key.is_valid(self._clock()) else None
 
     def keys(self) -> list[ApiKey]:
-        """All keys."""
-        return [ApiKey(**row) for row in self._rows("keys")]
+        return [key_in(row) for row in self._rows("keys")]
 
     def revoke_key(self, key_id: str) -> bool:
-        """Let the key open nothing any more."""
         return self._changes("revoke_key", id=key_id, now=self._clock())
 
     def replace_key_hash(self, key_id: str, key_hash: str) -> bool:
-        """Give the key another secret."""
         try:
             return self._changes("replace_key_hash", id=key_id, hash=key_hash)
         except sqlite3.IntegrityError:
             raise ValueError("there is a key with this hash already") from None
 
-    def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
-        """Count one request against a rate."""
-        row = self._row("due", key_id=key_id)
-        wait, due = pace(row["due"] if row else 0.0, self._clock(), rate, burst)
-        self._run("put_due", key_id=key_id, due=due)
-        return wait
+    def check_rate_limit(
+        self, key_id: str, rate: float, burst: int, *, operation: str = ""
+    ) -> float:
+        """An `operation` that was counted already is not counted again."""
+        if self._is_repeated(operation):
+            return 0.0
+        row = self._row("rate_due", key_id=key_id)
+        wait_s, due = rate_limit(row["due"] if row else 0.0, self._clock(), rate, burst)
+        if wait_s == 0.0:
+            self._run("put_rate_due", key_id=key_id, due=due)
+            self._remember(operation)
+        return wait_s
 
     def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
-        """Take a place."""
         now = self._clock()
-        self.release_slot(run_id)  # a run that asks again keeps one place
-        (has_room,) = self._run("has_room", key_id=key_id, now=now).fetchone()
-        if has_room:
+        self.release_slot(run_id)  # a run that asks again keeps one slot
+        (is_free,) = self._run("is_slot_free", key_id=key_id, now=now).fetchone()
+        if is_free:
             self._run("acquire_slot", run_id=run_id, key_id=key_id, until=now + ttl_s)
-        return bool(has_room)
+        return bool(is_free)
 
     def release_slot(self, run_id: str) -> None:
-        """Give the place back."""
         self._run("release_slot", run_id=run_id)
 
-    def add_usage(self, usages: Sequence[Usage]) -> None:
-        """Add to what keys have used."""
+    def add_usage(self, usages: Sequence[Usage], *, operation: str = "") -> None:
+        """An `operation` that was counted already is not counted again."""
+        if self._is_repeated(operation):
+            return
+        self._remember(operation)
         for used in usages:
             self._run("add_usage", **vars(used))
 
-    def usage(self, since_day: str, key_id: str | None) -> list[Usage]:
-        """What was used."""
+    def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
         return [Usage(**row) for row in self._rows("usage", since_day=since_day, key_id=key_id)]
+
+    def _is_repeated(self, operation: str) -> bool:
+        return bool(operation) and self._row("rate_due", key_id=operation) is not None
+
+    def _remember(self, operation: str) -> None:
+        """Counted in this transaction. Kept among the rates, which are forgotten when due."""
+        if operation:
+            self._run("put_rate_due", key_id=operation, due=self._clock() + OPERATION_TTL_S)
 
     # ------------------------------------------------------------- all the rest
 
     def now(self) -> float:
-        """The clock."""
         return self._clock()
 
-    def stats(self, cap: int, max_keys: int) -> StoreStats:
-        """What there is, in numbers, and the room on its disk."""
+    def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
         now = self._clock()
         counted = self._row("stats", now=now, cap=cap)
         assert counted
-        busy = self._rows("busy_keys", now=now, limit=max_keys)
-        return StoreStats(
-            queued=counted["queued"],
-            running=counted["running"],
-            keys={row["key_id"]: row["running"] for row in busy},
-            webhooks={state: counted[state] for state in WebhookState},
-            overdue_s=counted["overdue_s"],
-            size_bytes=counted["size_bytes"],
-            free_bytes=shutil.disk_usage(Path(counted["file"]).parent).free,
-        )
+        busiest = self._rows("busiest_keys", now=now, limit=max_keys)
+        free_bytes = shutil.disk_usage(Path(counted["file"]).parent).free
+        return stats_in(counted, busiest, free_bytes)
 
     def secret(self, name: str) -> bytes | None:
         """The secret called `name`, if there is one."""
@@ -450,7 +376,7 @@ class Tables:
         return secret
 
     def read_rows(self, table: str, after: int, limit: int) -> list[tuple[int, Row]]:
-        """Up to `limit` rows of a table with their places, from behind the place `after` on."""
+        """Up to `limit` rows of a table after the row with the id `after`, with their ids."""
         columns = ", ".join(SELECTED.get(name, name) for name in COLUMNS[table])
         found = self._connection.execute(
             f"SELECT rowid AS place, {columns} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?",
@@ -460,7 +386,6 @@ class Tables:
         return [(row.pop("place"), row) for row in rows]
 
     def write_rows(self, table: str, rows: Sequence[Row]) -> None:
-        """Add rows."""
         columns = [name for name in COLUMNS[table] if name != "input"]
         places = ", ".join(f":{name}" for name in columns)
         insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"
@@ -485,8 +410,3 @@ class Tables:
 
     def _changes(self, statement: str, /, **values: Any) -> bool:
         return self._run(statement, **values).rowcount > 0
-
-
-def webhook_in(row: sqlite3.Row) -> Webhook:
-    """The webhook in `row`."""
-    return Webhook(**dict(row) | {"state": WebhookState(row["state"])})

@@ -30,8 +30,8 @@ from deployments.cli.doctor.local import (
 )
 from deployments.cli.options import run_with_store
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.inspect import Look
-from deployments.jobs.statements import migrations
+from deployments.jobs.open import StoreInfo
+from deployments.jobs.sql import migrations
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings, hash_key
 from deployments.webhooks.signing import SigningKeys, make_key
@@ -180,7 +180,7 @@ def test_a_server_that_is_away_fails() -> None:
 
 def test_a_server_that_is_far_away_is_told() -> None:
     """Each submit waits for it several times."""
-    found = store_finding("postgresql://db", Look("PostgreSQL 16", 2, 2, answer_s=0.2))
+    found = store_finding("postgresql://db", StoreInfo("PostgreSQL 16", 2, 2, answer_s=0.2))
     assert found.level is Level.WARN
     assert "answers in 200 ms" in found.said
 

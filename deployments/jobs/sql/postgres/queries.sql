@@ -7,9 +7,12 @@
 SELECT store_now();
 
 -- name: lock
--- Held to the end of the transaction. Whoever waited for it sees, in its next statement,
--- all that those before it have written.
+-- Held to the end of the transaction. A transaction that waited for it sees, in its next
+-- statement, all that those before it have written.
 SELECT store_now() FROM pg_advisory_xact_lock(hashtext(current_schema()), $1);
+
+-- name: transaction_status
+SELECT pg_xact_status($1::text::xid8);
 
 -- name: secret
 INSERT INTO secret (name, value) VALUES ($1, $2)
@@ -77,14 +80,15 @@ SELECT count(*) FROM (SELECT FROM request WHERE state = 'queued' LIMIT $1) AS ca
 
 -- -------------------------------------------------------------------------------- claim
 
--- name: front
--- The first of the queue that are ripe, in order; `room` stands at the first one of each key.
+-- name: first
+-- The first jobs of the queue that may be claimed, in order; the first one of each key has the
+-- number of the key's free slots.
 SELECT id, key_id, attempts, created_at, CASE WHEN nth = 1 THEN (
     SELECT concurrency
         - (SELECT count(*) FROM request WHERE state = 'running' AND request.key_id = api_key.id)
         - (SELECT count(*) FROM slot WHERE slot.key_id = api_key.id AND until > $1)
-    FROM api_key WHERE api_key.id = ripe.key_id AND concurrency IS NOT NULL
-) END AS room
+    FROM api_key WHERE api_key.id = waiting_head.key_id AND concurrency IS NOT NULL
+) END AS free
 FROM (
     SELECT *, row_number() OVER (PARTITION BY key_id ORDER BY priority, seq) AS nth
     FROM (
@@ -92,12 +96,12 @@ FROM (
         WHERE state = 'queued' AND not_before <= $1
             AND (attempts > 0 OR start_by IS NULL OR start_by > $1)
         ORDER BY priority, seq LIMIT $2
-    ) AS front
-) AS ripe
+    ) AS head
+) AS waiting_head
 ORDER BY priority, seq;
 
--- name: front_by_key
--- The same, past all that belong to keys without room: from key to key through the index.
+-- name: first_by_key
+-- The same, without the jobs of keys that have no free slot: from key to key through the index.
 -- Only those keys can have one among the first $2 whose own first is among the first $2.
 WITH RECURSIVE holder AS (
     (SELECT key_id FROM request WHERE state = 'queued' ORDER BY key_id LIMIT 1)
@@ -107,32 +111,32 @@ WITH RECURSIVE holder AS (
         ORDER BY key_id LIMIT 1
     ) FROM holder WHERE key_id IS NOT NULL
 ),
-roomy AS MATERIALIZED (
+waiting AS MATERIALIZED (
     SELECT key_id, (
         SELECT concurrency
             - (SELECT count(*) FROM request WHERE state = 'running' AND request.key_id = api_key.id)
             - (SELECT count(*) FROM slot WHERE slot.key_id = api_key.id AND until > $1)
         FROM api_key WHERE api_key.id = holder.key_id AND concurrency IS NOT NULL
-    ) AS room
+    ) AS free
     FROM holder WHERE key_id IS NOT NULL
 ),
 first AS MATERIALIZED (
-    SELECT roomy.key_id, room FROM roomy
+    SELECT waiting.key_id, free FROM waiting
     CROSS JOIN LATERAL (
         SELECT priority, seq FROM request
-        WHERE state = 'queued' AND request.key_id = roomy.key_id AND not_before <= $1
+        WHERE state = 'queued' AND request.key_id = waiting.key_id AND not_before <= $1
             AND (attempts > 0 OR start_by IS NULL OR start_by > $1)
         ORDER BY request.key_id, priority, seq LIMIT 1
     ) AS own
-    WHERE room IS NULL OR room > 0
+    WHERE free IS NULL OR free > 0
     ORDER BY priority, seq LIMIT $2
 )
-SELECT id, first.key_id, attempts, created_at, room FROM first
+SELECT id, first.key_id, attempts, created_at, free FROM first
 CROSS JOIN LATERAL (
     SELECT id, attempts, created_at, priority, seq FROM request
     WHERE state = 'queued' AND request.key_id = first.key_id AND not_before <= $1
         AND (attempts > 0 OR start_by IS NULL OR start_by > $1)
-    ORDER BY request.key_id, priority, seq LIMIT least($2, room)
+    ORDER BY request.key_id, priority, seq LIMIT least($2, free)
 ) AS own
 ORDER BY priority, seq LIMIT $2;
 
@@ -186,7 +190,7 @@ FROM request
 WHERE state = 'running' AND lease_until <= (SELECT store_now())
 ORDER BY seq LIMIT $1 FOR UPDATE SKIP LOCKED;
 
--- name: late
+-- name: not_started
 SELECT
     id, key_id, path, state, attempts, max_attempts, token, cancel_asked, keeps_input,
     webhook_url, trace, (SELECT store_now()) AS now
@@ -209,7 +213,7 @@ FROM unnest(
 )
 WHERE request.id = given.id;
 
--- name: queue_again
+-- name: requeue
 UPDATE request SET
     state = 'queued', owner = NULL, lease_until = NULL, not_before = given.not_before,
     attempts = given.attempts, token = given.token, logs = logs || lines
@@ -220,7 +224,7 @@ WHERE request.id = given.id;
 -- name: ask_to_cancel
 UPDATE request SET cancel_asked = 1, logs = logs || $2 WHERE id = $1;
 
--- name: announce
+-- name: insert_webhooks
 INSERT INTO webhook (id, key_id, url, body, next_at, created_at, trace)
 SELECT * FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::float8[], $7::text[]
@@ -250,13 +254,13 @@ DELETE FROM api_key WHERE revoked_at + $1::float8 <= store_now();
 -- name: forget_slots
 DELETE FROM slot WHERE until <= store_now();
 
--- name: forget_paces
+-- name: forget_rates
 DELETE FROM pace WHERE due <= store_now();
 
 -- ------------------------------------------------------------------------------- reading
 
 -- name: status
-SELECT path, state, logs, error, error_type, inference_s, CASE WHEN state = 'queued' THEN (
+SELECT id, path, state, logs, error, error_type, inference_s, CASE WHEN state = 'queued' THEN (
     SELECT count(*) FROM (
         SELECT FROM request AS other
         WHERE other.state = 'queued' AND (other.priority, other.seq) < (one.priority, one.seq)
@@ -279,7 +283,7 @@ FROM request AS one WHERE id = $1 AND state = 'queued';
 SELECT state, status, body, headers FROM request WHERE id = $1 AND key_id = $2;
 
 -- name: backlog_by_key
--- As front_by_key, but no more than counted: the outer limit ends the walk.
+-- As first_by_key, but no more than counted: the outer limit ends the walk.
 WITH RECURSIVE holder AS (
     (SELECT key_id FROM request WHERE state = 'queued' ORDER BY key_id LIMIT 1)
     UNION ALL
@@ -288,23 +292,23 @@ WITH RECURSIVE holder AS (
         ORDER BY key_id LIMIT 1
     ) FROM holder WHERE key_id IS NOT NULL
 ),
-roomy AS MATERIALIZED (
+waiting AS MATERIALIZED (
     SELECT key_id, (
         SELECT concurrency
             - (SELECT count(*) FROM request WHERE state = 'running' AND request.key_id = api_key.id)
             - (SELECT count(*) FROM slot WHERE slot.key_id = api_key.id AND until > $1)
         FROM api_key WHERE api_key.id = holder.key_id AND concurrency IS NOT NULL
-    ) AS room
+    ) AS free
     FROM holder WHERE key_id IS NOT NULL
 )
 SELECT count(*) AS queued, coalesce($1::float8 - min(created_at), 0) AS oldest_s
 FROM (
-    SELECT created_at FROM roomy
+    SELECT created_at FROM waiting
     CROSS JOIN LATERAL (
         SELECT created_at FROM request
-        WHERE state = 'queued' AND request.key_id = roomy.key_id AND not_before <= $1
+        WHERE state = 'queued' AND request.key_id = waiting.key_id AND not_before <= $1
             AND (attempts > 0 OR start_by IS NULL OR start_by > $1)
-        ORDER BY request.key_id, priority, seq LIMIT greatest(0, least($2, room))
+        ORDER BY request.key_id, priority, seq LIMIT greatest(0, least($2, free))
     ) AS own
     LIMIT $2
 ) AS claimable;
@@ -373,12 +377,12 @@ UPDATE api_key SET revoked_at = store_now() WHERE id = $1 AND revoked_at IS NULL
 -- name: replace_key_hash
 UPDATE api_key SET hash = $2 WHERE id = $1 AND revoked_at IS NULL RETURNING id;
 
--- name: pace
+-- name: rate_due
 -- The row is there and locked from now on.
 INSERT INTO pace (key_id, due) VALUES ($1, 0) ON CONFLICT (key_id) DO UPDATE SET due = pace.due
-RETURNING due, store_now() AS now;
+RETURNING due, store_now() AS now, pg_current_xact_id()::text AS transaction;
 
--- name: keep_pace
+-- name: put_rate_due
 UPDATE pace SET due = $2 WHERE key_id = $1;
 
 -- name: bound
@@ -403,7 +407,8 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::
 GROUP BY day, key_id, path ORDER BY day, key_id, path
 ON CONFLICT (day, key_id, path) DO UPDATE SET
     requests = usage.requests + excluded.requests, images = usage.images + excluded.images,
-    model_s = usage.model_s + excluded.model_s;
+    model_s = usage.model_s + excluded.model_s
+RETURNING pg_current_xact_id()::text;
 
 -- name: usage
 SELECT key_id, day, path, requests, images, model_s FROM usage
@@ -429,7 +434,7 @@ SELECT
     pg_total_relation_size('request') + pg_total_relation_size('webhook')
         + pg_total_relation_size('usage') AS size_bytes;
 
--- name: busy_keys
+-- name: busiest_keys
 SELECT key_id, count(*) AS running
 FROM (
     SELECT key_id FROM request WHERE state = 'running'

@@ -23,10 +23,10 @@ INSERT INTO input (seq, json) VALUES (:seq, :json)
 -- name: forget_input
 DELETE FROM input WHERE seq = :seq
 
--- name: claimable (in order, and of each key no more than may run beside what runs)
--- `waiting` hops from key to key, and `picked` merges their queues from the heads on: what
--- stands behind a key that may not run now is never looked at. Places are not compared as
--- (priority, seq) > (?, ?): SQLite would search the index for the priority only.
+-- name: claimable (in order, and of each key no more than its limit allows)
+-- `waiting` hops from key to key, and `picked` merges the queues of the keys from their heads on:
+-- the queue of a key without a free slot is never read. Places are not compared as
+-- (priority, seq) > (?, ?), for which SQLite would search the index for the priority only.
 WITH RECURSIVE
 waiting (key_id) AS (
     SELECT min(key_id) FROM request WHERE state = 'queued'
@@ -35,7 +35,7 @@ waiting (key_id) AS (
     FROM waiting
     WHERE waiting.key_id IS NOT NULL
 ),
-room (key_id, free) AS (
+slots (key_id, free) AS (
     SELECT waiting.key_id, iif(
         concurrency IS NULL,
         NULL,
@@ -47,15 +47,15 @@ room (key_id, free) AS (
     WHERE waiting.key_id IS NOT NULL
 ),
 picked (seq, priority, key_id, free) AS (
-    SELECT head.seq, head.priority, room.key_id, room.free
-    FROM room CROSS JOIN request AS head ON head.seq = (
+    SELECT head.seq, head.priority, slots.key_id, slots.free
+    FROM slots CROSS JOIN request AS head ON head.seq = (
         SELECT seq FROM request
-        WHERE state = 'queued' AND key_id = room.key_id
+        WHERE state = 'queued' AND key_id = slots.key_id
             AND not_before <= :now AND (start_by IS NULL OR start_by > :now OR attempts > 0)
         ORDER BY priority, seq
         LIMIT 1
     )
-    WHERE room.free IS NULL OR room.free > 0
+    WHERE slots.free IS NULL OR slots.free > 0
     UNION ALL
     SELECT next.seq, next.priority, picked.key_id, picked.free - 1
     FROM picked CROSS JOIN request AS next ON next.seq = coalesce((
@@ -96,7 +96,7 @@ RETURNING cancel_asked
 
 -- name: held (the request on which this is the latest lease)
 SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked,
-    trace
+    token, trace
 FROM request
 WHERE id = :id AND token = :token AND state = 'running'
 
@@ -110,7 +110,7 @@ WHERE seq = :seq
 -- name: requeue
 UPDATE request
 SET state = 'queued', owner = NULL, lease_until = NULL, not_before = :not_before,
-    attempts = attempts - :uncounted, token = token + :revoked, logs = logs || :logs
+    attempts = :attempts, token = :token, logs = logs || :logs
 WHERE seq = :seq
 
 -- name: ask_to_cancel
@@ -123,20 +123,20 @@ WHERE id = :id AND key_id = :key_id
 
 -- name: lost
 SELECT seq, id, key_id, path, webhook_url, keeps_input, attempts, max_attempts, cancel_asked,
-    trace
+    token, trace
 FROM request
 WHERE state = 'running' AND lease_until <= :now
 ORDER BY lease_until
 LIMIT :limit
 
--- name: late
+-- name: not_started
 SELECT seq, id, key_id, path, webhook_url, keeps_input, trace
 FROM request
 WHERE state = 'queued' AND start_by IS NOT NULL AND start_by <= :now AND attempts = 0
 ORDER BY start_by
 LIMIT :limit
 
--- name: over
+-- name: expired
 SELECT seq, files FROM request
 WHERE expires_at IS NOT NULL AND expires_at <= :now
     AND NOT EXISTS (SELECT 1 FROM webhook WHERE webhook.id = request.id AND state = 'pending')
@@ -157,7 +157,7 @@ DELETE FROM api_key WHERE revoked_at <= :until
 -- name: forget_slots
 DELETE FROM slot WHERE until <= :now
 
--- name: forget_paces
+-- name: forget_rates
 DELETE FROM pace WHERE due <= :now
 
 -- name: status
@@ -251,17 +251,17 @@ UPDATE api_key SET revoked_at = :now WHERE id = :id AND revoked_at IS NULL
 -- name: replace_key_hash
 UPDATE api_key SET hash = :hash WHERE id = :id AND revoked_at IS NULL
 
--- name: due
+-- name: rate_due
 SELECT due FROM pace WHERE key_id = :key_id
 
--- name: put_due
+-- name: put_rate_due
 INSERT INTO pace (key_id, due) VALUES (:key_id, :due)
 ON CONFLICT (key_id) DO UPDATE SET due = excluded.due
 
 -- name: release_slot
 DELETE FROM slot WHERE run_id = :run_id
 
--- name: has_room (whether one more of the key may run; a key that is not stored has no bound)
+-- name: is_slot_free (a key that is not stored has no bound)
 SELECT NOT EXISTS (
     SELECT 1 FROM api_key
     WHERE id = :key_id AND concurrency
@@ -303,7 +303,7 @@ SELECT
     (SELECT page_count * page_size FROM pragma_page_count, pragma_page_size) AS size_bytes,
     (SELECT file FROM pragma_database_list WHERE name = 'main') AS file
 
--- name: busy_keys
+-- name: busiest_keys
 SELECT key_id, count(*) AS running
 FROM (
     SELECT key_id FROM request WHERE state = 'running'

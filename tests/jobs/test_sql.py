@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.jobs import statements as module
-from deployments.jobs.columns import COLUMNS
-from deployments.jobs.statements import migrations, statements
-from deployments.jobs.store import SCHEMA_TABLES
+from deployments.jobs import sql as module
+from deployments.jobs.rows import COLUMNS, TABLES
+from deployments.jobs.sql import migrations, statements
 
-SQLITE = Path(module.__file__).parent / "sqlite"
+JOBS = Path(module.__file__).parents[1]
 
 
 @pytest.fixture
@@ -61,13 +60,14 @@ def test_sqlite_understands(connection: sqlite3.Connection, name: str) -> None:
     connection.close()
 
 
-def test_every_statement_is_used() -> None:
-    """What nobody asks for is not kept."""
-    code = "".join(file.read_text() for file in SQLITE.glob("*.py"))
-    assert [name for name in statements("sqlite") if f'"{name}"' not in code] == []
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_every_statement_is_used(dialect: str) -> None:
+    """A statement that no code names is removed."""
+    code = "".join(file.read_text() for file in (JOBS / dialect).glob("*.py"))
+    assert [name for name in statements(dialect) if f'"{name}"' not in code] == []
 
 
-@pytest.mark.parametrize("table", SCHEMA_TABLES)
+@pytest.mark.parametrize("table", TABLES)
 def test_tables_have_their_columns(connection: sqlite3.Connection, table: str) -> None:
     """Those that are copied, in SQLite but for the input, and an order of insertion."""
     found = {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}

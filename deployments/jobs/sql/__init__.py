@@ -1,16 +1,16 @@
-"""SQL in files: named statements in `queries.sql`, numbered migrations beside it."""
+"""SQL in files, a folder for each dialect: named statements and numbered migrations."""
 
 import re
 from functools import cache
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "sql"
+FOLDER = Path(__file__).parent
 NAME = re.compile(r"^-- name: (\w+)[^\n]*\n", re.MULTILINE)
 
 
 @cache
 def statements(dialect: str) -> dict[str, str]:
-    """The statements of `dialect`, each under the name in the comment `-- name: …` before it."""
+    """The statements of `dialect`, each under the name in the comment `-- name: …` above it."""
     _, *parts = NAME.split((FOLDER / dialect / "queries.sql").read_text())
     return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
 

@@ -1,7 +1,8 @@
-"""How requests come into the queue: in groups, and no more than may wait."""
+"""How jobs enter the queue: in groups, and no more than the queue may hold."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -9,19 +10,27 @@ from typing import Any
 from asyncpg import Record
 
 from deployments.errors import IdempotencyConflict, QueueFull
-from deployments.jobs import endings, logs
+from deployments.jobs import logs
+from deployments.jobs.coalescer import Coalescer
 from deployments.jobs.job import Submission, Submitted
-from deployments.jobs.postgres.database import Database, Transaction
-from deployments.jobs.postgres.depth import FAR_S, NEAR_S, Count, Depth
-from deployments.jobs.postgres.group_commit import Gatherer
-from deployments.jobs.postgres.part import SUBMITS, Part
+from deployments.jobs.postgres.database import (
+    SUBMITS,
+    Database,
+    DatabaseStore,
+    Transaction,
+    columns,
+)
+from deployments.jobs.retry import retried
 from deployments.jobs.store import POSITION_CAP
-from deployments.settings import QueueSettings
+from deployments.jobs.transitions import fingerprint
 
+Count = Callable[[], Awaitable[int]]
 Given = Mapping[int, Submission]  # by their places in the group
 Answers = dict[int, Submitted | Exception]
 
-SOME_TIME = 1.5  # where the log's first line is parted, for the database to put in its own time
+FAR_S = 1.0  # how old a count may be while the bound is far
+NEAR_S = 0.1  # and when it is near: counting 100,000 takes a fortieth of a second
+SOME_TIME = 1.5  # the place in the log's first line where the database writes its own time
 PLAIN = attrgetter(
     "id",
     "key_id",
@@ -39,17 +48,40 @@ NAMES = attrgetter("id", "key_id", "idempotency_key")
 BEFORE, AFTER = logs.encode([logs.RECEIVED], SOME_TIME).split(str(SOME_TIME))
 
 
-class Submitting(Part):
-    """Submits of one process travel together, at the price of one commit."""
+class Depth:
+    """How many jobs are queued: the last count, and what this process has added since.
 
-    def __init__(self, database: Database, rules: QueueSettings) -> None:
-        super().__init__(database, rules)
+    A long queue is not counted for each job that is added.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counted_at = float("-inf")
+        self._depth = 0
+
+    async def read(self, count: Count, max_age_s: float) -> int:
+        """The depth, from a count of at most `max_age_s` ago."""
+        if self._clock() - self._counted_at > max_age_s:
+            started_at, self._depth = self._clock(), await count()
+            self._counted_at = started_at
+        return self._depth
+
+    def add(self, num: int) -> None:
+        """Note that `num` more were added."""
+        self._depth += num
+
+
+class Submits(DatabaseStore):
+    """Submits of one process, which share transactions."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._depth = Depth()
-        self._submits = Gatherer(self._submit_all, "store-submits")
+        self._submits = Coalescer(self._submit_all, "store-submits")
 
+    @retried
     async def submit(self, submission: Submission) -> Submitted:
-        """Queue a request, if it is not there."""
-        return await self._submits.ask(submission)
+        return await self._submits(submission)
 
     async def _submit_all(self, group: Sequence[Submission]) -> list[Submitted | Exception]:
         answers: Answers = {}
@@ -59,22 +91,22 @@ class Submitting(Part):
         return [answers[nth] for nth in range(len(group))]
 
     async def _submit_some(self, given: Given) -> Answers:
-        """Those without an answer met a request that was then gone: they are tried again."""
+        """Those left without an answer met a job that was then gone: they are submitted again."""
         if not await self._is_far_from_full(given):
-            return await self._database.together(partial(self._squeeze_in, given))
-        added = await self._add(self._database, given)
-        return added | await repeated(self._database, without(given, added))
+            return await self.database.together(partial(self._submit_nearly_full, given))
+        added = await self._add(self.database, given)
+        return added | await repeated(self.database, without(given, added))
 
     async def _is_far_from_full(self, given: Given) -> bool:
         bound = min(self._bound(submission) for submission in given.values())
         margin = max(POSITION_CAP, bound // 20)
         if bound <= margin:
             return False
-        depth = await self._depth.read(self._counting(self._database), FAR_S)
+        depth = await self._depth.read(self._counting(self.database), FAR_S)
         return depth + len(given) + margin <= bound
 
-    async def _squeeze_in(self, given: Given, transaction: Transaction) -> Answers:
-        """One after the other with all processes, so that no two take the last place."""
+    async def _submit_nearly_full(self, given: Given, transaction: Transaction) -> Answers:
+        """One process at a time, so that no two take the last place."""
         await transaction.value("lock", SUBMITS)
         answers = await repeated(transaction, given)
         depth = await self._depth_of_all(transaction)
@@ -94,13 +126,12 @@ class Submitting(Part):
         return max(depth, await self._depth.read(self._counting(transaction), NEAR_S))
 
     async def _add(self, database: Database | Transaction, given: Given) -> Answers:
-        """Those that were not there yet."""
+        """Add those that are not there yet."""
         if not given:
             return {}
         priorities = sorted({submission.priority for submission in given.values()})
-        rows = await database.rows(
-            "submit", *columns(given), BEFORE, AFTER, priorities, POSITION_CAP
-        )
+        values = columns(map(values_of, given.values()))
+        rows = await database.rows("submit", *values, BEFORE, AFTER, priorities, POSITION_CAP)
         self._depth.add(len(rows))
         places = {submission.id: nth for nth, submission in given.items()}
         return {
@@ -110,14 +141,14 @@ class Submitting(Part):
 
     def _bound(self, submission: Submission) -> int:
         bound = submission.max_queue_length
-        return self._rules.max_queued if bound is None else min(bound, self._rules.max_queued)
+        return self.rules.max_queued if bound is None else min(bound, self.rules.max_queued)
 
     def _counting(self, database: Database | Transaction) -> Count:
-        return partial(database.value, "depth", self._rules.max_queued)
+        return partial(database.value, "depth", self.rules.max_queued)
 
 
 async def repeated(database: Database | Transaction, given: Given) -> Answers:
-    """Answers for those that are there already, queued or long ended."""
+    """Answers for those that are there already, queued or ended."""
     if not given:
         return {}
     names = zip(*map(NAMES, given.values()), strict=True)
@@ -128,14 +159,14 @@ async def repeated(database: Database | Transaction, given: Given) -> Answers:
 
 
 def answer_for(submission: Submission, known: Record) -> Submitted | Exception:
-    """What a submit is told for which there is a request already."""
+    """The answer to a submit whose id or idempotency key is `known`."""
     if not known["by_id"] and known["fingerprint"] != fingerprint_of(submission):
         return IdempotencyConflict()
     return Submitted(known["id"], known["position"], created=False)
 
 
 def distinct(given: Given) -> Given:
-    """Those that do not repeat one before them: such a one waits until that is there."""
+    """Those that repeat none before them; the others wait until that one is there."""
     seen: set[object] = set()
     kept = {}
     for nth, one in given.items():
@@ -163,17 +194,18 @@ def befores(priorities: Iterable[int]) -> list[int]:
     return found
 
 
-def columns(given: Given) -> list[Sequence[Any]]:
-    """A list for each column of `submit`."""
-    rows = (
-        (*PLAIN(one), int(one.keeps_input), fingerprint_of(one), one.trace)
-        for one in given.values()
+def values_of(submission: Submission) -> tuple[Any, ...]:
+    """The parameters of `submit` for one job."""
+    return (
+        *PLAIN(submission),
+        int(submission.keeps_input),
+        fingerprint_of(submission),
+        submission.trace,
     )
-    return list(zip(*rows, strict=True))
 
 
 def fingerprint_of(submission: Submission) -> str | None:
     """What a repeated idempotency key is compared by."""
     if submission.idempotency_key is None:
         return None
-    return endings.fingerprint(submission.path, submission.input)
+    return fingerprint(submission.path, submission.input)

@@ -5,7 +5,7 @@ from asyncpg import Record
 from asyncpg.pool import PoolConnectionProxy
 
 from deployments.errors import SetupError
-from deployments.jobs.statements import migrations
+from deployments.jobs.sql import migrations
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtext(current_schema()), 0)"
 KNOWN = "SELECT to_regclass('schema_version') IS NOT NULL"

@@ -1,6 +1,6 @@
-"""The store in memory: nothing survives the process, all else is as the protocol says.
+"""The store in memory: a model of what the protocol says, which tests compare the stores with.
 
-It is the specification that can be run: the SQL of the other stores does the same in bulk.
+It is also a fast stand-in for them.
 No method awaits anything, so each is one transaction of its event loop.
 """
 
@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count, islice
+from typing import Any
 
-from deployments.errors import IdempotencyConflict, QueueFull
-from deployments.jobs import endings, logs
-from deployments.jobs.api_key import ApiKey, Usage
-from deployments.jobs.columns import COLUMNS
+from deployments.errors import IdempotencyConflict, QueueFull, RunnerDisconnected
+from deployments.jobs import logs
+from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.job import (
     Backlog,
     Cancellation,
@@ -31,8 +31,18 @@ from deployments.jobs.job import (
     Submitted,
     compact,
 )
-from deployments.jobs.rate_limit import pace
+from deployments.jobs.rows import COLUMNS
 from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
+from deployments.jobs.transitions import (
+    REVOKED_KEY_TTL_S,
+    WEBHOOK_TTL_S,
+    cancelled,
+    expires_at,
+    fingerprint,
+    not_started,
+    usage_of,
+    webhook_of,
+)
 from deployments.settings import QueueSettings
 from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
@@ -76,6 +86,9 @@ class Record:
     files: str = "[]"
     logs: str = ""
     trace: str = ""
+
+    def __getitem__(self, column: str) -> Any:
+        return getattr(self, column)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -148,7 +161,7 @@ class MemoryStore:
         if record is None:
             return None
         if record.cancel_asked:
-            self._end(record, endings.cancelled())
+            self._end(record, cancelled())
         elif record.attempts >= record.max_attempts:
             self._end(record, outcome)
         else:
@@ -161,7 +174,7 @@ class MemoryStore:
         if record is None:
             return False
         if record.cancel_asked:
-            self._end(record, endings.cancelled())
+            self._end(record, cancelled())
             return True
         record.attempts -= 1
         self._requeue(record, [logs.QUEUED_AGAIN], delay_s)
@@ -175,7 +188,7 @@ class MemoryStore:
         if record.state.is_terminal:
             return Cancellation.ALREADY_COMPLETED
         if record.state is JobState.QUEUED:
-            self._end(record, endings.cancelled())
+            self._end(record, cancelled())
         elif not record.cancel_asked:
             record.cancel_asked = True
             self._log(record, [logs.CANCEL_ASKED])
@@ -189,7 +202,7 @@ class MemoryStore:
         queued = (r for r in requests if r.state is JobState.QUEUED)
         late = list(islice((r for r in queued if r.is_late(now)), limit))
         for record in late:
-            self._end(record, endings.not_started())
+            self._end(record, not_started())
         states = [self._rescue(record) for record in lost]
         return Rescued(
             requeued=states.count(JobState.QUEUED),
@@ -252,7 +265,7 @@ class MemoryStore:
         known = [r for r in self._requests.values() if (r.key_id, r.idempotency_key) == used]
         if not known:
             return None
-        if known[0].fingerprint != endings.fingerprint(submission.path, submission.input):
+        if known[0].fingerprint != fingerprint(submission.path, submission.input):
             raise IdempotencyConflict
         return known[0]
 
@@ -278,7 +291,7 @@ class MemoryStore:
             max_attempts=given.max_attempts,
             webhook_url=given.webhook_url,
             idempotency_key=key,
-            fingerprint=None if key is None else endings.fingerprint(given.path, given.input),
+            fingerprint=None if key is None else fingerprint(given.path, given.input),
             keeps_input=given.keeps_input,
             files_ttl_s=given.files_ttl_s,
             trace=given.trace,
@@ -357,9 +370,9 @@ class MemoryStore:
 
     def _rescue(self, record: Record) -> JobState:
         if record.cancel_asked:
-            self._end(record, endings.cancelled())
+            self._end(record, cancelled())
         elif record.attempts >= record.max_attempts:
-            self._end(record, endings.lost())
+            self._end(record, JobOutcome.failed(RunnerDisconnected()))
         else:
             record.token += 1
             self._requeue(record, [logs.QUEUED_AGAIN])
@@ -376,7 +389,7 @@ class MemoryStore:
         record.state = outcome.state
         record.owner = record.lease_until = None
         record.ended_at = now
-        record.expires_at = endings.expires_at(outcome, record.keeps_input, self._rules, now)
+        record.expires_at = expires_at(outcome, record.keeps_input, self._rules, now)
         record.status, record.body = outcome.status, outcome.body
         record.headers, record.files = compact(dict(outcome.headers)), compact(outcome.files)
         record.error, record.error_type = outcome.error, outcome.error_type
@@ -384,11 +397,9 @@ class MemoryStore:
         if not record.keeps_input:
             record.input = None
         self._log(record, logs.ended(outcome))
-        self._add_usage(endings.usage_of(record.key_id, record.path, outcome, now))
-        if record.webhook_url:
-            url, trace = record.webhook_url, record.trace
-            hook = endings.webhook_of(record.id, record.key_id, url, trace, outcome, now)
-            self._webhooks.setdefault(hook.id, hook)
+        self._add_usage(usage_of(record, outcome, now))
+        if webhook := webhook_of(record, outcome, now):
+            self._webhooks.setdefault(webhook.id, webhook)
 
     def _log(self, record: Record, lines: Iterable[LogLine]) -> None:
         record.logs += logs.encode(lines, self._clock())
@@ -505,7 +516,7 @@ class MemoryStore:
 
     async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
         """Count one request against a rate."""
-        wait, due = pace(self._due.get(key_id, 0.0), self._clock(), rate, burst)
+        wait, due = rate_limit(self._due.get(key_id, 0.0), self._clock(), rate, burst)
         self._due[key_id] = due
         return wait
 
@@ -627,12 +638,12 @@ class MemoryStore:
 def is_old(hook: Webhook, now: float) -> bool:
     """Whether a webhook was settled, and nobody will ask for it any more."""
     is_settled = hook.state is not WebhookState.PENDING
-    return is_settled and hook.created_at + endings.WEBHOOK_TTL_S <= now
+    return is_settled and hook.created_at + WEBHOOK_TTL_S <= now
 
 
 def is_gone(key: ApiKey, now: float) -> bool:
     """Whether a key was revoked so long ago that it needs no mention."""
-    return key.revoked_at is not None and key.revoked_at + endings.REVOKED_TTL_S <= now
+    return key.revoked_at is not None and key.revoked_at + REVOKED_KEY_TTL_S <= now
 
 
 def row_of(table: str, kept: object) -> Row:
