@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -12,10 +11,16 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from deployments.cli.options import KeyOption, StateOption, api_key, make_folder, state_folder
+from deployments.cli.options import (
+    KeyOption,
+    StateOption,
+    api_key,
+    make_folder,
+    progress,
+    state_folder,
+)
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
@@ -73,7 +78,8 @@ def predict_all(
     Raises:
         SetupError: no key, no such task, or a folder that cannot be written.
     """
-    check_task(task)
+    if task not in TASKS:
+        raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
     if out is not None:
         make_folder(out)
     secret = api_key(key, state)
@@ -82,29 +88,17 @@ def predict_all(
     names = expand(images)
     output, errors = Console(), Console(stderr=True)
     predictions: list[Prediction] = []
-    with (
-        ServiceClient(url, secret, state.tls / "ca.pem") as client,
-        progress(errors, len(names)) as advance,
-    ):
+    client = ServiceClient(url, secret, state.tls / "ca.pem")
+    with client, progress("Asking", len(names)) as advance:
         pictures = picture_names(names, out)
         with ThreadPoolExecutor(AT_ONCE) as threads:
             for prediction in threads.map(
                 lambda name: predict_one(client, task, name, pictures.get(name)), names
             ):
                 predictions.append(prediction)
-                advance()
+                advance(1)
     report(output, errors, predictions, as_json)
     return int(any(each.error for each in predictions))
-
-
-def check_task(task: str) -> None:
-    """Refuse a task that is not served.
-
-    Raises:
-        SetupError: the message names those that are.
-    """
-    if task not in TASKS:
-        raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
 
 
 def expand(images: Sequence[str]) -> list[str]:
@@ -186,16 +180,6 @@ def read_answer(body: bytes) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise CallError("the answer is not Florence Serve's: check --url") from None
     return answer
-
-
-@contextmanager
-def progress(console: Console, total: int) -> Iterator[Any]:
-    """A bar on a terminal when there is more than one image; yields what moves it on."""
-    columns = TextColumn("Asking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    shown = total > 1 and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
 
 
 def report(

@@ -2,20 +2,18 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from deployments.cli.options import (
     StateOption,
     StoreOption,
     opened_store,
+    progress,
     run_with_store,
     store_url,
     without_password,
@@ -78,7 +76,7 @@ async def copy_between(source: str, target: str) -> Counter[str]:
     """
     async with opened_store(source) as old, opened_store(target) as new:
         total = (await count_rows(old)).total()
-        with progress(total) as advance:
+        with progress("Copying", total) as advance:
             return await copy_store(old, new, advance)
 
 
@@ -104,14 +102,3 @@ def table(states: Counter[str], rows: Counter[str]) -> Table:
     for name in TABLES[1:]:
         filled.add_row(name.replace("_", " "), f"{rows[name]:,}")
     return filled
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; yields what moves it on by so many rows."""
-    console = Console(stderr=True)
-    columns = TextColumn("Copying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    is_shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not is_shown) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda count: bar.advance(task, count)
