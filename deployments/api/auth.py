@@ -34,8 +34,6 @@ class Caller:
 
 
 class Keyring:
-    """All valid keys."""
-
     def __init__(
         self,
         settings: KeySettings,

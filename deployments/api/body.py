@@ -100,7 +100,6 @@ def check_declared(request: HttpRequest, max_bytes: int, error: ServiceError) ->
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    """The error for an upload of more than `max_bytes`."""
     return PayloadTooLarge(f"At most {max_bytes} bytes can be stored here.")
 
 

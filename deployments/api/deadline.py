@@ -50,6 +50,5 @@ async def cancel_on_disconnect(request: HttpRequest, work: Awaitable[T]) -> T:
 
 
 async def wait_for_disconnect(request: HttpRequest) -> None:
-    """Return when the caller hangs up."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -123,7 +123,6 @@ async def opened(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 async def chain(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """`first`, then the `others`."""
     yield first
     async for piece in others:
         yield piece

@@ -44,7 +44,6 @@ def start_timeout_s(headers: Mapping[str, str]) -> float | None:
 
 
 def positive(text: str) -> float:
-    """The positive, finite number in `text`."""
     try:
         value = float(text)
     except ValueError:
@@ -105,5 +104,4 @@ def host(request: HttpRequest) -> str:
 
 
 def forwarded(headers: Mapping[str, str], name: str) -> str:
-    """The value of the first proxy on the way."""
     return headers.get(name, "").partition(",")[0].strip()

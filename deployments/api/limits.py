@@ -85,7 +85,6 @@ class RequestLimits:
         self._admission.observe(wait_s, model_s)
 
     def retry_after_s(self, limit: int) -> float:
-        """Seconds until one of `limit` running requests should end."""
         return self._retry_after.seconds(limit)
 
     async def _authorize(self, request: HttpRequest, span: RequestSpan) -> Caller:
@@ -154,7 +153,6 @@ class AdaptiveLimit:
 
     @property
     def value(self) -> int:
-        """The limit now."""
         return int(self._limit)
 
     def observe(self, num_running: int, wait_s: float, model_s: float) -> None:
@@ -306,5 +304,4 @@ class ConcurrencyLimit:
 
 
 def count_refused(recorder: Recorder, key_id: str, limit: str) -> None:
-    """Count a request of `key_id` that `limit` refused."""
     recorder.record("florence_ingress_key_refused_total", key=key_id, limit=limit)

@@ -67,8 +67,6 @@ INVALID_TARGET = (
 
 
 class Envelope:
-    """The middleware around all routes."""
-
     def __init__(self, app: ASGIApp, dependencies: Dependencies) -> None:
         self._app = app
         self._cors_origins = dependencies.settings.ingress.cors_origins
@@ -76,7 +74,6 @@ class Envelope:
         self._recorder = dependencies.recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -131,7 +128,6 @@ class Reply:
         self.status = ClientDisconnected.status  # unless something is sent
 
     async def __call__(self, message: Message) -> None:
-        """Send `message`."""
         if message["type"] == "http.response.start":
             self.started = True
             self.status = message["status"]
@@ -214,5 +210,4 @@ def proxied(target: str) -> tuple[str, bytes]:
 
 
 def trim(path: str) -> str:
-    """`path` without a slash at its end."""
     return path.rstrip("/") or "/"

@@ -42,8 +42,6 @@ class Completion(BaseModel):
 
 
 class PartStore:
-    """Keeps parts and joins them."""
-
     def __init__(self, files: FileStore, signer: UrlSigner) -> None:
         self._files = files
         self._signer = signer
@@ -161,5 +159,4 @@ def found(store: FileStore, name: str, number: int) -> StoredFile:
 
 
 def sha256(data: bytes) -> str:
-    """The digest of `data` in hex."""
     return hashlib.sha256(data).hexdigest()

@@ -178,20 +178,17 @@ class OpenApi30(GenerateJsonSchema):
     """JSON Schema in OpenAPI 3.0: `nullable` instead of the type `null`."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        """A value that may be null."""
         inner = self.generate_inner(schema["schema"])
         # 3.0 ignores all other keys of a `$ref`, so that goes into an `allOf`
         return ({"allOf": [inner]} if "$ref" in inner else inner) | {"nullable": True}
 
 
 def query(name: str, type_: str, text: str, **more: Any) -> dict[str, Any]:
-    """A parameter of the query."""
     schema = {"type": type_, "description": text, **more}
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def header(name: str, text: str) -> dict[str, Any]:
-    """A request header."""
     schema = {"type": "string", "description": text}
     return {"name": name, "in": "header", "required": False, "schema": schema}
 
@@ -217,7 +214,6 @@ SUBMIT_PARAMETERS = (
 
 
 def run_operation(task: Task) -> dict[str, Any]:
-    """The synchronous run of one endpoint."""
     return {
         "summary": task.summary,
         "operationId": task.path,
@@ -229,7 +225,6 @@ def run_operation(task: Task) -> dict[str, Any]:
 
 
 def run_stream_operation(task: Task) -> dict[str, Any]:
-    """The synchronous run of one endpoint, as events."""
     text = "The output so far, each time it has grown; the last event is all of it, or an `error`"
     return run_operation(task) | {
         "summary": f"{task.summary}, streamed while it is generated",
@@ -239,7 +234,6 @@ def run_stream_operation(task: Task) -> dict[str, Any]:
 
 
 def submit_operation(task: Task) -> dict[str, Any]:
-    """The submit of one endpoint."""
     return run_operation(task) | {
         "summary": f"{task.summary}, in the queue",
         "operationId": f"submit-{task.path}",
@@ -249,7 +243,6 @@ def submit_operation(task: Task) -> dict[str, Any]:
 
 
 def status_operation() -> dict[str, Any]:
-    """The status of a job."""
     answers = {
         "200": response("It has ended", QueueStatus),
         "202": response("It waits or runs", QueueStatus),
@@ -258,7 +251,6 @@ def status_operation() -> dict[str, Any]:
 
 
 def stream_operation() -> dict[str, Any]:
-    """The status of a job, as events."""
     answers = {"200": events("A QueueStatus for each change")}
     return job_operation("How a request stands, as server-sent events", answers, LOGS)
 
@@ -271,7 +263,6 @@ def result_operation(output: type[BaseModel] | None = None) -> dict[str, Any]:
 
 
 def cancel_operation() -> dict[str, Any]:
-    """The cancellation of a job."""
     answers = {
         "202": response("It will stop", Cancelled),
         "400": response("It has ended already", Cancelled),
@@ -280,7 +271,6 @@ def cancel_operation() -> dict[str, Any]:
 
 
 def job_operation(summary: str, answers: dict[str, Any], *parameters: Any) -> dict[str, Any]:
-    """An operation on one job."""
     return {
         "summary": summary,
         "security": SECURITY,
@@ -292,12 +282,10 @@ def job_operation(summary: str, answers: dict[str, Any], *parameters: Any) -> di
 
 
 def errors(*statuses: int) -> dict[str, Any]:
-    """The errors that a route can answer with."""
     return {str(status): response(ERRORS[status][1], ERRORS[status][0]) for status in statuses}
 
 
 def events(text: str) -> dict[str, Any]:
-    """Server-sent events."""
     content = {"text/event-stream": {"schema": {"type": "string"}}}
     return {"description": text, "content": content}
 
@@ -312,5 +300,4 @@ def response(text: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def content(model: type[BaseModel]) -> dict[str, Any]:
-    """JSON of `model`."""
     return {"application/json": {"schema": {"$ref": SCHEMAS.format(model=model.__name__)}}}

@@ -62,7 +62,6 @@ def router(dependencies: Dependencies, limits: RequestLimits, usage: UsageMeter)
 def add_routes(
     routes: APIRouter, path: str, endpoints: "JobEndpoints", is_described: bool = False
 ) -> None:
-    """The routes of the job at `path`."""
     add_get = partial(openapi.add_get, routes, include_in_schema=is_described)
     add_get(
         f"{path}/status",
@@ -94,8 +93,6 @@ def add_routes(
 
 
 class SubmitEndpoint:
-    """The submit for one task."""
-
     def __init__(
         self, task: Task, dependencies: Dependencies, limits: RequestLimits, usage: UsageMeter
     ) -> None:
@@ -291,7 +288,6 @@ def max_attempts(headers: Mapping[str, str], most: int) -> int:
 
 
 def retry_config(text: str) -> RetryConfig:
-    """The value of X-Fal-Retry-Config."""
     try:
         return RetryConfig.model_validate_json(text)
     except ValidationError:

@@ -51,8 +51,6 @@ def router(dependencies: Dependencies, limits: RequestLimits, usage: UsageMeter)
 
 
 class RunEndpoint:
-    """The synchronous run of one task."""
-
     def __init__(
         self,
         task: Task,
@@ -134,5 +132,4 @@ def render(finished: Finished) -> Response:
 
 
 def timing(stages: Stages) -> str:
-    """The Server-Timing header, in milliseconds."""
     return ", ".join(f"{name};dur={value * 1000:.1f}" for name, value in stages.timings().items())

@@ -32,7 +32,6 @@ class Permission:
 
     @property
     def text(self) -> str:
-        """What is signed."""
         return f"{self.action} {self.subject} {self.max_bytes:x} {self.expires:x}"
 
 

@@ -38,7 +38,6 @@ class EventStream(StreamingResponse):
         super().__init__(self._all(), headers=HEADERS)
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send the events."""
         async with aclosing(self._events):
             await self.stream_response(send)
 
@@ -53,7 +52,6 @@ class StatusStream(EventStream):
     """Events that end when the caller hangs up."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
         with suppress(ClientDisconnected):
             sending = super().__call__(scope, receive, send)
             await cancel_on_disconnect(HttpRequest(scope, receive), sending)
@@ -94,7 +92,6 @@ async def output_events(
 
 
 def error_event(error: Exception, request_id: str) -> str:
-    """The event for `error`, in fal's shape."""
     if not isinstance(error, ServiceError):
         logger.error("request %s failed", request_id, exc_info=error, extra=about(request_id))
         error = InternalError()

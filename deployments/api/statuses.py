@@ -60,7 +60,6 @@ class Cancelled(BaseModel):
 
 
 def submitted_status(request_id: str, position: int, queue_url: str) -> QueueStatus:
-    """The answer to a submit."""
     return QueueStatus(
         status="IN_QUEUE",
         request_id=request_id,
@@ -93,7 +92,6 @@ def urls(request_id: str, queue_url: str) -> dict[str, str]:
 
 
 def line(entry: LogEntry) -> QueueLog:
-    """A stored line in fal's shape."""
     time = datetime.fromtimestamp(entry.timestamp, UTC).isoformat(timespec="microseconds")
     return QueueLog(message=entry.message, timestamp=time.replace("+00:00", "Z"), level=entry.level)
 

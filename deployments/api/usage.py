@@ -95,7 +95,6 @@ class UsageMeter:
 
 
 def total(one: Usage, other: Usage) -> Usage:
-    """The sum of two usages of the same key, day and task."""
     return replace(
         one,
         requests=one.requests + other.requests,
