@@ -26,11 +26,6 @@ def photograph(seed: int, size: tuple[int, int] = SIZE, brightness: float | None
     return buffer.getvalue()
 
 
-def body(seed: int) -> bytes:
-    """A request with that photograph."""
-    return body_with(photograph(seed))
-
-
 def body_with(image: bytes, content_type: str = "image/jpeg") -> bytes:
     """A request with an image as a data URI."""
     uri = f"data:{content_type};base64,{base64.b64encode(image).decode()}"

@@ -1,7 +1,7 @@
 """How long the answers of a mixed load are, and which images ask for that.
 
 60 of 100 answers have about 20 tokens; the others are lognormal, 120 in the middle, 400 at most.
-What makes a brighter image's answer longer stands in clockwork.py.
+checkpoint.py makes a brighter image's answer longer.
 """
 
 import math

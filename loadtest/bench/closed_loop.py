@@ -3,50 +3,96 @@
 import http.client
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
+
+from loadtest.bench import figures
+from loadtest.bench.processes import Work
+
+CONCURRENCIES = (1, 16)
+ROWS = {
+    "requests/s": ("requests_per_s", 2),
+    "of the offline limit": ("of_offline_limit", 2),
+    "p50, ms": ("p50_ms", 0),
+    "p95, ms": ("p95_ms", 0),
+    "p99, ms": ("p99_ms", 0),
+    "p95 of the short, ms": ("short_p95_ms", 0),
+    "mean batch": ("mean_batch", 2),
+    "CPU outside the model, ms/request": ("cpu_outside_ms", 1),
+    "CPU in the model, ms/request": ("cpu_model_ms", 1),
+    "failed": ("num_failed", 0),
+    "answers that differ from transformers'": ("num_different", 0),
+    "other programs, % of the machine": ("others_percent", 0),
+}
 
 
 @dataclass(frozen=True)
-class Load:
+class ClosedLoop:
+    """Where to POST the bodies, in turns."""
+
+    url: str
+    headers: dict[str, str]
+    bodies: Sequence[bytes]
+
+    def run(self, concurrency: int, num: int) -> "Latencies":
+        """Send `num` requests from `concurrency` clients over kept connections."""
+        numbers = iter(range(num))
+        latencies = [0.0] * num
+        failed: list[int] = []
+
+        def client() -> None:
+            parts = urlsplit(self.url)
+            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
+            for number in numbers:
+                began = time.perf_counter()
+                body = self.bodies[number % len(self.bodies)]
+                if not is_answered(connection, parts.path, body, self.headers):
+                    failed.append(number)
+                latencies[number] = time.perf_counter() - began
+            connection.close()
+
+        began = time.perf_counter()
+        threads = [threading.Thread(target=client) for _ in range(concurrency)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return Latencies(latencies, time.perf_counter() - began, len(failed))
+
+    def measure(
+        self, work: Callable[[], Work], concurrency: int, num: int, warm_up: int
+    ) -> tuple[dict[str, Any], "Latencies"]:
+        """One loop after a short one that warms up, and what it cost the server."""
+        self.run(concurrency, warm_up)
+        before = work()
+        done = self.run(concurrency, num)
+        spent = work().since(before)
+        found = {
+            "concurrency": concurrency,
+            "requests_per_s": done.rate,
+            **figures.latencies(done.seconds, done.wall_s),
+            "mean_batch": num / max(1.0, spent.passes),
+            "cpu_outside_ms": 1000 * (spent.total_s - spent.model_s) / num,
+            "cpu_model_ms": 1000 * spent.model_s / num,
+            "num_failed": done.num_failed,
+        }
+        return found, done
+
+
+@dataclass(frozen=True)
+class Latencies:
     """Seconds of each request by its number, and of the whole; how many answers were no 200."""
 
-    latencies_s: Sequence[float]
+    seconds: Sequence[float]
     wall_s: float
     num_failed: int
 
     @property
     def rate(self) -> float:
         """Answered requests a second."""
-        return (len(self.latencies_s) - self.num_failed) / self.wall_s
-
-
-def run(
-    url: str, headers: dict[str, str], bodies: Sequence[bytes], concurrency: int, num: int
-) -> Load:
-    """Send `num` requests from `concurrency` clients, bodies in turn, over kept connections."""
-    numbers = iter(range(num))
-    latencies = [0.0] * num
-    failed: list[int] = []
-
-    def client() -> None:
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
-        for number in numbers:
-            began = time.perf_counter()
-            if not is_answered(connection, parts.path, bodies[number % len(bodies)], headers):
-                failed.append(number)
-            latencies[number] = time.perf_counter() - began
-        connection.close()
-
-    began = time.perf_counter()
-    threads = [threading.Thread(target=client) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return Load(latencies, time.perf_counter() - began, len(failed))
+        return (len(self.seconds) - self.num_failed) / self.wall_s
 
 
 def is_answered(

@@ -1,12 +1,12 @@
 """`make bench-engine`: the engine alone against transformers' `generate`, on one thread of a CPU.
 
-    python -m loadtest.bench.engine [--requests 96] [--width 8] [--beams 1] [--rounds 2]
-                              [--micro-batch 4] [--patience-ms 2]
+    python -m loadtest.bench.engine [--requests 96] [--max-batch-size 8] [--beams 1]
+                                    [--rounds 2] [--prefill-batch-size 4] [--max-wait-ms 2]
 
 A Florence-2 with random weights: width 256, four encoder and four decoder layers, 224×224 images.
 Three ways take turns on the same requests, images in memory, encoder included: the engine with
-`width` slots, `generate` in batches of that width, and `generate` one by one, for every eighth
-request by length. Lengths are imposed, and all three must say the same.
+`max_batch_size` sequences, `generate` in batches of as many, and `generate` one by one, for every
+eighth request by length. Lengths are imposed, and all three must give the same tokens.
 """
 
 import collections.abc
@@ -26,7 +26,13 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from transformers import Florence2ForConditionalGeneration, GenerationConfig
+from torch import Tensor
+from transformers import (
+    Florence2ForConditionalGeneration,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.utils import logging as transformers_logging
 
 from deployments.florence.backend import open_engine
@@ -37,7 +43,6 @@ from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettin
 from loadtest.bench import figures
 from loadtest.bench.checkpoint import SEED, config, describe
 from loadtest.bench.driver import Driver
-from loadtest.bench.imposed import generate
 
 LENGTHS = NormalDist(math.log(110), 0.9)  # of the logarithm
 LIMITS = (20, 600)
@@ -57,21 +62,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EngineBench:
     """What is to be measured."""
 
     requests: int
-    width: int
+    max_batch_size: int
     beams: int
     rounds: int
-    micro_batch: int
-    patience_ms: float
+    prefill_batch_size: int
+    max_wait_ms: float
 
     def inference(self) -> InferenceSettings:
         """The same for the engine, in which no answer ends before its own limit."""
         return InferenceSettings(
-            max_batch_size=self.width,
-            prefill_batch_size=self.micro_batch,
+            max_batch_size=self.max_batch_size,
+            prefill_batch_size=self.prefill_batch_size,
             num_beams=self.beams,
             max_new_tokens=LIMITS[1],
             min_new_tokens=LIMITS[1],
@@ -79,7 +84,7 @@ class Asked:
 
 
 @dataclass
-class Spent:
+class TimePerImage:
     """Milliseconds that an image and its answer take, and the answers under way in a mean step."""
 
     cpu_ms: float = 0.0
@@ -89,18 +94,18 @@ class Spent:
 
 def main(
     requests: Annotated[int, typer.Option(min=8, help="Requests of each load.")] = 96,
-    width: Annotated[int, typer.Option(help="Slots, and the width of a static batch.")] = 8,
+    max_batch_size: Annotated[int, typer.Option(help="Of the engine and the static batch.")] = 8,
     beams: Annotated[int, typer.Option(help="Beams of every answer.")] = 1,
     rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 2,
-    micro_batch: Annotated[int, typer.Option(help="Images that are read together.")] = 4,
-    patience_ms: Annotated[float, typer.Option(help="Wait of a slot for more images.")] = 2.0,
+    prefill_batch_size: Annotated[int, typer.Option(help="Images that are read together.")] = 4,
+    max_wait_ms: Annotated[float, typer.Option(help="Wait for more images.")] = 2.0,
 ) -> None:
     """Measure, print the table, write out/bench/engine.json."""
-    asked = Asked(requests, width, beams, rounds, micro_batch, patience_ms)
+    asked = EngineBench(requests, max_batch_size, beams, rounds, prefill_batch_size, max_wait_ms)
     wanted = {"mixed": mixed(requests), "fixed": [FIXED] * requests}
     with tempfile.TemporaryDirectory() as folder:
-        rivals = Rivals(write_checkpoint(Path(folder)), asked)
-        spent = {load: rivals.compare(lengths) for load, lengths in wanted.items()}
+        comparison = Comparison(write_checkpoint(Path(folder)), asked)
+        spent = {load: comparison.run(lengths) for load, lengths in wanted.items()}
     ratios = {
         f"{load} lengths against {way}": spent[load][way].cpu_ms / spent[load][ENGINE].cpu_ms
         for load, way in WANTED
@@ -114,8 +119,8 @@ def main(
     }
     console = Console()
     console.print(table(spent))
-    for (told, ratio), least in zip(ratios.items(), WANTED.values(), strict=True):
-        console.print(f"{told}: ×{ratio:.2f}, wanted ×{least}")
+    for (name, ratio), least in zip(ratios.items(), WANTED.values(), strict=True):
+        console.print(f"{name}: ×{ratio:.2f}, wanted ×{least}")
     console.print(f"Figures: {figures.write('engine', result)}")
 
 
@@ -140,10 +145,10 @@ def write_checkpoint(folder: Path) -> Path:
     return folder
 
 
-class Rivals:
+class Comparison:
     """The engine and `generate` over one model."""
 
-    def __init__(self, folder: Path, asked: Asked) -> None:
+    def __init__(self, folder: Path, asked: EngineBench) -> None:
         self._asked = asked
         self._model = Model(ModelSettings(path=str(folder), device="cpu", dtype="float32"))
         self._prompts = [self._model.checkpoint.prompt(task.sentence) for task in TASKS.values()]
@@ -151,20 +156,24 @@ class Rivals:
         self._engine = open_engine(self._model, asked.inference(), longest)
         self._mean_batch_size = 0.0
 
-    def compare(self, lengths: collections.abc.Sequence[int]) -> dict[str, Spent]:
+    def run(self, lengths: collections.abc.Sequence[int]) -> dict[str, TimePerImage]:
         """What each way takes for answers of these lengths.
 
         Raises:
             SystemExit: they do not say the same.
         """
-        sequences, few, width = self._queries(lengths), middles(lengths), self._asked.width
+        sequences, few, width = (
+            self._sequences(lengths),
+            middles(lengths),
+            self._asked.max_batch_size,
+        )
         alone = [sequences[number] for number in few]
         ways: dict[str, Way] = {
             ENGINE: self._in_flight,
             STATIC: partial(self._static, width=width),
             ALONE: partial(self._static, width=1),
         }
-        spent = {way: Spent() for way in ways}
+        spent = {way: TimePerImage() for way in ways}
         said: dict[str, list[Tokens]] = {}
         for _ in range(self._asked.rounds):
             for name, way in ways.items():
@@ -176,7 +185,7 @@ class Rivals:
         spent[STATIC].mean_batch_size = sum(lengths) / sum(map(max, batches(lengths, width)))
         return spent
 
-    def _queries(self, lengths: collections.abc.Sequence[int]) -> list[Sequence]:
+    def _sequences(self, lengths: collections.abc.Sequence[int]) -> list[Sequence]:
         """An image of noise and one of the prompts for each length."""
         width, height = self._model.checkpoint.image_size
         noise = np.random.default_rng(SEED)
@@ -190,7 +199,9 @@ class Rivals:
         ]
 
     def _in_flight(self, sequences: Sequences) -> list[Tokens]:
-        driver = Driver(self._engine, sequences, self._asked.width, self._asked.patience_ms / 1000)
+        driver = Driver(
+            self._engine, sequences, self._asked.max_batch_size, self._asked.max_wait_ms / 1000
+        )
         ended = sorted(driver.run())
         self._mean_batch_size = driver.mean_batch_size
         return [sequence.tokens for sequence in ended]
@@ -199,6 +210,45 @@ class Rivals:
         beams = self._asked.beams
         passes = (generate(self._model, batch, beams) for batch in batches(sequences, width))
         return [answer for answers in passes for answer in answers]
+
+
+@torch.inference_mode()
+def generate(model: Model, sequences: Sequences, num_beams: int) -> list[Tokens]:
+    """The token ids of each answer, from its start token on, `max_new_tokens` beyond that.
+
+    All go through one pass, which takes as many steps as the longest answer has tokens.
+    """
+    lengths = [sequence.max_new_tokens or 0 for sequence in sequences]
+    ids, mask = model.padded([sequence.prompt for sequence in sequences])
+    answers: Tensor = model.florence.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        pixel_values=model.normalised([sequence.pixels for sequence in sequences]),
+        max_new_tokens=max(lengths),
+        min_new_tokens=max(lengths),  # bans the end, until it is forced
+        logits_processor=LogitsProcessorList([ForcedEnds(lengths, num_beams, model.rules().eos)]),
+        num_beams=num_beams,
+        do_sample=False,
+        **({"early_stopping": False} if num_beams == 1 else {}),  # would warn
+    )
+    pairs = zip(answers.tolist(), lengths, strict=True)
+    return [tuple(tokens[: length + 1]) for tokens, length in pairs]
+
+
+class ForcedEnds(LogitsProcessor):
+    """Forces each sequence's end as its last token, as transformers does at the longest length."""
+
+    def __init__(self, lengths: collections.abc.Sequence[int], num_beams: int, eos: int) -> None:
+        self._lengths = [length for length in lengths for _ in range(num_beams)]
+        self._eos = eos
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores (sequences · beams, words); a beam that must end can do nothing else."""
+        ends = [beam for beam, length in enumerate(self._lengths) if length == input_ids.shape[1]]
+        if ends:
+            scores[ends] = float("-inf")
+            scores[ends, self._eos] = 0.0
+        return scores
 
 
 def middles(lengths: collections.abc.Sequence[int]) -> list[int]:
@@ -212,7 +262,7 @@ def batches(items: collections.abc.Sequence[T], width: int) -> list[collections.
     return [items[i : i + width] for i in range(0, len(items), width)]
 
 
-def timed(way: Way, sequences: Sequences, spent: Spent, num_tokens: float) -> list[Tokens]:
+def timed(way: Way, sequences: Sequences, spent: TimePerImage, num_tokens: float) -> list[Tokens]:
     """The answers of one round, with the time of `num_tokens` of their tokens noted."""
     cpu, wall = time.process_time(), time.perf_counter()
     answers = way(sequences)
@@ -222,7 +272,7 @@ def timed(way: Way, sequences: Sequences, spent: Spent, num_tokens: float) -> li
     return answers
 
 
-def table(spent: dict[str, dict[str, Spent]]) -> Table:
+def table(spent: dict[str, dict[str, TimePerImage]]) -> Table:
     """The figures for a person."""
     shown = Table("lengths", "way", title="An image and its answer", title_justify="left")
     for name in ("CPU, ms", "wall, ms", "images/s of CPU", "answers in a step"):

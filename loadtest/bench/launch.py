@@ -1,6 +1,7 @@
 """Starts a service on this machine, as a process of its own, for as long as a block runs."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -9,26 +10,53 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import httpx2
+import typer
 
 from deployments.errors import SetupError
 from deployments.local.ports import free_port
-from loadtest.bench.processes import ProcessTree
+from loadtest.bench.closed_loop import ClosedLoop
+from loadtest.bench.processes import Cost, ProcessTree, Work
 
 KEY = "florence-bench"
 START_S = 180.0
 STOP_S = 60.0
 
 
+ENDPOINT = "fal-ai/florence-2-large/region-proposal"
+Haproxy = Annotated[bool, typer.Option(help="HAProxy in front, as on a cluster.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="A setting of the service.")
+]
+
+
 @dataclass(frozen=True)
 class LocalService:
-    """A service that runs: its URL, the key it takes, its folder and its processes."""
+    """A service that runs: its URL, the key it takes, its store and its processes."""
 
     url: str
     key: str
-    state: Path
+    store: str
     processes: ProcessTree
+    start: Cost
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of a request."""
+        return {"Authorization": f"Key {self.key}", "Content-Type": "application/json"}
+
+    def loop(self, bodies: Sequence[bytes]) -> ClosedLoop:
+        """A closed loop of region proposals."""
+        return ClosedLoop(f"{self.url}/{ENDPOINT}", self.headers, bodies)
+
+    def work(self) -> Work:
+        """What was done so far; how often the model has run, as /metrics says."""
+        text = httpx2.get(f"{self.url}/metrics", trust_env=False).text
+        found = re.search(r"^florence_inference_batches_total (\S+)", text, re.MULTILINE)
+        cost = self.processes.cost()
+        return Work(float(found[1]) if found else 0.0, cost.inside_since(self.start), cost.total_s)
 
 
 @contextmanager
@@ -50,7 +78,8 @@ def local_service(
         command = [sys.executable, "-m", "deployments.cli", "serve", "--port", str(port)]
         command += ["--state", state, *(["--haproxy"] if haproxy else [])]
         command += ["--model", str(model.resolve())] if model else []
-        command += ["--store", store] if store else []
+        store = store or f"sqlite:///{Path(state) / 'queue.db'}"
+        command += ["--store", store]
         command += [f"--set={text}" for text in sets]
         with (Path(state) / "stderr").open("w+") as said:
             environment = os.environ | {"FLORENCE_API_KEY": key}
@@ -62,7 +91,8 @@ def local_service(
                     said.seek(0)
                     lines = said.read().strip().splitlines() or ["it said nothing"]
                     raise SetupError(f"the service did not start: {lines[-1]}")
-                yield LocalService(url, key, Path(state), ProcessTree(process.pid))
+                processes = ProcessTree(process.pid)
+                yield LocalService(url, key, store, processes, processes.cost())
             finally:
                 process.terminate()
                 process.wait(STOP_S)

@@ -1,43 +1,46 @@
-"""The offline limit: a plain loop of transformers' `generate`, no service around it.
+"""The offline limit: a plain loop of transformers' `generate` at batch 8, images in memory.
 
-python -m loadtest.bench.offline CHECKPOINT TOKENS BATCH SECONDS     prints images a second
+python -m loadtest.bench.offline CHECKPOINT TOKENS BEAMS FOLDER     prints images a second
 """
 
-import random
+import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
+from loadtest.bench.reference import BATCH, Reference
 
-from deployments.demo.scenes import draw_scene
-from deployments.florence.generate import Generate
-from deployments.florence.model import Model
-from deployments.florence.sequence import Sequence
-from deployments.florence.tasks import TASKS
-from deployments.images.decode import to_pixels
-from deployments.settings import InferenceSettings, ModelSettings
+SECONDS = 15.0
 
 
-def main(path: str, num_tokens: int, batch_size: int, seconds: float) -> float:
-    """Images a second of a loop that runs for about `seconds`, with images ready in memory."""
-    inference = InferenceSettings(
-        max_batch_size=batch_size, max_new_tokens=num_tokens, min_new_tokens=num_tokens
-    )
-    model = Model(ModelSettings(path=path, device="cpu", torch_threads=1))
-    backend = Generate(model, inference)
-    prompt = model.checkpoint.prompt(TASKS["region-proposal"].sentence)
-    scene = draw_scene(random.Random(0), (512, 512)).image
-    pixels = to_pixels(scene, model.checkpoint.image_size, model.checkpoint.resample)
-    batch = [Sequence(np.ascontiguousarray(pixels), prompt)] * batch_size
-    backend.answers(batch)
+def images_per_s(
+    checkpoint: Path, num_tokens: int | None, num_beams: int | None, jpegs: Sequence[bytes]
+) -> float:
+    """Measured in a process of its own; None leaves length or beams to the checkpoint."""
+    with TemporaryDirectory() as folder:
+        for number, jpeg in enumerate(jpegs):
+            (Path(folder) / f"{number:03}.jpg").write_bytes(jpeg)
+        arguments = [str(checkpoint), str(num_tokens or 0), str(num_beams or 0), folder]
+        command = [sys.executable, "-m", "loadtest.bench.offline", *arguments]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout)
+
+
+def measure(checkpoint: Path, num_tokens: int, num_beams: int, folder: Path) -> float:
+    """Images a second of as many rounds through the folder as fill the time."""
+    reference = Reference(checkpoint, num_beams or None, num_tokens or None)
+    pixels = [reference.pixels(file.read_bytes()) for file in sorted(folder.iterdir())]
+    batches = [pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH)]
+    reference.generate(batches[0])
     began, num = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        backend.answers(batch)
-        num += batch_size
+    while time.perf_counter() - began < SECONDS:
+        for batch in batches:
+            num += len(reference.generate(batch))
     return num / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(
-        f"{main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))}\n"
-    )
+    path, tokens, beams, images = sys.argv[1:]
+    sys.stdout.write(f"{measure(Path(path), int(tokens), int(beams), Path(images))}\n")

@@ -9,17 +9,13 @@ Meanwhile /health is asked five times a second. The exit code is 1 when a bound 
 """
 
 import asyncio
-import http.client
 import random
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -28,13 +24,21 @@ from rich.table import Table
 from deployments.settings import hash_key
 from loadtest.bench import figures
 from loadtest.bench.checkpoint import bench_checkpoint
-from loadtest.bench.connection import Answer, Connection, message
-from loadtest.bench.service import BATCH, ENDPOINT, KEY, Service, load, service
-from loadtest.scenes import body
+from loadtest.bench.http_connection import Connection, ConnectionPool, RawAnswer, message
+from loadtest.bench.launch import (
+    ENDPOINT,
+    KEY,
+    Haproxy,
+    LocalService,
+    Sets,
+    fixed_length,
+    local_service,
+)
+from loadtest.scenes import body_with, photograph
 
 KEYS = (KEY, "florence-bench-2", "florence-bench-3", "florence-bench-4")
 CALM = (0.2, 0.2, 0.2, 0.2)  # of the capacity, for each key
-STORM = (1.4, 0.8, 0.5, 0.3)
+OVERLOAD = (1.4, 0.8, 0.5, 0.3)
 PROBE_EVERY_S = 0.2
 RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)\r\n", re.IGNORECASE)
 BOUNDS = {  # name: (largest, smallest)
@@ -48,17 +52,18 @@ BOUNDS = {  # name: (largest, smallest)
 
 
 @dataclass
-class Tally:
-    """What came of the runs of one open loop; latencies count from the time they were due."""
+class OpenLoopRuns:
+    """The runs of one open loop; latencies count from the time they were due."""
 
     seconds: float
     latencies_ms: list[float] = field(default_factory=list)
+    health_ms: list[float] = field(default_factory=list)
     accepted: "Counter[str]" = field(default_factory=Counter)
     statuses: "Counter[int]" = field(default_factory=Counter)
     retry_after_s: list[int] = field(default_factory=list)
-    most_late_s: float = 0.0  # of the sender itself
+    max_lag_s: float = 0.0  # of the sender itself
 
-    def note(self, key: str, answer: Answer, seconds: float) -> None:
+    def add(self, key: str, answer: RawAnswer, seconds: float) -> None:
         """Count an answer."""
         self.statuses[answer.status] += 1
         if answer.status == 200:
@@ -74,147 +79,111 @@ class Tally:
         squares = sum(number**2 for number in numbers)
         return sum(numbers) ** 2 / (len(numbers) * squares) if squares else 0.0
 
+    def __str__(self) -> str:
+        waits = self.retry_after_s
+        p50, p99 = (figures.percentile(self.latencies_ms, each) for each in (50, 99))
+        return (
+            f"p50 {p50:.0f} ms; p99 {p99:.0f} ms; statuses {dict(self.statuses)}; "
+            f"accepted by key {', '.join(str(self.accepted[key]) for key in KEYS)}; "
+            f"Retry-After {f'{min(waits)} to {max(waits)} s' if waits else 'none'}; "
+            f"sender late by at most {1000 * self.max_lag_s:.0f} ms"
+        )
+
 
 def main(
     minutes: Annotated[float, typer.Option(help="Time at three times the capacity.")] = 5.0,
     tokens: Annotated[int, typer.Option(help="Tokens of every answer.")] = 40,
-    haproxy: Annotated[bool, typer.Option(help="HAProxy in front, as on a cluster.")] = True,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="A setting of the service."),
-    ] = None,
+    haproxy: Haproxy = True,
+    sets: Sets = None,
 ) -> None:
     """Measure, print the table, write out/bench/overload.json."""
     console = Console()
-    checkpoint = bench_checkpoint(figures.FOLDER / "checkpoint")
-    bodies = [body(number) for number in range(32)]
+    bodies = [body_with(photograph(number)) for number in range(32)]
     hashes = ",".join(f'"{hash_key(key)}"' for key in KEYS[1:])
-    settings = [f"keys.hashes=[{hashes}]", *(sets or [])]
-    with service(checkpoint, tokens, haproxy, settings) as started, console.status("") as status:
-        load(started, bodies, 16, 4 * BATCH)
-        status.update("Measuring the capacity …")
-        capacity = load(started, bodies, 16, 240).rate
+    settings = [*fixed_length(tokens), f"keys.hashes=[{hashes}]", *(sets or [])]
+    with (
+        local_service(bench_checkpoint(), haproxy, settings) as service,
+        console.status("Measuring the capacity …") as status,
+    ):
+        loop = service.loop(bodies)
+        loop.run(16, 32)
+        capacity = loop.run(16, 240).rate
         status.update(f"80 % of {capacity:.1f} requests/s …")
-        calm, _ = storm(started, bodies, capacity, CALM, 60 * min(minutes, 2.0))
+        calm = open_loop(service, bodies, capacity, CALM, 60 * min(minutes, 2.0))
         status.update(f"Three times {capacity:.1f} requests/s …")
-        wild, probed = storm(started, bodies, capacity, STORM, 60 * minutes)
-    found = findings(capacity, calm, wild, probed)
-    console.print(table(found))
-    for name, tally in (("80 %", calm), ("3×", wild)):
-        console.print(told(name, tally))
-    result = {"capacity_per_s": capacity, "findings": found, "statuses": dict(wild.statuses)}
+        overload = open_loop(service, bodies, capacity, OVERLOAD, 60 * minutes)
+    found = findings(capacity, calm, overload)
+    console.print(table(found), f"80 %: {calm}", f"3×: {overload}", sep="\n")
+    result = {"capacity_per_s": capacity, "findings": found, "statuses": dict(overload.statuses)}
     console.print(f"Figures: {figures.write('overload', result)}")
     raise typer.Exit(int(not all(is_kept(name, value) for name, value in found.items())))
 
 
-def storm(
-    started: Service,
+def open_loop(
+    service: LocalService,
     bodies: Sequence[bytes],
     capacity: float,
-    loads: Sequence[float],
+    shares: Sequence[float],
     seconds: float,
-) -> tuple[Tally, list[float]]:
-    """An open loop at `loads` times the capacity, and the milliseconds of /health meanwhile."""
-    rates = {key: capacity * share for key, share in zip(KEYS, loads, strict=True)}
-    with probing(started.url) as probed:
-        tally = asyncio.run(open_loop(started.url, bodies, rates, seconds))
-    return tally, probed
+) -> OpenLoopRuns:
+    """Runs at these shares of the capacity for each key, and /health meanwhile."""
+    rates = {key: capacity * share for key, share in zip(KEYS, shares, strict=True)}
+    return asyncio.run(send(service.url, bodies, rates, seconds))
 
 
-async def open_loop(
+async def send(
     url: str, bodies: Sequence[bytes], rates: Mapping[str, float], seconds: float
-) -> Tally:
-    """Send runs at random times, at these rates for each key, whatever becomes of those before."""
-    tally, rng, due = Tally(seconds), random.Random(1), 0.0
+) -> OpenLoopRuns:
+    """Send runs at random times, whatever becomes of those before."""
+    runs, rng, due = OpenLoopRuns(seconds), random.Random(1), 0.0
     keys, total = list(rates), sum(rates.values())
-    path, pool, begun = f"/{ENDPOINT}", Pool(url), time.perf_counter()
-    runs: set[asyncio.Task[None]] = set()
+    pool, begun = ConnectionPool(url), time.perf_counter()
+    probe = asyncio.create_task(probe_health(url, runs))
+    tasks: set[asyncio.Task[None]] = set()
     while (due := due + rng.expovariate(total)) < seconds:
         await asyncio.sleep(begun + due - time.perf_counter())
-        tally.most_late_s = max(tally.most_late_s, time.perf_counter() - begun - due)
+        runs.max_lag_s = max(runs.max_lag_s, time.perf_counter() - begun - due)
         [key] = rng.choices(keys, list(rates.values()))
-        request = message("POST", path, key, rng.choice(bodies))
-        runs.add(asyncio.create_task(run(pool, tally, key, request, begun + due)))
-        runs = {task for task in runs if not task.done()}
-    await asyncio.gather(*runs)
+        request = message("POST", f"/{ENDPOINT}", key, rng.choice(bodies))
+        tasks.add(asyncio.create_task(run(pool, runs, key, request, begun + due)))
+        tasks = {task for task in tasks if not task.done()}
+    await asyncio.gather(*tasks)
+    probe.cancel()
     pool.close()
-    return tally
+    return runs
 
 
-async def run(pool: "Pool", tally: Tally, key: str, request: bytes, due: float) -> None:
+async def run(
+    pool: ConnectionPool, runs: OpenLoopRuns, key: str, request: bytes, due: float
+) -> None:
     """One run from when it was due."""
     answer = await pool.ask(request)
-    tally.note(key, answer, time.perf_counter() - due)
+    runs.add(key, answer, time.perf_counter() - due)
 
 
-class Pool:
-    """As many kept connections as there are runs under way."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._idle: list[Connection] = []
-
-    async def ask(self, request: bytes) -> Answer:
-        """The answer; status 0 when the connection broke."""
-        try:
-            connection = self._kept() or await Connection.open(self._url)
-            answer = await connection.ask(request)
-        except (OSError, EOFError):
-            return Answer(0, b"")
-        self._idle.append(connection)
-        return answer
-
-    def _kept(self) -> Connection | None:
-        while self._idle:
-            if (connection := self._idle.pop()).is_open:
-                return connection
-        return None
-
-    def close(self) -> None:
-        """Hang up."""
-        for connection in self._idle:
-            connection.close()
+async def probe_health(url: str, runs: OpenLoopRuns) -> None:
+    """Ask /health again and again."""
+    connection = await Connection.open(url)
+    while True:
+        begun = time.perf_counter()
+        answer = await connection.ask(message("GET", "/health", KEY))
+        runs.health_ms.append(1000 * (time.perf_counter() - begun))
+        assert answer.status == 200
+        await asyncio.sleep(PROBE_EVERY_S)
 
 
-@contextmanager
-def probing(url: str) -> Iterator[list[float]]:
-    """Ask /health again and again inside the block; yields the milliseconds of each."""
-    over, took_ms = threading.Event(), list[float]()
-
-    def probe() -> None:
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-        while not over.wait(PROBE_EVERY_S):
-            begun = time.perf_counter()
-            connection.request("GET", "/health")
-            status = connection.getresponse()
-            status.read()
-            took_ms.append(1000 * (time.perf_counter() - begun))
-            assert status.status == 200
-
-    thread = threading.Thread(target=probe)
-    thread.start()
-    try:
-        yield took_ms
-    finally:
-        over.set()
-        thread.join()
-
-
-def findings(
-    capacity: float, calm: Tally, wild: Tally, probed: Sequence[float]
-) -> dict[str, float]:
+def findings(capacity: float, calm: OpenLoopRuns, overload: OpenLoopRuns) -> dict[str, float]:
     """What the bounds are for."""
-    num_refused, num_accepted = wild.statuses[429], wild.statuses[200]
-    p99 = figures.percentile
+    num_refused, num_accepted = overload.statuses[429], overload.statuses[200]
+    calm_p99, p99 = (figures.percentile(each.latencies_ms, 99) for each in (calm, overload))
     return {
-        "accepted p99, of that at 80 %": p99(wild.latencies_ms, 99) / p99(calm.latencies_ms, 99),
-        "accepted, of the capacity": num_accepted / wild.seconds / capacity,
-        "/health, slowest, ms": max(probed),
-        "/health, p99, ms": p99(probed, 99),
-        "fairness (Jain's index)": wild.fairness,
-        "neither 200 nor 429": float(wild.statuses.total() - num_accepted - num_refused),
-        "429 without Retry-After": float(num_refused - len(wild.retry_after_s)),
+        "accepted p99, of that at 80 %": p99 / calm_p99,
+        "accepted, of the capacity": num_accepted / overload.seconds / capacity,
+        "/health, slowest, ms": max(overload.health_ms),
+        "/health, p99, ms": figures.percentile(overload.health_ms, 99),
+        "fairness (Jain's index)": overload.fairness,
+        "neither 200 nor 429": float(overload.statuses.total() - num_accepted - num_refused),
+        "429 without Retry-After": float(num_refused - len(overload.retry_after_s)),
     }
 
 
@@ -222,21 +191,6 @@ def is_kept(name: str, value: float) -> bool:
     """Whether a finding is within its bounds."""
     most, least = BOUNDS.get(name, (None, None))
     return (most is None or value <= most) and (least is None or value >= least)
-
-
-def told(name: str, tally: Tally) -> str:
-    """One line about an open loop."""
-    waits = tally.retry_after_s
-    shares = ", ".join(str(tally.accepted[key]) for key in KEYS)
-    lines: dict[str, Any] = {
-        "p50": f"{figures.percentile(tally.latencies_ms, 50):.0f} ms",
-        "p99": f"{figures.percentile(tally.latencies_ms, 99):.0f} ms",
-        "statuses": dict(tally.statuses),
-        "accepted by key": shares,
-        "Retry-After": f"{min(waits)} to {max(waits)} s" if waits else "none",
-        "sender late by at most": f"{1000 * tally.most_late_s:.0f} ms",
-    }
-    return f"{name}: " + "; ".join(f"{key} {value}" for key, value in lines.items())
 
 
 def table(found: Mapping[str, float]) -> Table:

@@ -25,6 +25,26 @@ class Cost:
         return self.total_s - before.total_s - self.inside_since(before)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a server has done so far: passes of its model, and processor seconds in it and in all.
+
+    Requests that share a pass count as one, those that share a part of it as that part.
+    """
+
+    passes: float
+    model_s: float
+    total_s: float
+
+    def since(self, before: "Work") -> "Work":
+        """What was done since `before`."""
+        return Work(
+            self.passes - before.passes,
+            self.model_s - before.model_s,
+            self.total_s - before.total_s,
+        )
+
+
 class ProcessTree:
     """A service's first process and all that it has started."""
 
@@ -47,10 +67,6 @@ class ProcessTree:
         """Resident MB of each member, largest first."""
         sizes = [(title(member), member.memory_info().rss / MB) for member in self.members()]
         return dict(sorted(sizes, key=lambda row: -row[1]))
-
-    def seconds_by_process(self) -> dict[str, float]:
-        """Processor time of each member until now."""
-        return {title(member): seconds(member) for member in self.members()}
 
     def members(self) -> list[psutil.Process]:
         """All of its processes that live."""

@@ -4,6 +4,7 @@ It shares no code with the service's engine, so it cannot be wrong, or fast, in 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
 from deployments.settings import PreprocessSettings
+from loadtest.bench.answer_lengths import SHORT, brightness, lengths
+from loadtest.scenes import photograph
 
 TASK = "region-proposal"
 BATCH = 8
@@ -81,3 +84,26 @@ def options(longest: int, num_beams: int | None, num_tokens: int | None) -> dict
     if num_beams == 1:
         chosen["early_stopping"] = False  # means nothing without beams, and warns
     return chosen
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A JPEG, the token ids of the answer to it, and whether that was meant to be short."""
+
+    jpeg: bytes
+    answer: Tokens
+    is_short: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens that are generated, the end included; the start token is given."""
+        return len(self.answer) - 1
+
+
+def mixed_samples(folder: Path, num: int = 64) -> list[Sample]:
+    """`num` images for the mixed checkpoint in `folder`, their lengths mixed."""
+    wanted = lengths(num)
+    jpegs = [photograph(seed, brightness=brightness(length)) for seed, length in enumerate(wanted)]
+    answers = Reference(folder).answers(jpegs)
+    is_short = [length == SHORT for length in wanted]
+    return [Sample(*sample) for sample in zip(jpegs, answers, is_short, strict=True)]

@@ -10,9 +10,9 @@ Without a URL a server is started for the run, with fsync on, as PostgreSQL come
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from itertools import count
 from typing import Annotated, Any
 
 import typer
@@ -20,11 +20,10 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from deployments.jobs.job import Job, JobOutcome
+from deployments.jobs.job import Job, JobOutcome, Submission
 from deployments.jobs.store import RowStore
 from loadtest.bench import figures
-from loadtest.bench.places import Place, Postgres, Sqlite
-from loadtest.bench.producers import Pace, pace, produce, repeat, submission
+from loadtest.bench.empty_stores import EmptyStores, PostgresSchemas, SqliteFiles, Submit
 
 PRODUCERS = (1, 8, 64)
 ROUNDS = 3
@@ -34,6 +33,10 @@ LEASE_S = 600.0
 ASKED = 500  # times that a question is asked
 CLAIMS = 50
 FILL = 500  # submits at a time
+INPUT = '{"image_url":"https://example.com/images/0123456789abcdef.jpg"}'
+NUMBERS = count()
+
+Figures = dict[str, float]
 ENDING = JobOutcome.done(
     {"results": {"bboxes": [{"x": 1.5, "y": 2.5, "w": 30.5, "h": 40.5, "label": "car"}] * 3}},
     inference_s=0.05,
@@ -42,17 +45,15 @@ ENDING = JobOutcome.done(
 
 def main(
     seconds: Annotated[float, typer.Option(help="How long each load lasts.")] = 2.0,
-    rows: Annotated[
-        int, typer.Option(help="Requests in the queue that is claimed from.")
-    ] = 100_000,
+    rows: Annotated[int, typer.Option(help="Jobs in the queue that is claimed from.")] = 100_000,
     postgres: Annotated[str | None, typer.Option(help="URL of a PostgreSQL server.")] = None,
 ) -> None:
     """Measure, print the table, write out/bench/store.json."""
     console = Console()
     with server(postgres) as url:
         stores = [
-            uvloop.run(measure(place, seconds, rows, console))
-            for place in (Sqlite(), Postgres(url))
+            uvloop.run(measure(stores, seconds, rows, console))
+            for stores in (SqliteFiles(), PostgresSchemas(url))
         ]
     result = {"seconds": seconds, "rows": rows, "batch_size": BATCH, "stores": stores}
     console.print(table(stores), f"Figures: {figures.write('store', result)}")
@@ -70,20 +71,22 @@ def server(url: str | None) -> Iterator[str]:
         yield started
 
 
-async def measure(place: Place, seconds: float, rows: int, console: Console) -> dict[str, Any]:
+async def measure(
+    stores: EmptyStores, seconds: float, rows: int, console: Console
+) -> dict[str, Any]:
     """All figures of one store."""
-    with console.status(f"{place.name}: submit …") as status:
-        submits = [await submit(place, num, seconds) for num in PRODUCERS]
-        status.update(f"{place.name}: claim and finish …")
-        worked = await work(place, seconds, rows)
-        status.update(f"{place.name}: questions …")
-        asked = await ask(place, rows // 2)
+    with console.status(f"{stores.name}: submit …") as status:
+        submits = [await submit(stores, num, seconds) for num in PRODUCERS]
+        status.update(f"{stores.name}: claim and finish …")
+        worked = await work(stores, seconds, rows)
+        status.update(f"{stores.name}: questions …")
+        asked = await ask(stores, rows // 2)
         claims = []
         for num in KEYS:
-            status.update(f"{place.name}: claim from {num} keys …")
-            claims += await claim(place, num, rows)
+            status.update(f"{stores.name}: claim from {num} keys …")
+            claims += await claim(stores, num, rows)
     return {
-        "store": place.name,
+        "store": stores.name,
         "submit": submits,
         "claim_and_finish_per_s": worked,
         "asked": asked,
@@ -91,22 +94,22 @@ async def measure(place: Place, seconds: float, rows: int, console: Console) -> 
     }
 
 
-async def submit(place: Place, num: int, seconds: float) -> dict[str, Any]:
+async def submit(stores: EmptyStores, num: int, seconds: float) -> dict[str, Any]:
     """Submits with and without group commit, in turns; the middle one of each counts."""
     plains, groupeds = [], []
     for _ in range(ROUNDS):
-        async with place.plain() as each:
+        async with stores.plain() as each:
             plains.append(await produce(each, num, seconds))
-        async with place.store() as store:
+        async with stores.store() as store:
             groupeds.append(await produce(store.submit, num, seconds))
     plain, grouped = middle(plains), middle(groupeds)
-    ratio = grouped.per_s / plain.per_s
-    return {"producers": num, "grouped": asdict(grouped), "plain": asdict(plain), "ratio": ratio}
+    ratio = grouped["per_s"] / plain["per_s"]
+    return {"producers": num, "grouped": grouped, "plain": plain, "ratio": ratio}
 
 
-async def work(place: Place, seconds: float, rows: int) -> float:
+async def work(stores: EmptyStores, seconds: float, rows: int) -> float:
     """Requests that one worker claims and finishes a second, BATCH at a time."""
-    async with place.store() as store:
+    async with stores.store() as store:
         await fill(store, rows)
         num, start = 0, time.perf_counter()
         while time.perf_counter() < start + seconds:
@@ -116,22 +119,22 @@ async def work(place: Place, seconds: float, rows: int) -> float:
         return num / (time.perf_counter() - start)
 
 
-async def ask(place: Place, rows: int) -> dict[str, Any]:
+async def ask(stores: EmptyStores, rows: int) -> dict[str, Any]:
     """What clients and the autoscaler ask, with so many requests in the queue."""
-    async with place.store() as store:
+    async with stores.store() as store:
         await fill(store, rows)
         last = await store.submit(submission())
         return {
-            "status": asdict(await repeat(lambda: store.status("key", last.id), ASKED)),
-            "position": asdict(await repeat(lambda: store.position(last.id), ASKED)),
-            "backlog": asdict(await repeat(store.backlog, ASKED)),
+            "status": await repeat(lambda: store.status("key", last.id), ASKED),
+            "position": await repeat(lambda: store.position(last.id), ASKED),
+            "backlog": await repeat(store.backlog, ASKED),
         }
 
 
-async def claim(place: Place, num_keys: int, rows: int) -> list[dict[str, Any]]:
+async def claim(stores: EmptyStores, num_keys: int, rows: int) -> list[dict[str, Any]]:
     """Claims from a queue of so many keys: without limits, with some room, and with none."""
     keys = [f"key-{nth:04}" for nth in range(num_keys)]
-    async with place.store() as store:
+    async with stores.store() as store:
         await fill(store, rows, keys)
         free = await claims(store)
         await store.write_rows("api_key", [capped(key, max(1, 100 // num_keys)) for key in keys])
@@ -140,20 +143,20 @@ async def claim(place: Place, num_keys: int, rows: int) -> list[dict[str, Any]]:
             pass
         full = await repeat(lambda: store.claim("worker", BATCH, LEASE_S), CLAIMS)
     return [
-        {"keys": num_keys, "limits": name, **asdict(found)}
+        {"keys": num_keys, "limits": name, **found}
         for name, found in (("none", free), ("free", limited), ("reached", full))
     ]
 
 
-async def claims(store: RowStore) -> Pace:
+async def claims(store: RowStore) -> Figures:
     """Claims of BATCH, each of which is finished before the next."""
-    latencies = []
+    took_s = []
     for _ in range(CLAIMS):
         before = time.perf_counter()
         claimed = await store.claim("worker", BATCH, LEASE_S)
-        latencies.append(time.perf_counter() - before)
+        took_s.append(time.perf_counter() - before)
         await finish(store, claimed)
-    return pace(latencies, sum(latencies))
+    return figures.latencies(took_s, sum(took_s))
 
 
 async def fill(store: RowStore, rows: int, keys: Sequence[str] = ("key",)) -> None:
@@ -168,9 +171,44 @@ async def finish(store: RowStore, claimed: Sequence[Job]) -> None:
     await asyncio.gather(*(store.finish(one.lease, ENDING) for one in claimed))
 
 
-def middle(rounds: Sequence[Pace]) -> Pace:
+async def produce(submit: Submit, num: int, seconds: float) -> Figures:
+    """`num` tasks that submit until the time is over, each after its last acknowledgement."""
+    took_s: list[float] = []
+    start = time.perf_counter()
+
+    async def producer() -> None:
+        while (before := time.perf_counter()) < start + seconds:
+            await submit(submission())
+            took_s.append(time.perf_counter() - before)
+
+    await asyncio.gather(*(producer() for _ in range(num)))
+    return figures.latencies(took_s, time.perf_counter() - start)
+
+
+async def repeat(ask: Callable[[], Awaitable[Any]], times: int) -> Figures:
+    """Ask so often, one after the other."""
+    took_s = []
+    for _ in range(times):
+        before = time.perf_counter()
+        await ask()
+        took_s.append(time.perf_counter() - before)
+    return figures.latencies(took_s, sum(took_s))
+
+
+def submission(key_id: str = "key") -> Submission:
+    """The next job of a key; ids are as long as those of the service."""
+    return Submission(
+        id=f"{next(NUMBERS):032x}-run",
+        key_id=key_id,
+        path="region-proposal",
+        input=INPUT,
+        base_url="https://florence.example.com",
+    )
+
+
+def middle(rounds: Sequence[Figures]) -> Figures:
     """The one whose rate is the median."""
-    return sorted(rounds, key=lambda pace: pace.per_s)[len(rounds) // 2]
+    return sorted(rounds, key=lambda each: each["per_s"])[len(rounds) // 2]
 
 
 def capped(key_id: str, concurrency: int) -> dict[str, Any]:

@@ -7,44 +7,36 @@ The same checkpoint, images, clients and machine for all, one torch thread for e
 The offline loop of transformers is measured first and last, in the same run.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from itertools import cycle
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import httpx2
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import Checkpoint
-from loadtest.bench import closed_loop, figures
+from loadtest.bench import figures
 from loadtest.bench.checkpoint import bench_checkpoint, mixed_checkpoint
-from loadtest.bench.closed_loop import Load
-from loadtest.bench.mixture import Sample, mixture
-from loadtest.bench.reference import Reference
+from loadtest.bench.closed_loop import CONCURRENCIES, ROWS, ClosedLoop, Latencies
+from loadtest.bench.offline import images_per_s
+from loadtest.bench.reference import Reference, Sample, mixed_samples
 from loadtest.peers import server
 from loadtest.peers.environment import python_of
-from loadtest.peers.machine import Moment
-from loadtest.peers.peer import Job, boxes_of
-from loadtest.peers.server import Server
+from loadtest.peers.machine import MachineTime
+from loadtest.peers.peer import PeerJob, boxes_of
+from loadtest.peers.server import MeasuredServer
 from loadtest.scenes import SIZE, body_with, photograph
 
-CONCURRENCIES = (1, 16)
 NUM_IMAGES = 32
 WARM_UP = 32  # BentoML learns from its first requests how long to wait
 NUM_COMPARED = 8
-OFFLINE_S = 15.0
 
 
-class Name(StrEnum):
+class ServerName(StrEnum):
     """A server that can be measured."""
 
     LITSERVE = "litserve"
@@ -52,7 +44,7 @@ class Name(StrEnum):
     OURS = "ours"
 
 
-PEERS = (Name.LITSERVE, Name.BENTOML)
+PEERS = (ServerName.LITSERVE, ServerName.BENTOML)
 
 
 def main(
@@ -61,7 +53,7 @@ def main(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 40,
     mixed: Annotated[bool, typer.Option("--mixed", help="Answers of many lengths.")] = False,
     only: Annotated[
-        list[Name] | None, typer.Option(help="Measure this server; can be given again.")
+        list[ServerName] | None, typer.Option(help="Measure this server; can be given again.")
     ] = None,
     haproxy: Annotated[bool, typer.Option("--haproxy", help="HAProxy in front of ours.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Models of a peer, side by side.")] = 1,
@@ -70,21 +62,24 @@ def main(
     if mixed and beams > 1:
         raise typer.BadParameter("--mixed is greedy: leave --beams out.")
     console = Console()
-    names = only or list(Name)
+    names = only or list(ServerName)
     with console.status("Making the checkpoint, installing the peers …") as status:
         job, samples = prepared(beams, tokens, mixed, workers)
         install(names)
+        jpegs = [sample.jpeg for sample in samples]
         status.update("Measuring the offline loop …")
-        before = offline(job, samples)
+        before = images_per_s(job.checkpoint, job.num_tokens, job.num_beams, jpegs)
         servers: dict[str, list[dict[str, Any]]] = {}
         for name in names:
             status.update(f"Measuring {name} …")
             with started(name, job, haproxy) as running:
                 servers[name.value] = measured(running, job, samples, requests)
         status.update("Measuring the offline loop again …")
-        after = offline(job, samples)
+        after = images_per_s(job.checkpoint, job.num_tokens, job.num_beams, jpegs)
     found = {} if only else ratios(servers, (before + after) / 2)
-    console.print(*(table(servers, number) for number in range(len(CONCURRENCIES))), sep="\n")
+    for number, concurrency in enumerate(CONCURRENCIES):
+        columns = {name: rows[number] for name, rows in servers.items()}
+        console.print(figures.table(f"{concurrency} clients", columns, ROWS))
     console.print(f"Offline loop: {before:.2f} before, {after:.2f} after, images/s.")
     for what, ratio in found.items():
         console.print(f"Ours, {what}: {ratio:.2f}")
@@ -100,47 +95,36 @@ def main(
     console.print(f"Figures: {figures.write(file_name(beams, mixed, workers, only), result)}")
 
 
-def install(names: list[Name]) -> None:
+def install(names: list[ServerName]) -> None:
     """Make the environments that are not there yet, so that no measurement waits for them."""
     for name in names:
         if name in PEERS:
             python_of(name)
 
 
-def prepared(beams: int, tokens: int, mixed: bool, workers: int) -> tuple[Job, list[Sample]]:
+def prepared(beams: int, tokens: int, mixed: bool, workers: int) -> tuple[PeerJob, list[Sample]]:
     """What to serve, and the images to ask about, with transformers' answers."""
     if mixed:
-        folder = mixed_checkpoint(figures.FOLDER / "mixed-checkpoint").resolve()
-        job = Job(checkpoint=folder, num_beams=beams, num_tokens=None, workers=workers)
-        return job, mixture(folder)
-    folder = bench_checkpoint(figures.FOLDER / "checkpoint").resolve()
-    job = Job(checkpoint=folder, num_beams=beams, num_tokens=tokens, workers=workers)
+        folder = mixed_checkpoint().resolve()
+        job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=None, workers=workers)
+        return job, mixed_samples(folder)
+    folder = bench_checkpoint().resolve()
+    job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=tokens, workers=workers)
     jpegs = [photograph(seed) for seed in range(NUM_IMAGES)]
     answers = Reference(folder, beams, tokens).answers(jpegs)
     return job, [Sample(*sample) for sample in zip(jpegs, answers, strict=True)]
 
 
-def started(name: Name, job: Job, haproxy: bool) -> AbstractContextManager[Server]:
+def started(
+    name: ServerName, job: PeerJob, haproxy: bool
+) -> AbstractContextManager[MeasuredServer]:
     """One of the servers, for as long as a block runs."""
-    if name is Name.OURS:
+    if name is ServerName.OURS:
         return server.ours(job, haproxy)
-    return server.litserve(job) if name is Name.LITSERVE else server.bentoml(job)
+    return server.litserve(job) if name is ServerName.LITSERVE else server.bentoml(job)
 
 
-def offline(job: Job, samples: list[Sample]) -> float:
-    """Images a second of the plain loop, in a process of its own."""
-    with TemporaryDirectory() as folder:
-        for number, sample in enumerate(samples):
-            (Path(folder) / f"{number:03}.jpg").write_bytes(sample.jpeg)
-        command = [sys.executable, "-m", "loadtest.peers.offline", folder, str(OFFLINE_S)]
-        environment = os.environ | job.environment()
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        )
-    return float(done.stdout)
-
-
-def num_different(running: Server, samples: list[Sample], job: Job) -> int:
+def num_different(running: MeasuredServer, samples: list[Sample], job: PeerJob) -> int:
     """How many answers have other boxes than transformers gives alone."""
     vocabulary = Checkpoint(job.checkpoint).vocabulary
     num = 0
@@ -153,43 +137,26 @@ def num_different(running: Server, samples: list[Sample], job: Job) -> int:
 
 
 def measured(
-    running: Server, job: Job, samples: list[Sample], requests: int
+    running: MeasuredServer, job: PeerJob, samples: list[Sample], requests: int
 ) -> list[dict[str, Any]]:
     """The figures of one server, for each number of clients."""
     different = {"num_different": num_different(running, samples, job)}
-    return [measure(running, samples, c, requests) | different for c in CONCURRENCIES]
+    loop = ClosedLoop(running.url, running.headers, [body_with(each.jpeg) for each in samples])
+    rows = []
+    for concurrency in CONCURRENCIES:
+        began, before = MachineTime(), running.work()
+        num = requests if concurrency > 1 else requests // 8
+        row, done = loop.measure(running.work, concurrency, num, WARM_UP)
+        others = began.taken_by_others(running.work().since(before).total_s)
+        rows.append(row | short(done, samples) | different | {"others_percent": 100 * others})
+    return rows
 
 
-def measure(
-    running: Server, samples: list[Sample], concurrency: int, requests: int
-) -> dict[str, Any]:
-    """One loop after a short one that warms up, and what it cost the server."""
-    bodies = [body_with(sample.jpeg) for sample in samples]
-    num = requests if concurrency > 1 else requests // 8
-    closed_loop.run(running.url, running.headers, bodies, concurrency, WARM_UP)
-    before, moment = running.work(), Moment()
-    done = closed_loop.run(running.url, running.headers, bodies, concurrency, num)
-    work = running.work().since(before)
-    return {
-        "concurrency": concurrency,
-        "requests_per_s": done.rate,
-        **latencies(done, samples),
-        "mean_rows": num / work.passes,
-        "cpu_outside_ms": 1000 * (work.total_s - work.model_s) / num,
-        "cpu_model_ms": 1000 * work.model_s / num,
-        "num_failed": done.num_failed,
-        "others_percent": 100 * moment.taken_by_others(work.total_s),
-    }
-
-
-def latencies(done: Load, samples: list[Sample]) -> dict[str, float]:
-    """Percentiles in ms of all requests, and of the short ones where there are any."""
-    all_ms = [1000 * seconds for seconds in done.latencies_s]
-    short_ms = [ms for ms, sample in zip(all_ms, cycle(samples), strict=False) if sample.is_short]
-    found = {f"p{percent}_ms": figures.percentile(all_ms, percent) for percent in (50, 95)}
-    if short_ms:
-        found["short_p95_ms"] = figures.percentile(short_ms, 95)
-    return found
+def short(done: Latencies, samples: list[Sample]) -> dict[str, float]:
+    """The p95 in ms of the short answers, where there are any."""
+    pairs = zip(done.seconds, cycle(samples), strict=False)
+    found = [1000 * seconds for seconds, sample in pairs if sample.is_short]
+    return {"short_p95_ms": figures.percentile(found, 95)} if found else {}
 
 
 def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dict[str, float]:
@@ -197,48 +164,25 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
     alone, crowded = ({name: rows[i] for name, rows in servers.items()} for i in (0, 1))
 
     def against(rows: dict[str, dict[str, Any]], key: str, best: Callable[..., float]) -> float:
-        return float(rows[Name.OURS][key] / best(rows[name][key] for name in PEERS))
+        return float(rows[ServerName.OURS][key] / best(rows[name][key] for name in PEERS))
 
+    ours = crowded[ServerName.OURS]["requests_per_s"]
     found = {
         "requests/s, of the better peer": against(crowded, "requests_per_s", max),
-        "requests/s, of the offline loop": crowded[Name.OURS]["requests_per_s"] / offline_rate,
+        "requests/s, of the offline loop": crowded[ServerName.OURS]["requests_per_s"]
+        / offline_rate,
         "p50 of 1 client, of the better peer": against(alone, "p50_ms", min),
     }
-    if "short_p95_ms" in crowded[Name.OURS]:
+    if "short_p95_ms" in crowded[ServerName.OURS]:
         found["p95 of the short, of the better peer"] = against(crowded, "short_p95_ms", min)
     return found
 
 
-def file_name(beams: int, mixed: bool, workers: int, only: list[Name] | None) -> str:
+def file_name(beams: int, mixed: bool, workers: int, only: list[ServerName] | None) -> str:
     """peers, and what makes this run a special one."""
     special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
     special += [f"{workers}-workers"] * (workers > 1) + [name.value for name in only or []]
     return "-".join(["peers", *special])
-
-
-ROWS = {
-    "requests/s": ("requests_per_s", 2),
-    "p50, ms": ("p50_ms", 0),
-    "p95, ms": ("p95_ms", 0),
-    "p95 of the short, ms": ("short_p95_ms", 0),
-    "mean rows": ("mean_rows", 2),
-    "CPU outside the model, ms/request": ("cpu_outside_ms", 1),
-    "CPU in the model, ms/request": ("cpu_model_ms", 1),
-    "failed": ("num_failed", 0),
-    f"answers that differ from transformers', of {NUM_COMPARED}": ("num_different", 0),
-    "other programs, % of the machine": ("others_percent", 0),
-}
-
-
-def table(servers: dict[str, list[dict[str, Any]]], number: int) -> Table:
-    """The figures of one number of clients for a person, a column for each server."""
-    columns = {name: rows[number] for name, rows in servers.items()}
-    shown = Table(f"{CONCURRENCIES[number]} clients", *columns)
-    for title, (key, digits) in ROWS.items():
-        cells = [f"{column[key]:.{digits}f}" for column in columns.values() if key in column]
-        if cells:
-            shown.add_row(title, *cells)
-    return shown
 
 
 if __name__ == "__main__":

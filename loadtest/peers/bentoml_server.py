@@ -11,7 +11,7 @@ from typing import Any
 import bentoml  # type: ignore[import-not-found]
 import numpy as np
 
-from loadtest.peers.peer import Job, Model, Pictures
+from loadtest.peers.peer import PeerJob, PeerModel, Pictures
 
 LONGEST_WAIT_MS = 60_000
 COMMON: dict[str, Any] = {
@@ -22,12 +22,12 @@ COMMON: dict[str, Any] = {
 }
 
 
-@bentoml.service(workers=Job.read().workers, **COMMON)
+@bentoml.service(workers=PeerJob.read().workers, **COMMON)
 class Engine:
     """The model."""
 
     def __init__(self) -> None:
-        self._model = Model(Job.read())
+        self._model = PeerModel(PeerJob.read())
 
     @bentoml.api(batchable=True, max_batch_size=8, max_latency_ms=LONGEST_WAIT_MS)  # type: ignore[untyped-decorator]
     def generate(self, pixels: np.ndarray) -> list[list[int]]:
@@ -42,7 +42,7 @@ class Front:
     engine = bentoml.depends(Engine)
 
     def __init__(self) -> None:
-        self._pictures = Pictures(Job.read())
+        self._pictures = Pictures(PeerJob.read())
         self._threads = ThreadPoolExecutor(2)
 
     @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]

@@ -8,7 +8,7 @@ from typing import Any
 import litserve  # type: ignore[import-not-found]
 from PIL import Image
 
-from loadtest.peers.peer import Decoded, Job, Model, Pictures
+from loadtest.peers.peer import DecodedImage, PeerJob, PeerModel, Pictures
 
 BATCH_TIMEOUT_S = 0.005
 
@@ -18,19 +18,19 @@ class RegionProposal(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:
         """Load the model."""
-        job = Job.read()
-        self._pictures, self._model = Pictures(job), Model(job)
+        job = PeerJob.read()
+        self._pictures, self._model = Pictures(job), PeerModel(job)
         self._threads = ThreadPoolExecutor(2)
 
     def decode_request(self, request: dict[str, Any]) -> str:
         """The image's address; it is decoded with the others of its batch."""
         return str(request["image_url"])
 
-    def batch(self, inputs: Sequence[str]) -> list[Decoded]:
+    def batch(self, inputs: Sequence[str]) -> list[DecodedImage]:
         """The images of a batch."""
         return list(self._threads.map(self._pictures.decode, inputs))
 
-    def predict(self, x: Sequence[Decoded]) -> list[tuple[Any, Image.Image]]:
+    def predict(self, x: Sequence[DecodedImage]) -> list[tuple[Any, Image.Image]]:
         """The model's answer to each, with its image."""
         answers = self._model.generate([decoded.pixels for decoded in x])
         return [(tokens, decoded.image) for tokens, decoded in zip(answers, x, strict=True)]
@@ -48,7 +48,7 @@ if __name__ == "__main__":
     server = litserve.LitServer(
         RegionProposal(max_batch_size=8, batch_timeout=BATCH_TIMEOUT_S),
         accelerator="cpu",
-        workers_per_device=Job.read().workers,
+        workers_per_device=PeerJob.read().workers,
         timeout=False,
     )
     server.run(

@@ -15,7 +15,7 @@ def busy_s() -> float:
 
 
 @dataclass(frozen=True)
-class Moment:
+class MachineTime:
     """Wall time, the machine's processor time and that of this process, in seconds."""
 
     wall_s: float = field(default_factory=time.perf_counter)

@@ -34,13 +34,13 @@ KEPT_S = 3600.0
 SETTINGS = PreprocessSettings()
 
 
-class Job(BaseModel):
+class PeerJob(BaseModel):
     """What to serve and how; a peer's process finds it in its environment."""
 
     checkpoint: Path
     num_beams: int | None
     num_tokens: int | None
-    folder: Path = Path()  # for pictures, and for what is told of the passes
+    folder: Path = Path()  # for pictures, and for a record of the passes
     workers: int = 1
 
     @classmethod
@@ -49,29 +49,29 @@ class Job(BaseModel):
         return cls.model_validate_json(os.environ[VARIABLE])
 
     def environment(self) -> dict[str, str]:
-        """How a process is told."""
+        """The variable that hands it to a process."""
         return {VARIABLE: self.model_dump_json()}
 
-    def note(self, done: "Pass") -> None:
-        """Write down a pass; the processes of a server share one file."""
+    def record(self, done: "ModelPass") -> None:
+        """Record a pass; the processes of a server share one file."""
         with (self.folder / "passes").open("a") as file:
             file.write(done.model_dump_json() + "\n")
 
-    def passes(self) -> "list[Pass]":
+    def passes(self) -> "list[ModelPass]":
         """All passes so far."""
         lines = (self.folder / "passes").read_text().splitlines()
-        return [Pass.model_validate_json(line) for line in lines]
+        return [ModelPass.model_validate_json(line) for line in lines]
 
 
-class Pass(BaseModel):
+class ModelPass(BaseModel):
     """One pass through the model: how many requests, and how many processor seconds."""
 
     num_requests: int
     cpu_s: float
 
 
-class Decoded(NamedTuple):
-    """An image as a person sees it, and its pixels at the model's size."""
+class DecodedImage(NamedTuple):
+    """An upright image, and its pixels at the model's size."""
 
     image: Image.Image
     pixels: Pixels
@@ -80,15 +80,15 @@ class Decoded(NamedTuple):
 class Pictures:
     """Before and after the model."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PeerJob) -> None:
         self._checkpoint = Checkpoint(job.checkpoint)
         self._files = LocalFileStore(FileSettings(root=str(job.folder)))
-        self._painters = ThreadPoolExecutor(1)
+        self._drawing = ThreadPoolExecutor(1)
 
-    def decode(self, image_url: str) -> Decoded:
+    def decode(self, image_url: str) -> DecodedImage:
         """The image in a data URI."""
         image = decode(read_data_uri(image_url, SETTINGS.max_bytes), SETTINGS)
-        return Decoded(
+        return DecodedImage(
             image, to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
         )
 
@@ -96,10 +96,10 @@ class Pictures:
         """The boxes, and the name of the picture, which is drawn while the answer travels."""
         boxes = boxes_of(tokens, self._checkpoint.vocabulary, image.size)
         name = new_name("image/jpeg", KEPT_S)
-        self._painters.submit(self._paint, name, image, boxes)
+        self._drawing.submit(self._draw, name, image, boxes)
         return {"results": boxes.model_dump(), "image": {"file_name": name}}
 
-    def _paint(self, name: str, image: Image.Image, boxes: BoundingBoxes) -> None:
+    def _draw(self, name: str, image: Image.Image, boxes: BoundingBoxes) -> None:
         self._files.create(name, [encode(annotate(image, boxes.bboxes), JPEG_QUALITY)])
 
 
@@ -108,10 +108,10 @@ def boxes_of(tokens: Tokens, vocabulary: Vocabulary, size: tuple[int, int]) -> B
     return unlabelled_boxes(ModelAnswer(vocabulary.trim(tokens), vocabulary, size))
 
 
-class Model:
-    """The model; it writes down what its passes cost."""
+class PeerModel:
+    """The model; it records what its passes cost."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PeerJob) -> None:
         self._job = job
         self._reference = Reference(job.checkpoint, job.num_beams, job.num_tokens)
         width, height = self._reference.checkpoint.image_size
@@ -121,5 +121,5 @@ class Model:
         """The token ids of each answer."""
         began = time.thread_time()
         answers = self._reference.generate(images)
-        self._job.note(Pass(num_requests=len(images), cpu_s=time.thread_time() - began))
+        self._job.record(ModelPass(num_requests=len(images), cpu_s=time.thread_time() - began))
         return answers

@@ -2,22 +2,20 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx2
 import psutil
 
 from deployments.errors import SetupError
 from deployments.local.ports import free_port
-from loadtest.bench import service as bench
-from loadtest.bench.processes import ProcessTree
+from loadtest.bench.launch import ENDPOINT, fixed_length, is_ready, local_service
+from loadtest.bench.processes import ProcessTree, Work
 from loadtest.peers.environment import python_of
-from loadtest.peers.peer import Job
+from loadtest.peers.peer import PeerJob
 
 READY_TIMEOUT_S = 120.0
 ENDING_S = 15.0
@@ -30,27 +28,7 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a server has done so far: passes of its model, and processor seconds in it and in all.
-
-    Requests that share a pass count as one, those that share a part of it as that part.
-    """
-
-    passes: float
-    model_s: float
-    total_s: float
-
-    def since(self, before: "Work") -> "Work":
-        """What was done since `before`."""
-        return Work(
-            self.passes - before.passes,
-            self.model_s - before.model_s,
-            self.total_s - before.total_s,
-        )
-
-
-@dataclass(frozen=True)
-class Server:
+class MeasuredServer:
     """Where to POST, and what it has done so far."""
 
     url: str
@@ -59,24 +37,17 @@ class Server:
 
 
 @contextmanager
-def ours(job: Job, haproxy: bool) -> Iterator[Server]:
+def ours(job: PeerJob, haproxy: bool) -> Iterator[MeasuredServer]:
     """`florence serve`, as `make bench` starts it."""
     sets = [f"inference.num_beams={job.num_beams}", "inference.image_cache_mb=0"]  # images repeat
-    if job.num_tokens is None:
-        sets += ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
-    with bench.service(job.checkpoint, job.num_tokens or 1, haproxy, sets) as started:
-        before = started.family.cost()
-
-        def work() -> Work:
-            cost = started.family.cost()
-            return Work(bench.num_passes(started.url), cost.inside_since(before), cost.total_s)
-
-        headers = JSON | {"Authorization": f"Key {bench.KEY}"}
-        yield Server(f"{started.url}/{bench.ENDPOINT}", headers, work)
+    many = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
+    length = fixed_length(job.num_tokens) if job.num_tokens else many
+    with local_service(job.checkpoint, haproxy, [*length, *sets]) as service:
+        yield MeasuredServer(f"{service.url}/{ENDPOINT}", service.headers, service.work)
 
 
 @contextmanager
-def litserve(job: Job) -> Iterator[Server]:
+def litserve(job: PeerJob) -> Iterator[MeasuredServer]:
     """The server of litserve_server.py."""
     port = free_port("127.0.0.1")
     arguments = ["loadtest.peers.litserve_server", str(port)]
@@ -85,7 +56,7 @@ def litserve(job: Job) -> Iterator[Server]:
 
 
 @contextmanager
-def bentoml(job: Job) -> Iterator[Server]:
+def bentoml(job: PeerJob) -> Iterator[MeasuredServer]:
     """The server of bentoml_server.py."""
     port = free_port("127.0.0.1")
     arguments = ["bentoml", "serve", "loadtest.peers.bentoml_server:Front"]
@@ -95,42 +66,28 @@ def bentoml(job: Job) -> Iterator[Server]:
 
 
 @contextmanager
-def peer(name: str, arguments: Sequence[str], job: Job, url: str, ready: str) -> Iterator[Server]:
+def peer(
+    name: str, arguments: Sequence[str], job: PeerJob, url: str, ready: str
+) -> Iterator[MeasuredServer]:
     """A module that is run in a peer's environment, until the block ends."""
     with TemporaryDirectory() as folder, Path(f"out/peers/{name}.log").open("w") as log:
         job = job.model_copy(update={"folder": Path(folder)})
         environment = os.environ | ENVIRONMENT | job.environment()
         command = [str(python_of(name)), "-m", *arguments]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        family = ProcessTree(process.pid)
+        processes = ProcessTree(process.pid)
         try:
-            wait_until_ready(process, f"{url}/{ready}", log.name)
-            yield Server(f"{url}/predict", JSON, lambda: work_of(job, family))
+            if not is_ready(process, f"{url}/{ready}", READY_TIMEOUT_S):
+                raise SetupError(f"the server did not become ready: see the end of {log.name}")
+            yield MeasuredServer(f"{url}/predict", JSON, lambda: work_of(job, processes))
         finally:
             end(process)
 
 
-def work_of(job: Job, family: ProcessTree) -> Work:
+def work_of(job: PeerJob, processes: ProcessTree) -> Work:
     """What a peer has written down, and what its processes have taken."""
     passes = job.passes()
-    return Work(len(passes), sum(done.cpu_s for done in passes), family.cost().total_s)
-
-
-def wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: str) -> None:
-    """Ask until it answers.
-
-    Raises:
-        SetupError: it has ended, or takes too long.
-    """
-    deadline = time.monotonic() + READY_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx2.get(url, timeout=2).status_code == 200:
-                return
-        except httpx2.HTTPError:
-            pass
-        time.sleep(0.2)
-    raise SetupError(f"the server did not become ready: see the end of {log}")
+    return Work(len(passes), sum(done.cpu_s for done in passes), processes.cost().total_s)
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -8,16 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from loadtest.bench import service as bench
 from loadtest.bench.checkpoint import mixed_checkpoint
-from loadtest.bench.mixture import mixture
+from loadtest.bench.launch import ENDPOINT, LocalService, local_service
 from loadtest.bench.processes import seconds, title
-from loadtest.bench.service import Service
+from loadtest.bench.reference import mixed_samples
 from loadtest.scenes import body_with
 
 pytestmark = pytest.mark.slow
 SETTINGS = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
-HEADERS = {"Authorization": f"Key {bench.KEY}", "Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +25,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(checkpoint: Path) -> Iterator[Service]:
+def service(checkpoint: Path) -> Iterator[LocalService]:
     """The service on it, behind HAProxy."""
-    with bench.service(checkpoint, 1, haproxy=True, sets=SETTINGS) as started:
+    with local_service(checkpoint, haproxy=True, sets=SETTINGS) as started:
         yield started
 
 
-def test_the_model_stops_when_its_caller_leaves(service: Service, checkpoint: Path) -> None:
+def test_the_model_stops_when_its_caller_leaves(service: LocalService, checkpoint: Path) -> None:
     """A request that is left after a tenth of its time costs less than half of a whole one."""
-    body = body_with(max(mixture(checkpoint), key=lambda sample: len(sample.answer)).jpeg)
+    body = body_with(max(mixed_samples(checkpoint), key=lambda sample: len(sample.answer)).jpeg)
     answered(service, body)
     before = model_s(service)
     answered(service, body)
@@ -48,25 +46,25 @@ def test_the_model_stops_when_its_caller_leaves(service: Service, checkpoint: Pa
     assert model_s(service) - before < whole_s / 2
 
 
-def answered(service: Service, body: bytes, timeout_s: float = 60) -> None:
+def answered(service: LocalService, body: bytes, timeout_s: float = 60) -> None:
     """Ask, and read the answer."""
     parts = urlsplit(service.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
     try:
-        connection.request("POST", f"/{bench.ENDPOINT}", body, HEADERS)
+        connection.request("POST", f"/{ENDPOINT}", body, service.headers)
         response = connection.getresponse()
         assert (response.status, bool(response.read())) == (200, True)
     finally:
         connection.close()
 
 
-def model_s(service: Service) -> float:
+def model_s(service: LocalService) -> float:
     """Processor seconds of the Inference box until now."""
-    members = service.family.members()
+    members = service.processes.members()
     return sum(seconds(member) for member in members if "Inference" in title(member))
 
 
-def settled(service: Service) -> None:
+def settled(service: LocalService) -> None:
     """Wait until the model does nothing."""
     before = -1.0
     while model_s(service) - before > 0.05:

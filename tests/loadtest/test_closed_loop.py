@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from loadtest.bench import closed_loop
+from loadtest.bench.closed_loop import ClosedLoop
 
 WAIT_S = 0.1
 
@@ -42,18 +42,18 @@ def url() -> Iterator[str]:
 
 
 def test_latencies_stand_in_the_order_of_the_bodies(url: str) -> None:
-    load = closed_loop.run(url, {}, [b"quick", b"slow"], concurrency=3, num=8)
+    load = ClosedLoop(url, {}, [b"quick", b"slow"]).run(concurrency=3, num=8)
     assert load.num_failed == 0
-    assert all(latency >= WAIT_S for latency in load.latencies_s[1::2])
-    assert min(load.latencies_s[::2]) < WAIT_S
+    assert all(latency >= WAIT_S for latency in load.seconds[1::2])
+    assert min(load.seconds[::2]) < WAIT_S
 
 
 def test_failures_and_broken_connections_are_counted(url: str) -> None:
-    load = closed_loop.run(url, {}, [b"quick", b"fail", b"hang up"], concurrency=2, num=9)
+    load = ClosedLoop(url, {}, [b"quick", b"fail", b"hang up"]).run(concurrency=2, num=9)
     assert load.num_failed == 6
     assert load.rate == pytest.approx(3 / load.wall_s)
 
 
 def test_all_clients_ask_at_once(url: str) -> None:
-    load = closed_loop.run(url, {}, [b"slow"], concurrency=4, num=8)
+    load = ClosedLoop(url, {}, [b"slow"]).run(concurrency=4, num=8)
     assert load.wall_s < 6 * WAIT_S

@@ -10,8 +10,8 @@ from loadtest.bench.engine import (
     ENGINE,
     LIMITS,
     STATIC,
-    Asked,
-    Rivals,
+    Comparison,
+    EngineBench,
     middles,
     mixed,
     write_checkpoint,
@@ -29,8 +29,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_the_same_answers(folder: Path, beams: int) -> None:
     """It would refuse to compare others."""
-    asked = Asked(requests=6, width=2, beams=beams, rounds=1, micro_batch=2, patience_ms=0.0)
-    spent = Rivals(folder, asked).compare([20, 26, 9, 31, 4, 12])
+    asked = EngineBench(
+        requests=6,
+        max_batch_size=2,
+        beams=beams,
+        rounds=1,
+        prefill_batch_size=2,
+        max_wait_ms=0.0,
+    )
+    spent = Comparison(folder, asked).run([20, 26, 9, 31, 4, 12])
     assert set(spent) == {ENGINE, STATIC, ALONE}
     assert all(each.cpu_ms > 0 for each in spent.values())
     assert spent[STATIC].mean_batch_size == pytest.approx(102 / (26 + 31 + 12))

@@ -1,4 +1,4 @@
-"""Where the benchmark of the stores keeps them: each store empty, and gone after its block.
+"""Empty stores for a benchmark, each gone after its block.
 
 `plain` is what a store would be without group commit: the same statements on the same database,
 each request committed by itself.
@@ -7,11 +7,11 @@ each request committed by itself.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 
@@ -24,13 +24,14 @@ from deployments.jobs.sqlite.file import open_file
 from deployments.jobs.sqlite.tables import Tables
 from deployments.jobs.store import POSITION_CAP, RowStore
 from deployments.settings import QueueSettings
-from loadtest.bench.producers import Submit
+
+Submit = Callable[[Submission], Awaitable[Any]]
 
 RULES = QueueSettings(max_queued=10_000_000)
 POOL_SIZE = 8
 
 
-class Place(Protocol):
+class EmptyStores(Protocol):
     """A database."""
 
     name: str
@@ -42,7 +43,7 @@ class Place(Protocol):
         """How to submit to an empty store without group commit."""
 
 
-class Sqlite:
+class SqliteFiles:
     """Files in a temporary folder."""
 
     name = "SQLite"
@@ -79,7 +80,7 @@ class Sqlite:
                 connection.close()
 
 
-class Postgres:
+class PostgresSchemas:
     """Schemas of the server at `url`."""
 
     name = "PostgreSQL"
