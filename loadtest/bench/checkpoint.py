@@ -5,8 +5,8 @@ the longer the answer: its decoder has two channels that nothing else in it writ
 The clock grows with the logarithm of the step, from the position embeddings.
 The alarm says when to end: one head of the first layer attends to the whole encoder alike and reads
 the image's brightness from it, by a vector that is fitted once.
-The logit of `</s>` is the clock less the alarm, large enough to win as soon as it is positive; layer
-norms move and scale both channels alike, so no layer changes when that is.
+The logit of `</s>` is the clock less the alarm, large enough to win as soon as it is positive.
+Layer norms move and scale both channels alike, so no layer changes when that is.
 A step costs what it costs in any checkpoint of these shapes.
 """
 

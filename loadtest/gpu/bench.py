@@ -10,10 +10,9 @@ from transformers.utils import logging as transformers_logging
 from deployments.florence.engine.engine import Engine
 from loadtest.bench import figures
 from loadtest.gpu import floor, parity, speed
-from loadtest.gpu.budget import Budget
 from loadtest.gpu.floor import H200
-from loadtest.gpu.report import Report, Row
-from loadtest.gpu.subject import LARGE, SMALL, Shape, Subject, imposed, random_subject
+from loadtest.gpu.model import LARGE, SMALL, BenchModel, ModelShape, imposed, random_model
+from loadtest.gpu.report import Budget, PrintedReport, Row
 
 PREFILL_BATCH_SIZE = 4  # the service's default
 LEAST_OVERLAP = 0.98  # of boxes in half precision, IoU
@@ -22,13 +21,13 @@ SLACK = 3.0  # how much longer than expected a measurement may take
 
 
 @dataclass(frozen=True)
-class Plan:
+class Measurements:
     """What is measured, the most important first."""
 
-    shape: Shape
+    shape: ModelShape
     dtype: torch.dtype
     tokens: Sequence[int]
-    slots: Sequence[int]
+    batch_sizes: Sequence[int]
     contexts: Sequence[int]  # tokens so far, at which a step is timed
     steps: int  # of one timing
     prefill_batch_sizes: Sequence[int]
@@ -36,22 +35,22 @@ class Plan:
     few: tuple[int, int]  # images and tokens that are compared in half precision
 
 
-FULL = Plan(
+FULL = Measurements(
     shape=LARGE,
     dtype=torch.float16,
     tokens=(200, 50, 600),
-    slots=(32, 64, 8, 1),
+    batch_sizes=(32, 64, 8, 1),
     contexts=(100, 400),
     steps=32,
     prefill_batch_sizes=(1, 4, 8),
     batches=(8, 1),
     few=(4, 64),
 )
-DRY = Plan(
+DRY = Measurements(
     shape=SMALL,
     dtype=torch.float32,
     tokens=(8, 4),
-    slots=(2, 1),
+    batch_sizes=(2, 1),
     contexts=(4, 8),
     steps=2,
     prefill_batch_sizes=(1, 2),
@@ -70,30 +69,30 @@ def run(is_dry: bool, seconds: float) -> int:
     torch.set_num_threads(1)  # all that counts happens on the device
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     device = torch.device("cpu" if is_dry else "cuda")
-    bench = Bench(DRY if is_dry else FULL, device, Budget(seconds))
+    bench = GpuBench(DRY if is_dry else FULL, device, Budget(seconds))
     bench.run()
     file = figures.write("gpu-dry-run" if is_dry else "gpu", bench.report.values)
     bench.report.say(f"Figures: {file}")
     return 0 if bench.report.is_right else 1
 
 
-class Bench:
+class GpuBench:
     """One run on one device."""
 
-    def __init__(self, plan: Plan, device: torch.device, budget: Budget) -> None:
-        self.report = Report()
+    def __init__(self, plan: Measurements, device: torch.device, budget: Budget) -> None:
+        self.report = PrintedReport()
         self._plan, self._device, self._budget = plan, device, budget
         self._work = floor.work(plan.shape, plan.dtype)
         self._cards = {"this card's": floor.measure(device, plan.dtype), "the H200's": H200}
         self._image_s = 0.0  # of the encoder
-        self._step_s: dict[int, float] = {}  # of the decoder, by rows
+        self._step_s: dict[int, float] = {}  # of the decoder, by batch size
         self._generate: dict[tuple[int, int], float] = {}  # images/s, by tokens and batch
 
     def run(self) -> None:
         """All of it; of the large model as much as the time allows."""
         self._describe()
         self._check()
-        large = random_subject(self._plan.shape, self._device, self._plan.dtype)
+        large = random_model(self._plan.shape, self._device, self._plan.dtype)
         self._check_large(large)
         self._time_generate(large)
         self._time_prefill(large)
@@ -109,25 +108,25 @@ class Bench:
         self.report.keep("device", about, about)
         self.report.values["work"] = asdict(self._work)
         for whose, card in self._cards.items():
-            told = f"{card.flops / 1e12:.3g} TFLOP/s, {card.bandwidth / 1e12:.3g} TB/s"
-            self.report.keep(f"{whose} limits", asdict(card), told)
+            limits = f"{card.flops / 1e12:.3g} TFLOP/s, {card.bandwidth / 1e12:.3g} TB/s"
+            self.report.keep(f"{whose} limits", asdict(card), limits)
 
     def _check(self) -> None:
-        """The small model must say the very same, and the demo must draw the same boxes."""
+        """The small model must give the same tokens, and the demo the same boxes."""
         for num_beams in (1, 3):
             share = parity.exact(self._device, num_beams)
             self.report.judge(f"equal answers, fp32, beams {num_beams}", str(share), share.is_whole)
         overlap = parity.boxes(self._device, self._plan.dtype)
         self.report.judge("least IoU of boxes", f"{overlap:.3f}", overlap >= LEAST_OVERLAP)
 
-    def _check_large(self, large: Subject) -> None:
+    def _check_large(self, large: BenchModel) -> None:
         is_finite = large.is_finite()
         self.report.judge("scores of the large model", "finite" if is_finite else "not", is_finite)
         near, graphs = parity.halves(large, *self._plan.few)
         self.report.keep("tokens equal to transformers'", str(near), str(near))
         self.report.judge("tokens equal without graphs", str(graphs), graphs.is_whole)
 
-    def _time_generate(self, large: Subject) -> None:
+    def _time_generate(self, large: BenchModel) -> None:
         for num_tokens in self._plan.tokens:
             for batch in self._plan.batches:
                 name = f"generate, {num_tokens} tokens, {batch} together"
@@ -135,67 +134,69 @@ class Bench:
                     rate = speed.generate_images_per_s(large, batch, num_tokens)
                     self._generate[num_tokens, batch] = rate
 
-    def _time_prefill(self, large: Subject) -> None:
+    def _time_prefill(self, large: BenchModel) -> None:
         found = speed.prefill_ms(large, self._plan.prefill_batch_sizes)
         self._image_s = min(found.values()) / 1000
         least = {whose: 1000 * self._work.image_s(card) for whose, card in self._cards.items()}
         rows = [{"together": n, "ms an image": ms} | of_floor(least, ms) for n, ms in found.items()]
         self.report.table("Reading an image", rows)
 
-    def _engine(self, large: Subject) -> Engine:
+    def _engine(self, large: BenchModel) -> Engine:
         plan = self._plan
         longest = max(*plan.tokens, max(plan.contexts) + plan.steps)
-        most = max(plan.slots)
+        most = max(plan.batch_sizes)
         return large.engine(imposed(1, longest, most, min(PREFILL_BATCH_SIZE, most)))
 
-    def _time_steps(self, engine: Engine, large: Subject) -> None:
+    def _time_steps(self, engine: Engine, large: BenchModel) -> None:
         plan, rows = self._plan, list[Row]()
-        for num_rows in sorted(slots for slots in plan.slots if slots <= engine.max_batch_size):
-            found = speed.step_ms(engine, large, num_rows, plan.contexts, plan.steps)
-            self._step_s[num_rows] = max(found.values()) / 1000
+        for batch_size in sorted(
+            size for size in plan.batch_sizes if size <= engine.max_batch_size
+        ):
+            found = speed.step_ms(engine, large, batch_size, plan.contexts, plan.steps)
+            self._step_s[batch_size] = max(found.values()) / 1000
             for context, ms in found.items():
                 least = {
-                    whose: 1000 * self._work.step_s(card, num_rows, context)
+                    whose: 1000 * self._work.step_s(card, batch_size, context)
                     for whose, card in self._cards.items()
                 }
-                row: Row = {"rows": num_rows, "tokens so far": context, "ms a step": ms}
+                row: Row = {"batch": batch_size, "tokens so far": context, "ms a step": ms}
                 rows.append(row | of_floor(least, ms))
         self.report.table("A step", rows)
 
-    def _time_answers(self, engine: Engine, large: Subject) -> None:
+    def _time_answers(self, engine: Engine, large: BenchModel) -> None:
         plan, rows = self._plan, list[Row]()
         for num_tokens in plan.tokens:
-            for num_slots in plan.slots:
-                rate = self._rate(engine, large, num_tokens, num_slots)
+            for batch_size in plan.batch_sizes:
+                rate = self._rate(engine, large, num_tokens, batch_size)
                 if rate is not None:
-                    rows.append(self._answers_row(num_tokens, num_slots, rate))
-        rows.sort(key=lambda row: (row["tokens"], row["slots"]))
+                    rows.append(self._answers_row(num_tokens, batch_size, rate))
+        rows.sort(key=lambda row: (row["tokens"], row["batch"]))
         self.report.table("Images with their answers, a second", rows)
 
     def _rate(
-        self, engine: Engine, large: Subject, num_tokens: int, num_slots: int
+        self, engine: Engine, large: BenchModel, num_tokens: int, batch_size: int
     ) -> float | None:
         """Images a second; None where time or memory does not suffice."""
-        name = f"{num_tokens} tokens, {num_slots} slots"
-        if num_slots not in self._step_s:
+        name = f"{num_tokens} tokens, batch of {batch_size}"
+        if batch_size not in self._step_s:
             self._budget.skipped.append(f"{name} (memory for {engine.max_batch_size})")
             return None
-        wave_s = num_slots * self._image_s + num_tokens * self._step_s[num_slots]
+        wave_s = batch_size * self._image_s + num_tokens * self._step_s[batch_size]
         expected_s = speed.WAVES * wave_s
         if not self._budget.allows(name, expected_s):
             return None
-        return speed.images_per_s(engine, large, num_slots, num_tokens, SLACK * expected_s)
+        return speed.images_per_s(engine, large, batch_size, num_tokens, SLACK * expected_s)
 
-    def _answers_row(self, num_tokens: int, num_slots: int, rate: float) -> Row:
+    def _answers_row(self, num_tokens: int, batch_size: int, rate: float) -> Row:
         most = {
-            f"of {whose} floor": rate / self._work.images_per_s(card, num_slots, num_tokens)
+            f"of {whose} floor": rate / self._work.images_per_s(card, batch_size, num_tokens)
             for whose, card in self._cards.items()
         }
         generate = {
             f"generate, {batch} together": self._generate.get((num_tokens, batch))
             for batch in sorted(self._plan.batches)
         }
-        return {"tokens": num_tokens, "slots": num_slots, "images/s": rate} | most | generate
+        return {"tokens": num_tokens, "batch": batch_size, "images/s": rate} | most | generate
 
 
 def of_floor(least_ms: dict[str, float], ms: float) -> Row:

@@ -1,4 +1,4 @@
-"""Whether the engine says what transformers says, on the device that is measured."""
+"""Whether the engine gives the tokens of transformers, on the device that is measured."""
 
 import collections.abc
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import deployments
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.sequence import Sequence, Sequences, Tokens
 from loadtest.bench.driver import Driver
-from loadtest.gpu.subject import BOS, EOS, SEED, SMALL, Subject, imposed, random_subject, subject
+from loadtest.gpu.model import BOS, EOS, SEED, SMALL, BenchModel, imposed, on_device, random_model
 
 LENGTHS = (3, 40, 7, 25, 12, 48, 5, 33, 18, 9, 44, 21)  # imposed, so that sequences come and go
 MAX_BATCH_SIZE = 5
@@ -30,7 +30,7 @@ Box = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Share:
+class EqualShare:
     """How many of all were equal."""
 
     equal: int
@@ -45,17 +45,17 @@ class Share:
         return self.equal == self.total
 
 
-def exact(device: torch.device, num_beams: int) -> Share:
+def exact(device: torch.device, num_beams: int) -> EqualShare:
     """Answers in fp32 that are equal to `generate` one by one, token by token."""
     torch.backends.cudnn.allow_tf32 = False  # or convolutions keep ten bits
-    small = random_subject(SMALL, device, torch.float32)
+    small = random_model(SMALL, device, torch.float32)
     sequences = small.sequences(LENGTHS)
     expected = [alone(small, sequence, num_beams) for sequence in sequences]
     engine = small.engine(imposed(num_beams, max(LENGTHS), MAX_BATCH_SIZE, PREFILL_BATCH_SIZE))
     return same(answers(engine, sequences), expected)
 
 
-def alone(whose: Subject, sequence: Sequence, num_beams: int) -> Tokens:
+def alone(whose: BenchModel, sequence: Sequence, num_beams: int) -> Tokens:
     """What transformers says to one sequence."""
     bounds = {"max_new_tokens": sequence.max_new_tokens, "min_new_tokens": sequence.max_new_tokens}
     [answer] = whose.generate([sequence], num_beams, **bounds)
@@ -68,12 +68,14 @@ def answers(engine: Engine, sequences: Sequences) -> list[Tokens]:
     return [sequence.tokens for sequence in sorted(driver.run())]
 
 
-def same(found: collections.abc.Sequence[Any], expected: collections.abc.Sequence[Any]) -> Share:
+def same(
+    found: collections.abc.Sequence[Any], expected: collections.abc.Sequence[Any]
+) -> EqualShare:
     """How many are equal, place by place."""
-    return Share(sum(a == b for a, b in zip(found, expected, strict=True)), len(expected))
+    return EqualShare(sum(a == b for a, b in zip(found, expected, strict=True)), len(expected))
 
 
-def halves(large: Subject, num_images: int, num_tokens: int) -> tuple[Share, Share]:
+def halves(large: BenchModel, num_images: int, num_tokens: int) -> tuple[EqualShare, EqualShare]:
     """Tokens of the large model that are equal to `generate`'s, and those with and without graphs.
 
     Sums in half precision depend on the shape of the batch, and after the first other token
@@ -95,7 +97,7 @@ def flat(rows: collections.abc.Sequence[Tokens]) -> Tokens:
 def boxes(device: torch.device, dtype: torch.dtype) -> float:
     """The least overlap (IoU) of the demo's boxes with those of `generate`; 0 where one lacks."""
     florence: Any = Florence2ForConditionalGeneration.from_pretrained(DEMO, dtype=dtype)
-    demo = subject(florence.to(device).eval(), SIDE, NUM_IMAGE_TOKENS)
+    demo = on_device(florence.to(device).eval(), SIDE, NUM_IMAGE_TOKENS)
     vocabulary = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     sequences = list(questions(vocabulary, florence.config.image_token_id))
     engine = demo.engine(

@@ -1,6 +1,7 @@
-"""What is told to a person as it comes, and the same values for a file."""
+"""What is printed as it is measured, the same values for a file, and the time for all of it."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ Row = dict[str, Any]
 GAP = "  "
 
 
-class Report:
+class PrintedReport:
     """The values so far; `is_right` says whether every judgement was."""
 
     def __init__(self) -> None:
@@ -21,15 +22,15 @@ class Report:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    def keep(self, name: str, value: Any, told: str) -> None:
-        """Keep a value and tell it."""
+    def keep(self, name: str, value: Any, text: str) -> None:
+        """Keep a value and print it."""
         self.values[name] = value
-        self.say(f"{name}: {told}")
+        self.say(f"{name}: {text}")
 
-    def judge(self, name: str, told: str, is_right: bool) -> None:
+    def judge(self, name: str, text: str, is_right: bool) -> None:
         """The outcome of a check."""
         self.is_right = self.is_right and is_right
-        self.keep(name, told, told if is_right else f"{told}  WRONG")
+        self.keep(name, text, text if is_right else f"{text}  WRONG")
 
     def table(self, name: str, rows: Sequence[Row]) -> None:
         """Rows of the same columns."""
@@ -50,3 +51,23 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     return str(value)
+
+
+class Budget:
+    """So many seconds from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.perf_counter() + seconds
+        self.skipped: list[str] = []
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left, zero when it is used up."""
+        return max(0.0, self._end - time.perf_counter())
+
+    def allows(self, name: str, seconds: float = 0.0) -> bool:
+        """Whether something that takes so long still fits; if not, it is noted."""
+        if self.left_s > seconds:
+            return True
+        self.skipped.append(name)
+        return False

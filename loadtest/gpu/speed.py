@@ -14,16 +14,16 @@ from deployments.florence.engine.prefill import Prefill
 from deployments.florence.sequence import Sequences
 from loadtest.bench.driver import Driver
 from loadtest.gpu.floor import timed_s, wait
-from loadtest.gpu.subject import NUM_TEXT_TOKENS, Subject
+from loadtest.gpu.model import NUM_TEXT_TOKENS, BenchModel
 
 PASSES = 10
 MAX_WAIT_S = 0.002  # the service's default
 NUM_IMAGES = 16  # different ones, in turn
-WAVES = 3  # of answers, as many in each as there are slots; the first one is not counted
+WAVES = 3  # of answers, as many in each as the batch has places; the first one is not counted
 
 
 @torch.inference_mode()
-def prefill_ms(large: Subject, sizes: collections.abc.Sequence[int]) -> dict[int, float]:
+def prefill_ms(large: BenchModel, sizes: collections.abc.Sequence[int]) -> dict[int, float]:
     """Milliseconds for an image on its way to the first token, by how many go together."""
     device, image_tokens = large.inputs.mean.device, large.inputs.num_image_tokens
     num_text_tokens = aligned(image_tokens + NUM_TEXT_TOKENS) - image_tokens
@@ -48,7 +48,7 @@ def repeat(prefill: Prefill, sequences: Sequences, num: int) -> None:
 
 def step_ms(
     engine: Engine,
-    large: Subject,
+    large: BenchModel,
     batch_size: int,
     contexts: collections.abc.Sequence[int],
     num_steps: int,
@@ -82,11 +82,11 @@ def step(engine: Engine, num: int) -> None:
 
 
 def images_per_s(
-    engine: Engine, large: Subject, max_batch_size: int, num_tokens: int, most_s: float
+    engine: Engine, large: BenchModel, max_batch_size: int, num_tokens: int, most_s: float
 ) -> float:
-    """Images a second while all slots are in use, measured for about `most_s` at most.
+    """Images a second while the batch is full, measured for about `most_s` at most.
 
-    It counts from when as many have been answered as there are slots: equal answers end in
+    It counts from when as many have been answered as the batch has places: equal answers end in
     waves, each of as many.
     """
     engine.reset()
@@ -105,7 +105,7 @@ def images_per_s(
     return rate
 
 
-def generate_images_per_s(large: Subject, batch: int, num_tokens: int) -> float:
+def generate_images_per_s(large: BenchModel, batch: int, num_tokens: int) -> float:
     """Images a second of transformers in one pass."""
     sequences, device = large.sequences([num_tokens] * batch), large.inputs.mean.device
     large.generate(sequences, 1, max_new_tokens=2, min_new_tokens=2)

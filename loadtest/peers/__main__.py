@@ -166,7 +166,6 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
     def against(rows: dict[str, dict[str, Any]], key: str, best: Callable[..., float]) -> float:
         return float(rows[ServerName.OURS][key] / best(rows[name][key] for name in PEERS))
 
-    ours = crowded[ServerName.OURS]["requests_per_s"]
     found = {
         "requests/s, of the better peer": against(crowded, "requests_per_s", max),
         "requests/s, of the offline loop": crowded[ServerName.OURS]["requests_per_s"]

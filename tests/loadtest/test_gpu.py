@@ -11,11 +11,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from loadtest.gpu.budget import Budget
 from loadtest.gpu.floor import H200, work
+from loadtest.gpu.model import LARGE
 from loadtest.gpu.parity import overlap
-from loadtest.gpu.report import shown
-from loadtest.gpu.subject import LARGE
+from loadtest.gpu.report import Budget, shown
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ NGRAM = 3  # tokens that may not come twice, as in its generation config
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """How large a Florence-2 is, in the names of transformers' configuration; square images."""
 
     embed_dim: tuple[int, ...]
@@ -70,13 +70,13 @@ class Shape:
 
 
 # 777 M parameters; the vocabulary is padded to a multiple of 64, as transformers' conversion does.
-LARGE = Shape((256, 512, 1024, 2048), (1, 1, 9, 1), (8, 16, 32, 64), 1024, 12, 16, 51328, 768)
-SMALL = Shape((32, 64, 128, 256), (1, 1, 2, 1), (1, 2, 4, 8), 128, 3, 4, 1472, 128)
+LARGE = ModelShape((256, 512, 1024, 2048), (1, 1, 9, 1), (8, 16, 32, 64), 1024, 12, 16, 51328, 768)
+SMALL = ModelShape((32, 64, 128, 256), (1, 1, 2, 1), (1, 2, 4, 8), 128, 3, 4, 1472, 128)
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model with what its engine and its `generate` are told; `image` is (width, height)."""
+class BenchModel:
+    """A model with what its engine and its `generate` need; `image` is (width, height)."""
 
     florence: Any
     inputs: Inputs
@@ -126,7 +126,7 @@ class Subject:
         return [tuple(row) for row in answers.tolist()]
 
 
-def random_subject(shape: Shape, device: torch.device, dtype: torch.dtype) -> Subject:
+def random_model(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> BenchModel:
     """A model of this shape, always the same on the same device."""
     torch.manual_seed(SEED)
     with device:
@@ -140,16 +140,16 @@ def random_subject(shape: Shape, device: torch.device, dtype: torch.dtype) -> Su
         forced_eos_token_id=EOS,
         no_repeat_ngram_size=NGRAM,
     )
-    return subject(florence.to(dtype).eval(), shape.side, shape.num_image_tokens)
+    return on_device(florence.to(dtype).eval(), shape.side, shape.num_image_tokens)
 
 
-def subject(florence: Any, side: int, num_image_tokens: int) -> Subject:
+def on_device(florence: Any, side: int, num_image_tokens: int) -> BenchModel:
     """A model that lies where it computes."""
     device, dtype = florence.device, florence.dtype
     mean, std = (torch.tensor(values, device=device) for values in (MEAN, STD))
     inputs = Inputs(mean, std, num_image_tokens, PAD, None, dtype)
     rules = GenerationRules(EOS, PAD, EOS, BOS, EOS, NGRAM, early_stopping=True, length_penalty=1.0)
-    return Subject(florence, inputs, rules, (side, side))
+    return BenchModel(florence, inputs, rules, (side, side))
 
 
 def imposed(
