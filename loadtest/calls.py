@@ -17,7 +17,7 @@ from deployments.florence.tasks import APP
 from loadtest import stages
 from loadtest.images import Bodies
 from loadtest.receiver import ReceivedWebhook, WebhookReceiver, is_genuine, public_keys
-from loadtest.scenarios import Call, Verb
+from loadtest.scenarios import ScenarioCall, Verb
 
 JWKS = "/.well-known/jwks.json"
 FIRST_WEBHOOK_S = 30.0
@@ -96,7 +96,7 @@ class LoadClient:
             Verb.WEBHOOK: self._webhook,
         }
 
-    def make(self, call: Call, number: int) -> GoodAnswer:
+    def make(self, call: ScenarioCall, number: int) -> GoodAnswer:
         """Make the `number`th arrival.
 
         Raises:
@@ -108,7 +108,7 @@ class LoadClient:
         """
         return self._verbs[call.verb](call, number)
 
-    def prepare(self, calls: tuple[Call, ...]) -> None:
+    def prepare(self, calls: tuple[ScenarioCall, ...]) -> None:
         """Try a webhook, and submit the first requests that status calls ask about.
 
         Raises:
@@ -126,13 +126,13 @@ class LoadClient:
         """Close all connections."""
         self._http.close()
 
-    def _run(self, call: Call, number: int) -> GoodAnswer:
+    def _run(self, call: ScenarioCall, number: int) -> GoodAnswer:
         answer = self._ask("POST", f"/{APP}/{call.task}", self._body(call, number))
         ended = time.perf_counter()
         json_object(answer)["results"]
         return GoodAnswer(ended, stages.of_run(answer.headers.get("server-timing")))
 
-    def _queue(self, call: Call, number: int) -> GoodAnswer:
+    def _queue(self, call: ScenarioCall, number: int) -> GoodAnswer:
         request_id = self._submit(call, number)
         status = self._completed(request_id)
         answer = self._ask("GET", path(request_id))
@@ -140,14 +140,14 @@ class LoadClient:
         json_object(answer)["results"]
         return GoodAnswer(ended, stages.of_queued(status))
 
-    def _status(self, _call: Call, _number: int) -> GoodAnswer:
+    def _status(self, _call: ScenarioCall, _number: int) -> GoodAnswer:
         request_id = self._rng.choice(self._watched)
         answer = self._ask("GET", f"{path(request_id)}/status")
         ended = time.perf_counter()
         json_object(answer)["status"]
         return GoodAnswer(ended)
 
-    def _webhook(self, call: Call, number: int) -> GoodAnswer:
+    def _webhook(self, call: ScenarioCall, number: int) -> GoodAnswer:
         assert self._receiver, "a scenario with webhooks has a receiver"
         query = "?" + urlencode({"fal_webhook": self._receiver.url})
         request_id = self._submit(call, number, query)
@@ -165,7 +165,7 @@ class LoadClient:
         self._keys = public_keys(json_object(self._ask("GET", JWKS)))
         return is_genuine(webhook.headers, webhook.body, self._keys)
 
-    def _submit(self, call: Call, number: int, query: str = "") -> str:
+    def _submit(self, call: ScenarioCall, number: int, query: str = "") -> str:
         answer = self._ask("POST", f"/queue/{APP}/{call.task}{query}", self._body(call, number))
         request_id = str(json_object(answer)["request_id"])
         self._watched.append(request_id)
@@ -193,7 +193,7 @@ class LoadClient:
             raise BadAnswer(complaint(answer))
         return answer
 
-    def _body(self, call: Call, number: int) -> bytes:
+    def _body(self, call: ScenarioCall, number: int) -> bytes:
         bodies = self._bodies[call.length]
         return bodies[number % len(bodies)]
 

@@ -35,7 +35,7 @@ from deployments.errors import SetupError
 from loadtest.calls import BadAnswer, GoodAnswer, LoadClient, TooBusy
 from loadtest.images import request_bodies
 from loadtest.receiver import WebhookReceiver
-from loadtest.scenarios import INF, Call, ScenarioRun
+from loadtest.scenarios import INF, ScenarioCall, ScenarioRun
 from loadtest.verdict import Measured, judge, summary
 
 KEY = "FLORENCE_API_KEY"
@@ -103,7 +103,9 @@ class OpenLoop(User):
         finally:
             under_way.kill()
 
-    def _make(self, client: LoadClient, call: Call, number: int, at_s: float, due: float) -> None:
+    def _make(
+        self, client: LoadClient, call: ScenarioCall, number: int, at_s: float, due: float
+    ) -> None:
         """Make one arrival that was due at that reading of `time.perf_counter`."""
         self._log("generator", "lag", time.perf_counter() - due)
         error = answer = None
@@ -131,7 +133,9 @@ class OpenLoop(User):
         if answer:
             self._log_parts(call, answer, at_s, answer.ended - due)
 
-    def _log_parts(self, call: Call, answer: GoodAnswer, at_s: float, latency_s: float) -> None:
+    def _log_parts(
+        self, call: ScenarioCall, answer: GoodAnswer, at_s: float, latency_s: float
+    ) -> None:
         if answer.stages:
             outside_s = max(0.0, latency_s - sum(answer.stages.values()))
             for name, seconds in {**answer.stages, OUTSIDE: outside_s}.items():

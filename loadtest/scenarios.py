@@ -33,7 +33,7 @@ class AnswerLength(StrEnum):
 
 
 @dataclass(frozen=True)
-class Call:
+class ScenarioCall:
     """A kind of call, and how many of it there are in each round of a scenario."""
 
     verb: Verb
@@ -65,7 +65,7 @@ class Scenario:
 
     name: str
     summary: str
-    calls: tuple[Call, ...]
+    calls: tuple[ScenarioCall, ...]
     pattern: Pattern
     rate: float  # arrivals per second
     duration_s: float
@@ -87,7 +87,7 @@ _ROWS = (
     Scenario(
         "smoke",
         "every endpoint, by a run and through the queue, for some seconds",
-        tuple(Call(verb, task) for verb in (Verb.RUN, Verb.QUEUE) for task in TASKS),
+        tuple(ScenarioCall(verb, task) for verb in (Verb.RUN, Verb.QUEUE) for task in TASKS),
         Pattern.CONSTANT,
         rate=2,
         duration_s=8,
@@ -96,7 +96,7 @@ _ROWS = (
     Scenario(
         "steady",
         "runs at random times, as from many clients",
-        (Call(Verb.RUN, PROPOSAL),),
+        (ScenarioCall(Verb.RUN, PROPOSAL),),
         Pattern.POISSON,
         rate=5,
         duration_s=60,
@@ -105,7 +105,7 @@ _ROWS = (
     Scenario(
         "burst",
         "many submits at once every ten seconds, each followed to its result",
-        (Call(Verb.QUEUE, PROPOSAL),),
+        (ScenarioCall(Verb.QUEUE, PROPOSAL),),
         Pattern.BURST,
         rate=5,
         duration_s=30,
@@ -114,7 +114,7 @@ _ROWS = (
     Scenario(
         "soak",
         "runs for an hour: is the end as quick as the beginning?",
-        (Call(Verb.RUN, PROPOSAL),),
+        (ScenarioCall(Verb.RUN, PROPOSAL),),
         Pattern.POISSON,
         rate=3,
         duration_s=3600,
@@ -124,8 +124,8 @@ _ROWS = (
         "mixed",
         "three short answers for two long ones",
         (
-            Call(Verb.RUN, "caption", 3, AnswerLength.SHORT),
-            Call(Verb.RUN, "dense-region-caption", 2, AnswerLength.LONG),
+            ScenarioCall(Verb.RUN, "caption", 3, AnswerLength.SHORT),
+            ScenarioCall(Verb.RUN, "dense-region-caption", 2, AnswerLength.LONG),
         ),
         Pattern.POISSON,
         rate=4,
@@ -135,7 +135,7 @@ _ROWS = (
     Scenario(
         "polling",
         "a storm of status calls on queued requests",
-        (Call(Verb.QUEUE, PROPOSAL, 1), Call(Verb.STATUS, PROPOSAL, 49)),
+        (ScenarioCall(Verb.QUEUE, PROPOSAL, 1), ScenarioCall(Verb.STATUS, PROPOSAL, 49)),
         Pattern.POISSON,
         rate=50,
         duration_s=30,
@@ -144,7 +144,7 @@ _ROWS = (
     Scenario(
         "webhooks",
         "queued requests whose webhooks are received and verified",
-        (Call(Verb.WEBHOOK, PROPOSAL),),
+        (ScenarioCall(Verb.WEBHOOK, PROPOSAL),),
         Pattern.POISSON,
         rate=5,
         duration_s=30,
@@ -186,11 +186,11 @@ class ScenarioRun(BaseModel):
         return arrival_times(self.pattern, self.rate, self.duration_s, self.seed)
 
     @cached_property
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[ScenarioCall]:
         """What each arrival asks: whole rounds, each in an order of its own."""
         round_ = [call for call in self.row.calls for _ in range(call.weight)]
         rng = random.Random(self.seed)
-        chosen: list[Call] = []
+        chosen: list[ScenarioCall] = []
         while len(chosen) < len(self.arrivals):
             chosen += rng.sample(round_, len(round_))
         return chosen[: len(self.arrivals)]

@@ -87,7 +87,7 @@ def options(longest: int, num_beams: int | None, num_tokens: int | None) -> dict
 
 
 @dataclass(frozen=True)
-class Sample:
+class AnsweredImage:
     """A JPEG, the token ids of the answer to it, and whether that was meant to be short."""
 
     jpeg: bytes
@@ -100,10 +100,10 @@ class Sample:
         return len(self.answer) - 1
 
 
-def mixed_samples(folder: Path, num: int = 64) -> list[Sample]:
+def mixed_samples(folder: Path, num: int = 64) -> list[AnsweredImage]:
     """`num` images for the mixed checkpoint in `folder`, their lengths mixed."""
     wanted = lengths(num)
     jpegs = [photograph(seed, brightness=brightness(length)) for seed, length in enumerate(wanted)]
     answers = Reference(folder).answers(jpegs)
     is_short = [length == SHORT for length in wanted]
-    return [Sample(*sample) for sample in zip(jpegs, answers, is_short, strict=True)]
+    return [AnsweredImage(*sample) for sample in zip(jpegs, answers, is_short, strict=True)]

@@ -23,7 +23,7 @@ from loadtest.bench import figures
 from loadtest.bench.checkpoint import bench_checkpoint, mixed_checkpoint
 from loadtest.bench.closed_loop import CONCURRENCIES, ROWS, ClosedLoop, Latencies
 from loadtest.bench.offline import images_per_s
-from loadtest.bench.reference import Reference, Sample, mixed_samples
+from loadtest.bench.reference import AnsweredImage, Reference, mixed_samples
 from loadtest.peers import server
 from loadtest.peers.environment import python_of
 from loadtest.peers.machine import MachineTime
@@ -102,7 +102,9 @@ def install(names: list[ServerName]) -> None:
             python_of(name)
 
 
-def prepared(beams: int, tokens: int, mixed: bool, workers: int) -> tuple[PeerJob, list[Sample]]:
+def prepared(
+    beams: int, tokens: int, mixed: bool, workers: int
+) -> tuple[PeerJob, list[AnsweredImage]]:
     """What to serve, and the images to ask about, with transformers' answers."""
     if mixed:
         folder = mixed_checkpoint().resolve()
@@ -112,7 +114,7 @@ def prepared(beams: int, tokens: int, mixed: bool, workers: int) -> tuple[PeerJo
     job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=tokens, workers=workers)
     jpegs = [photograph(seed) for seed in range(NUM_IMAGES)]
     answers = Reference(folder, beams, tokens).answers(jpegs)
-    return job, [Sample(*sample) for sample in zip(jpegs, answers, strict=True)]
+    return job, [AnsweredImage(*sample) for sample in zip(jpegs, answers, strict=True)]
 
 
 def started(
@@ -124,7 +126,7 @@ def started(
     return server.litserve(job) if name is ServerName.LITSERVE else server.bentoml(job)
 
 
-def num_different(running: MeasuredServer, samples: list[Sample], job: PeerJob) -> int:
+def num_different(running: MeasuredServer, samples: list[AnsweredImage], job: PeerJob) -> int:
     """How many answers have other boxes than transformers gives alone."""
     vocabulary = Checkpoint(job.checkpoint).vocabulary
     num = 0
@@ -137,7 +139,7 @@ def num_different(running: MeasuredServer, samples: list[Sample], job: PeerJob) 
 
 
 def measured(
-    running: MeasuredServer, job: PeerJob, samples: list[Sample], requests: int
+    running: MeasuredServer, job: PeerJob, samples: list[AnsweredImage], requests: int
 ) -> list[dict[str, Any]]:
     """The figures of one server, for each number of clients."""
     different = {"num_different": num_different(running, samples, job)}
@@ -152,7 +154,7 @@ def measured(
     return rows
 
 
-def short(done: Latencies, samples: list[Sample]) -> dict[str, float]:
+def short(done: Latencies, samples: list[AnsweredImage]) -> dict[str, float]:
     """The p95 in ms of the short answers, where there are any."""
     pairs = zip(done.seconds, cycle(samples), strict=False)
     found = [1000 * seconds for seconds, sample in pairs if sample.is_short]

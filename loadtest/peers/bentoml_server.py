@@ -1,4 +1,4 @@
-"""The checkpoint behind BentoML.     python -m bentoml serve loadtest.peers.bentoml_server:Front
+"""The checkpoint behind BentoML.     python -m bentoml serve loadtest.peers.bentoml_server:FrontService
 
 Two services, as BentoML advises where decoding and inference want different resources:
 the first decodes and answers, the second batches what the first asks of the model.
@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = {
 
 
 @bentoml.service(workers=PeerJob.read().workers, **COMMON)
-class Engine:
+class GenerateService:
     """The model."""
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Engine:
 
 
 @bentoml.service(workers=1, **COMMON)
-class Front:
+class FrontService:
     """What the client asks."""
 
-    engine = bentoml.depends(Engine)
+    engine = bentoml.depends(GenerateService)
 
     def __init__(self) -> None:
         self._pictures = Pictures(PeerJob.read())

@@ -59,7 +59,7 @@ def litserve(job: PeerJob) -> Iterator[MeasuredServer]:
 def bentoml(job: PeerJob) -> Iterator[MeasuredServer]:
     """The server of bentoml_server.py."""
     port = free_port("127.0.0.1")
-    arguments = ["bentoml", "serve", "loadtest.peers.bentoml_server:Front"]
+    arguments = ["bentoml", "serve", "loadtest.peers.bentoml_server:FrontService"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]
     with peer("bentoml", arguments, job, f"http://127.0.0.1:{port}", "readyz") as server:
         yield server

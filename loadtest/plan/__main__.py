@@ -91,12 +91,12 @@ def plot(course: Course) -> Figure:
     """Requests that wait, and the replicas, over time."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes: Any = figure.subplots(2, 1, sharex=True)
-    at = [sample.at_s / 60 for sample in course.samples]
-    axes[0].plot(at, [sample.waiting for sample in course.samples], label="all")
-    axes[0].plot(at, [sample.queued for sample in course.samples], label="in the queue")
+    at = [snapshot.at_s / 60 for snapshot in course.snapshots]
+    axes[0].plot(at, [snapshot.waiting for snapshot in course.snapshots], label="all")
+    axes[0].plot(at, [snapshot.queued for snapshot in course.snapshots], label="in the queue")
     axes[0].set_ylabel("requests waiting")
     for name, label in (("up", "up"), ("target", "asked for"), ("nodes", "nodes, paid")):
-        values = [getattr(sample, name) for sample in course.samples]
+        values = [getattr(snapshot, name) for snapshot in course.snapshots]
         axes[1].step(at, values, where="post", label=label)
     axes[1].set_ylabel("replicas")
     axes[1].set_xlabel("minutes")

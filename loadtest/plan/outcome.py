@@ -12,7 +12,7 @@ FIVE_MINUTES_S = 300.0
 def table(course: Course) -> dict[str, str]:
     """The figures for a person."""
     answered = [request for request in course.requests if request.is_answered]
-    up = [sample.up for sample in course.samples]
+    up = [snapshot.up for snapshot in course.snapshots]
     changes = direction_changes(course.decisions)
     most = most_within(changes, FIVE_MINUTES_S)
     return {

@@ -18,7 +18,7 @@ from loadtest.plan.serve_scaling import (
 )
 
 LOOP_S = 0.1  # of Serve's controller
-NUM_SAMPLES = 600  # of the whole time
+NUM_SNAPSHOTS = 600  # of the whole time
 EXTRA_S = 3600  # at most, after twice the time of the arrivals, for those that still wait
 
 Observe = Callable[[], Observation]
@@ -49,7 +49,7 @@ class SimulatedService:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Snapshot:
     """The service at a time: requests that wait, in the queue and in all, and what there is."""
 
     at_s: float
@@ -74,7 +74,7 @@ class Course:
     """How a simulation went; seconds of GPUs and replicas are those of all together."""
 
     requests: Sequence[SimulatedRequest]
-    samples: list[Sample] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     ended_s: float = 0.0
     gpu_s: float = 0.0
@@ -155,7 +155,7 @@ class Simulation:
         clock.every(POLL_INTERVAL_S, self._publish, phase() * POLL_INTERVAL_S)
         clock.every(POLL_INTERVAL_S, self._backlog.poll, phase() * POLL_INTERVAL_S)
         clock.every(LOOP_S, self._control, phase() * LOOP_S)
-        clock.every(max(1.0, self._duration_s / NUM_SAMPLES), self._sample, 0.0)
+        clock.every(max(1.0, self._duration_s / NUM_SNAPSHOTS), self._snapshot, 0.0)
         if self._requests:
             clock.at(self._requests[0].arrived, self._arrive)
         limit_s = 2 * self._duration_s + EXTRA_S
@@ -214,9 +214,9 @@ class Simulation:
         )
         queue.resize(self._dispatcher.decide(context, now))
 
-    def _sample(self) -> None:
+    def _snapshot(self) -> None:
         replicas, queued = self._replicas, self._queue.num_waiting
-        sample = Sample(
+        snapshot = Snapshot(
             self._clock.now,
             queued,
             queued + replicas.num_waiting,
@@ -224,10 +224,10 @@ class Simulation:
             replicas.num_up,
             self._nodes.count(),
         )
-        self._course.samples.append(sample)
+        self._course.snapshots.append(snapshot)
 
     def _sum_up(self) -> Course:
-        self._sample()
+        self._snapshot()
         course, replicas = self._course, self._replicas.replicas()
         course.ended_s = self._clock.now
         course.gpu_s = self._nodes.gpu_seconds()

@@ -121,7 +121,7 @@ def test_a_steady_load_turns_the_policy_once_in_five_minutes(load: float, seed: 
 def test_a_load_that_goes_takes_its_replicas_along() -> None:
     """After a burst all but the fewest are given back, down to the node."""
     course = simulated(bursts=at(0, 300), minutes=60, max_replicas=3, node_start_s=30.0)
-    last = course.samples[-1]
+    last = course.snapshots[-1]
     assert (last.target, last.up, last.nodes) == (1, 1, 1)
     assert course.gpu_s < 2.5 * 3600
 
@@ -129,9 +129,9 @@ def test_a_load_that_goes_takes_its_replicas_along() -> None:
 def test_the_same_seed_gives_the_same_course() -> None:
     """And another gives another."""
     first, second, other = (simulated(CAPACITY, minutes=5, seed=seed) for seed in (1, 1, 2))
-    assert first.samples == second.samples
+    assert first.snapshots == second.snapshots
     assert first.decisions == second.decisions
-    assert first.samples != other.samples
+    assert first.snapshots != other.snapshots
 
 
 def test_all_hours_of_all_nodes_are_paid() -> None:
