@@ -1,4 +1,4 @@
-"""The checkpoint behind BentoML.     python -m bentoml serve loadtest.peers.bentoml_server:FrontService
+"""The checkpoint behind BentoML: `bentoml serve loadtest.peers.bentoml_server:FrontService`.
 
 Two services, as BentoML advises where decoding and inference want different resources:
 the first decodes and answers, the second batches what the first asks of the model.
