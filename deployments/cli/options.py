@@ -173,7 +173,9 @@ def time_after(now: float, text: str) -> float:
     """
     time = now + duration_s(text) if DURATION.fullmatch(text) else date_in(text).timestamp()
     if time <= now:
-        raise SetupError(f"{text} is over: give a later date, or a time from now such as 30d")
+        raise SetupError(
+            f"{text} is in the past: give a later date, or a time from now such as 30d"
+        )
     return time
 
 

@@ -7,29 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.cli import main as cli
 from deployments.cli.main import COMMANDS, load
 from deployments.florence.tasks import TASKS
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `florence` with these words."""
-    monkeypatch.setattr(sys, "argv", ["florence", *words])
-    with pytest.raises(SystemExit) as left:
-        cli.main()
-    printed = capsys.readouterr()
-    code = left.value.code
-    return code if isinstance(code, int) else 0, printed.out, printed.err
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test touches the user's own state."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.delenv("FLORENCE_API_KEY", raising=False)
-    return tmp_path
+from tests.cli.conftest import Florence
 
 
 @pytest.mark.parametrize(
@@ -50,32 +30,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_setup_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    florence: Florence,
     words: list[str],
     line: str,
 ) -> None:
     """Exit code 2, nothing on standard output, and one line that names the remedy."""
-    code, out, err = run(monkeypatch, capsys, *words)
-    [complaint] = err.splitlines()
-    assert (code, out) == (2, "")
+    left = florence(*words)
+    [complaint] = left.err.splitlines()
+    assert (left.code, left.out) == (2, "")
     assert complaint.startswith("florence: ")
     assert line in complaint
 
 
 @pytest.mark.parametrize("words", [["serve"], ["predict", "a.png"]], ids=" ".join)
 def test_a_state_that_cannot_be_written_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    home: Path,
+    florence: Florence,
+    tmp_path: Path,
     words: list[str],
 ) -> None:
     """Every command that needs the folder names the option to move it."""
-    (home / "florence").touch()
-    code, out, err = run(monkeypatch, capsys, *words)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert "choose another folder with --state" in err
+    (tmp_path / "florence").touch()
+    left = florence(*words)
+    assert (left.code, left.out) == (2, "")
+    assert left.err.count("\n") == 1
+    assert "choose another folder with --state" in left.err
 
 
 @pytest.mark.parametrize(
@@ -89,16 +67,14 @@ def test_a_state_that_cannot_be_written_is_one_line(
     ],
     ids=" ".join,
 )
-def test_a_wrong_flag_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
-) -> None:
+def test_a_wrong_flag_is_one_line(florence: Florence, words: list[str]) -> None:
     """Exit code 2, and one line on standard error that says where the help is."""
-    code, out, err = run(monkeypatch, capsys, *words)
+    left = florence(*words)
 
-    assert (code, out) == (2, "")
-    assert len(err.strip().splitlines()) == 1
-    assert err.startswith("florence: ")
-    assert "--help" in err
+    assert (left.code, left.out) == (2, "")
+    assert len(left.err.strip().splitlines()) == 1
+    assert left.err.startswith("florence: ")
+    assert "--help" in left.err
 
 
 def test_the_help_lists_the_commands_and_imports_none() -> None:
@@ -133,12 +109,12 @@ def test_every_command_explains_itself(name: str) -> None:
 
 
 def test_without_a_command_there_is_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    florence: Florence,
 ) -> None:
     """The exit code is 2, as for any wrong call."""
-    code, out, err = run(monkeypatch, capsys)
-    assert code == 2
-    assert all(summary in out + err for summary in COMMANDS.values())
+    left = florence()
+    assert left.code == 2
+    assert all(summary in left.out + left.err for summary in COMMANDS.values())
 
 
 def in_a_process(*words: str) -> subprocess.CompletedProcess[str]:
@@ -155,14 +131,14 @@ def test_the_module_is_the_command() -> None:
 
 
 def test_a_port_in_use_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    florence: Florence,
 ) -> None:
     """It is found out before anything is started."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        code, _, err = run(monkeypatch, capsys, "serve", "--port", port)
-    assert code == 2
-    [line] = err.splitlines()
+        left = florence("serve", "--port", port)
+    assert left.code == 2
+    [line] = left.err.splitlines()
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in line

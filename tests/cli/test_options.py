@@ -31,7 +31,7 @@ def test_a_later_moment(text: str, expected: float) -> None:
 @pytest.mark.parametrize("text", ["0d", "2030-03-17", "2001-01-01"])
 def test_a_moment_that_is_over_is_refused(text: str) -> None:
     """The line says how to give a later one."""
-    with pytest.raises(SetupError, match=f"{text} is over"):
+    with pytest.raises(SetupError, match=f"{text} is in the past"):
         time_after(NOW, text)
 
 
