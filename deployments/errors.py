@@ -129,6 +129,11 @@ class FileDownloadError(InputError, type="file_download_error"):
 class FileTooLarge(InputError, type="file_too_large"):
     """The file is larger than allowed."""
 
+    @classmethod
+    def of(cls, max_bytes: int) -> "FileTooLarge":
+        """An error that names the limit, also as `max_size` of its context."""
+        return cls(f"The file is larger than {max_bytes} bytes.", max_size=max_bytes)
+
 
 class ImageLoadError(InputError, type="image_load_error"):
     """Failed to load the image. Please ensure that the file is a valid, uncorrupted image."""
@@ -196,7 +201,7 @@ class RangeNotSatisfiable(RequestError, status=416, type="range_not_satisfiable"
 
     @classmethod
     def of(cls, size: int) -> "RangeNotSatisfiable":
-        """An error that tells the client the file's `size`."""
+        """An error whose header gives the file's `size` in bytes."""
         error = cls()
         error.size = size
         return error

@@ -108,7 +108,7 @@ def test_serve_knows_every_key(file: Path) -> None:
     ],
 )
 def test_a_misspelt_key_would_be_found(path: str) -> None:
-    """The check above looks at every level."""
+    """The check above reaches every level."""
     tree: Any = 1
     for key in reversed(path.split(".")):
         tree = {key: [tree] if key in ("applications", "deployments") else tree}
@@ -143,12 +143,12 @@ def test_every_policy_can_be_made() -> None:
 
 
 def test_a_dispatcher_is_full_before_there_is_another() -> None:
-    """And another comes before those there have no room left."""
+    """Another one is added before those there are full."""
     [application] = read(serve_config())["applications"]
     by_name = {deployment["name"]: deployment for deployment in application["deployments"]}
     target = by_name["Dispatcher"]["autoscaling_config"]["target_ongoing_requests"]
-    room = parse(application["args"]).queue.max_running
-    assert room / 2 < target < room
+    most = parse(application["args"]).queue.max_running
+    assert most / 2 < target < most
 
 
 @each_file
@@ -161,7 +161,7 @@ def test_the_settings_are_accepted(file: Path) -> None:
 
 
 def environments(tree: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """Those of Serve as a whole and of each box that has one."""
+    """Those of Serve as a whole and of each deployment that has one."""
     yield tree["controller_options"]["runtime_env"]["env_vars"]
     for deployment in tree["applications"][0]["deployments"]:
         yield deployment["ray_actor_options"].get("runtime_env", {}).get("env_vars", {})
@@ -177,10 +177,12 @@ def test_serve_reads_every_variable(file: Path) -> None:
 
 def test_only_the_model_has_a_loop_apart_from_serves() -> None:
     """Whatever the engine does, Serve's own calls to its replica are answered."""
-    _, *boxes = environments(read(serve_config()))
+    _, *others = environments(read(serve_config()))
     [application] = read(serve_config())["applications"]
-    named = zip(application["deployments"], boxes, strict=True)
-    assert [box["name"] for box, environment in named if not environment] == ["Inference"]
+    named = zip(application["deployments"], others, strict=True)
+    assert [deployment["name"] for deployment, environment in named if not environment] == [
+        "Inference"
+    ]
 
 
 def test_production_has_haproxy_in_front() -> None:
@@ -217,7 +219,7 @@ def test_serve_waits_longer_than_the_service() -> None:
 
 
 def test_a_release_starts_new_replicas_before_it_stops_old_ones() -> None:
-    """Of every box: a single replica is not stopped for one that may never start."""
+    """Of every deployment: a single replica is not stopped for one that may never start."""
     [application] = read(serve_config())["applications"]
-    assert all(box["max_surge_percent"] > 0 for box in application["deployments"])
+    assert all(each["max_surge_percent"] > 0 for each in application["deployments"])
     assert constants.RAY_SERVE_STOP_FAILED_ROLLING_UPDATES

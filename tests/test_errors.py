@@ -24,7 +24,7 @@ from deployments.errors import (
 
 
 def drawn() -> dict[str, tuple[str, int | None]]:
-    """The tree in the module's docstring: name → parent's name and the status written beside it."""
+    """The tree in the module's docstring: name → parent's name and its status."""
     found: dict[str, tuple[str, int | None]] = {}
     path: list[str] = []
     statuses: dict[str, int | None] = {}
@@ -67,7 +67,7 @@ def test_the_drawing_is_the_family() -> None:
 
 @each_error
 def test_the_drawing_has_the_status(cls: type[ServiceError]) -> None:
-    """The status beside a class in the drawing is the one that is sent."""
+    """The status of a class in the drawing is the one that is sent."""
     assert drawn()[cls.__name__][1] == cls.status
 
 
@@ -155,7 +155,7 @@ def test_context_is_shown() -> None:
 
 
 def test_invalid_input_reports_every_fault() -> None:
-    """All that pydantic found is told at once."""
+    """All that pydantic found is reported at once."""
     faults = [fault("missing", ("body", "a"), "Field required"), fault("x", ("body",), "y", n=1)]
     assert InvalidInput.of(faults).body() == {"detail": faults}
     assert faults[1]["ctx"] == {"n": 1}
@@ -170,7 +170,7 @@ def test_retry_after_is_whole_seconds(seconds: float, expected: str) -> None:
 
 
 def test_special_headers() -> None:
-    """A missing key is asked for; a caller's own timeout is told from ours."""
+    """A missing key is asked for; a caller's own timeout has a header of its own."""
     assert Unauthorized().headers()["WWW-Authenticate"] == "Key"
     assert StartTimeout().headers()["X-Fal-Request-Timeout-Type"] == "user"
     assert "X-Fal-Request-Timeout-Type" not in errors.RequestTimeout().headers()

@@ -77,7 +77,7 @@ def test_every_fault_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("tree", [None, [], "model", 3])
 def test_what_is_no_tree_is_refused(tree: Any) -> None:
-    """A YAML that holds something else is told so."""
+    """A YAML that holds something else is refused."""
     assert refusal(tree)
 
 

@@ -1,16 +1,17 @@
-"""Where pictures and uploads are kept: under unguessable names, for a limited time.
+"""The file store: it keeps uploads and pictures under unguessable names, for a limited time.
 
-A name says until when its file is served and what it is, so every process and every kind of
-store agrees on both without asking anybody.
-A store knows bytes and names; it knows nothing of HTTP.
-Its methods block, so a server calls them in threads.
+A name holds the time until which its file is served, and its type, so every process and every kind
+of store agrees on both without a call.
+A store knows bytes and names, and nothing of HTTP. Its methods block, so a server calls them in
+threads.
 """
 
 import math
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +45,7 @@ class StoredFile:
 
     @property
     def content_type(self) -> str:
-        """What it is."""
+        """Its media type."""
         return content_type_of(self.name)
 
     @property
@@ -56,30 +57,30 @@ class StoredFile:
 class FileStore(Protocol):
     """Keeps files by name until they expire.
 
-    Every method may raise StoreUnavailable; the operator finds the reason in the log.
+    Every method may raise StoreUnavailable; the reason is in the log.
     """
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
         """Keep `data` under a new name; durable when this returns.
 
-        `ttl_s` is how long, infinite for ever, None for as long as the settings say.
+        `ttl_s` is how long it is kept, None for as long as the settings say.
         A content type that is not known is kept as opaque bytes.
         """
 
     def keep(self, name: str, data: bytes) -> StoredFile:
-        """Keep `data` under `name`, which nobody else keeps anything under; as durable as `put`."""
+        """Keep `data` under `name`, which no other file has; as durable as `put`."""
 
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
         """Keep all of `pieces`, joined, under a name that was given before.
 
-        Of several that create the same name at once, one wins.
+        One of several concurrent calls with the same name wins.
 
         Raises:
             FileExistsError: the name has its file.
         """
 
     def find(self, name: str) -> StoredFile | None:
-        """The file called `name`, or None when there is none, or none any more."""
+        """The file called `name`; None when there is none, or it has expired."""
 
     def read(self, file: StoredFile, start: int, size: int) -> bytes:
         """Up to `size` bytes of `file` from `start`.
@@ -89,14 +90,14 @@ class FileStore(Protocol):
         """
 
     def remove(self, name: str) -> None:
-        """Forget the file called `name`, if there is one."""
+        """Remove the file called `name`, if there is one."""
 
     def prune(self) -> int:
-        """Remove what has expired, and say how many files that were."""
+        """Remove expired files; returns their number."""
 
 
 def new_name(content_type: str, ttl_s: float) -> str:
-    """A name that nobody can guess, for a file that is served for `ttl_s` seconds from now."""
+    """An unguessable name for a file that is served for `ttl_s` seconds from now."""
     expires_at = time.time() + ttl_s
     expires = NEVER if expires_at >= NEVER else math.ceil(expires_at)
     return name_for(secrets.token_hex(16), expires, content_type)
@@ -108,7 +109,7 @@ def name_for(digits: str, expires: int, content_type: str) -> str:
 
 
 def expiry_of(name: str) -> float:
-    """When the file called `name` expires; the past for what is no name of a file."""
+    """When the file called `name` expires, in seconds since the epoch; -inf for no name of ours."""
     match = NAME.fullmatch(name)
     if match is None:
         return -math.inf
@@ -117,7 +118,7 @@ def expiry_of(name: str) -> float:
 
 
 def content_type_of(name: str) -> str:
-    """What the file called `name` is."""
+    """The type of the file called `name`."""
     return CONTENT_TYPES["." + name.rpartition(".")[2]]
 
 
@@ -126,10 +127,22 @@ def is_served(name: str) -> bool:
     return time.time() < expiry_of(name)
 
 
-def away(root: str, error: Exception) -> StoreUnavailable:
-    """What a client reads when the store at `root` fails; the log tells the operator why."""
-    logger.error("setting files.root: %s cannot be used: %s", root, reason(error))
-    return StoreUnavailable("Files cannot be kept or read at the moment; try again.")
+@contextmanager
+def reporting(
+    root: str, failures: tuple[type[Exception], ...], expected: type[Exception] | None = None
+) -> Iterator[None]:
+    """Turn `failures` of the store at `root` into StoreUnavailable, and log them.
+
+    An `expected` error is about a single file, and is raised as it is.
+    """
+    try:
+        yield
+    except failures as error:
+        if expected and isinstance(error, expected):
+            raise
+        logger.error("setting files.root: %s cannot be used: %s", root, reason(error))
+        message = "Files cannot be kept or read at the moment; try again."
+        raise StoreUnavailable(message) from error
 
 
 def reason(error: Exception) -> str:

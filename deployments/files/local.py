@@ -1,12 +1,14 @@
-"""Files in a folder, which several processes may share."""
+"""The file store in a folder, which several processes may share."""
 
 import os
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from deployments.files.base import NAME, StoredFile, away, expiry_of, is_served, new_name
+from deployments.files.base import NAME, StoredFile, expiry_of, is_served, new_name, reporting
 from deployments.settings import FileSettings
 
 TEMPORARY = re.compile(rf"\.{NAME.pattern}\.tmp")
@@ -18,6 +20,7 @@ class LocalFileStore:
 
     def __init__(self, settings: FileSettings) -> None:
         self._root = Path(settings.root)
+        self._reporting = partial(reporting, str(self._root), (OSError,))
         self._expires_s = settings.expires_s
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
@@ -31,36 +34,24 @@ class LocalFileStore:
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
         """See FileStore."""
         path = self.path(name)
-        try:
+        with self._reporting(expected=FileExistsError):
             self._make_folder(path.parent)
             write(path, pieces)
             return StoredFile(name, path.stat().st_size)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise away(str(self._root), error) from error
 
     def find(self, name: str) -> StoredFile | None:
         """See FileStore."""
         if not is_served(name):
             return None
-        try:
+        with self._reporting(), suppress(FileNotFoundError, NotADirectoryError):
             return StoredFile(name, self.path(name).stat().st_size)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise away(str(self._root), error) from error
+        return None
 
     def read(self, file: StoredFile, start: int, size: int) -> bytes:
         """See FileStore."""
-        try:
-            with self.path(file.name).open("rb") as stream:
-                stream.seek(start)
-                return stream.read(size)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise away(str(self._root), error) from error
+        with self._reporting(expected=FileNotFoundError), self.path(file.name).open("rb") as stream:
+            stream.seek(start)
+            return stream.read(size)
 
     def remove(self, name: str) -> None:
         """See FileStore."""
@@ -68,7 +59,7 @@ class LocalFileStore:
             self._remove(self.path(name))
 
     def prune(self) -> int:
-        """See FileStore; also removes what a writer that died has left behind."""
+        """See FileStore; also removes what writers that died have left behind."""
         now = time.time()
         paths = list(self._root.glob("[0-9a-f][0-9a-f]/*"))
         return sum(self._remove(path) for path in paths if is_stale(path, now))
@@ -84,17 +75,14 @@ class LocalFileStore:
 
     def _remove(self, path: Path) -> bool:
         """Remove `path`; False when another process was first."""
-        try:
+        with self._reporting(), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except OSError as error:
-            raise away(str(self._root), error) from error
-        return True
+            return True
+        return False
 
 
 def is_stale(path: Path, now: float) -> bool:
-    """Whether `path` is ours and over; a folder that was named by mistake is not emptied."""
+    """Whether `path` is ours and expired; in a folder named by mistake nothing is removed."""
     if NAME.fullmatch(path.name):
         return expiry_of(path.name) <= now
     if TEMPORARY.fullmatch(path.name):
@@ -103,13 +91,13 @@ def is_stale(path: Path, now: float) -> bool:
 
 
 def write(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write `pieces` so that `path` holds all of them or does not exist, whatever crashes when.
+    """Write `pieces` so that `path` holds all of them or does not exist, also after a crash.
 
     Raises:
-        FileExistsError: `path` exists, or another is about to make it.
+        FileExistsError: `path` exists, or another process is about to make it.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.touch(exist_ok=False)  # while it is there, nobody else can make `path`
+    temporary.touch(exist_ok=False)  # while it exists, no other process makes `path`
     try:
         refuse_existing(path)
         with temporary.open("wb") as stream:

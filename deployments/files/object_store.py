@@ -1,12 +1,14 @@
-"""Files in an object store: S3 and what speaks its protocol, Google's or Azure's.
+"""The file store in an object store: S3 and its kin, Google's or Azure's.
 
-Credentials and the endpoint come from the environment, under the names that each cloud has for
-them (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
+Credentials and the endpoint come from the environment, under each cloud's own names
+(AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...).
 """
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import obstore
@@ -17,12 +19,12 @@ from deployments.errors import SetupError
 from deployments.files.base import (
     NAME,
     StoredFile,
-    away,
     content_type_of,
     expiry_of,
     is_served,
     new_name,
     reason,
+    reporting,
 )
 from deployments.settings import FileSettings
 
@@ -35,8 +37,8 @@ REMEDY = "create the bucket, or check the URL, and the credentials and endpoint 
 class ObjectFileStore:
     """A FileStore under the bucket and prefix in `settings.root`.
 
-    A key begins with the time at which its file expires, so those that are over come first in
-    a listing, and pruning never looks at the others.
+    A key begins with the time at which its file expires, so a listing has expired files first, and
+    pruning reads no further.
     """
 
     def __init__(self, settings: FileSettings) -> None:
@@ -45,7 +47,7 @@ class ObjectFileStore:
         Raises:
             SetupError: the bucket cannot be listed.
         """
-        self._root = settings.root
+        self._reporting = partial(reporting, settings.root, FAILURES)
         self._expires_s = settings.expires_s
         try:
             self._store = from_url(
@@ -78,24 +80,17 @@ class ObjectFileStore:
         """See FileStore."""
         if not is_served(name):
             return None
-        try:
+        with self._reporting(), suppress(FileNotFoundError):
             return StoredFile(name, obstore.head(self._store, key(name))["size"])
-        except FileNotFoundError:
-            return None
-        except FAILURES as error:
-            raise away(self._root, error) from error
+        return None
 
     def read(self, file: StoredFile, start: int, size: int) -> bytes:
         """See FileStore."""
         end = min(start + size, file.size)
         if start >= end:
             return b""
-        try:
+        with self._reporting(expected=FileNotFoundError):
             return bytes(obstore.get_range(self._store, key(file.name), start=start, end=end))
-        except FileNotFoundError:
-            raise
-        except FAILURES as error:
-            raise away(self._root, error) from error
 
     def remove(self, name: str) -> None:
         """See FileStore."""
@@ -105,7 +100,7 @@ class ObjectFileStore:
     def prune(self) -> int:
         """See FileStore."""
         now, removed = time.time(), 0
-        try:
+        with self._reporting():
             for objects in obstore.list(self._store):
                 ours = [found["path"] for found in objects if is_key(found["path"])]
                 expired = [path for path in ours if expiry_of(name_in(path)) <= now]
@@ -113,36 +108,28 @@ class ObjectFileStore:
                 removed += len(expired)
                 if len(expired) < len(ours):
                     break
-        except FAILURES as error:
-            raise away(self._root, error) from error
         return removed
 
     def _write(self, name: str, data: bytes, mode: Literal["create", "overwrite"]) -> StoredFile:
         attributes = {"Content-Type": content_type_of(name)}
-        try:
-            obstore.put(
-                self._store,
-                key(name),
-                data,
-                attributes=attributes,
-                mode=mode,
-                use_multipart=False,
-            )
-        except AlreadyExistsError:
-            raise FileExistsError(name) from None
-        except FAILURES as error:
-            raise away(self._root, error) from error
+        with self._reporting(expected=FileExistsError):
+            try:
+                obstore.put(
+                    self._store,
+                    key(name),
+                    data,
+                    attributes=attributes,
+                    mode=mode,
+                    use_multipart=False,
+                )
+            except AlreadyExistsError:
+                raise FileExistsError(name) from None
         return StoredFile(name, len(data))
 
     def _delete(self, keys: Sequence[str]) -> None:
-        if not keys:
-            return
-        try:
-            obstore.delete(self._store, keys)
-        except FileNotFoundError:
-            return
-        except FAILURES as error:
-            raise away(self._root, error) from error
+        if keys:
+            with self._reporting(), suppress(FileNotFoundError):
+                obstore.delete(self._store, keys)
 
 
 def key(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Images that lie in our own file store are read from there, without a call to ourselves."""
+"""Our own file URLs: their images are read from the file store, without a call to ourselves."""
 
 import asyncio
 from collections.abc import Iterable
@@ -28,10 +28,9 @@ def own_name(url: str, base_urls: Iterable[str]) -> str | None:
 
 
 async def read_own(store: FileStore, name: str, max_bytes: int) -> bytes:
-    """The bytes of our file called `name`, at most `max_bytes`.
+    """The bytes of our file called `name`, at most `max_bytes`; a pending file is waited for.
 
-    It may be a picture that is still being drawn. Anybody with a key can make us wait for one
-    that never comes, but no longer than for a slow host.
+    Every caller can name a file that never comes, but that takes no longer than a slow host.
 
     Raises:
         FileDownloadError: there is none, or it has expired.
@@ -42,7 +41,7 @@ async def read_own(store: FileStore, name: str, max_bytes: int) -> bytes:
     if file is None:
         raise gone()
     if file.size > max_bytes:
-        raise FileTooLarge(f"The file is larger than {max_bytes} bytes.", max_size=max_bytes)
+        raise FileTooLarge.of(max_bytes)
     try:
         return await asyncio.to_thread(store.read, file, 0, file.size)
     except FileNotFoundError:

@@ -31,13 +31,13 @@ def read_data_uri(uri: str, max_bytes: int) -> bytes:
     """
     is_base64, payload = split(uri)
     if len(payload) > max_bytes * MAX_EXPANSION:
-        raise too_large(max_bytes)
+        raise FileTooLarge.of(max_bytes)
     data = percent_decode(payload.encode("utf-8", "replace"))
     content = base64_decode(data, max_bytes) if is_base64 else data
     if not content:
         raise ImageLoadError("The data URI holds no data.")
     if len(content) > max_bytes:
-        raise too_large(max_bytes)
+        raise FileTooLarge.of(max_bytes)
     return content
 
 
@@ -75,7 +75,7 @@ def base64_decode(data: bytes, max_bytes: int) -> bytes:
     if len(digits) % 4 == 0:
         digits = digits.removesuffix(b"=").removesuffix(b"=")
     if len(digits) * 3 // 4 > max_bytes:
-        raise too_large(max_bytes)
+        raise FileTooLarge.of(max_bytes)
     if len(digits) % 4 == 1 or b"=" in digits:
         raise damaged()
     try:
@@ -86,7 +86,3 @@ def base64_decode(data: bytes, max_bytes: int) -> bytes:
 
 def damaged() -> ImageLoadError:
     return ImageLoadError("The data URI's base64 is damaged.")
-
-
-def too_large(max_bytes: int) -> FileTooLarge:
-    return FileTooLarge(f"The file is larger than {max_bytes} bytes.", max_size=max_bytes)

@@ -1,6 +1,6 @@
 """Turn a client's bytes into an RGB picture, and a picture into the model's pixels.
 
-The bytes are hostile: their format is told by their first bytes, Pillow may use the reader of that
+The bytes are hostile: their first bytes give the format, Pillow may use the reader of that
 one format only, and the size in the header is checked before a pixel is decoded.
 Pillow releases the GIL while it decodes and resizes, so these functions belong in a thread.
 It does not know where the bytes came from.

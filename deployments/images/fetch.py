@@ -98,7 +98,7 @@ def check_answer(status: int, headers: dict[str, str], max_bytes: int) -> None:
     if headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         raise CallRefused("the server sent it compressed")
     if int(headers.get("content-length", "0")) > max_bytes:
-        raise too_large(max_bytes)
+        raise FileTooLarge.of(max_bytes)
 
 
 async def read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
@@ -108,7 +108,7 @@ async def read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
         body += piece
         num_pieces += 1
         if len(body) > max_bytes:
-            raise too_large(max_bytes)
+            raise FileTooLarge.of(max_bytes)
         if num_pieces > MAX_PIECES:
             raise CallRefused("the server sent it in too many pieces")
     return bytes(body)
@@ -116,7 +116,3 @@ async def read_body(response: httpcore2.Response, max_bytes: int) -> bytes:
 
 def failure(reason: str) -> FileDownloadError:
     return FileDownloadError(f"Failed to download the file: {reason}.")
-
-
-def too_large(max_bytes: int) -> FileTooLarge:
-    return FileTooLarge(f"The file is larger than {max_bytes} bytes.", max_size=max_bytes)

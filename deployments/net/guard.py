@@ -137,7 +137,7 @@ def normalize(host: str) -> str:
 
 
 class Guard:
-    """Says no to every host that is neither public nor allowed by the operator."""
+    """Refuses every host that is neither public nor allowed by the operator."""
 
     def __init__(self, allowed_ports: Sequence[int], allowed_hosts: Sequence[str]) -> None:
         self.allowed_ports = frozenset(allowed_ports)

@@ -159,7 +159,7 @@ ROWS = (
             Panel(
                 "Requests by status",
                 "reqps",
-                "Requests over HTTP by status; 429 is refused, for a limit or for lack of room.",
+                "Requests over HTTP by status; 429 is a limit or overload.",
                 (Query(rate(REQUESTS, "status"), "{{status}}"),),
                 stacked=True,
             ),

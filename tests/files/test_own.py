@@ -100,7 +100,7 @@ async def test_a_large_file_is_refused(store: LocalFileStore) -> None:
 async def test_a_file_that_is_gone_failed_to_download(
     store: LocalFileStore, monkeypatch: pytest.MonkeyPatch, ttl_s: float
 ) -> None:
-    """A file that has expired, or never was, is told from a broken service."""
+    """A file that has expired, or never was, is no failure of the service."""
     monkeypatch.setattr(pending, "WAIT_S", 0.1)
     with pytest.raises(FileDownloadError, match="there is no file of this name, or it has expired"):
         await read_own(store, new_name("image/png", ttl_s), 10)

@@ -1,4 +1,4 @@
-"""Promised names can be told from invented ones, and are waited for."""
+"""Pending names differ from invented ones, and are waited for."""
 
 import asyncio
 import time
@@ -30,8 +30,8 @@ def store(tmp_path: Path) -> LocalFileStore:
     return LocalFileStore(FileSettings(root=str(tmp_path)))
 
 
-def test_a_promised_name_is_a_name_like_any_other() -> None:
-    """It tells its type and its time, and no two are alike."""
+def test_a_pending_name_is_a_name_like_any_other() -> None:
+    """It has its type and its time, and no two are alike."""
     names = {pending_name("key", "image/jpeg", 60.0) for _ in range(20)}
 
     assert all(NAME.fullmatch(name) and name.endswith(".jpg") for name in names)
@@ -49,7 +49,7 @@ def test_a_name_is_known_by_its_key() -> None:
 
 
 @given(place=st.integers(0, 42), digit=st.sampled_from("0123456789abcdef"))
-def test_a_name_that_was_altered_is_not_promised(place: int, digit: str) -> None:
+def test_an_altered_name_is_not_pending(place: int, digit: str) -> None:
     """No digit of it can be another: neither the random ones nor the time."""
     name = pending_name("key", "image/jpeg", 60.0)
     altered = name[:place] + digit + name[place + 1 :]
@@ -58,7 +58,7 @@ def test_a_name_that_was_altered_is_not_promised(place: int, digit: str) -> None
 
 
 async def test_a_file_that_is_there_is_found_at_once(store: LocalFileStore) -> None:
-    """Nobody waits for it."""
+    """Without a wait."""
     file = store.put(b"x", "image/png")
     async with asyncio.timeout(1.0):
         assert await wait_for_file(store, file.name) == file
@@ -79,10 +79,10 @@ async def test_a_file_that_never_comes_is_given_up(
     store: LocalFileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait is bounded, and asks the store less and less often."""
-    looks: list[float] = []
+    calls: list[float] = []
 
     def find(name: str) -> None:
-        looks.append(time.monotonic())
+        calls.append(time.monotonic())
 
     monkeypatch.setattr(pending, "WAIT_S", 0.5)
     monkeypatch.setattr(store, "find", find)
@@ -90,7 +90,7 @@ async def test_a_file_that_never_comes_is_given_up(
 
     assert await wait_for_file(store, new_name("image/jpeg", 60.0)) is None
     assert 0.5 <= time.monotonic() - began < 3.0
-    assert 2 <= len(looks) <= 9
+    assert 2 <= len(calls) <= 9
 
 
 @pytest.mark.parametrize("is_ours", [False, True])
@@ -104,7 +104,7 @@ async def test_what_can_not_come_is_not_waited_for(store: LocalFileStore, is_our
 async def test_a_store_that_is_away_is_not_waited_for(
     store: LocalFileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its error is told at once."""
+    """Its error is raised at once."""
 
     def fail(name: str) -> StoredFile:
         raise StoreUnavailable

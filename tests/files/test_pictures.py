@@ -33,28 +33,28 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class GatedStore(LocalFileStore):
-    """A store that takes files only while its gate is open, and none while it is away."""
+class HeldStore(LocalFileStore):
+    """A store that takes files only while it is open, and none while it is away."""
 
     def __init__(self, settings: FileSettings) -> None:
         super().__init__(settings)
-        self.gate = threading.Event()
-        self.gate.set()
+        self.opened = threading.Event()
+        self.opened.set()
         self.is_away = False
 
     def keep(self, name: str, data: bytes) -> StoredFile:
         """See FileStore."""
-        assert self.gate.wait(30)
+        assert self.opened.wait(30)
         if self.is_away:
             raise StoreUnavailable
         return super().keep(name, data)
 
 
 class Studio:
-    """A writer with one thread, and what a test looks at."""
+    """A writer with one thread, and what a test reads."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = GatedStore(FileSettings(root=str(folder)))
+        self.store = HeldStore(FileSettings(root=str(folder)))
         self.recorder = PrometheusRecorder()
         self.pictures = PictureWriter(1, self.store, self.recorder)
 
@@ -93,13 +93,13 @@ async def test_a_written_picture_is_stored(studio: Studio) -> None:
 
 async def test_a_pending_picture_comes_later(studio: Studio) -> None:
     """Its name is known before it is drawn, and leads to it soon."""
-    studio.store.gate.clear()
+    studio.store.opened.clear()
     name = studio.pictures.write_later(picture(), KEY)
     assert name
     assert is_pending(name, KEY)
     assert studio.store.find(name) is None
     assert studio.pictures.is_busy
-    studio.store.gate.set()
+    studio.store.opened.set()
 
     file = await wait_for_file(studio.store, name)
     assert file
@@ -108,12 +108,12 @@ async def test_a_pending_picture_comes_later(studio: Studio) -> None:
 
 async def test_finish_waits_for_every_pending_picture(studio: Studio) -> None:
     """A replica that stops loses none of them."""
-    studio.store.gate.clear()
+    studio.store.opened.clear()
     names = [studio.pictures.write_later(picture(), KEY) for _ in range(5)]
     finishing = asyncio.create_task(studio.pictures.finish())
     await asyncio.sleep(0.05)
     assert not finishing.done()
-    studio.store.gate.set()
+    studio.store.opened.set()
     await finishing
 
     assert all(name and studio.store.find(name) for name in names)
@@ -122,10 +122,10 @@ async def test_finish_waits_for_every_pending_picture(studio: Studio) -> None:
 
 async def test_the_number_of_pending_pictures_is_bounded(studio: Studio) -> None:
     """Beyond the bound a picture must be written first, until some are stored."""
-    studio.store.gate.clear()
+    studio.store.opened.clear()
     names = [studio.pictures.write_later(picture(), KEY) for _ in range(PENDING_PER_THREAD + 3)]
     assert [name is None for name in names] == [False] * PENDING_PER_THREAD + [True] * 3
-    studio.store.gate.set()
+    studio.store.opened.set()
     await studio.pictures.finish()
 
     assert studio.pictures.write_later(picture(), KEY)
@@ -189,12 +189,12 @@ async def test_a_silent_store_costs_the_picture_and_not_the_answer(
     """One call waits for it a moment, the next one not at all; then all is as before."""
     monkeypatch.setattr(pending, "SILENT_S", 0.05)
     monkeypatch.setattr(pending, "CHECK_EVERY_S", 0.01)
-    studio.store.gate.clear()
+    studio.store.opened.clear()
     assert await studio.pictures.write(picture()) is None
     assert studio.pictures.write_later(picture(), KEY) is None
     assert await studio.pictures.write(picture()) is None
 
-    studio.store.gate.set()
+    studio.store.opened.set()
     async with asyncio.timeout(60):
         while await studio.pictures.write(picture()) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -179,13 +179,13 @@ def test_stores_share_their_files(open_again: Open) -> None:
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_names_are_unknown(store: FileStore, name: str) -> None:
-    """A name that the store would not give is never looked for, nor removed."""
+    """A name that the store would not give is neither found nor removed."""
     assert store.find(name) is None
     store.remove(name)
 
 
 def test_a_name_is_created_once(store: FileStore) -> None:
-    """A promised name takes its file piece by piece, and never another one."""
+    """A pending name takes its file piece by piece, and never another one."""
     name = new_name("image/png", 60.0)
     file = store.create(name, iter([b"01", b"", b"234"]))
 
@@ -297,7 +297,7 @@ def test_an_unknown_kind_of_store_is_explained(root: str) -> None:
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text() | st.from_regex(storage.NAME, fullmatch=True))
 def test_no_name_leaves_the_folder(root: Path, folder: LocalFileStore, name: str) -> None:
-    """Whatever the name, only what is under the root is ever looked at."""
+    """Whatever the name, only files under the root are read."""
     assert folder.find(name) is None
     if storage.NAME.fullmatch(name):
         assert folder.path(name).resolve().is_relative_to(root.resolve())
@@ -322,7 +322,7 @@ def test_prune_before_anything_was_put(root: Path, folder: LocalFileStore) -> No
 
 
 def test_age_of_a_vanished_file(tmp_path: Path) -> None:
-    """A file that is gone counts as new, so that nobody tries to remove it."""
+    """A file that is gone counts as new, so no process tries to remove it."""
     assert local.modified_at(tmp_path / "gone", 7.0) == 7.0
 
 
@@ -406,7 +406,7 @@ def test_data_is_durable_before_it_is_named(
 def test_a_folder_that_cannot_be_written_is_explained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client is told to try again, the operator which setting is wrong, and why."""
+    """The client may try again; the operator reads which setting is wrong, and why."""
     (tmp_path / "file").write_bytes(b"")
     folder = LocalFileStore(FileSettings(root=str(tmp_path / "file" / "below")))
 

@@ -119,7 +119,7 @@ def fetcher(
 
 
 async def failure(fetch: Awaitable[bytes]) -> str:
-    """Why the download failed, which must not tell anything about the inside."""
+    """Why the download failed, which must not describe the network inside."""
     with pytest.raises(FileDownloadError) as caught:
         await fetch
     assert "127.0.0.1" not in caught.value.message
@@ -635,7 +635,7 @@ async def test_certificate_of_another_host(
 
 
 async def test_unknown_authority(server_context: ssl.SSLContext) -> None:
-    """A certificate that nobody vouches for is refused."""
+    """A certificate of an unknown authority is refused."""
     async with serving(reply(ok(PICTURE)), server_context) as server:
         message = await failure(fetcher(server).fetch(server.url()))
     assert message == "the server's certificate or its TLS is not valid."

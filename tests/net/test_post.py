@@ -91,7 +91,7 @@ async def test_post() -> None:
 
 @pytest.mark.parametrize("code", [200, 201, 204, 304, 400, 401, 404, 410, 429, 500, 503])
 async def test_status(code: int) -> None:
-    """Whatever the server answers is told, not judged."""
+    """Whatever the server answers is returned."""
     async with receiving(raw(b"HTTP/1.1 %d Said\r\n\r\n" % code)) as receiver:
         assert await poster(receiver).post(receiver.url(), BODY, {}) == code
 
@@ -211,7 +211,7 @@ async def test_no_proper_http(content: bytes) -> None:
     )
 
 
-# ---- answers that nobody reads
+# ---- answers beyond their status
 
 
 @pytest.mark.parametrize(

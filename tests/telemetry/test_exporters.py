@@ -161,7 +161,7 @@ def test_a_failure_is_recorded_by_its_type(
 
 
 def test_a_share_of_traces_is_written(bench: Bench) -> None:
-    """Each whole or not at all: whoever goes on with a trace does as was decided at its start."""
+    """Each whole or not at all: it is decided where a trace begins."""
     with bench.tracing("Ingress", sample_ratio=0.25) as one, bench.tracing("Inference") as other:
         for number in range(400):
             with one.span("run", number=number) as run:
@@ -219,7 +219,7 @@ def test_spans_do_not_wait_for_the_end(tmp_path: Path) -> None:
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

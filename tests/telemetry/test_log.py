@@ -22,7 +22,7 @@ def lines() -> Iterator[Lines]:
 
 
 def test_a_line_has_its_fields(lines: Lines) -> None:
-    """In JSON each stands by itself, beside the words, the level, and the process."""
+    """In JSON each stands by itself, with the text, the level, and the process."""
     logger.warning("request %s: lost", "r1", extra=about("r1", "k1", TRACE, attempt=2))
     [line] = lines.json
     assert line["message"] == "request r1: lost"
@@ -60,7 +60,7 @@ def test_text_says_the_same(lines: Lines) -> None:
     assert "\n" not in text
 
 
-def test_nothing_is_written_where_nobody_reads(lines: Lines) -> None:
+def test_nothing_is_written_below_the_level(lines: Lines) -> None:
     """On a laptop only warnings are."""
     logger.setLevel(logging.WARNING)
     write("run", about("r1"))
@@ -73,12 +73,12 @@ def test_a_trace_has_an_id(trace: str, id_: str) -> None:
     assert trace_id(trace) == id_
 
 
-def test_serve_writes_no_traceback_of_a_refusal(caplog: pytest.LogCaptureFixture) -> None:
+def test_serve_writes_no_traceback_of_a_client_error(caplog: pytest.LogCaptureFixture) -> None:
     """Of a failure it does."""
     hide_client_errors()
     hide_client_errors()
     failed = [GenerationError(), KeyError("bug")]
     for error in (ImageLoadError("no image"), *failed):
         logging.getLogger("ray.serve").error("Request failed.", exc_info=error)
-    told = [record.exc_info[1] for record in caplog.records if record.exc_info]
-    assert told == failed
+    logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert logged == failed

@@ -59,7 +59,7 @@ def test_a_histogram_has_its_bounds(name: str, metric: Metric) -> None:
 
 @each_metric
 def test_names_follow_the_scheme(name: str, metric: Metric) -> None:
-    """`florence_<box>_<what>_<unit>`: counters end in _total, times in _seconds, nothing else."""
+    """`florence_<deployment>_<what>_<unit>`: counters end in _total, times in _seconds."""
     assert NAME.fullmatch(name)
     assert (metric.kind == "counter") == name.endswith("_total")
     if metric.kind == "histogram":
@@ -129,7 +129,7 @@ def test_ray_takes_every_metric(name: str, metric: Metric) -> None:
 
 
 def test_a_replicas_gauges_are_set_again() -> None:
-    """It forgets them; what is the cluster's may be forgotten, when nobody reads it any more."""
+    """Ray forgets them; the cluster's gauges may be forgotten, once the store is not read."""
     recorder = RayRecorder()
     said: list[str] = []
 
