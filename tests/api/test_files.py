@@ -220,7 +220,7 @@ def test_a_pending_file_is_waited_for(service: Service) -> None:
 
     async def scenario() -> tuple[int, dict[str, str]]:
         downloading = asyncio.create_task(download(service, name))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         assert not downloading.done()
         await asyncio.to_thread(service.files.keep, name, DATA)
         return await downloading
@@ -236,7 +236,7 @@ def test_any_replica_waits(service: Service) -> None:
 
     async def scenario() -> tuple[int, dict[str, str]]:
         downloading = asyncio.create_task(download(other, name))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.02)
         await asyncio.to_thread(service.files.keep, name, DATA)
         return await downloading
 
@@ -248,12 +248,12 @@ def test_a_pending_file_that_is_lost_is_not_found(
     service: Service, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """After a while the download is refused."""
-    monkeypatch.setattr(pending, "WAIT_S", 0.3)
+    monkeypatch.setattr(pending, "WAIT_S", 0.05)
     name = pending_file(service)
     began = time.monotonic()
 
     assert service.client.request(method, f"/cdn/files/{name}").status_code == 404
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began >= 0.05
 
 
 @pytest.mark.parametrize("kind", ["made up", "made with another key", "expired"])
@@ -287,7 +287,7 @@ def test_a_bounded_number_of_downloads_waits(
             exchange.hang_up()
             await exchange.task
             downloading = asyncio.create_task(download(service, name))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
             assert not downloading.done()
             await asyncio.to_thread(service.files.keep, name, DATA)
             assert (await downloading)[0] == 200
