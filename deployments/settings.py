@@ -93,7 +93,9 @@ class StoreSettings(Section):
     url: str = Field(
         "sqlite:////var/lib/florence/queue.db",
         pattern=r"^(sqlite:///.+|postgres(ql)?://.+|memory:)$",
-        description="Either `postgresql://…`, `sqlite:///FILE` for one node, or `memory:`.",
+        description=(
+            "`postgresql://…`, `sqlite:///FILE` for one node, or `memory:` (a temporary file)."
+        ),
     )
     pool_size: int = Field(8, ge=1, le=100, description="PostgreSQL connections of one replica.")
     patience_s: float = Field(

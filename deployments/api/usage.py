@@ -1,7 +1,8 @@
 """Usage of keys: counted in this process, added to the store every second.
 
 A process that is killed loses the last second.
-When the store fails while it adds, that second may be counted twice.
+When the store is lost while it adds, and for longer than it is waited for (`store.patience_s`),
+that second may be counted twice.
 """
 
 import asyncio

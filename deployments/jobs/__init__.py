@@ -1,1 +1,1 @@
-"""The life of a request: its states, the stores that keep it, the webhooks that tell of its end."""
+"""The durable queue: jobs, the stores that keep them, and the workers that run them."""

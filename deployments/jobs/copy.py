@@ -1,7 +1,7 @@
 """Copies a whole store into an empty one, such as a laptop's SQLite file into PostgreSQL.
 
-Nobody may write to either meanwhile: the counts are compared at the end, which finds a request
-that came or went, but not one that has changed.
+Stop the service before. The counts are compared at the end, which finds jobs that came or went,
+but not those that have changed.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ BATCH = 500  # rows of one transaction
 async def copy_store(
     source: RowStore, target: RowStore, advance: Callable[[int], None]
 ) -> Counter[str]:
-    """How many rows of each table were copied; `advance` hears of each batch.
+    """How many rows of each table were copied; `advance` is called with the size of each batch.
 
     Raises:
         SetupError: the target is not empty, or the counts differ in the end.
@@ -40,10 +40,10 @@ async def count_rows(store: RowStore) -> Counter[str]:
 
 
 async def refuse_filled(target: RowStore) -> None:
-    """Do nothing when no table has a row.
+    """Refuse a target that is not empty.
 
     Raises:
-        SetupError: one has; the message names it.
+        SetupError: a table has rows; the message names it.
     """
     for table, count in (await count_rows(target)).items():
         if count:
@@ -63,10 +63,10 @@ async def batches(source: RowStore, table: str) -> AsyncIterator[list[Row]]:
 
 
 async def agreed(source: RowStore, target: RowStore) -> Counter[str]:
-    """The counts of both, which are the same.
+    """The counts of both, when they agree.
 
     Raises:
-        SetupError: they are not; the message names the first table that differs.
+        SetupError: they do not; the message names the first table that differs.
     """
     there, here = await count_rows(source), await count_rows(target)
     for table in TABLES:

@@ -1,4 +1,4 @@
-"""The log of a request as every store keeps it: one JSON object a line, in order, only added to."""
+"""The log of a job as every store keeps it: one JSON object a line, in order, append-only."""
 
 import json
 from collections.abc import Iterable
@@ -12,19 +12,19 @@ COMPLETED = LogLine("Completed")
 
 
 def started(attempt: int) -> LogLine:
-    """What is told when a worker takes a request for the `attempt`th time, from 1."""
+    """The line of a claim; attempts count from 1."""
     return LogLine(f"Started, attempt {attempt}")
 
 
 def ended(outcome: JobOutcome) -> tuple[LogLine, ...]:
-    """What is told at the end; an error is among the outcome's own lines."""
+    """The lines of the end; an error is among the outcome's own lines."""
     if outcome.state is JobState.DONE:
         return (*outcome.logs, COMPLETED)
     return outcome.logs
 
 
 def queued_again(outcome: JobOutcome) -> tuple[LogLine, ...]:
-    """What is told when an attempt that failed with `outcome` is not the last."""
+    """The lines of an attempt that failed with `outcome` and is not the last."""
     return (*outcome.logs, QUEUED_AGAIN)
 
 

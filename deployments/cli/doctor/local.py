@@ -119,7 +119,9 @@ def check_store(setup: Setup) -> Finding:
     """Whether the store answers, and has this release's schema."""
     url = setup.settings.store.url
     if url == MEMORY:
-        return warn("kept in memory alone", "give store.url, or a restart forgets every request")
+        return warn(
+            "kept in a temporary file", "give store.url, or a restart forgets every request"
+        )
     if setup.is_store_hidden:
         return skip(f"{without_password(url)} is a file on the service's own node")
     found = asyncio.run(inspect_store(setup.settings.store))

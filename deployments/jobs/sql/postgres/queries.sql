@@ -341,7 +341,7 @@ SELECT * FROM webhook ORDER BY seq DESC LIMIT $1;
 SELECT * FROM webhook WHERE state = $2 ORDER BY seq DESC LIMIT $1;
 
 -- name: retry_webhook
--- A new token, so that whoever holds the old one cannot settle it once more.
+-- A new token, so that a delivery under way cannot record its result.
 UPDATE webhook SET state = 'pending', attempts = 0, token = token + 1, next_at = store_now()
 WHERE id = $1 AND state <> 'pending' RETURNING id;
 

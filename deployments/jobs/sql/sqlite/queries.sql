@@ -217,7 +217,7 @@ WHERE :state IS NULL OR state = :state
 ORDER BY seq DESC
 LIMIT :limit
 
--- name: retry_webhook (a new token, so that nobody can settle it with the old one)
+-- name: retry_webhook (a new token, so that a delivery under way cannot record its result)
 UPDATE webhook SET state = 'pending', attempts = 0, token = token + 1, next_at = :now
 WHERE id = :id AND state <> 'pending'
 
