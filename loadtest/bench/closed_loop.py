@@ -24,7 +24,6 @@ ROWS = {
     "CPU in the model, ms/request": ("cpu_model_ms", 1),
     "failed": ("num_failed", 0),
     "answers that differ from transformers'": ("num_different", 0),
-    "other programs, % of the machine": ("others_percent", 0),
 }
 
 

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
 from deployments.jobs.job import Job, JobOutcome, Submission
 from deployments.jobs.store import RowStore
@@ -51,12 +50,14 @@ def main(
     """Measure, print the table, write out/bench/store.json."""
     console = Console()
     with server(postgres) as url:
-        stores = [
-            uvloop.run(measure(stores, seconds, rows, console))
-            for stores in (SqliteFiles(), PostgresSchemas(url))
-        ]
+        stores = {
+            each.name: uvloop.run(measure(each, seconds, rows, console))
+            for each in (SqliteFiles(), PostgresSchemas(url))
+        }
+    titles = {title: (title, 2) for found in stores.values() for title in found}
+    console.print(figures.table("", stores, titles))
     result = {"seconds": seconds, "rows": rows, "batch_size": BATCH, "stores": stores}
-    console.print(table(stores), f"Figures: {figures.write('store', result)}")
+    console.print(f"Figures: {figures.write('store', result)}")
 
 
 @contextmanager
@@ -71,30 +72,23 @@ def server(url: str | None) -> Iterator[str]:
         yield started
 
 
-async def measure(
-    stores: EmptyStores, seconds: float, rows: int, console: Console
-) -> dict[str, Any]:
-    """All figures of one store."""
+async def measure(stores: EmptyStores, seconds: float, rows: int, console: Console) -> Figures:
+    """All figures of one store, by their titles."""
+    found: Figures = {}
     with console.status(f"{stores.name}: submit …") as status:
-        submits = [await submit(stores, num, seconds) for num in PRODUCERS]
+        for num in PRODUCERS:
+            found |= await submit(stores, num, seconds)
         status.update(f"{stores.name}: claim and finish …")
-        worked = await work(stores, seconds, rows)
+        found["claim and finish, jobs/s"] = await work(stores, seconds, rows)
         status.update(f"{stores.name}: questions …")
-        asked = await ask(stores, rows // 2)
-        claims = []
+        found |= await ask(stores, rows // 2)
         for num in KEYS:
             status.update(f"{stores.name}: claim from {num} keys …")
-            claims += await claim(stores, num, rows)
-    return {
-        "store": stores.name,
-        "submit": submits,
-        "claim_and_finish_per_s": worked,
-        "asked": asked,
-        "claim": claims,
-    }
+            found |= await claim(stores, num, rows)
+    return found
 
 
-async def submit(stores: EmptyStores, num: int, seconds: float) -> dict[str, Any]:
+async def submit(stores: EmptyStores, num: int, seconds: float) -> Figures:
     """Submits with and without group commit, in turns; the middle one of each counts."""
     plains, groupeds = [], []
     for _ in range(ROUNDS):
@@ -102,13 +96,15 @@ async def submit(stores: EmptyStores, num: int, seconds: float) -> dict[str, Any
             plains.append(await produce(each, num, seconds))
         async with stores.store() as store:
             groupeds.append(await produce(store.submit, num, seconds))
-    plain, grouped = middle(plains), middle(groupeds)
-    ratio = grouped["per_s"] / plain["per_s"]
-    return {"producers": num, "grouped": grouped, "plain": plain, "ratio": ratio}
+    found: Figures = {}
+    for name, timed in (("", middle(groupeds)), (", ungrouped", middle(plains))):
+        title = f"submit, {num} producers{name}"
+        found |= {f"{title}, jobs/s": timed["per_s"], f"{title}, p99, ms": timed["p99_ms"]}
+    return found
 
 
 async def work(stores: EmptyStores, seconds: float, rows: int) -> float:
-    """Requests that one worker claims and finishes a second, BATCH at a time."""
+    """Jobs that one worker claims and finishes a second, BATCH at a time."""
     async with stores.store() as store:
         await fill(store, rows)
         num, start = 0, time.perf_counter()
@@ -119,33 +115,35 @@ async def work(stores: EmptyStores, seconds: float, rows: int) -> float:
         return num / (time.perf_counter() - start)
 
 
-async def ask(stores: EmptyStores, rows: int) -> dict[str, Any]:
-    """What clients and the autoscaler ask, with so many requests in the queue."""
+async def ask(stores: EmptyStores, rows: int) -> Figures:
+    """What clients and the autoscaler ask, with so many jobs in the queue."""
     async with stores.store() as store:
         await fill(store, rows)
         last = await store.submit(submission())
+        questions: dict[str, Callable[[], Awaitable[Any]]] = {
+            "status": lambda: store.status("key", last.id),
+            "position": lambda: store.position(last.id),
+            "backlog": store.backlog,
+        }
         return {
-            "status": await repeat(lambda: store.status("key", last.id), ASKED),
-            "position": await repeat(lambda: store.position(last.id), ASKED),
-            "backlog": await repeat(store.backlog, ASKED),
+            f"{name}, p50, ms": (await repeat(question, ASKED))["p50_ms"]
+            for name, question in questions.items()
         }
 
 
-async def claim(stores: EmptyStores, num_keys: int, rows: int) -> list[dict[str, Any]]:
-    """Claims from a queue of so many keys: without limits, with some room, and with none."""
+async def claim(stores: EmptyStores, num_keys: int, rows: int) -> Figures:
+    """Claims from a queue of so many keys: without limits, below their limits, and at them."""
     keys = [f"key-{nth:04}" for nth in range(num_keys)]
     async with stores.store() as store:
         await fill(store, rows, keys)
         free = await claims(store)
         await store.write_rows("api_key", [capped(key, max(1, 100 // num_keys)) for key in keys])
-        limited = await claims(store)
+        below = await claims(store)
         while await store.claim("worker", BATCH, LEASE_S):
             pass
-        full = await repeat(lambda: store.claim("worker", BATCH, LEASE_S), CLAIMS)
-    return [
-        {"keys": num_keys, "limits": name, **found}
-        for name, found in (("none", free), ("free", limited), ("reached", full))
-    ]
+        reached = await repeat(lambda: store.claim("worker", BATCH, LEASE_S), CLAIMS)
+    named = (("no limits", free), ("below limits", below), ("at limits", reached))
+    return {f"claim, {num_keys} keys, {name}, p50, ms": found["p50_ms"] for name, found in named}
 
 
 async def claims(store: RowStore) -> Figures:
@@ -160,7 +158,7 @@ async def claims(store: RowStore) -> Figures:
 
 
 async def fill(store: RowStore, rows: int, keys: Sequence[str] = ("key",)) -> None:
-    """Queue so many requests, of all keys in turn."""
+    """Queue so many jobs, of all keys in turn."""
     for start in range(0, rows, FILL):
         given = [submission(keys[nth % len(keys)]) for nth in range(start, min(start + FILL, rows))]
         await asyncio.gather(*map(store.submit, given))
@@ -223,33 +221,6 @@ def capped(key_id: str, concurrency: int) -> dict[str, Any]:
         "expires_at": None,
         "revoked_at": None,
     }
-
-
-def table(stores: Sequence[dict[str, Any]]) -> Table:
-    """The figures for a person, a column for each store."""
-    shown = Table("")
-    for store in stores:
-        shown.add_column(store["store"], justify="right")
-    for lines in zip(*(list(lines_of(store)) for store in stores), strict=True):
-        shown.add_row(lines[0][0], *(figure for _, figure in lines))
-    return shown
-
-
-def lines_of(store: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is measured, and the figure."""
-    for row in store["submit"]:
-        grouped, plain = row["grouped"], row["plain"]
-        name = f"submit, {row['producers']} producers"
-        yield f"{name}, requests/s", f"{grouped['per_s']:.0f}"
-        yield f"{name}, p50 / p99, ms", f"{grouped['p50_ms']:.2f} / {grouped['p99_ms']:.2f}"
-        yield f"{name}, ungrouped, requests/s", f"{plain['per_s']:.0f}"
-        yield f"{name}, ungrouped, p99, ms", f"{plain['p99_ms']:.2f}"
-        yield f"{name}, ratio", f"{row['ratio']:.1f}"
-    yield "claim and finish, requests/s", f"{store['claim_and_finish_per_s']:.0f}"
-    for name, found in store["asked"].items():
-        yield f"{name}, p50, ms", f"{found['p50_ms']:.2f}"
-    for row in store["claim"]:
-        yield f"claim, {row['keys']} keys, limits {row['limits']}, p50, ms", f"{row['p50_ms']:.1f}"
 
 
 if __name__ == "__main__":

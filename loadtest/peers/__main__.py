@@ -26,7 +26,6 @@ from loadtest.bench.offline import images_per_s
 from loadtest.bench.reference import AnsweredImage, Reference, mixed_samples
 from loadtest.peers import server
 from loadtest.peers.environment import python_of
-from loadtest.peers.machine import MachineTime
 from loadtest.peers.peer import PeerJob, boxes_of
 from loadtest.peers.server import MeasuredServer
 from loadtest.scenes import SIZE, body_with, photograph
@@ -56,7 +55,6 @@ def main(
         list[ServerName] | None, typer.Option(help="Measure this server; can be given again.")
     ] = None,
     haproxy: Annotated[bool, typer.Option("--haproxy", help="HAProxy in front of ours.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Models of a peer, side by side.")] = 1,
 ) -> None:
     """Measure, print the tables, write out/bench/peers….json."""
     if mixed and beams > 1:
@@ -64,7 +62,7 @@ def main(
     console = Console()
     names = only or list(ServerName)
     with console.status("Making the checkpoint, installing the peers …") as status:
-        job, samples = prepared(beams, tokens, mixed, workers)
+        job, samples = prepared(beams, tokens, mixed)
         install(names)
         jpegs = [sample.jpeg for sample in samples]
         status.update("Measuring the offline loop …")
@@ -87,12 +85,11 @@ def main(
         "num_beams": beams,
         "num_tokens": job.num_tokens,
         "haproxy": haproxy,
-        "workers": workers,
         "offline_images_per_s": {"before": before, "after": after},
         "servers": servers,
         "ratios": found,
     }
-    console.print(f"Figures: {figures.write(file_name(beams, mixed, workers, only), result)}")
+    console.print(f"Figures: {figures.write(file_name(beams, mixed, only), result)}")
 
 
 def install(names: list[ServerName]) -> None:
@@ -102,16 +99,14 @@ def install(names: list[ServerName]) -> None:
             python_of(name)
 
 
-def prepared(
-    beams: int, tokens: int, mixed: bool, workers: int
-) -> tuple[PeerJob, list[AnsweredImage]]:
+def prepared(beams: int, tokens: int, mixed: bool) -> tuple[PeerJob, list[AnsweredImage]]:
     """What to serve, and the images to ask about, with transformers' answers."""
     if mixed:
         folder = mixed_checkpoint().resolve()
-        job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=None, workers=workers)
+        job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=None)
         return job, mixed_samples(folder)
     folder = bench_checkpoint().resolve()
-    job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=tokens, workers=workers)
+    job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=tokens)
     jpegs = [photograph(seed) for seed in range(NUM_IMAGES)]
     answers = Reference(folder, beams, tokens).answers(jpegs)
     return job, [AnsweredImage(*sample) for sample in zip(jpegs, answers, strict=True)]
@@ -146,11 +141,9 @@ def measured(
     loop = ClosedLoop(running.url, running.headers, [body_with(each.jpeg) for each in samples])
     rows = []
     for concurrency in CONCURRENCIES:
-        began, before = MachineTime(), running.work()
         num = requests if concurrency > 1 else requests // 8
         row, done = loop.measure(running.work, concurrency, num, WARM_UP)
-        others = began.taken_by_others(running.work().since(before).total_s)
-        rows.append(row | short(done, samples) | different | {"others_percent": 100 * others})
+        rows.append(row | short(done, samples) | different)
     return rows
 
 
@@ -179,10 +172,10 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
     return found
 
 
-def file_name(beams: int, mixed: bool, workers: int, only: list[ServerName] | None) -> str:
+def file_name(beams: int, mixed: bool, only: list[ServerName] | None) -> str:
     """peers, and what makes this run a special one."""
     special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
-    special += [f"{workers}-workers"] * (workers > 1) + [name.value for name in only or []]
+    special += [name.value for name in only or []]
     return "-".join(["peers", *special])
 
 

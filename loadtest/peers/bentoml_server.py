@@ -22,7 +22,7 @@ COMMON: dict[str, Any] = {
 }
 
 
-@bentoml.service(workers=PeerJob.read().workers, **COMMON)
+@bentoml.service(workers=1, **COMMON)
 class GenerateService:
     """The model."""
 

@@ -48,7 +48,6 @@ if __name__ == "__main__":
     server = litserve.LitServer(
         RegionProposal(max_batch_size=8, batch_timeout=BATCH_TIMEOUT_S),
         accelerator="cpu",
-        workers_per_device=PeerJob.read().workers,
         timeout=False,
     )
     server.run(

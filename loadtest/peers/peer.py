@@ -41,7 +41,6 @@ class PeerJob(BaseModel):
     num_beams: int | None
     num_tokens: int | None
     folder: Path = Path()  # for pictures, and for a record of the passes
-    workers: int = 1
 
     @classmethod
     def read(cls) -> Self:

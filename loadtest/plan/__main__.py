@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtest.plan import outcome
-from loadtest.plan.load import poisson, requests_at
 from loadtest.plan.replica import Speed
+from loadtest.plan.request import poisson, requests_at
 from loadtest.plan.service import NODE_START_S, deployed
 from loadtest.plan.simulation import Course, Simulation
 from loadtest.units import bound, number, seconds

@@ -1,7 +1,12 @@
-"""A request on its way through the simulated service."""
+"""The requests of a simulation: at random or in bursts, with lognormal answer lengths."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, isnan, nan
+
+import numpy as np
+
+LONGEST = 1024  # tokens of an answer
 
 
 @dataclass(eq=False, slots=True)
@@ -39,3 +44,29 @@ class SimulatedRequest:
     def latency_s(self) -> float:
         """From its arrival to its answer."""
         return self.ended - self.arrived
+
+
+def poisson(rate: float, duration_s: float, random: np.random.Generator) -> list[float]:
+    """Times of arrivals at random, `rate` a second on average."""
+    times = random.uniform(0, duration_s, random.poisson(rate * duration_s))
+    return [float(time) for time in np.sort(times)]
+
+
+def requests_at(
+    times: Iterable[tuple[float, bool]],
+    tokens: tuple[float, float],
+    deadline_s: float,
+    random: np.random.Generator,
+) -> list[SimulatedRequest]:
+    """A request for each (time, is_queued), in order.
+
+    `tokens` are the median of the answer lengths and the spread of their logarithm; a run that
+    has not begun after `deadline_s` fails.
+    """
+    ordered = sorted(times)
+    median, spread = tokens
+    lengths = np.clip(np.rint(random.lognormal(np.log(median), spread, len(ordered))), 1, LONGEST)
+    return [
+        SimulatedRequest(at_s, int(length), is_queued, np.inf if is_queued else at_s + deadline_s)
+        for (at_s, is_queued), length in zip(ordered, lengths, strict=True)
+    ]

@@ -7,8 +7,7 @@ from random import Random
 from deployments.autoscaling import POLL_INTERVAL_S, BacklogReading, Observation
 from loadtest.plan.clock import Clock
 from loadtest.plan.dispatchers import SimulatedQueue
-from loadtest.plan.nodes import Nodes
-from loadtest.plan.replicas import ReplicaValues, SimulatedReplicas
+from loadtest.plan.replicas import Nodes, ReplicaValues, SimulatedReplicas
 from loadtest.plan.request import SimulatedRequest
 from loadtest.plan.serve_scaling import (
     AutoscalingValues,

@@ -9,9 +9,9 @@ import itertools
 import numpy as np
 import pytest
 
-from loadtest.plan.load import poisson, requests_at
 from loadtest.plan.outcome import direction_changes, first_increase_s, most_within, table
 from loadtest.plan.replica import Speed
+from loadtest.plan.request import poisson, requests_at
 from loadtest.plan.service import deployed
 from loadtest.plan.simulation import Course, Decision, Simulation
 
