@@ -50,7 +50,6 @@ class OneLineParser(argparse.ArgumentParser):
     """What is wrong is one line and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the arguments."""
         raise SetupError(f"{message}. See `python -m loadtest --help`.")
 
 
@@ -310,7 +309,6 @@ def check_url(url: str, row: Scenario, options: argparse.Namespace) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line as it is."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -32,7 +32,6 @@ def constant(rate: float, duration_s: float, _seed: int) -> list[float]:
 
 
 def poisson(rate: float, duration_s: float, seed: int) -> list[float]:
-    """Exponential gaps."""
     rng = random.Random(seed)
     arrivals = []
     at = rng.expovariate(rate)

@@ -123,7 +123,6 @@ class LoadClient:
                 self._submit(calls[0], number)
 
     def close(self) -> None:
-        """Close all connections."""
         self._http.close()
 
     def _run(self, call: ScenarioCall, number: int) -> GoodAnswer:
@@ -199,7 +198,6 @@ class LoadClient:
 
 
 def path(request_id: str) -> str:
-    """Where to ask about a queued request."""
     return f"/queue/{APP}/requests/{request_id}"
 
 

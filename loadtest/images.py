@@ -27,7 +27,6 @@ def request_bodies(folder: Path | None, num: int, lengths: set[AnswerLength]) ->
 
 
 def body_of(file: Path) -> bytes:
-    """A request with the image of a file."""
     content_type = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return body_with(file.read_bytes(), content_type)
 

@@ -66,7 +66,6 @@ def agree_on_begin(environment: Environment, **_: Any) -> None:
 
 @lru_cache
 def parsed(run: str) -> ScenarioRun:
-    """The run on the command line."""
     return ScenarioRun.model_validate_json(run)
 
 

@@ -57,7 +57,6 @@ class WebhookReceiver:
         self._server.start()
 
     def stop(self) -> None:
-        """Close the server."""
         self._server.stop(timeout=1)
 
     def wait(self, request_id: str) -> ReceivedWebhook:
@@ -92,7 +91,6 @@ def headers_of(environ: Mapping[str, Any]) -> dict[str, str]:
 
 
 def public_keys(jwks: Mapping[str, Any]) -> list[Ed25519PublicKey]:
-    """The keys of a JSON Web Key Set."""
     return [Ed25519PublicKey.from_public_bytes(decoded(key["x"])) for key in jwks["keys"]]
 
 
@@ -119,7 +117,6 @@ def is_genuine(
 
 
 def verifies(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    """Whether the key made the signature."""
     try:
         key.verify(signature, message)
     except InvalidSignature:

@@ -16,8 +16,6 @@ INF = float("inf")
 
 
 class Verb(StrEnum):
-    """What a client does."""
-
     RUN = "run"  # a synchronous run
     QUEUE = "queue"  # submit, ask for the status as fal's client does, fetch the result
     STATUS = "status"  # ask once for the status of a queued request
@@ -73,7 +71,6 @@ class Scenario:
 
     @property
     def needs_receiver(self) -> bool:
-        """Whether webhooks come back."""
         return any(call.verb is Verb.WEBHOOK for call in self.calls)
 
     @property
@@ -177,7 +174,6 @@ class ScenarioRun(BaseModel):
 
     @property
     def row(self) -> Scenario:
-        """The scenario's own row."""
         return SCENARIOS[self.scenario]
 
     @cached_property

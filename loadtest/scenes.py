@@ -27,6 +27,5 @@ def photograph(seed: int, size: tuple[int, int] = SIZE, brightness: float | None
 
 
 def body_with(image: bytes, content_type: str = "image/jpeg") -> bytes:
-    """A request with an image as a data URI."""
     uri = f"data:{content_type};base64,{base64.b64encode(image).decode()}"
     return f'{{"image_url": "{uri}"}}'.encode()

@@ -82,5 +82,4 @@ def shown_share(value: float) -> str:
 
 
 def shown_ratio(value: float) -> str:
-    """How many times as much."""
     return f"×{value:.2f}"

@@ -98,7 +98,6 @@ def describe(folder: Path) -> None:
 
 
 def config() -> Florence2Config:
-    """The demo's configuration, made wider and deeper."""
     larger = Florence2Config.from_pretrained(DEMO_CHECKPOINT)
     vision: Any = larger.vision_config
     text: Any = larger.text_config

@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import (
     Florence2ForConditionalGeneration,
@@ -55,6 +54,12 @@ WANTED = {
     ("fixed", STATIC): 1.25,
     ("mixed", ALONE): 4.0,
     ("fixed", ALONE): 4.0,
+}
+
+ROWS = {
+    "CPU, ms": ("cpu_ms", 1),
+    "wall, ms": ("wall_ms", 1),
+    "sequences in a step": ("mean_batch_size", 1),
 }
 
 Way = Callable[[Sequences], list[Tokens]]
@@ -118,7 +123,12 @@ def main(
         "ratios": ratios,
     }
     console = Console()
-    console.print(table(spent))
+    columns = {
+        f"{load}, {way}": asdict(found)
+        for load, ways in spent.items()
+        for way, found in ways.items()
+    }
+    console.print(figures.table("An image and its answer", columns, ROWS))
     for (name, ratio), least in zip(ratios.items(), WANTED.values(), strict=True):
         console.print(f"{name}: ×{ratio:.2f}, wanted ×{least}")
     console.print(f"Figures: {figures.write('engine', result)}")
@@ -270,18 +280,6 @@ def timed(way: Way, sequences: Sequences, spent: TimePerImage, num_tokens: float
     spent.cpu_ms += share * (time.process_time() - cpu)
     spent.wall_ms += share * (time.perf_counter() - wall)
     return answers
-
-
-def table(spent: dict[str, dict[str, TimePerImage]]) -> Table:
-    """The figures for a person."""
-    shown = Table("lengths", "way", title="An image and its answer", title_justify="left")
-    for name in ("CPU, ms", "wall, ms", "images/s of CPU", "answers in a step"):
-        shown.add_column(name, justify="right")
-    for load, ways in spent.items():
-        for way, s in ways.items():
-            values = (s.cpu_ms, s.wall_ms, 1000 / s.cpu_ms, s.mean_batch_size)
-            shown.add_row(load, way, *(f"{value:.1f}" for value in values))
-    return shown
 
 
 if __name__ == "__main__":

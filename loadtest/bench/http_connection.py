@@ -48,7 +48,6 @@ class Connection:
         return RawAnswer(int(head[9:12]), body, head)
 
     def close(self) -> None:
-        """Close it."""
         self._writer.close()
 
 
@@ -70,7 +69,6 @@ class ConnectionPool:
         return answer
 
     def close(self) -> None:
-        """Close all."""
         for connection in self._idle:
             connection.close()
 

@@ -44,11 +44,9 @@ class LocalService:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of a request."""
         return {"Authorization": f"Key {self.key}", "Content-Type": "application/json"}
 
     def loop(self, bodies: Sequence[bytes]) -> ClosedLoop:
-        """A closed loop of region proposals."""
         return ClosedLoop(f"{self.url}/{ENDPOINT}", self.headers, bodies)
 
     def work(self) -> Work:

@@ -64,12 +64,10 @@ class ProcessTree:
         return float(sum(member.memory_full_info().pss for member in self.members()) / MB)
 
     def by_process(self) -> dict[str, float]:
-        """Resident MB of each member, largest first."""
         sizes = [(title(member), member.memory_info().rss / MB) for member in self.members()]
         return dict(sorted(sizes, key=lambda row: -row[1]))
 
     def members(self) -> list[psutil.Process]:
-        """All of its processes that live."""
         return [self._first, *self._first.children(recursive=True)]
 
     def _inference_threads(self) -> dict[int, float]:
@@ -78,7 +76,6 @@ class ProcessTree:
 
 
 def seconds(process: psutil.Process) -> float:
-    """Processor time of one process."""
     times = process.cpu_times()
     return float(times.user + times.system)
 

@@ -61,7 +61,6 @@ class TimedCalls:
     num_failed: int = 0
 
     async def make(self, connection: Connection, request: bytes) -> RawAnswer:
-        """One call."""
         began = time.perf_counter()
         answer = await connection.ask(request)
         self.took_s.append(time.perf_counter() - began)

@@ -46,13 +46,11 @@ class Reference:
         self._options = options(self.checkpoint.max_positions - 1, num_beams, num_tokens)
 
     def answers(self, jpegs: Sequence[bytes]) -> list[Tokens]:
-        """The answer to each file, eight at a time."""
         pixels = [self.pixels(jpeg) for jpeg in jpegs]
         batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
         return [answer for batch in batches for answer in self.generate(batch)]
 
     def pixels(self, jpeg: bytes) -> Pixels:
-        """A file's pixels at the checkpoint's size."""
         image = decode(jpeg, PreprocessSettings())
         return to_pixels(image, self.checkpoint.image_size, self.checkpoint.resample)
 

@@ -211,16 +211,8 @@ def middle(rounds: Sequence[Figures]) -> Figures:
 
 def capped(key_id: str, concurrency: int) -> dict[str, Any]:
     """The row of an API key with a limit."""
-    return {
-        "id": key_id,
-        "hash": key_id,
-        "name": "",
-        "concurrency": concurrency,
-        "rate": None,
-        "created_at": 0.0,
-        "expires_at": None,
-        "revoked_at": None,
-    }
+    given = {"id": key_id, "hash": key_id, "name": "", "concurrency": concurrency}
+    return given | {"rate": None, "created_at": 0.0, "expires_at": None, "revoked_at": None}
 
 
 if __name__ == "__main__":

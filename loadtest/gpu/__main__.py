@@ -28,7 +28,6 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser("python -m loadtest.gpu", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--seconds", type=float, default=420.0, help="time for all of it")
@@ -37,7 +36,6 @@ def arguments() -> argparse.Namespace:
 
 
 def refuse(reason: str) -> int:
-    """Say why not."""
     sys.stderr.write(f"{reason}\n")
     return 2
 
@@ -57,7 +55,6 @@ def lacking() -> str:
 
 
 def dotted(version: tuple[int, ...]) -> str:
-    """A version as it is written."""
     return ".".join(map(str, version))
 
 

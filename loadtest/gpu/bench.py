@@ -60,7 +60,6 @@ DRY = Measurements(
 
 
 def has_gpu() -> bool:
-    """Whether there is a device to measure."""
     return torch.cuda.is_available()
 
 
@@ -77,8 +76,6 @@ def run(is_dry: bool, seconds: float) -> int:
 
 
 class GpuBench:
-    """One run on one device."""
-
     def __init__(self, plan: Measurements, device: torch.device, budget: Budget) -> None:
         self.report = PrintedReport()
         self._plan, self._device, self._budget = plan, device, budget

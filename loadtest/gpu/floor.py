@@ -41,7 +41,6 @@ class FloorWork:
     token_bytes: int  # of a step, for each sequence and earlier token
 
     def image_s(self, card: CardSpeed) -> float:
-        """Seconds that the encoder needs for one image."""
         return self.image_flop / card.flops
 
     def step_s(self, card: CardSpeed, batch_size: int, context: float) -> float:
@@ -77,7 +76,6 @@ def work(shape: ModelShape, dtype: torch.dtype) -> FloorWork:
 
 
 def count(module: Any) -> int:
-    """Its parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

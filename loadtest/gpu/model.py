@@ -84,7 +84,6 @@ class BenchModel:
     image: tuple[int, int]
 
     def engine(self, config: EngineConfig) -> Engine:
-        """A warm engine."""
         return build(self.florence, self.inputs, self.rules, config, self.image)
 
     @torch.inference_mode()

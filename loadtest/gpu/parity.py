@@ -31,8 +31,6 @@ Box = tuple[float, ...]
 
 @dataclass(frozen=True)
 class EqualShare:
-    """How many of all were equal."""
-
     equal: int
     total: int
 
@@ -41,7 +39,6 @@ class EqualShare:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all were."""
         return self.equal == self.total
 
 
@@ -56,14 +53,12 @@ def exact(device: torch.device, num_beams: int) -> EqualShare:
 
 
 def alone(whose: BenchModel, sequence: Sequence, num_beams: int) -> Tokens:
-    """What transformers says to one sequence."""
     bounds = {"max_new_tokens": sequence.max_new_tokens, "min_new_tokens": sequence.max_new_tokens}
     [answer] = whose.generate([sequence], num_beams, **bounds)
     return answer
 
 
 def answers(engine: Engine, sequences: Sequences) -> list[Tokens]:
-    """What the engine says."""
     driver = Driver(engine, sequences, engine.max_batch_size, max_wait_s=0.0)
     return [sequence.tokens for sequence in sorted(driver.run())]
 
@@ -90,7 +85,6 @@ def halves(large: BenchModel, num_images: int, num_tokens: int) -> tuple[EqualSh
 
 
 def flat(rows: collections.abc.Sequence[Tokens]) -> Tokens:
-    """All tokens of all answers."""
     return tuple(token for row in rows for token in row)
 
 
@@ -156,5 +150,4 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def area(box: Box) -> float:
-    """Its area in square bins."""
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])

@@ -18,22 +18,18 @@ class PrintedReport:
         self.is_right = True
 
     def say(self, line: str) -> None:
-        """Print a line at once."""
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
     def keep(self, name: str, value: Any, text: str) -> None:
-        """Keep a value and print it."""
         self.values[name] = value
         self.say(f"{name}: {text}")
 
     def judge(self, name: str, text: str, is_right: bool) -> None:
-        """The outcome of a check."""
         self.is_right = self.is_right and is_right
         self.keep(name, text, text if is_right else f"{text}  WRONG")
 
     def table(self, name: str, rows: Sequence[Row]) -> None:
-        """Rows of the same columns."""
         self.values[name] = list(rows)
         lines = [list(row) for row in rows[:1]]  # the names of the columns
         lines += [[shown(value) for value in row.values()] for row in rows]

@@ -106,7 +106,6 @@ def images_per_s(
 
 
 def generate_images_per_s(large: BenchModel, batch: int, num_tokens: int) -> float:
-    """Images a second of transformers in one pass."""
     sequences, device = large.sequences([num_tokens] * batch), large.inputs.mean.device
     large.generate(sequences, 1, max_new_tokens=2, min_new_tokens=2)
     bounds = {"max_new_tokens": num_tokens, "min_new_tokens": num_tokens}

@@ -36,8 +36,6 @@ NUM_COMPARED = 8
 
 
 class ServerName(StrEnum):
-    """A server that can be measured."""
-
     LITSERVE = "litserve"
     BENTOML = "bentoml"
     OURS = "ours"

@@ -24,8 +24,6 @@ COMMON: dict[str, Any] = {
 
 @bentoml.service(workers=1, **COMMON)
 class GenerateService:
-    """The model."""
-
     def __init__(self) -> None:
         self._model = PeerModel(PeerJob.read())
 
@@ -37,8 +35,6 @@ class GenerateService:
 
 @bentoml.service(workers=1, **COMMON)
 class FrontService:
-    """What the client asks."""
-
     engine = bentoml.depends(GenerateService)
 
     def __init__(self) -> None:

@@ -34,7 +34,6 @@ def requirements(name: str) -> Path:
 
 
 def install(name: str, folder: Path) -> None:
-    """A new environment with all that is required."""
     venv.create(folder, clear=True, with_pip=True)
     pins, log = str(requirements(name)), folder / "install.log"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install"]

@@ -17,7 +17,6 @@ class RegionProposal(litserve.LitAPI):  # type: ignore[misc]
     """One worker: decodes and answers in threads, which Pillow lets run side by side."""
 
     def setup(self, device: str) -> None:
-        """Load the model."""
         job = PeerJob.read()
         self._pictures, self._model = Pictures(job), PeerModel(job)
         self._threads = ThreadPoolExecutor(2)
@@ -27,20 +26,16 @@ class RegionProposal(litserve.LitAPI):  # type: ignore[misc]
         return str(request["image_url"])
 
     def batch(self, inputs: Sequence[str]) -> list[DecodedImage]:
-        """The images of a batch."""
         return list(self._threads.map(self._pictures.decode, inputs))
 
     def predict(self, x: Sequence[DecodedImage]) -> list[tuple[Any, Image.Image]]:
-        """The model's answer to each, with its image."""
         answers = self._model.generate([decoded.pixels for decoded in x])
         return [(tokens, decoded.image) for tokens, decoded in zip(answers, x, strict=True)]
 
     def unbatch(self, output: list[tuple[Any, Image.Image]]) -> list[tuple[Any, Image.Image]]:
-        """It is a list already."""
         return output
 
     def encode_response(self, output: tuple[Any, Image.Image]) -> dict[str, Any]:
-        """The answer for the client."""
         return self._pictures.answer(*output)
 
 

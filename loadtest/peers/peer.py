@@ -44,7 +44,6 @@ class PeerJob(BaseModel):
 
     @classmethod
     def read(cls) -> Self:
-        """The job of this process."""
         return cls.model_validate_json(os.environ[VARIABLE])
 
     def environment(self) -> dict[str, str]:
@@ -57,7 +56,6 @@ class PeerJob(BaseModel):
             file.write(done.model_dump_json() + "\n")
 
     def passes(self) -> "list[ModelPass]":
-        """All passes so far."""
         lines = (self.folder / "passes").read_text().splitlines()
         return [ModelPass.model_validate_json(line) for line in lines]
 
@@ -77,15 +75,12 @@ class DecodedImage(NamedTuple):
 
 
 class Pictures:
-    """Before and after the model."""
-
     def __init__(self, job: PeerJob) -> None:
         self._checkpoint = Checkpoint(job.checkpoint)
         self._files = LocalFileStore(FileSettings(root=str(job.folder)))
         self._drawing = ThreadPoolExecutor(1)
 
     def decode(self, image_url: str) -> DecodedImage:
-        """The image in a data URI."""
         image = decode(read_data_uri(image_url, SETTINGS.max_bytes), SETTINGS)
         return DecodedImage(
             image, to_pixels(image, self._checkpoint.image_size, self._checkpoint.resample)
@@ -117,7 +112,6 @@ class PeerModel:
         self.generate([np.zeros((height, width, 3), np.uint8)] * BATCH)
 
     def generate(self, images: Sequence[Pixels]) -> list[Tokens]:
-        """The token ids of each answer."""
         began = time.thread_time()
         answers = self._reference.generate(images)
         self._job.record(ModelPass(num_requests=len(images), cpu_s=time.thread_time() - began))

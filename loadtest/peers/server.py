@@ -29,8 +29,6 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class MeasuredServer:
-    """Where to POST, and what it has done so far."""
-
     url: str
     headers: dict[str, str]
     work: Callable[[], Work]
@@ -48,7 +46,6 @@ def ours(job: PeerJob, haproxy: bool) -> Iterator[MeasuredServer]:
 
 @contextmanager
 def litserve(job: PeerJob) -> Iterator[MeasuredServer]:
-    """The server of litserve_server.py."""
     port = free_port("127.0.0.1")
     arguments = ["loadtest.peers.litserve_server", str(port)]
     with peer("litserve", arguments, job, f"http://127.0.0.1:{port}", "health") as server:
@@ -57,7 +54,6 @@ def litserve(job: PeerJob) -> Iterator[MeasuredServer]:
 
 @contextmanager
 def bentoml(job: PeerJob) -> Iterator[MeasuredServer]:
-    """The server of bentoml_server.py."""
     port = free_port("127.0.0.1")
     arguments = ["bentoml", "serve", "loadtest.peers.bentoml_server:FrontService"]
     arguments += ["--host", "127.0.0.1", "--port", str(port)]

@@ -47,7 +47,6 @@ def burst(text: str) -> tuple[int, float]:
 
 
 def command_line() -> argparse.ArgumentParser:
-    """The options."""
     parser = argparse.ArgumentParser("python -m loadtest.plan", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
@@ -88,7 +87,6 @@ def main() -> None:
 
 
 def plot(course: Course) -> Figure:
-    """Requests that wait, and the replicas, over time."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes: Any = figure.subplots(2, 1, sharex=True)
     at = [snapshot.at_s / 60 for snapshot in course.snapshots]

@@ -16,7 +16,6 @@ class Timer:
         self.action: Action | None = action
 
     def cancel(self) -> None:
-        """Drop the event."""
         self.action = None
 
 
@@ -35,7 +34,6 @@ class Clock:
         return timer
 
     def after(self, seconds: float, action: Action) -> Timer:
-        """Call `action` in so many seconds."""
         return self.at(self.now + seconds, action)
 
     def every(self, seconds: float, action: Action, first_s: float) -> "Repeated":
@@ -43,7 +41,6 @@ class Clock:
         return Repeated(self, seconds, action, first_s)
 
     def step(self) -> None:
-        """Go on to the next event."""
         self.now, _, timer = heapq.heappop(self._coming)
         if timer.action is not None:
             timer.action()
@@ -59,7 +56,6 @@ class Repeated:
         self._timer = clock.at(first_s, self._repeat)
 
     def stop(self) -> None:
-        """Let it come no more."""
         self._timer.cancel()
 
     def _repeat(self) -> None:

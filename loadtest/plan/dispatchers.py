@@ -76,7 +76,6 @@ class SimulatedQueue:
                 stopped.ongoing.stop()
 
     def submit(self, request: SimulatedRequest) -> None:
-        """Put a request into the queue."""
         self._waiting.append(request)
         self.claim()
 

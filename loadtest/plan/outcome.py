@@ -10,7 +10,6 @@ FIVE_MINUTES_S = 300.0
 
 
 def table(course: Course) -> dict[str, str]:
-    """The figures for a person."""
     answered = [request for request in course.requests if request.is_answered]
     up = [snapshot.up for snapshot in course.snapshots]
     changes = direction_changes(course.decisions)
@@ -29,7 +28,6 @@ def table(course: Course) -> dict[str, str]:
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Three figures of some times."""
     if not seconds:
         return "-"
     return ", ".join(f"{each:.2f} s" for each in np.percentile(seconds, (50, 95, 100)))

@@ -25,7 +25,6 @@ class Speed:
     image_s: float
 
     def step(self, num_sequences: int) -> float:
-        """Seconds of a step."""
         return self.step_s + num_sequences * self.sequence_s
 
     def images_per_s(self, num_sequences: int, tokens: float) -> float:
@@ -68,7 +67,6 @@ class Steps:
 
     @property
     def ends(self) -> float:
-        """When the last of its steps is done."""
         return self.began + self.prefill_s + self.steps * self.step_s
 
     def steps_until(self, now: float) -> int:
@@ -121,7 +119,6 @@ class SimulatedReplica:
         return len(self._scheduler)
 
     def add(self, request: SimulatedRequest) -> None:
-        """Take a request."""
         sequence = SimulatedSequence(next(self._numbers), request, self._clock.now, request.tokens)
         self._scheduler.add(sequence)
         if self._under_way is None:
@@ -151,7 +148,6 @@ class SimulatedReplica:
         self._timer = self._clock.at(under_way.ends, self._advance)
 
     def _schedule_next(self) -> None:
-        """What the engine does between two steps."""
         self._preempt()
         prefill_s = self._begin()
         if self._running:

@@ -138,7 +138,6 @@ class SimulatedReplicas:
 
     @property
     def num_queued(self) -> float:
-        """Requests without a replica, as Serve knows it."""
         return self._queued.mean() or 0.0
 
     @property
@@ -174,7 +173,6 @@ class SimulatedReplicas:
         return self._stopped_up_s + sum(now - p.up_since for p in self._up + self._stopping)
 
     def replicas(self) -> list[SimulatedReplica]:
-        """All that there are and were."""
         return self._stopped + [p.replica for p in self._up + self._stopping]
 
     def _placed(self, is_there: bool = False) -> Placed:

@@ -32,17 +32,14 @@ class SimulatedRequest:
 
     @property
     def is_answered(self) -> bool:
-        """Whether it has its answer."""
         return not isnan(self.ended)
 
     @property
     def waited_s(self) -> float:
-        """From its arrival until the model began with it."""
         return self.began - self.arrived
 
     @property
     def latency_s(self) -> float:
-        """From its arrival to its answer."""
         return self.ended - self.arrived
 
 

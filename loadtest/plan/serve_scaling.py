@@ -43,7 +43,6 @@ class AutoscalingValues:
         return self.target_ongoing_requests
 
     def bounded(self, replicas: int) -> int:
-        """Within the least and the most."""
         return max(self.min_replicas, min(self.max_replicas, replicas))
 
 
@@ -150,7 +149,6 @@ class MetricMean:
         return (area + value * since_s) / (last + since_s - first)
 
     def stop(self) -> None:
-        """Record nothing more."""
         for repeated in self._repeated:
             repeated.stop()
 

@@ -48,7 +48,6 @@ def deployed(
 
 
 def scaled(deployment: Tree) -> ScaledDeployment:
-    """A deployment with its values and its policy."""
     config = deployment["autoscaling_config"]
     known = {each.name for each in fields(AutoscalingValues)}
     values = AutoscalingValues(**{key: each for key, each in config.items() if key in known})

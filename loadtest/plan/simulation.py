@@ -92,7 +92,6 @@ class PublishedBacklog:
         self._serial = 0
 
     def publish(self, reading: BacklogReading) -> None:
-        """Publish a reading."""
         self._serial += 1
         self._published = self._serial, reading
 
@@ -177,11 +176,9 @@ class Simulation:
             self._enter(request)
 
     def _enter(self, request: SimulatedRequest) -> None:
-        """The way to the model."""
         self._clock.after(self._service.outside_s / 2, lambda: self._replicas.send(request))
 
     def _leave_model(self, request: SimulatedRequest) -> None:
-        """The way from the model to the caller."""
         self._clock.after(self._service.outside_s / 2, lambda: self._answer(request))
 
     def _answer(self, request: SimulatedRequest) -> None:
