@@ -1,9 +1,9 @@
 """The Postprocess deployment: token ids → fal's answer, with its picture in the file store.
 
-A synchronous run is answered as soon as its boxes are known: its picture is drawn while the
-answer travels, and a download waits for it. A queued run is answered when its picture is stored,
-because its result is kept and must not name what a crash may lose.
-A store that is full or away costs the picture, not the boxes.
+A synchronous request is answered as soon as its boxes are known: the picture is drawn afterwards,
+and a download waits for it. A job is answered when its picture is stored, because its result is
+kept, and must not name a file that a crash may lose.
+When the file store is full or unavailable, the answer has no picture.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ class Postprocess:
         return True
 
     async def stop(self) -> None:
-        """Finish the pictures that answers have named."""
+        """Finish the pictures that answers name."""
         await self._pictures.finish()
         await asyncio.to_thread(self._tracer.close)
 
@@ -117,14 +117,14 @@ class Postprocess:
         return describe(stored.name, stored.size, prepared.size, request), (stored.name,)
 
     def _prune(self) -> None:
-        """Remove expired files now and then, while nobody waits."""
+        """Remove expired files from time to time, in the background."""
         if self._pruned.seconds() > PRUNE_EVERY_S:
             self._pruned = Stopwatch()
             asyncio.get_running_loop().run_in_executor(None, prune, self._files)
 
 
 def prune(files: FileStore) -> None:
-    """Remove expired files; when the store is away, there is a next time."""
+    """Remove expired files; the next call does what this one cannot."""
     try:
         files.prune()
     except StoreUnavailable:

@@ -1,7 +1,7 @@
-"""The Preprocess deployment: an image's address → its pixels at the model's size.
+"""The Preprocess deployment: an image's URL → its pixels at the model's size.
 
-Fetches or unpacks, decodes and resizes; knows nothing of the model but the size it sees.
-What lies in our own file store is read from there.
+An image in our own file store is read from there, without HTTP. Of the model, only the image size
+is known here.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class Preprocess:
     ) -> None:
         hide_client_errors()
         self._settings = settings.preprocess
-        self._remembers = settings.inference.image_cache_mb > 0
+        self._needs_digest = settings.inference.image_cache_mb > 0
         self._public_url = settings.ingress.public_url or ""
         self._files = files or open_file_store(settings.files)
         self._checkpoint = open_checkpoint(settings.model)
@@ -80,7 +80,7 @@ class Preprocess:
             self._tracer.close()
 
     def check_health(self) -> None:
-        """Serve asks this; a thread cannot be stopped, but the replica around it can.
+        """Serve calls this; a thread cannot be stopped, but its replica can.
 
         Raises:
             InternalError: an image has been decoding for minutes.
@@ -121,10 +121,10 @@ class Preprocess:
             width=image.width,
             height=image.height,
         )
-        digest = digest_of(pixels) if self._remembers else ""
+        digest = digest_of(pixels) if self._needs_digest else ""
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
 
 
 def digest_of(pixels: Pixels) -> str:
-    """A name that equal pixels share, and different ones do not."""
+    """A hash that is equal for equal pixels."""
     return hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()

@@ -385,7 +385,7 @@ class SlowStore(LocalFileStore):
 def test_a_run_with_a_key_is_answered_before_its_picture(
     settings: Settings, inference: Inference
 ) -> None:
-    """The answer has the boxes and a promise; a replica that Serve stops keeps it."""
+    """The answer names a pending picture; a replica that Serve stops still writes it."""
     given = replace(run(uri(scene(1).image)), picture_key="key")
     prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))
@@ -455,7 +455,7 @@ def test_a_box_that_could_not_be_made_is_stopped_in_silence(settings: Settings) 
 
 
 def test_a_picture_lives_as_long_as_it_is_wanted(settings: Settings, inference: Inference) -> None:
-    """The name of the picture is told beside the output, and holds the time that was asked for."""
+    """The name of the picture is returned with the output, and holds the requested lifetime."""
     given = replace(run(uri(scene(1).image)), files_ttl_s=60.0)
     finished = asyncio.run(through(settings, inference, given))
     [name] = finished.files
@@ -465,7 +465,7 @@ def test_a_picture_lives_as_long_as_it_is_wanted(settings: Settings, inference: 
 
 
 def test_an_own_file_is_read_without_a_call(settings: Settings) -> None:
-    """A URL of our own is read from the store; nobody listens where it points to."""
+    """A URL of our own is read from the store; no server listens at its address."""
     buffer = io.BytesIO()
     scene(0).image.save(buffer, "PNG")
     file = LocalFileStore(settings.files).put(buffer.getvalue(), "image/png")
@@ -509,22 +509,22 @@ def test_expired_pictures_are_removed_now_and_then(
 def test_an_answer_can_be_heard_while_it_is_written(
     settings: Settings, inference: Inference
 ) -> None:
-    """What is said grows, begins the answer, and ends with what a run returns."""
+    """Partial answers grow, begin the whole one, and end with it."""
     given = run(uri(scene(3).image), num_beams=1)
     prepared = prepare(settings, given.input.image_url)
 
     async def heard() -> list[Any]:
-        return [said async for said in inference.stream(prepared, given)]
+        return [each async for each in inference.stream(prepared, given)]
 
     *partial, generated = asyncio.run(heard())
-    lengths = [len(said.tokens) for said in partial]
+    lengths = [len(each.tokens) for each in partial]
     assert generated.tokens == asyncio.run(inference.run(prepared, given)).tokens
     assert generated.stages.num_tokens == len(generated.tokens)
     assert len(lengths) > 1
     assert lengths == sorted(set(lengths))
-    for said in partial:
-        assert said.tokens == generated.tokens[: len(said.tokens)]
-        assert said.size == (640, 480)
+    for each in partial:
+        assert each.tokens == generated.tokens[: len(each.tokens)]
+        assert each.size == (640, 480)
 
 
 def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> None:
@@ -571,12 +571,14 @@ def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
     inference._metrics.record()
     text = recorder.exposition().decode()
     families = text_string_to_metric_families(text)
-    told = {each.name: each.value for family in families for each in family.samples}
-    assert told["florence_inference_slots"] == settings.inference.max_batch_size
-    assert told["florence_inference_slots_taken"] == told["florence_inference_waiting"] == 0
-    assert told["florence_inference_steps_total"] == told["florence_inference_rows_total"] > 1
-    assert told["florence_inference_busy_seconds_total"] > 0
-    assert told["florence_inference_written_tokens_total"] == told["florence_inference_tokens_sum"]
+    values = {each.name: each.value for family in families for each in family.samples}
+    assert values["florence_inference_slots"] == settings.inference.max_batch_size
+    assert values["florence_inference_slots_taken"] == values["florence_inference_waiting"] == 0
+    assert values["florence_inference_steps_total"] == values["florence_inference_rows_total"] > 1
+    assert values["florence_inference_busy_seconds_total"] > 0
+    assert (
+        values["florence_inference_written_tokens_total"] == values["florence_inference_tokens_sum"]
+    )
     assert 'florence_inference_begun_total{reason="waited"} 1.0' in text
     assert 'florence_inference_begun_total{reason="joined"} 0.0' in text
 
@@ -590,9 +592,9 @@ def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
     for _ in range(2):
         asyncio.run(through(changed, inference, run(uri(scene(0).image))))
     families = text_string_to_metric_families(recorder.exposition().decode())
-    told = {each.name: each.value for family in families for each in family.samples}
-    assert told["florence_inference_image_hits_total"] == 1
-    assert told["florence_inference_image_cache_bytes"] > 0
+    values = {each.name: each.value for family in families for each in family.samples}
+    assert values["florence_inference_image_hits_total"] == 1
+    assert values["florence_inference_image_cache_bytes"] > 0
 
 
 @pytest.fixture
@@ -644,7 +646,7 @@ def test_the_deployments_tell_where_a_run_was(
 def test_a_picture_that_comes_later_belongs_to_the_trace(
     settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
 ) -> None:
-    """It is drawn when the answer has left, and is told when its replica is stopped."""
+    """It is drawn after the answer, and exported when the replica is stopped."""
     given = replace(run(uri(scene(1).image)), trace=TRACE, picture_key="ab" * 16)
     prepared = prepare(settings, given.input.image_url)
     generated = asyncio.run(inference.run(prepared, given))

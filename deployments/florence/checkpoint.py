@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, and what its files say about images, lengths and search; no torch."""
+"""A checkpoint's folder, and what its files say about images, lengths and search; no torch."""
 
 import json
 import math
@@ -55,7 +55,7 @@ class Checkpoint:
 
     @cached_property
     def num_beams(self) -> int:
-        """Answers that its generation config follows side by side; without one, one."""
+        """Beams of its generation config; 1 without one."""
         file = self.folder / "generation_config.json"
         config = read(self.folder, file.name) if file.is_file() else {}
         return int(config.get("num_beams") or 1)
@@ -87,7 +87,7 @@ class Checkpoint:
         return read(self.folder, "preprocessor_config.json")
 
     def prompt(self, sentence: str) -> list[int]:
-        """Token ids of a whole prompt: the image's place, then the framed sentence.
+        """Token ids of a whole prompt: the image tokens, then `<s> sentence </s>`.
 
         Raises:
             SetupError: it is longer than the encoder reads.
@@ -100,7 +100,7 @@ class Checkpoint:
         return ids
 
     def count_weights(self) -> int:
-        """How many numbers the weights are, by what their files say of themselves.
+        """How many parameters the weights have, by the headers of their files.
 
         Raises:
             SetupError: a file is missing or cut off.
@@ -108,16 +108,16 @@ class Checkpoint:
         files = sorted({*self.folder.glob("*.safetensors"), *self._shards()})
         if not files:
             raise SetupError(f"{self.folder} has no weights (*.safetensors): fetch it again")
-        return sum(map(count_numbers, files))
+        return sum(map(count_parameters, files))
 
     def _shards(self) -> set[Path]:
-        """The files that weights in several are said to be in."""
+        """The files that the index of sharded weights names."""
         index = self.folder / "model.safetensors.index.json"
         names = read(self.folder, index.name)["weight_map"].values() if index.is_file() else ()
         return {self.folder / name for name in names}
 
     def check(self) -> None:
-        """Read everything once.
+        """Read and check everything.
 
         Raises:
             SetupError: a file is missing or is not Florence-2's.
@@ -147,8 +147,8 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise SetupError(f"{folder / name} is no JSON: fetch the checkpoint again") from None
 
 
-def count_numbers(file: Path) -> int:
-    """How many numbers a file of weights holds.
+def count_parameters(file: Path) -> int:
+    """How many parameters a file of weights holds.
 
     Raises:
         SetupError: it is missing or cut off.
@@ -167,7 +167,7 @@ def count_numbers(file: Path) -> int:
 def open_checkpoint(
     settings: ModelSettings, files: tuple[str, ...] = DESCRIPTION_FILES
 ) -> Checkpoint:
-    """The checkpoint that the settings name, fetched from the hub when it is not a folder.
+    """The checkpoint that the settings name, downloaded from the hub if it is no folder.
 
     Raises:
         SetupError: it is refused, missing or broken.
@@ -178,7 +178,7 @@ def open_checkpoint(
 
 
 def image_size(settings: ModelSettings) -> tuple[int, int]:
-    """(width, height) that the model sees, for who needs no more of its checkpoint.
+    """(width, height) that the model sees, without reading the rest of its checkpoint.
 
     Raises:
         SetupError: it is refused or missing.
@@ -212,7 +212,7 @@ def local_folder(settings: ModelSettings) -> Path | None:
 
 
 def cached_folder(settings: ModelSettings) -> Path | None:
-    """The snapshot of a hub id on this machine; None when its weights were never fetched."""
+    """The snapshot of a hub id on this machine; None if its weights were never downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -224,15 +224,15 @@ def cached_folder(settings: ModelSettings) -> Path | None:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether `path` reads as `owner/name` rather than as a folder."""
+    """Whether `path` looks like `owner/name`, not like a folder."""
     return path.count("/") == 1 and path[0] not in "./~"
 
 
 def refuse_remote_code(path: str) -> None:
-    """Refuse ids whose repository needs code of its own.
+    """Refuse ids whose repository needs remote code.
 
     Raises:
-        SetupError: it names the id that works.
+        SetupError: the message names the id that works.
     """
     owner, _, name = path.partition("/")
     if owner.lower() == "microsoft":
@@ -243,7 +243,7 @@ def refuse_remote_code(path: str) -> None:
 
 
 def download(settings: ModelSettings, files: tuple[str, ...]) -> Path:
-    """The hub's snapshot, from the local cache when it is there.
+    """The hub's snapshot, from the local cache if it is there.
 
     Raises:
         SetupError: it could not be fetched.

@@ -1,4 +1,4 @@
-"""Work that tells how far it is, as an iterator."""
+"""Work that reports its progress, as an iterator."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -11,24 +11,24 @@ R = TypeVar("R")
 async def progress(
     work: Callable[[Callable[[T], None]], Awaitable[R]],
 ) -> AsyncGenerator[T | R, None]:
-    """What `work` tells with the function that it is given, and at the end its result.
+    """What `work` reports by calling the function that it gets, and at the end its result.
 
-    Of what is told faster than it is taken, only the newest is left.
-    The work has a task of its own, so that its deadlines hold whoever iterates;
-    it is cancelled when nobody does any more.
+    A consumer that is slower than the work gets only the newest value.
+    The work runs in a task of its own, so that its timeouts hold even if each step of the iteration
+    is in another task. The work is cancelled when the iteration ends.
 
     Raises:
         Exception: what `work` raises.
     """
     newest: asyncio.Queue[T | None] = asyncio.Queue()
 
-    def tell(value: T | None) -> None:
+    def report(value: T | None) -> None:
         while not newest.empty():
             newest.get_nowait()
         newest.put_nowait(value)
 
-    working = asyncio.ensure_future(work(tell))
-    working.add_done_callback(lambda _: tell(None))
+    working = asyncio.ensure_future(work(report))
+    working.add_done_callback(lambda _: report(None))
     try:
         while (value := await newest.get()) is not None:
             yield value

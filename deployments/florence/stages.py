@@ -1,4 +1,4 @@
-"""Where the time of a request went: one table, from which everything that publishes it is made."""
+"""How long each stage of a request took: one table, from which everything that shows it is made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -36,9 +36,9 @@ def count(deployment: str, *metrics: str, log: str = "") -> Any:
 
 @dataclass(frozen=True)
 class Stages:
-    """Where the time of a request went, and what went through its stages.
+    """How long each stage took, in seconds, and what it counted.
 
-    Headers, metrics, log lines, spans and the log of a job are all made from this table.
+    The Server-Timing header, metrics, log lines, spans and a job's log are made from this table.
     `width` and `height` are the image's own, in pixels; `batch_share` is the request's part of
     its batch.
     """

@@ -1,4 +1,4 @@
-"""A checkpoint's tokens: ids to text and to location bins, and prompts to ids. Knows no torch."""
+"""A checkpoint's tokenizer: prompts to ids, and ids to text and location bins; no torch."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -56,7 +56,7 @@ class Vocabulary:
 
     @cached_property
     def frame(self) -> frozenset[int]:
-        """Ids that only frame an answer: `<s>`, `</s>` and `<pad>`."""
+        """The ids of `<s>`, `</s>` and `<pad>`."""
         return frozenset(map(self.id, ("<s>", "</s>", "<pad>")))
 
     def encode(self, sentence: str) -> list[int]:

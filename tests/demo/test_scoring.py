@@ -1,4 +1,4 @@
-"""Overlaps of boxes, and which found box belongs to which true one."""
+"""Overlaps of boxes, and the pairs of true and found ones."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.demo.scoring import ApiBox, box_of, iou, match_boxes
+from deployments.demo.scenes import Box
+from deployments.demo.scoring import ApiBox, box_of, corners_of, iou, match_boxes
 
 lengths = st.floats(0.5, 100)
 places = st.floats(-100, 100)
@@ -17,6 +18,7 @@ boxes = st.builds(
     lengths,
     lengths,
 )
+corners = boxes.map(corners_of)
 lists = st.lists(boxes, max_size=5)
 
 
@@ -26,27 +28,25 @@ def a_box(*corners: float) -> ApiBox:
     return box_of((x1, y1, x2, y2))
 
 
-@given(one=boxes, other=boxes)
-def test_overlap_is_symmetric_and_a_part(one: ApiBox, other: ApiBox) -> None:
-    """Intersection over union is between nothing and all, whoever is asked about whom."""
+@given(one=corners, other=corners)
+def test_overlap_is_symmetric_and_a_part(one: Box, other: Box) -> None:
+    """Intersection over union is between 0 and 1, and does not depend on the order."""
     assert 0 <= iou(one, other) <= 1 + 1e-9
     assert iou(one, other) == pytest.approx(iou(other, one))
 
 
-@given(box=boxes)
-def test_a_box_overlaps_itself_wholly(box: ApiBox) -> None:
+@given(box=corners)
+def test_a_box_overlaps_itself_wholly(box: Box) -> None:
     """The same box is a perfect find."""
     assert iou(box, box) == pytest.approx(1)
 
 
-@given(one=boxes, other=boxes, x=places, y=places)
-def test_overlap_does_not_depend_on_the_place(
-    one: ApiBox, other: ApiBox, x: float, y: float
-) -> None:
+@given(one=corners, other=corners, x=places, y=places)
+def test_overlap_does_not_depend_on_the_place(one: Box, other: Box, x: float, y: float) -> None:
     """Moving both changes nothing."""
 
-    def moved(box: ApiBox) -> ApiBox:
-        return box | {"x": box["x"] + x, "y": box["y"] + y}
+    def moved(box: Box) -> Box:
+        return box[0] + x, box[1] + y, box[2] + x, box[3] + y
 
     assert iou(moved(one), moved(other)) == pytest.approx(iou(one, other), abs=1e-9)
 
@@ -63,7 +63,7 @@ def test_overlap_does_not_depend_on_the_place(
 )
 def test_overlaps_by_hand(one: Any, other: Any, expected: float) -> None:
     """The shared area is counted once."""
-    assert expected == pytest.approx(iou(a_box(*one), a_box(*other)))
+    assert expected == pytest.approx(iou(one, other))
 
 
 @given(truth=lists, found=lists)
@@ -74,7 +74,9 @@ def test_each_true_box_has_a_partner_of_its_own(truth: list[ApiBox], found: list
     partners = [id(pair.found) for pair in pairs if pair.found is not None]
     assert len(set(partners)) == len(partners)
     for pair in pairs:
-        assert pair.iou == (0 if pair.found is None else iou(pair.truth, pair.found))
+        assert pair.iou == (
+            0 if pair.found is None else iou(corners_of(pair.truth), corners_of(pair.found))
+        )
         assert pair.found is None or pair.iou > 0
 
 
@@ -85,7 +87,8 @@ def test_no_better_pair_is_left_apart(truth: list[ApiBox], found: list[ApiBox]) 
     taken = {id(pair.found): pair.iou for pair in pairs}
     for pair in pairs:
         for box in found:
-            assert iou(pair.truth, box) <= max(pair.iou, taken.get(id(box), 0))
+            overlap = iou(corners_of(pair.truth), corners_of(box))
+            assert overlap <= max(pair.iou, taken.get(id(box), 0))
 
 
 @given(truth=lists)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from deployments.demo.scenes import Scene, SceneObject, draw_scene
-from deployments.demo.training.tasks import TASKS, TrainingTask, caption, iou, parse_boxes
+from deployments.demo.training.tasks import TASKS, TrainingTask, caption, parse_boxes
 
 SCENE = Scene(
     Image.new("RGB", (200, 100)),
@@ -79,9 +79,3 @@ def test_boxes_are_parsed_to_pixels() -> None:
     [(label, box)] = parse_boxes(answer, (2000, 1000))
     assert label == "red circle"
     assert box == pytest.approx((1.0, 499.5, 1999.0, 500.5))
-
-
-def test_iou_of_half_covered_boxes() -> None:
-    """Intersection over union counts the shared area once."""
-    assert iou((0, 0, 2, 1), (1, 0, 3, 1)) == pytest.approx(1 / 3)
-    assert iou((0, 0, 1, 1), (1, 0, 2, 1)) == 0.0

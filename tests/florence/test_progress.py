@@ -1,4 +1,4 @@
-"""Work that tells how far it is."""
+"""Work that reports its progress."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import pytest
 
 from deployments.florence.progress import progress
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def run(work: Callable[[Tell], Any]) -> list[str]:
+def run(work: Callable[[Report], Any]) -> list[str]:
     """All that comes of `work`."""
 
     async def scenario() -> list[str]:
@@ -21,12 +21,12 @@ def run(work: Callable[[Tell], Any]) -> list[str]:
     return asyncio.run(scenario())
 
 
-def test_what_is_told_comes_before_the_result() -> None:
-    """In order, when it is taken as fast as it is told."""
+def test_reports_come_before_the_result() -> None:
+    """In order, when the consumer is as fast as the work."""
 
-    async def work(tell: Tell) -> str:
+    async def work(report: Report) -> str:
         for value in ("a", "b"):
-            tell(value)
+            report(value)
             await asyncio.sleep(0.01)
         return "all"
 
@@ -34,11 +34,11 @@ def test_what_is_told_comes_before_the_result() -> None:
 
 
 def test_only_the_newest_waits() -> None:
-    """Who takes slowly misses what is out of date."""
+    """A slow consumer misses older values."""
 
-    async def work(tell: Tell) -> str:
+    async def work(report: Report) -> str:
         for value in ("a", "b", "c"):
-            tell(value)
+            report(value)
         await asyncio.sleep(0.01)
         return "all"
 
@@ -46,11 +46,11 @@ def test_only_the_newest_waits() -> None:
 
 
 def test_an_error_comes_where_the_result_would() -> None:
-    """What was told before it is not lost."""
+    """What was reported before it is not lost."""
     taken = []
 
-    async def work(tell: Tell) -> str:
-        tell("a")
+    async def work(report: Report) -> str:
+        report("a")
         await asyncio.sleep(0.01)
         raise ZeroDivisionError
 
@@ -64,42 +64,42 @@ def test_an_error_comes_where_the_result_would() -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
-def test_work_ends_when_nobody_listens(is_cancelled: bool) -> None:
-    """Whether the listener is cancelled while it waits, or leaves of its own accord."""
+def test_work_ends_with_its_consumer(is_cancelled: bool) -> None:
+    """Whether the consumer is cancelled while it waits, or stops by itself."""
     ended = []
 
-    async def work(tell: Tell) -> str:
-        tell("a")
+    async def work(report: Report) -> str:
+        report("a")
         try:
             await asyncio.Event().wait()
         finally:
             ended.append("work")
         return "all"
 
-    async def listen() -> None:
+    async def consume() -> None:
         async with aclosing(progress(work)) as values:
             async for _ in values:
                 if not is_cancelled:
                     return
 
     async def scenario() -> None:
-        listening = asyncio.create_task(listen())
+        consuming = asyncio.create_task(consume())
         await asyncio.sleep(0.01)
         if is_cancelled:
-            listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+            consuming.cancel()
+        await asyncio.gather(consuming, return_exceptions=True)
         assert ended == ["work"]
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
 
 
-def test_a_deadline_in_the_work_holds_whoever_listens() -> None:
-    """The listener may be another task at each step."""
+def test_a_timeout_in_the_work_holds() -> None:
+    """The consumer may be another task at each step."""
 
-    async def work(tell: Tell) -> str:
+    async def work(report: Report) -> str:
         async with asyncio.timeout(0.05):
-            tell("a")
+            report("a")
             await asyncio.sleep(30)
         return "all"
 

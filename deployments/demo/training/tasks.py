@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deployments.demo.scenes import Box, Scene, SceneObject
+from deployments.demo.scoring import assign
 
 BINS = 1000  # positions per image side: <loc_0> to <loc_999>
 
@@ -133,37 +134,14 @@ def parse_boxes(answer: str, size: tuple[int, int]) -> list[tuple[str, Box]]:
     return found
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return width * height / (areas - width * height)
-
-
 def _matched(
     truths: Sequence[SceneObject], predicted: Sequence[tuple[str, Box]]
 ) -> list[tuple[SceneObject, str, float]]:
     """Every true object with the label and IoU of its own prediction ("" and 0 if it has none)."""
-    overlaps = sorted(
-        (
-            (iou(t.box, box), i, j)
-            for i, t in enumerate(truths)
-            for j, (_, box) in enumerate(predicted)
-        ),
-        reverse=True,
-    )
-    matches: dict[int, tuple[int, float]] = {}
-    taken: set[int] = set()
-    for overlap, i, j in overlaps:
-        if i not in matches and j not in taken:
-            matches[i] = (j, overlap)
-            taken.add(j)
+    pairs = assign([truth.box for truth in truths], [box for _, box in predicted])
     return [
-        (t, predicted[matches[i][0]][0], matches[i][1]) if i in matches else (t, "", 0.0)
-        for i, t in enumerate(truths)
+        (truth, "" if index is None else predicted[index][0], overlap)
+        for truth, (index, overlap) in zip(truths, pairs, strict=True)
     ]
 
 
