@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -269,6 +270,17 @@ def test_no_module_is_named_for_everything() -> None:
 def test_every_module_says_what_it_is() -> None:
     """Each begins with a docstring."""
     assert [name_of(file) for file in ALL_FILES if not ast.get_docstring(tree(file))] == []
+
+
+def test_a_class_name_is_one_class() -> None:
+    """In the service, the load tests and the chart's generator."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for file in ALL_FILES:
+        if not file.is_relative_to(REPOSITORY / "tests"):
+            for node in ast.walk(tree(file)):
+                if isinstance(node, ast.ClassDef):
+                    homes[node.name].append(name_of(file))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize(
