@@ -177,7 +177,7 @@ def test_a_key_is_in_one_state() -> None:
     assert states == ("valid", "expired", "revoked")
 
 
-def test_limits_are_told_in_words() -> None:
+def test_limits_are_in_words() -> None:
     """A dash is no limit."""
     told = [
         limits_of(ApiKey(id="k", hash="h", concurrency=concurrency, rate=rate))

@@ -46,11 +46,11 @@ class Service(BaseHTTPRequestHandler):
         elif content == b"teapot":
             self.say(418, b"short and stout")
         elif self.path.endswith("/caption"):
-            self.tell(200, {"results": "a [/red] circle"})
+            self.answer_json(200, {"results": "a [/red] circle"})
         else:
             name = "missing" if content == b"lost" else "picture.jpg"
             url = f"http://{self.headers['Host']}/cdn/files/{name}"
-            self.tell(200, {"results": {"bboxes": [BOX]}, "image": {"url": url}})
+            self.answer_json(200, {"results": {"bboxes": [BOX]}, "image": {"url": url}})
 
     def do_GET(self) -> None:
         """Download a picture."""
@@ -59,9 +59,9 @@ class Service(BaseHTTPRequestHandler):
 
     def refuse(self, error: ServiceError) -> None:
         """An error in fal's shape."""
-        self.tell(error.status, error.body())
+        self.answer_json(error.status, error.body())
 
-    def tell(self, status: int, tree: Any) -> None:
+    def answer_json(self, status: int, tree: Any) -> None:
         """An answer of JSON."""
         self.say(status, json.dumps(tree).encode())
 
@@ -179,7 +179,9 @@ def test_a_service_that_is_not_there_is_one_line_for_each(
     assert all("no answer from http://127.0.0.1:1" in line for line in lines)
 
 
-def test_a_wrong_key_is_told(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_key_is_reported(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The service's own words reach the user."""
     assert predict(images(tmp_path, a=b"1"), url, tmp_path / "state", key="other") == 1
     assert "401: Authentication is required" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from deployments.cli.doctor.check import (
 from deployments.errors import SetupError
 
 
-def told(*checks: Check) -> list[tuple[str, Level, str]]:
+def found_by(*checks: Check) -> list[tuple[str, Level, str]]:
     """What comes of them."""
     return [(name, each.level, each.said) for name, each in run_checks(checks)]
 
@@ -54,7 +54,7 @@ def test_a_check_that_hangs_is_given_up() -> None:
     """And those after it are made."""
     never = threading.Event()
     hanging = Check("a", lambda: ok(str(never.wait())), limit_s=0.05)
-    assert told(hanging, Check("b", lambda: ok("fine"))) == [
+    assert found_by(hanging, Check("b", lambda: ok("fine"))) == [
         ("a", Level.FAIL, "no answer within 0.05 s"),
         ("b", Level.OK, "fine"),
     ]
@@ -69,7 +69,7 @@ def test_a_check_after_a_failure_is_skipped() -> None:
         Check("c", raising(AssertionError()), after="a"),
         Check("d", lambda: ok("fine"), after="b"),
     )
-    assert told(*checks)[2:] == [
+    assert found_by(*checks)[2:] == [
         ("c", Level.SKIP, "unknown, because a failed"),
         ("d", Level.OK, "fine"),
     ]

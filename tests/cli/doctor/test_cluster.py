@@ -28,7 +28,7 @@ RUNNING = f"/apis/ray.io/v1/namespaces/{SPACE}/rayclusters/{CLUSTER_NAME}"
 OPERATOR = "/apis/apps/v1/namespaces/kuberay/deployments/kuberay-operator"
 CHECKS = ["cluster", "kuberay", "ready", "limits"]
 Change = Callable[[Document], object]
-Look = Callable[..., dict[str, Finding]]
+Examine = Callable[..., dict[str, Finding]]
 
 
 def a(version_: str, kind: str, name: str, space: str = SPACE, **more: Any) -> Document:
@@ -90,7 +90,7 @@ def kubeconfig(server: ApiServer, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def look(doctor: Doctor, kubeconfig: Path) -> Look:
+def examine(doctor: Doctor, kubeconfig: Path) -> Examine:
     """Runs the doctor on the cluster; what it says of each check, by the name of the check."""
 
     def call(*words: str) -> dict[str, Finding]:
@@ -101,9 +101,9 @@ def look(doctor: Doctor, kubeconfig: Path) -> Look:
     return call
 
 
-def test_a_good_release_is_fine(look: Look) -> None:
+def test_a_good_release_is_fine(examine: Examine) -> None:
     """Every check; the namespace is the context's."""
-    found = look()
+    found = examine()
     assert list(found) == CHECKS
     assert {name: each.said for name, each in found.items() if each.level is not Level.OK} == {}
     assert found["cluster"].said == f"Kubernetes v1.36.2, RayService florence in {SPACE}"
@@ -201,7 +201,7 @@ WRONG: list[tuple[str, str, Change, Level, str, str]] = [
     ("check", "path", "change", "level", "said", "remedy"), WRONG, ids=[w[0] for w in WRONG]
 )
 def test_what_is_wrong_is_found(
-    look: Look,
+    examine: Examine,
     server: ApiServer,
     check: str,
     path: str,
@@ -214,7 +214,7 @@ def test_what_is_wrong_is_found(
     document = copy.deepcopy(server.objects[path])
     change(document)
     server.put(document)
-    found = look()
+    found = examine()
     assert found[check].level is level
     assert said in found[check].said
     assert remedy in found[check].remedy
@@ -222,70 +222,70 @@ def test_what_is_wrong_is_found(
 
 
 def test_the_remedy_for_limits_can_be_pasted(
-    look: Look, server: ApiServer, kubeconfig: Path
+    examine: Examine, server: ApiServer, kubeconfig: Path
 ) -> None:
     """KubeRay leaves a running cluster's limits alone; the patch changes them."""
     wanted = copy.deepcopy(server.objects[SERVICE])
     wanted["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["maxReplicas"] = 16
     server.put(wanted)
-    found = look()["limits"]
+    found = examine()["limits"]
     assert found.level is Level.FAIL
     step = {"op": "replace", "path": "/spec/workerGroupSpecs/1/maxReplicas", "value": 16}
     assert found.remedy == (
         f"kubectl patch raycluster {CLUSTER_NAME} -n {SPACE} --type json -p '{json.dumps([step])}'"
     )
     server.patch(RUNNING, json.loads(found.remedy.split("'")[1]))
-    assert look()["limits"].level is Level.OK
+    assert examine()["limits"].level is Level.OK
 
 
-def test_a_release_is_found_by_helms_name_too(look: Look, server: ApiServer) -> None:
+def test_a_release_is_found_by_helms_name_too(examine: Examine, server: ApiServer) -> None:
     """The chart appends its own where the release does not have it."""
     other = copy.deepcopy(server.objects[SERVICE])
     other["metadata"] |= {"name": "prod-florence", "labels": {"app.kubernetes.io/instance": "prod"}}
     server.put(other)
-    assert "RayService prod-florence in" in look("--release", "prod")["cluster"].said
+    assert "RayService prod-florence in" in examine("--release", "prod")["cluster"].said
 
 
-def test_a_release_that_is_not_there_is_one_failure(look: Look) -> None:
+def test_a_release_that_is_not_there_is_one_failure(examine: Examine) -> None:
     """The rest rests on it."""
-    found = look("--release", "nothing", "--namespace", "elsewhere")
+    found = examine("--release", "nothing", "--namespace", "elsewhere")
     assert found["cluster"].said == "there is no RayService nothing in elsewhere"
     assert "kubectl get rayservices -A" in found["cluster"].remedy
     assert {found[name].level for name in CHECKS[1:]} == {Level.SKIP}
 
 
-def test_without_kuberay_there_is_no_release(look: Look, server: ApiServer) -> None:
+def test_without_kuberay_there_is_no_release(examine: Examine, server: ApiServer) -> None:
     """It is KubeRay that is to be installed."""
     server.delete("/apis/ray.io/v1")
-    assert look()["cluster"].said == "the cluster knows no RayService"
+    assert examine()["cluster"].said == "the cluster knows no RayService"
 
 
-def test_an_operator_that_is_gone_is_missed(look: Look, server: ApiServer) -> None:
+def test_an_operator_that_is_gone_is_missed(examine: Examine, server: ApiServer) -> None:
     """Everything runs on without it, and nothing changes."""
     server.delete(OPERATOR)
-    assert look()["kuberay"].said == "no operator runs, so nothing follows a change"
+    assert examine()["kuberay"].said == "no operator runs, so nothing follows a change"
 
 
-def test_before_it_serves_there_is_little_to_see(look: Look, server: ApiServer) -> None:
+def test_before_it_serves_there_is_little_to_see(examine: Examine, server: ApiServer) -> None:
     """No cluster, no limits."""
     fresh = copy.deepcopy(server.objects[SERVICE])
     del fresh["status"]
     server.put(fresh)
-    found = look()
+    found = examine()
     assert (found["ready"].level, found["limits"].level) == (Level.FAIL, Level.SKIP)
 
 
-def test_what_may_not_be_read_is_not_known(look: Look, server: ApiServer) -> None:
+def test_what_may_not_be_read_is_not_known(examine: Examine, server: ApiServer) -> None:
     """Few accounts may read another namespace."""
     server.forbidden |= {"/apis/apps/v1/deployments"}
-    found = look()["kuberay"]
+    found = examine()["kuberay"]
     assert (found.level, "Forbidden" in found.said) == (Level.SKIP, True)
     server.forbidden |= {SERVICE}
-    found = look()["cluster"]
+    found = examine()["cluster"]
     assert (found.level, "Forbidden" in found.said) == (Level.FAIL, True)
 
 
-def test_an_upgrade_that_does_not_end_is_stuck(look: Look, server: ApiServer) -> None:
+def test_an_upgrade_that_does_not_end_is_stuck(examine: Examine, server: ApiServer) -> None:
     """The remedy names the new cluster; a short one is a warning."""
     upgrading = copy.deepcopy(server.objects[SERVICE])
     waiting = {"florence": {"status": "DEPLOYING", "message": "waits for a GPU"}}
@@ -298,16 +298,16 @@ def test_an_upgrade_that_does_not_end_is_stuck(look: Look, server: ApiServer) ->
         upgrade = UPGRADING[1] | {"lastTransitionTime": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
         upgrading["status"]["conditions"] = [UPGRADING[0], upgrade]
         server.put(upgrading)
-        found = look()["ready"]
+        found = examine()["ready"]
         assert found.level is level
         assert f"under way for {minutes} minutes; florence is DEPLOYING waits" in found.said
     assert "-l ray.io/cluster=florence-new -n inference" in found.remedy
     assert "helm rollback" in found.remedy
 
 
-def test_a_context_that_is_not_there_is_one_failure(look: Look) -> None:
+def test_a_context_that_is_not_there_is_one_failure(examine: Examine) -> None:
     """In kubectl's own words."""
-    found = look("--context", "nowhere")["cluster"]
+    found = examine("--context", "nowhere")["cluster"]
     assert (found.level, "--context" in found.remedy) == (Level.FAIL, True)
 
 

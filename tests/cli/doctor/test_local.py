@@ -97,7 +97,7 @@ def version_of(file: Path) -> int:
 
 
 def test_a_store_of_this_release_is_fine(store_file: Path) -> None:
-    """Its schema is told."""
+    """With its schema."""
     found = store_at(store_file)
     assert (found.level, found.said) == (
         Level.OK,
@@ -178,7 +178,7 @@ def test_a_server_that_is_away_fails() -> None:
     assert "secret" not in found.said
 
 
-def test_a_server_that_is_far_away_is_told() -> None:
+def test_a_server_that_is_far_away_is_reported() -> None:
     """Each submit waits for it several times."""
     found = store_finding("postgresql://db", StoreInfo("PostgreSQL 16", 2, 2, answer_s=0.2))
     assert found.level is Level.WARN
@@ -221,9 +221,9 @@ async def test_a_database_has_a_schema_and_a_clock(bench: Bench) -> None:
     assert (await asyncio.to_thread(check_clock, here)).said == "that of the database agrees"
 
     await bench.advance(90)
-    late = await asyncio.to_thread(check_clock, here)
-    assert (late.level, "NTP" in late.remedy) == (Level.FAIL, True)
-    assert "90.0 s before ours" in late.said
+    off = await asyncio.to_thread(check_clock, here)
+    assert (off.level, "NTP" in off.remedy) == (Level.FAIL, True)
+    assert "90.0 s before ours" in off.said
 
     await bench.connection.execute("INSERT INTO schema_version VALUES (99)")
     assert (await asyncio.to_thread(check_store, here)).level is Level.FAIL
@@ -306,7 +306,7 @@ def test_a_folder_that_takes_nothing_fails(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is."""
     monkeypatch.setattr(module, "MIN_FREE_BYTES", 1 << 80)
     assert files_at(tmp_path).level is Level.WARN

@@ -112,7 +112,7 @@ def test_a_good_one_is_fine(service: RemoteService) -> None:
         ("/openapi.json", (404, {}), Level.WARN, "version unknown"),
     ],
 )
-def test_what_is_wrong_with_its_health_is_told(
+def test_what_is_wrong_with_its_health_is_reported(
     service: RemoteService, site: Site, path: str, answer: tuple[int, Any], level: Level, said: str
 ) -> None:
     """With what to do."""
@@ -121,7 +121,7 @@ def test_what_is_wrong_with_its_health_is_told(
     assert (found.level, said in found.said, bool(found.remedy)) == (level, True, True), found.said
 
 
-def test_a_clock_that_is_off_is_told(service: RemoteService, site: Site) -> None:
+def test_a_clock_that_is_off_is_reported(service: RemoteService, site: Site) -> None:
     """By the `Date` of its answers."""
     site.ahead_s = -600
     found = remote.check_clock(service)
