@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx2
+import typer
 
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
@@ -137,7 +138,7 @@ def lead(run: ScenarioRun, options: argparse.Namespace) -> bool:
     with target(run.row, options, receiver) as (url, key, service):
         preflight(url, key)
         run = run.model_copy(update={"url": url})
-        say(
+        typer.echo(
             f"{run.scenario}: {run.row.summary}. {run.pattern}, {run.rate:g}/s for "
             f"{shown_s(run.duration_s)}, against {url}"
         )
@@ -147,8 +148,8 @@ def lead(run: ScenarioRun, options: argparse.Namespace) -> bool:
         arguments += ["--csv", str(out / "figures"), *distribution(options)]
         is_kept = locust(arguments, key, receiver)
         if service and before:
-            say(cost_of(before, service.processes.cost(), out))
-    say(f"Report: {out / 'report.html'}")
+            typer.echo(cost_of(before, service.processes.cost(), out))
+    typer.echo(f"Report: {out / 'report.html'}")
     return is_kept
 
 
@@ -217,7 +218,7 @@ def target(
         host, _, port = receiver.rpartition(":")
         allowed = [f"{host}:{int(port) + number}" for number in range(options.processes)]
         sets.insert(0, f"webhooks.allowed_hosts={allowed}")
-    say("Starting a service …")
+    typer.echo("Starting a service …")
     with local_service(mixed_model(row), options.haproxy, sets) as service:
         yield service.url, service.key, service
 
@@ -306,11 +307,6 @@ def check_url(url: str, row: Scenario, options: argparse.Namespace) -> None:
         raise SetupError(
             "webhooks need --receiver HOST:PORT, where the service reaches this machine"
         )
-
-
-def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

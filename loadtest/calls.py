@@ -22,6 +22,7 @@ from loadtest.scenarios import ScenarioCall, Verb
 JWKS = "/.well-known/jwks.json"
 FIRST_WEBHOOK_S = 30.0
 ALLOW = "do its webhooks.allowed_hosts and allowed_ports let it post there?"
+POLL_S = 0.1  # as fal's Python client
 NUM_WATCHED = 50  # queued requests that status calls ask about, the latest
 NUM_FIRST = 5  # of them, submitted before the first arrival
 MANY_CONNECTIONS = 20_000  # more than a process may have open files
@@ -72,7 +73,6 @@ class LoadClient:
         key: str,
         timeout_s: float,
         bodies: Bodies,
-        poll_s: float,
         receiver: WebhookReceiver | None = None,
     ) -> None:
         self._prefix = urlsplit(url).path.rstrip("/")
@@ -84,7 +84,6 @@ class LoadClient:
             network_timeout=timeout_s,
         )
         self._bodies = bodies
-        self._poll_s = poll_s
         self._receiver = receiver
         self._watched: deque[str] = deque(maxlen=NUM_WATCHED)
         self._rng = random.Random(0)
@@ -176,7 +175,7 @@ class LoadClient:
             status = json_object(self._ask("GET", f"{path(request_id)}/status?logs=1"))
             if status["status"] == "COMPLETED":
                 return status
-            gevent.sleep(self._poll_s)
+            gevent.sleep(POLL_S)
 
     def _ask(self, method: str, url: str, body: bytes = b"") -> HttpAnswer:
         response = self._http.request(method, self._prefix + url, body, self._headers)

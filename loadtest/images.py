@@ -14,7 +14,7 @@ from loadtest.scenes import body_with, photograph
 Bodies = Mapping[AnswerLength, Sequence[bytes]]
 
 
-def request_bodies(folder: Path | None, num: int, lengths: set[AnswerLength]) -> Bodies:
+def request_bodies(folder: Path | None, lengths: set[AnswerLength], num: int = 32) -> Bodies:
     """Request bodies for each length; the images of a folder serve for all of them.
 
     Raises:

@@ -70,7 +70,6 @@ def parsed(run: str) -> ScenarioRun:
 
 
 def options_of(environment: Environment) -> Any:
-    """The command line; that of the master on a worker."""
     return environment.parsed_options
 
 
@@ -186,9 +185,9 @@ def prepared_client(environment: Environment, run: ScenarioRun) -> Iterator[Load
     """
     lengths = {call.length for call in run.row.calls}
     pool = gevent.get_hub().threadpool  # the heartbeat to the master goes on meanwhile
-    bodies = pool.apply(request_bodies, (run.images, run.num_images, lengths))
+    bodies = pool.apply(request_bodies, (run.images, lengths))
     receiver = listening(environment) if run.row.needs_receiver else None
-    client = LoadClient(run.url, os.environ[KEY], run.timeout_s, bodies, run.poll_s, receiver)
+    client = LoadClient(run.url, os.environ[KEY], run.timeout_s, bodies, receiver)
     try:
         try_out(client, run)
         yield client

@@ -80,74 +80,45 @@ class Scenario:
 
 
 PROPOSAL = "region-proposal"
+RUNS = (ScenarioCall(Verb.RUN, PROPOSAL),)
+EVERY = tuple(ScenarioCall(verb, task) for verb in (Verb.RUN, Verb.QUEUE) for task in TASKS)
+SHORT = ScenarioCall(Verb.RUN, "caption", 3, AnswerLength.SHORT)
+LONG = ScenarioCall(Verb.RUN, "dense-region-caption", 2, AnswerLength.LONG)
+POLLS = (ScenarioCall(Verb.QUEUE, PROPOSAL, 1), ScenarioCall(Verb.STATUS, PROPOSAL, 49))
+
+# name, summary, calls, pattern, arrivals per second, seconds, thresholds
 _ROWS = (
     Scenario(
-        "smoke",
-        "every endpoint, by a run and through the queue, for some seconds",
-        tuple(ScenarioCall(verb, task) for verb in (Verb.RUN, Verb.QUEUE) for task in TASKS),
-        Pattern.CONSTANT,
-        rate=2,
-        duration_s=8,
-        thresholds=Thresholds(p95_s=10, error_rate=0, lag_s=1),
+        "smoke", "every endpoint, by a run and through the queue, for some seconds",
+        EVERY, Pattern.CONSTANT, 2, 8, Thresholds(p95_s=10, error_rate=0, lag_s=1),
     ),
     Scenario(
-        "steady",
-        "runs at random times, as from many clients",
-        (ScenarioCall(Verb.RUN, PROPOSAL),),
-        Pattern.POISSON,
-        rate=5,
-        duration_s=60,
-        thresholds=Thresholds(p95_s=2.5),
+        "steady", "runs at random times, as from many clients",
+        RUNS, Pattern.POISSON, 5, 60, Thresholds(p95_s=2.5),
     ),
     Scenario(
-        "burst",
-        "many submits at once every ten seconds, each followed to its result",
-        (ScenarioCall(Verb.QUEUE, PROPOSAL),),
-        Pattern.BURST,
-        rate=5,
-        duration_s=30,
-        thresholds=Thresholds(p95_s=30, lag_s=0.5),
+        "burst", "many submits at once every ten seconds, each followed to its result",
+        (ScenarioCall(Verb.QUEUE, PROPOSAL),), Pattern.BURST, 5, 30,
+        Thresholds(p95_s=30, lag_s=0.5),
     ),
     Scenario(
-        "soak",
-        "runs for an hour: is the end as quick as the beginning?",
-        (ScenarioCall(Verb.RUN, PROPOSAL),),
-        Pattern.POISSON,
-        rate=3,
-        duration_s=3600,
-        thresholds=Thresholds(p95_s=2.5, drift=1.5),
+        "soak", "runs for an hour: is the end as quick as the beginning?",
+        RUNS, Pattern.POISSON, 3, 3600, Thresholds(p95_s=2.5, drift=1.5),
     ),
     Scenario(
-        "mixed",
-        "three short answers for two long ones",
-        (
-            ScenarioCall(Verb.RUN, "caption", 3, AnswerLength.SHORT),
-            ScenarioCall(Verb.RUN, "dense-region-caption", 2, AnswerLength.LONG),
-        ),
-        Pattern.POISSON,
-        rate=4,
-        duration_s=60,
-        thresholds=Thresholds(p95_s=5),
+        "mixed", "three short answers for two long ones",
+        (SHORT, LONG), Pattern.POISSON, 4, 60, Thresholds(p95_s=5),
     ),
     Scenario(
-        "polling",
-        "a storm of status calls on queued requests",
-        (ScenarioCall(Verb.QUEUE, PROPOSAL, 1), ScenarioCall(Verb.STATUS, PROPOSAL, 49)),
-        Pattern.POISSON,
-        rate=50,
-        duration_s=30,
-        thresholds=Thresholds(p95_s=0.5),
+        "polling", "a storm of status calls on queued requests",
+        POLLS, Pattern.POISSON, 50, 30, Thresholds(p95_s=0.5),
     ),
     Scenario(
-        "webhooks",
-        "queued requests whose webhooks are received and verified",
-        (ScenarioCall(Verb.WEBHOOK, PROPOSAL),),
-        Pattern.POISSON,
-        rate=5,
-        duration_s=30,
-        thresholds=Thresholds(p95_s=10, error_rate=0),
+        "webhooks", "queued requests whose webhooks are received and verified",
+        (ScenarioCall(Verb.WEBHOOK, PROPOSAL),), Pattern.POISSON, 5, 30,
+        Thresholds(p95_s=10, error_rate=0),
     ),
-)
+)  # fmt: skip
 
 SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _ROWS}
 
@@ -167,10 +138,8 @@ class ScenarioRun(BaseModel):
     duration_s: float
     thresholds: Thresholds = Thresholds()
     images: Path | None = None
-    num_images: int = 32
     seed: int = 0
     timeout_s: float = 120.0
-    poll_s: float = 0.1  # as fal's Python client
 
     @property
     def row(self) -> Scenario:

@@ -74,12 +74,3 @@ def shown_s(value: float) -> str:
     if value >= 120:
         return f"{value / 60:.3g} min"
     return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-
-
-def shown_share(value: float) -> str:
-    """A share as a percentage, small ones with more digits."""
-    return f"{100 * value:.3g} %"
-
-
-def shown_ratio(value: float) -> str:
-    return f"×{value:.2f}"

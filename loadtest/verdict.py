@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadtest.scenarios import INF, Thresholds
-from loadtest.units import shown_ratio, shown_s, shown_share
+from loadtest.units import shown_s
 
 LAG_S = 0.1  # p99, from which the summary warns
 
@@ -40,8 +40,6 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A threshold, and whether it was kept."""
-
     title: str
     bound: str
     value: str
@@ -52,9 +50,9 @@ ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("p50_s", "p50", shown_s),
     ("p95_s", "p95", shown_s),
     ("p99_s", "p99", shown_s),
-    ("error_rate", "errors", shown_share),
-    ("refused_rate", "refused (429)", shown_share),
-    ("drift", "drift, last tenth over first", shown_ratio),
+    ("error_rate", "errors", lambda share: f"{100 * share:.3g} %"),
+    ("refused_rate", "refused (429)", lambda share: f"{100 * share:.3g} %"),
+    ("drift", "drift, last tenth over first", lambda ratio: f"×{ratio:.2f}"),
     ("lag_s", "generator's lag, p99", shown_s),
 )
 

@@ -38,7 +38,6 @@ class Driver:
 
     @property
     def mean_batch_size(self) -> float:
-        """Sequences in a step, on average."""
         return self._num_sequences / max(1, self.num_steps)
 
     def run(self) -> Iterator[Sequence]:

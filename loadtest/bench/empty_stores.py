@@ -44,13 +44,10 @@ class EmptyStores(Protocol):
 
 
 class SqliteFiles:
-    """Files in a temporary folder."""
-
     name = "SQLite"
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[RowStore]:
-        """A store in a new file."""
         with TemporaryDirectory() as folder:
             store = SqliteStore.open(Path(folder) / "queue.db", RULES, is_owner=True)
             try:
@@ -81,8 +78,6 @@ class SqliteFiles:
 
 
 class PostgresSchemas:
-    """Schemas of the server at `url`."""
-
     name = "PostgreSQL"
 
     def __init__(self, url: str) -> None:
@@ -90,7 +85,6 @@ class PostgresSchemas:
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[RowStore]:
-        """A store in a new schema."""
         async with self._schema() as url:
             store = await PostgresStore(url, RULES, POOL_SIZE).open()
             try:

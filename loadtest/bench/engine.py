@@ -196,7 +196,6 @@ class Comparison:
         return spent
 
     def _sequences(self, lengths: collections.abc.Sequence[int]) -> list[Sequence]:
-        """An image of noise and one of the prompts for each length."""
         width, height = self._model.checkpoint.image_size
         noise = np.random.default_rng(SEED)
         return [

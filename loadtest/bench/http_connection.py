@@ -22,15 +22,12 @@ class RawAnswer:
 
 
 class Connection:
-    """Sends one request after the other."""
-
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     @classmethod
     async def open(cls, url: str) -> Self:
-        """A connection to the host and port in `url`."""
         parts = urlsplit(url)
         return cls(*await asyncio.open_connection(parts.hostname, parts.port))
 

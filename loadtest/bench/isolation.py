@@ -103,7 +103,6 @@ def corrupt(service: LocalService, _good: bytes) -> str:
 
 
 def hung_up(service: LocalService, good: bytes) -> str:
-    """A caller who leaves before the answer."""
     connection = post(service, good, {})
     time.sleep(HANG_UP_S)
     connection.close()
@@ -118,7 +117,6 @@ def late(service: LocalService, good: bytes) -> str:
 def post(
     service: LocalService, content: bytes, headers: dict[str, str]
 ) -> http.client.HTTPConnection:
-    """A connection on which a request has been sent."""
     parts = urlsplit(service.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
     connection.request("POST", f"/{ENDPOINT}", content, service.headers | headers)

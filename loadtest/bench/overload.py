@@ -64,7 +64,6 @@ class OpenLoopRuns:
     max_lag_s: float = 0.0  # of the sender itself
 
     def add(self, key: str, answer: RawAnswer, seconds: float) -> None:
-        """Count an answer."""
         self.statuses[answer.status] += 1
         if answer.status == 200:
             self.latencies_ms.append(1000 * seconds)
@@ -156,13 +155,11 @@ async def send(
 async def run(
     pool: ConnectionPool, runs: OpenLoopRuns, key: str, request: bytes, due: float
 ) -> None:
-    """One run from when it was due."""
     answer = await pool.ask(request)
     runs.add(key, answer, time.perf_counter() - due)
 
 
 async def probe_health(url: str, runs: OpenLoopRuns) -> None:
-    """Ask /health again and again."""
     connection = await Connection.open(url)
     while True:
         begun = time.perf_counter()
@@ -173,7 +170,6 @@ async def probe_health(url: str, runs: OpenLoopRuns) -> None:
 
 
 def findings(capacity: float, calm: OpenLoopRuns, overload: OpenLoopRuns) -> dict[str, float]:
-    """What the bounds are for."""
     num_refused, num_accepted = overload.statuses[429], overload.statuses[200]
     calm_p99, p99 = (figures.percentile(each.latencies_ms, 99) for each in (calm, overload))
     return {
@@ -188,13 +184,11 @@ def findings(capacity: float, calm: OpenLoopRuns, overload: OpenLoopRuns) -> dic
 
 
 def is_kept(name: str, value: float) -> bool:
-    """Whether a finding is within its bounds."""
     most, least = BOUNDS.get(name, (None, None))
     return (most is None or value <= most) and (least is None or value >= least)
 
 
 def table(found: Mapping[str, float]) -> Table:
-    """The findings for a person."""
     shown = Table("at three times the capacity", "found", "bound", "")
     for name, value in found.items():
         most, least = BOUNDS.get(name, (None, None))

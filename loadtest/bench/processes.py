@@ -52,7 +52,6 @@ class ProcessTree:
         self._first = psutil.Process(pid)
 
     def cost(self) -> Cost:
-        """Processor time of the living members until now."""
         return Cost(sum(map(seconds, self.members())), self._inference_threads())
 
     def resident_mb(self) -> float:

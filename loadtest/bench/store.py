@@ -165,7 +165,6 @@ async def fill(store: RowStore, rows: int, keys: Sequence[str] = ("key",)) -> No
 
 
 async def finish(store: RowStore, claimed: Sequence[Job]) -> None:
-    """End them all with a result."""
     await asyncio.gather(*(store.finish(one.lease, ENDING) for one in claimed))
 
 
@@ -184,7 +183,6 @@ async def produce(submit: Submit, num: int, seconds: float) -> Figures:
 
 
 async def repeat(ask: Callable[[], Awaitable[Any]], times: int) -> Figures:
-    """Ask so often, one after the other."""
     took_s = []
     for _ in range(times):
         before = time.perf_counter()

@@ -104,7 +104,6 @@ def measure(device: torch.device, dtype: torch.dtype) -> CardSpeed:
 
 
 def best_s(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of some runs."""
     return min(timed_s(work, device) for _ in range(REPEATS))
 
 

@@ -88,7 +88,6 @@ class BenchModel:
 
     @torch.inference_mode()
     def is_finite(self) -> bool:
-        """Whether the scores of a first token are."""
         [sequence], device = self.sequences([1]), self.florence.device
         images = self.inputs.images([sequence.pixels]).permute(0, 3, 1, 2)
         prompt, start = (torch.tensor([ids], device=device) for ids in (sequence.prompt, [EOS]))
@@ -143,7 +142,6 @@ def random_model(shape: ModelShape, device: torch.device, dtype: torch.dtype) ->
 
 
 def on_device(florence: Any, side: int, num_image_tokens: int) -> BenchModel:
-    """A model that lies where it computes."""
     device, dtype = florence.device, florence.dtype
     mean, std = (torch.tensor(values, device=device) for values in (MEAN, STD))
     inputs = Inputs(mean, std, num_image_tokens, PAD, None, dtype)

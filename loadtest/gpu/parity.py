@@ -66,7 +66,6 @@ def answers(engine: Engine, sequences: Sequences) -> list[Tokens]:
 def same(
     found: collections.abc.Sequence[Any], expected: collections.abc.Sequence[Any]
 ) -> EqualShare:
-    """How many are equal, place by place."""
     return EqualShare(sum(a == b for a, b in zip(found, expected, strict=True)), len(expected))
 
 
@@ -111,7 +110,6 @@ def boxes(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Sequence]:
-    """Squares on a light ground, and where they are."""
     words = vocabulary.encode(SENTENCE, add_special_tokens=False).ids
     prompt = [*[image_token] * NUM_IMAGE_TOKENS, BOS, *words, EOS]
     chance = np.random.default_rng(SEED)

@@ -50,8 +50,6 @@ def shown(value: Any) -> str:
 
 
 class Budget:
-    """So many seconds from now on."""
-
     def __init__(self, seconds: float) -> None:
         self._end = time.perf_counter() + seconds
         self.skipped: list[str] = []

@@ -67,7 +67,6 @@ def step_ms(
 
 
 def begin(engine: Engine, sequences: Sequences, device: torch.device) -> None:
-    """Let all join the batch before the first step."""
     engine.reset()
     size = engine.prefill_batch_size
     for start in range(0, len(sequences), size):

@@ -113,7 +113,6 @@ def prepared(beams: int, tokens: int, mixed: bool) -> tuple[PeerJob, list[Answer
 def started(
     name: ServerName, job: PeerJob, haproxy: bool
 ) -> AbstractContextManager[MeasuredServer]:
-    """One of the servers, for as long as a block runs."""
     if name is ServerName.OURS:
         return server.ours(job, haproxy)
     return server.litserve(job) if name is ServerName.LITSERVE else server.bentoml(job)
@@ -171,7 +170,6 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
 
 
 def file_name(beams: int, mixed: bool, only: list[ServerName] | None) -> str:
-    """peers, and what makes this run a special one."""
     special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
     special += [name.value for name in only or []]
     return "-".join(["peers", *special])

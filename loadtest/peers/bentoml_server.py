@@ -43,7 +43,6 @@ class FrontService:
 
     @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
     async def predict(self, image_url: str) -> dict[str, Any]:
-        """The regions of one image."""
         loop = asyncio.get_running_loop()
         decoded = await loop.run_in_executor(self._threads, self._pictures.decode, image_url)
         [tokens] = await self.engine.to_async.generate(decoded.pixels[None])

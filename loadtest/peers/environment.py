@@ -29,7 +29,6 @@ def python_of(name: str) -> Path:
 
 
 def requirements(name: str) -> Path:
-    """The versions that a peer is measured with."""
     return Path(__file__).with_name(f"requirements-{name}.txt")
 
 

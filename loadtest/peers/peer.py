@@ -47,7 +47,6 @@ class PeerJob(BaseModel):
         return cls.model_validate_json(os.environ[VARIABLE])
 
     def environment(self) -> dict[str, str]:
-        """The variable that hands it to a process."""
         return {VARIABLE: self.model_dump_json()}
 
     def record(self, done: "ModelPass") -> None:

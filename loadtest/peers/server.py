@@ -87,7 +87,6 @@ def work_of(job: PeerJob, processes: ProcessTree) -> Work:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a server and all that it has started."""
     started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     _, left = psutil.wait_procs([psutil.Process(process.pid), *started], ENDING_S)

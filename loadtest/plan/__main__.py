@@ -64,7 +64,6 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Simulate, print the table, draw the plot."""
     options = command_line().parse_args()
     random = np.random.default_rng(0)
     runs = poisson(options.rate, options.duration, random)

@@ -8,8 +8,6 @@ Action = Callable[[], None]
 
 
 class Timer:
-    """An event to come, unless it is cancelled."""
-
     __slots__ = ("action",)
 
     def __init__(self, action: Action) -> None:
@@ -47,8 +45,6 @@ class Clock:
 
 
 class Repeated:
-    """An event that comes again and again."""
-
     def __init__(self, clock: Clock, seconds: float, action: Action, first_s: float) -> None:
         self._clock = clock
         self._seconds = seconds

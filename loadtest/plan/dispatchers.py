@@ -51,12 +51,10 @@ class SimulatedQueue:
 
     @property
     def num_up(self) -> int:
-        """Dispatchers that claim."""
         return len(self._dispatchers)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that are not claimed yet."""
         return len(self._waiting)
 
     @property
@@ -80,12 +78,10 @@ class SimulatedQueue:
         self.claim()
 
     def finish(self, request: SimulatedRequest) -> None:
-        """A claimed request has its answer."""
         self._owners.pop(request).num_running -= 1
         self.claim()
 
     def claim(self) -> None:
-        """Claim as many as may run."""
         while self._waiting and self._is_ready():
             free = min(self._dispatchers, key=lambda d: d.num_running, default=None)
             if free is None or free.num_running >= self._max_running:
@@ -96,7 +92,6 @@ class SimulatedQueue:
             self._claimed(request)
 
     def read(self) -> BacklogReading:
-        """The backlog, as a Dispatcher reads it."""
         oldest_s = self._clock.now - self._waiting[0].arrived if self._waiting else 0.0
         return BacklogReading(min(len(self._waiting), MAX_COUNTED), oldest_s)
 

@@ -110,7 +110,6 @@ class SimulatedReplica:
 
     @property
     def num_ongoing(self) -> int:
-        """Requests that wait or run."""
         return len(self._scheduler) + len(self._running)
 
     @property

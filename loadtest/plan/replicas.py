@@ -54,7 +54,6 @@ class Nodes:
         self._clock.at(idle_from + IDLE_S, lambda: self._end(node, release))
 
     def count(self) -> int:
-        """Nodes that are there or on their way."""
         return sum(node.ended == inf for node in self._nodes)
 
     def gpu_seconds(self) -> float:
@@ -127,7 +126,6 @@ class SimulatedReplicas:
 
     @property
     def num_up(self) -> int:
-        """Replicas that take requests."""
         return len(self._up)
 
     @property
@@ -222,7 +220,6 @@ class SimulatedReplicas:
         self._end_if_idle(placed)
 
     def _end_if_idle(self, placed: Placed) -> None:
-        """End a replica that is stopped and has nothing left."""
         if placed.replica.num_ongoing == 0 and placed in self._stopping:
             self._stopping.remove(placed)
             self._stopped.append(placed.replica)

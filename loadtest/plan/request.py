@@ -27,7 +27,6 @@ class SimulatedRequest:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the model has begun with it."""
         return not isnan(self.began)
 
     @property

@@ -39,7 +39,6 @@ class AutoscalingValues:
         return min(self.look_back_period_s * RECORD_FACTOR, self.metrics_interval_s)
 
     def get_target_ongoing_requests(self) -> float:
-        """As the policy asks for it."""
         return self.target_ongoing_requests
 
     def bounded(self, replicas: int) -> int:
@@ -98,7 +97,6 @@ class SimulatedScaler:
         self._delays = ScalingDelays(values)
 
     def decide(self, context: PolicyContext, now: float) -> int:
-        """The replicas to have from now on."""
         return self._values.bounded(self._unbounded(context, now))
 
     def _unbounded(self, context: PolicyContext, now: float) -> int:
@@ -153,7 +151,6 @@ class MetricMean:
             repeated.stop()
 
     def push(self) -> None:
-        """Send what is recorded."""
         start = self._clock.now - self._look_back_s
         self._records = [record for record in self._records if record[0] > start]
         if self._records:

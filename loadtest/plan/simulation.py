@@ -96,7 +96,6 @@ class PublishedBacklog:
         self._published = self._serial, reading
 
     def poll(self) -> None:
-        """Take what is published."""
         if self._published != self._polled[0]:
             self._polled = self._published, self._clock.now
 

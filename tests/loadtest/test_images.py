@@ -22,7 +22,7 @@ def pixels(body: bytes) -> Image.Image:
 
 def test_drawn_images_differ_and_are_the_same_every_time() -> None:
     first, second = (
-        request_bodies(None, 3, {AnswerLength.ANY})[AnswerLength.ANY] for _ in range(2)
+        request_bodies(None, {AnswerLength.ANY}, 3)[AnswerLength.ANY] for _ in range(2)
     )
 
     assert first == second
@@ -32,7 +32,7 @@ def test_drawn_images_differ_and_are_the_same_every_time() -> None:
 
 def test_images_for_long_answers_are_brighter() -> None:
     """The mixed checkpoint answers a bright image at length."""
-    drawn = request_bodies(None, 3, {AnswerLength.SHORT, AnswerLength.LONG})
+    drawn = request_bodies(None, {AnswerLength.SHORT, AnswerLength.LONG}, 3)
     short, long = (
         [np.asarray(pixels(body)).mean() for body in drawn[kind]]
         for kind in (AnswerLength.SHORT, AnswerLength.LONG)
@@ -44,7 +44,7 @@ def test_images_for_long_answers_are_brighter() -> None:
 def test_the_images_of_a_folder_are_sent_as_they_are(tmp_path: Path) -> None:
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.png")
     (tmp_path / ".hidden").write_text("not an image")
-    [body] = request_bodies(tmp_path, 32, {AnswerLength.ANY})[AnswerLength.ANY]
+    [body] = request_bodies(tmp_path, {AnswerLength.ANY})[AnswerLength.ANY]
 
     uri = json.loads(body)["image_url"]
     assert uri.startswith("data:image/png;base64,")
@@ -59,4 +59,4 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "other" / "notes.txt").write_text("hello")
 
     with pytest.raises(SetupError, match=name):
-        request_bodies(tmp_path / name, 32, {AnswerLength.ANY})
+        request_bodies(tmp_path / name, {AnswerLength.ANY})

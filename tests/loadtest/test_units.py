@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError
 
 import pytest
 
-from loadtest.units import bound, bound_s, number, rate, seconds, shown_s, shown_share
+from loadtest.units import bound, bound_s, number, rate, seconds, shown_s
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,3 @@ def test_what_is_no_number_is_refused(text: str) -> None:
 )
 def test_times_are_shown_with_a_fitting_unit(value: float, text: str) -> None:
     assert shown_s(value) == text
-
-
-def test_small_shares_keep_their_digits() -> None:
-    assert shown_share(0.001) == "0.1 %"
-    assert shown_share(0.00012) == "0.012 %"

@@ -58,6 +58,12 @@ def test_an_arrival_that_no_worker_reported_has_failed() -> None:
     assert missed(measured, replace(OPEN, error_rate=0.05)) == ["errors"]
 
 
+def test_small_shares_keep_their_digits() -> None:
+    [verdict] = judge(replace(GOOD, num_good=99), replace(OPEN, error_rate=0.00012))
+
+    assert (verdict.bound, verdict.value) == ("≤ 0.012 %", "1 %")
+
+
 def test_what_could_not_be_measured_is_missed() -> None:
     """Without a good answer there is no p95, and silence is no success."""
     [verdict] = judge(replace(GOOD, p95_s=math.nan), replace(OPEN, p95_s=1))
