@@ -9,7 +9,6 @@ from deployments.florence.batcher import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
 from deployments.florence.engine.engine import Engine, EngineConfig
-from deployments.florence.engine.prefill import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.model import Model
@@ -47,12 +46,9 @@ def open_engine(
 ) -> Engine:
     """A warm engine for prompts of up to `longest_prompt` tokens, the image's included."""
     checkpoint = model.checkpoint
-    inputs = Inputs(
-        model.mean, model.std, checkpoint.num_image_tokens, model.pad, None, model.dtype
-    )
     return build(
         model.florence,
-        inputs,
+        model.inputs,
         model.rules(),
         engine_config(settings, checkpoint, longest_prompt, model.num_beams),
         checkpoint.image_size,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import Florence2ForConditionalGeneration
@@ -11,6 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
+from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
 from deployments.florence.sequence import Pixels
 from deployments.settings import ModelSettings
@@ -48,9 +48,11 @@ class Model:
         self.device = device(settings.device)
         self.dtype = dtype(settings.dtype, self.device)
         self.florence = load(self.checkpoint, self.device, self.dtype)
-        self.mean, self.std = (
+        mean, std = (
             torch.tensor(values, device=self.device) for values in self.checkpoint.normalisation
         )
+        num_image_tokens = self.checkpoint.num_image_tokens
+        self.inputs = Inputs(mean, std, num_image_tokens, self.pad, None, self.dtype)
 
     @property
     def pad(self) -> int:
@@ -96,8 +98,7 @@ class Model:
 
     def normalised(self, images: Sequence[Pixels]) -> torch.Tensor:
         """Images as transformers wants them: (batch, 3, height, width) about zero."""
-        pixels = torch.from_numpy(np.stack(images)).to(self.device).float() / 255.0
-        return ((pixels - self.mean) / self.std).permute(0, 3, 1, 2).to(self.dtype)
+        return self.inputs.images(images).permute(0, 3, 1, 2)
 
 
 def asks(config: Any, name: str, none: object) -> bool:

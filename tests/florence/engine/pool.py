@@ -23,7 +23,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from deployments.demo.scenes import draw_scene
 from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
-from deployments.florence.engine.prefill import Inputs
 from deployments.florence.model import Model
 from deployments.florence.sequence import Pixels, Sequence, Tokens
 from deployments.florence.tasks import TASKS
@@ -92,13 +91,6 @@ class Pool:
             self._known[key] = self._ask(self.sequences[number], way, num_beams)
         return self._known[key]
 
-    @property
-    def inputs(self) -> Inputs:
-        """What turns its images and prompts into tensors."""
-        model = self.model
-        tokens = model.checkpoint.num_image_tokens
-        return Inputs(model.mean, model.std, tokens, model.pad, None, model.dtype)
-
     def engine(
         self,
         way: Way,
@@ -120,7 +112,7 @@ class Pool:
             launch_ahead=launch_ahead,
         )
         image_size = model.checkpoint.image_size
-        return build(model.florence, self.inputs, model.rules(), config, image_size)
+        return build(model.florence, model.inputs, model.rules(), config, image_size)
 
     @torch.inference_mode()
     def _ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:

@@ -16,7 +16,6 @@ import pytest
 
 from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
-from deployments.florence.engine.prefill import Inputs
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
@@ -42,8 +41,6 @@ def model() -> Model:
 def engine(ahead: bool) -> Engine:
     """Four at a time; no answer ends before its own limit."""
     found = model()
-    image_tokens = found.checkpoint.num_image_tokens
-    inputs = Inputs(found.mean, found.std, image_tokens, found.pad, None, found.dtype)
     config = EngineConfig(
         max_batch_size=4,
         prefill_batch_size=2,
@@ -53,7 +50,7 @@ def engine(ahead: bool) -> Engine:
         min_new_tokens=LONGEST,
         launch_ahead=ahead,
     )
-    return build(found.florence, inputs, found.rules(), config, found.checkpoint.image_size)
+    return build(found.florence, found.inputs, found.rules(), config, found.checkpoint.image_size)
 
 
 def sequences(name: str) -> list[Sequence]:

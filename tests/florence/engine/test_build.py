@@ -43,7 +43,7 @@ def test_positions_come_in_sixteens() -> None:
 
 def test_the_longest_sequence(uneven: Pool) -> None:
     """Black, of the model's size, with the longest prompt."""
-    longest = longest_sequence(uneven.inputs, 20, (112, 80))
+    longest = longest_sequence(uneven.model.inputs, 20, (112, 80))
     assert longest.pixels.shape == (80, 112, 3)
     assert not longest.pixels.any()
     assert len(longest.prompt) == uneven.model.checkpoint.num_image_tokens + 20

@@ -28,7 +28,7 @@ def theirs(pool: Pool) -> tuple[Tensor, Tensor]:
 def test_keys_and_values_are_the_librarys(pool: Pool) -> None:
     """For prompts of different lengths in one batch, except where there is padding."""
     expected, real = theirs(pool)
-    inputs, encoder = pool.inputs, Encoder(pool.model.florence)
+    inputs, encoder = pool.model.inputs, Encoder(pool.model.florence)
     text, mask = inputs.text([sequence.prompt for sequence in pool.sequences])
     seen = encoder.encode_images(inputs.images([sequence.pixels for sequence in pool.sequences]))
     ours = encoder.encode(seen, text, mask)

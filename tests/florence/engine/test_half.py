@@ -11,7 +11,6 @@ import torch
 from deployments.florence.backend import open_engine
 from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import EngineConfig
-from deployments.florence.engine.prefill import Inputs
 from deployments.florence.generate import Generate
 from deployments.florence.model import Model
 from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
@@ -72,7 +71,6 @@ def test_cuda_graphs_change_no_token(num_beams: int) -> None:
     def said(cuda_graphs: bool) -> list[Tokens]:
         loaded = model("cuda")
         tokens = loaded.checkpoint.num_image_tokens
-        inputs = Inputs(loaded.mean, loaded.std, tokens, loaded.pad, None, loaded.dtype)
         config = EngineConfig(
             max_batch_size=8,
             prefill_batch_size=4,
@@ -82,7 +80,7 @@ def test_cuda_graphs_change_no_token(num_beams: int) -> None:
             cuda_graphs=cuda_graphs,
         )
         image_size = loaded.checkpoint.image_size
-        engine = build(loaded.florence, inputs, loaded.rules(), config, image_size)
+        engine = build(loaded.florence, loaded.inputs, loaded.rules(), config, image_size)
         return answers(engine, SEQUENCES)
 
     assert said(cuda_graphs=True) == said(cuda_graphs=False)

@@ -33,7 +33,7 @@ def test_images_are_normalised_as_by_the_library(demo: Pool) -> None:
     pixels = [each.pixels for each in demo.sequences[:2]]
     pictures = [Image.fromarray(each) for each in pixels]
     theirs = processor(text=["<OD>"] * 2, images=pictures, return_tensors="pt")["pixel_values"]
-    ours = demo.inputs.images(pixels)
+    ours = demo.model.inputs.images(pixels)
     torch.testing.assert_close(ours.permute(0, 3, 1, 2), theirs, atol=1e-5, rtol=0)
 
 
