@@ -1,6 +1,6 @@
 """Whatever happens to requests, in whatever order, certain things hold after each step.
 
-The store under test lives the same life as the memory store, which says what must come of it.
+The store under test lives the same life as the model in memory, which says what must happen.
 """
 
 import asyncio
@@ -439,7 +439,7 @@ async def rows_of(store: RowStore, table: str) -> list[Row]:
 @pytest.mark.parametrize(
     ("kind", "num_lives", "num_steps"),
     [
-        ("memory", 25, 50),
+        ("sqlite", 3, 30),
         pytest.param("sqlite", 20, 50, marks=pytest.mark.slow),
         pytest.param("postgres", 20, 50, marks=pytest.mark.slow),
     ],

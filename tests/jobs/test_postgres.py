@@ -11,7 +11,6 @@ import pytest
 
 from deployments.errors import IdempotencyConflict, QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.coalescer import Coalescer
 from deployments.jobs.job import Job, JobOutcome, Lease, Submission, Submitted
 from deployments.jobs.postgres import PostgresStore
 from deployments.jobs.postgres.database import SESSION, Database, Transaction
@@ -220,26 +219,6 @@ async def test_finishes_of_one_moment_are_told_apart(bench: Bench) -> None:
     assert result.body == "0"
     hooks = await bench.store.webhooks()
     assert [leases[2].id, leases[0].id] == [hook.id for hook in hooks]
-
-
-async def test_only_so_many_wait_for_a_group() -> None:
-    """A store that does not answer holds no more than a bounded number of callers."""
-    release = asyncio.Event()
-
-    async def carry(items: Sequence[int]) -> Sequence[int | Exception]:
-        await release.wait()
-        return items
-
-    gather: Coalescer[int, int] = Coalescer(carry, "test", max_waiting=5)
-    first = asyncio.create_task(gather(0))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    rest = [asyncio.create_task(gather(nth)) for nth in range(1, 6)]
-    await asyncio.sleep(0)
-    with pytest.raises(StoreUnavailable):
-        await gather(6)
-    release.set()
-    assert list(range(6)) == await asyncio.gather(first, *rest)
 
 
 # -------------------------------------------------------------------------------- bounds
