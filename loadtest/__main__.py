@@ -35,7 +35,6 @@ from loadtest.scenarios import SCENARIOS, Scenario, ScenarioRun, Thresholds
 from loadtest.units import bound, bound_s, number, rate, seconds, shown_s
 
 FOLDER = Path("out/loadtest")
-MIXED = Path("out/bench/mixed")
 ROOT = Path(__file__).parents[1]
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 KEY = "FLORENCE_API_KEY"
@@ -229,7 +228,7 @@ def mixed_model(row: Scenario) -> Path | None:
         return None
     from loadtest.bench.checkpoint import mixed_checkpoint  # needs torch
 
-    return mixed_checkpoint(MIXED)
+    return mixed_checkpoint()
 
 
 def preflight(url: str, key: str) -> None:
