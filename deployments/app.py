@@ -14,7 +14,7 @@ from deployments.dispatcher import Dispatcher
 from deployments.florence.checkpoint import refuse_remote_code
 from deployments.inference import Inference
 from deployments.ingress import Ingress
-from deployments.jobs.sqlite.owner import refuse_many_nodes
+from deployments.jobs.sqlite.owner_actor import refuse_many_nodes
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 from deployments.settings import Settings, parse, with_environment

@@ -22,13 +22,13 @@ from deployments.florence.checkpoint import image_size
 from deployments.jobs.executor import JobExecutor
 from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.maintenance import Maintenance, every
-from deployments.jobs.metrics import INTERVAL_S as METRICS_INTERVAL_S
-from deployments.jobs.metrics import QueueMetrics
 from deployments.jobs.open import replica_store
+from deployments.jobs.queue_metrics import INTERVAL_S as METRICS_INTERVAL_S
+from deployments.jobs.queue_metrics import QueueMetrics
 from deployments.jobs.readiness import Readiness
 from deployments.jobs.store import Store
 from deployments.jobs.worker import Worker
-from deployments.net.client import Poster
+from deployments.net.guarded_client import Poster
 from deployments.pipeline import Pipeline
 from deployments.settings import Settings
 from deployments.telemetry.log import logger

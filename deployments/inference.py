@@ -11,8 +11,8 @@ from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batcher, Counters
 from deployments.florence.cpu_affinity import use_all_cores
 from deployments.florence.image_cache import ImageCache
-from deployments.florence.progress import progress
-from deployments.florence.request import Generated, Partial, Prepared, Request
+from deployments.florence.latest import latest
+from deployments.florence.messages import Generated, Partial, Prepared, Request
 from deployments.florence.scheduler import LengthForecast
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.stages import Stages
@@ -37,8 +37,8 @@ class Inference:
         tracer: Tracer | None = None,
     ) -> None:
         hide_client_errors()
-        from deployments.florence.backend import open_backend  # torch is in this deployment alone
         from deployments.florence.model import Model
+        from deployments.florence.open import open_backend  # torch is in this deployment alone
 
         sys.setswitchinterval(SWITCH_S)
         model, inference = Model(settings.model), settings.inference
@@ -81,7 +81,7 @@ class Inference:
         A caller that stops listening cancels the request.
         """
         length = 0
-        async with aclosing(progress(partial(self._run, prepared, request))) as results:
+        async with aclosing(latest(partial(self._run, prepared, request))) as results:
             async for result in results:
                 if isinstance(result, Generated):
                     yield result

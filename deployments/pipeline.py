@@ -29,8 +29,8 @@ from deployments.errors import (
     RequestTimeout,
     RunnerDisconnected,
 )
+from deployments.florence.messages import Finished, Generated, Partial, Prepared, Request
 from deployments.florence.partial_parser import OnPartial, PartialParser
-from deployments.florence.request import Finished, Generated, Partial, Prepared, Request
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
 from deployments.images.data_uri import read_data_uri

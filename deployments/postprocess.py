@@ -14,10 +14,10 @@ from typing import Any
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore, content_type_of
 from deployments.files.open import open_file_store
-from deployments.files.pending import Picture, PictureWriter
+from deployments.files.pending_pictures import Picture, PictureWriter
 from deployments.florence.checkpoint import open_checkpoint
+from deployments.florence.messages import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.request import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.schemas import Image
 from deployments.florence.tasks import TASKS
 from deployments.images.annotate import LARGEST_SIDE, Drawable, annotated

@@ -16,9 +16,9 @@ import numpy as np
 from deployments.errors import InternalError
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
-from deployments.files.own import own_name, read_own
+from deployments.files.own_urls import own_name, read_own
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.request import Prepared, Request, Stopwatch
+from deployments.florence.messages import Prepared, Request, Stopwatch
 from deployments.florence.sequence import Pixels
 from deployments.florence.stages import Stages
 from deployments.images.data_uri import read_data_uri

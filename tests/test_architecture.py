@@ -17,7 +17,7 @@ import deployments
 from deployments.dispatcher import Dispatcher
 from deployments.inference import Inference
 from deployments.ingress import Ingress
-from deployments.local.profile import LAPTOP, serve_config
+from deployments.local.config import LAPTOP, serve_config
 from deployments.postprocess import Postprocess
 from deployments.preprocess import Preprocess
 
@@ -52,7 +52,7 @@ HOMES = {
         "pipeline.py",
         "ray_compat.py",
         "telemetry/metrics.py",
-        "jobs/sqlite/owner.py",
+        "jobs/sqlite/owner_actor.py",
         "local/launch.py",
     },
     "fastapi": {"api/"},
@@ -61,18 +61,18 @@ HOMES = {
     "torch": {
         "florence/engine/",
         "florence/model.py",
-        "florence/generate.py",
-        "florence/backend.py",
+        "florence/generate_backend.py",
+        "florence/open.py",
         "florence/memory_estimate.py",
         "demo/training/",
     },
     "transformers": {
         "florence/model.py",
-        "florence/generate.py",
+        "florence/generate_backend.py",
         "florence/memory_estimate.py",
         "demo/training/",
     },
-    "typer": {"cli/", "demo/training/recipe.py"},
+    "typer": {"cli/", "demo/training/train.py"},
     "loadtest": set(),
     "k8s": set(),
     "tests": set(),
@@ -88,7 +88,7 @@ LAZY = {
     ("local/launch.py", "deployments.telemetry.tracing"),
     ("local/launch.py", "ray"),
     ("inference.py", "deployments.florence.model"),
-    ("inference.py", "deployments.florence.backend"),
+    ("inference.py", "deployments.florence.open"),
 }
 # What a benchmark runs where neither Ray nor pydantic is installed, and what else it may import.
 ENGINE = [

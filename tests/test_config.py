@@ -19,7 +19,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from deployments.local.profile import LAPTOP, merge, serve_config
+from deployments.local.config import LAPTOP, merge, serve_config
 from deployments.ray_compat import ENABLE_HAPROXY
 from deployments.settings import parse
 

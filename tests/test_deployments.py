@@ -27,11 +27,11 @@ from deployments.errors import (
 )
 from deployments.files.base import StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
-from deployments.files.pending import is_pending
+from deployments.files.pending_pictures import is_pending
 from deployments.florence import parsing
 from deployments.florence.checkpoint import open_checkpoint
-from deployments.florence.generate import Generate
-from deployments.florence.request import Finished, Generated, Prepared, Request
+from deployments.florence.generate_backend import Generate
+from deployments.florence.messages import Finished, Generated, Prepared, Request
 from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput
 from deployments.florence.tasks import TASKS, Task
 from deployments.images.annotate import LARGEST_SIDE

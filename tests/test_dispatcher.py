@@ -12,7 +12,7 @@ from deployments.autoscaling import ONGOING, BacklogReading
 from deployments.dispatcher import Dispatcher
 from deployments.errors import InternalError, NotReady
 from deployments.files.local import LocalFileStore
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from deployments.florence.stages import Stages
 from deployments.jobs.job import Cancellation, JobOutcome, StoredResponse, Submission
 from deployments.pipeline import Handle

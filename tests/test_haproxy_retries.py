@@ -13,9 +13,9 @@ import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from deployments.api.queue import DELIVERY
+from deployments.local.config import read_yaml, serve_config
 from deployments.local.haproxy import haproxy_binary
 from deployments.local.ports import free_ports
-from deployments.local.profile import read_yaml, serve_config
 from tests.chaos.clients import POLICIES
 
 VARIABLE = "RAY_SERVE_HAPROXY_"

@@ -37,7 +37,7 @@ from deployments.errors import (
     ServiceError,
 )
 from deployments.florence.checkpoint import image_size, open_checkpoint
-from deployments.florence.request import Finished, Generated, Partial, Prepared, Request
+from deployments.florence.messages import Finished, Generated, Partial, Prepared, Request
 from deployments.florence.schemas import ImageInput
 from deployments.florence.stages import Stages
 from deployments.pipeline import Handle, Pipeline, are_small

@@ -30,7 +30,7 @@ from ray.serve.metrics import DEPLOYMENT_TAG
 
 from deployments import ray_compat
 from deployments.errors import BadRequest
-from deployments.local.profile import LAPTOP, serve_config
+from deployments.local.config import LAPTOP, serve_config
 from deployments.ray_compat import original_error
 
 RAY = Path(ray.__file__).parent

@@ -25,7 +25,7 @@ PACKAGE = Path(deployments.__file__).parent
 MAY_TOUCH_ENVIRONMENT = {
     "settings.py",
     "local/launch.py",  # sets it for Ray's processes
-    "cli/doctor/ports.py",  # reads that of other processes
+    "cli/doctor/exposure.py",  # reads that of other processes
 }
 
 

@@ -8,11 +8,11 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from deployments.api import files, health, openapi, queue, runs, uploads
+from deployments.api.admission import RequestLimits
 from deployments.api.dependencies import Dependencies
 from deployments.api.error_responses import route_error_response
-from deployments.api.limits import RequestLimits
 from deployments.api.middleware import Envelope
-from deployments.api.usage import UsageMeter
+from deployments.api.usage_meter import UsageMeter
 
 
 def create_app(dependencies: Dependencies) -> FastAPI:

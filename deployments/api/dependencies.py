@@ -3,22 +3,20 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import Request as HttpRequest
 
 from deployments.api.auth import Keyring
 from deployments.api.shutdown import Shutdown
 from deployments.files.base import FileStore
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
+from deployments.florence.partial_parser import OnPartial
 from deployments.florence.tasks import Task
 from deployments.jobs.store import Store
 from deployments.settings import Settings
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.request_span import RequestSpan, request_span
 from deployments.telemetry.tracing import OFF, Tracer
-
-OnPartial = Callable[[Any], None]
 
 
 @dataclass(frozen=True)

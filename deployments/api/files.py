@@ -23,7 +23,7 @@ from deployments.api.openapi import add_get
 from deployments.api.signed_urls import UrlSigner
 from deployments.errors import Headers, NotFound, RangeNotSatisfiable, StoreUnavailable
 from deployments.files.base import FileStore, StoredFile, is_served
-from deployments.files.pending import is_pending, wait_for_file
+from deployments.files.pending_pictures import is_pending, wait_for_file
 from deployments.jobs.store import KeyStore
 
 CHUNK_BYTES = 1024 * 1024

@@ -10,7 +10,7 @@ from deployments.api.dependencies import Dependencies
 from deployments.api.openapi import add_get
 from deployments.errors import NotReady
 from deployments.florence.tasks import TASKS
-from deployments.jobs.metrics import QueueMetrics
+from deployments.jobs.queue_metrics import QueueMetrics
 from deployments.webhooks.signing import jwks, published_keys
 
 READY_TIMEOUT_S = 5.0

@@ -15,21 +15,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.api import openapi
+from deployments.api.admission import RequestLimits
 from deployments.api.auth import Caller
 from deployments.api.body import read_input
 from deployments.api.deadline import within
 from deployments.api.dependencies import Dependencies
 from deployments.api.error_responses import error_response
 from deployments.api.headers import base_url, files_ttl_s, priority, queue_url, start_timeout_s
-from deployments.api.limits import RequestLimits
 from deployments.api.sse import HEADERS, EventStream, StatusEvents, StatusStream
 from deployments.api.statuses import queue_status, render, submitted_status
-from deployments.api.usage import UsageMeter
+from deployments.api.usage_meter import UsageMeter
 from deployments.errors import BadRequest, NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
 from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
-from deployments.net.client import parse_url
 from deployments.net.guard import CallRefused
+from deployments.net.guarded_client import parse_url
 from deployments.settings import Settings
 from deployments.telemetry.request_span import RequestSpan
 

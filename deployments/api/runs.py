@@ -10,17 +10,18 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
+from deployments.api.admission import RequestLimits
 from deployments.api.auth import Caller
 from deployments.api.body import read_input
 from deployments.api.deadline import cancel_on_disconnect, within
-from deployments.api.dependencies import Dependencies, OnPartial
+from deployments.api.dependencies import Dependencies
 from deployments.api.files import PendingFiles
 from deployments.api.headers import base_url, files_ttl_s, priority, start_by
-from deployments.api.limits import RequestLimits
 from deployments.api.openapi import run_operation, run_stream_operation
 from deployments.api.sse import EventStream, output_stream
-from deployments.api.usage import UsageMeter
-from deployments.florence.request import Finished, Request, Stopwatch
+from deployments.api.usage_meter import UsageMeter
+from deployments.florence.messages import Finished, Request, Stopwatch
+from deployments.florence.partial_parser import OnPartial
 from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS, Task
 

@@ -9,11 +9,11 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.api.deadline import cancel_on_disconnect
-from deployments.api.dependencies import OnPartial
 from deployments.api.statuses import QueueStatus
 from deployments.errors import ClientDisconnected, InternalError, ServiceError, StoreUnavailable
-from deployments.florence.progress import progress
-from deployments.florence.request import Finished, Stopwatch
+from deployments.florence.latest import latest
+from deployments.florence.messages import Finished, Stopwatch
+from deployments.florence.partial_parser import OnPartial
 from deployments.jobs.job import JobState, JobStatus, LogEntry, compact
 from deployments.telemetry.log import about, logger
 
@@ -80,7 +80,7 @@ async def output_events(
     """An event for each output; an error after the first one is the last event."""
     num_sent = 0
     try:
-        async with aclosing(progress(run)) as outputs:
+        async with aclosing(latest(run)) as outputs:
             async for output in outputs:
                 yield event(compact(output.output if isinstance(output, Finished) else output))
                 num_sent += 1

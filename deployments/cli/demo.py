@@ -18,8 +18,8 @@ from deployments.cli.options import make_folder
 from deployments.demo.scenes import Scene, draw_scene
 from deployments.demo.scoring import ApiBox, SceneScore, box_of, score_boxes
 from deployments.local.client import ServiceClient, data_uri_of
+from deployments.local.config import local_profile
 from deployments.local.launch import launch
-from deployments.local.profile import local_profile
 from deployments.local.state import StateFolder
 
 TASK = "region-proposal"

@@ -14,8 +14,8 @@ from deployments.cli.options import SetOption, StateOption, state_folder
 from deployments.errors import SetupError
 from deployments.florence.tasks import APP
 from deployments.local.client import data_uri_of
+from deployments.local.config import Profile, Tree, local_profile, merge, parse_sets
 from deployments.local.launch import launch, metrics_targets
-from deployments.local.profile import Profile, Tree, local_profile, merge, parse_sets
 from deployments.local.state import StateFolder, write_private
 
 ENDPOINT = f"{APP}/region-proposal"

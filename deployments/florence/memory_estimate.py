@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from transformers import Florence2Config
 
-from deployments.florence.backend import engine_config
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import shape_of
 from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.model import dtype
+from deployments.florence.open import engine_config
 from deployments.florence.tasks import TASKS
 from deployments.settings import InferenceSettings, ModelSettings
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from deployments.florence.messages import Partial
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.request import Partial
 from deployments.florence.schemas import ImageInput
 from deployments.florence.tasks import Task
 from deployments.florence.vocabulary import Vocabulary

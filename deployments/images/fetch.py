@@ -1,6 +1,6 @@
 """Downloads a client's file from a URL, and follows redirects; it does not know what the bytes are.
 
-Every hop is a call of its own to a checked address, see net/client.py.
+Every hop is a call of its own to a checked address, see net/guarded_client.py.
 """
 
 import ssl
@@ -10,9 +10,9 @@ import httpcore2
 import httpx2
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.net.client import CallFailed, HostNotFound, HttpClient, parse_url
 from deployments.net.connect import Resolve
 from deployments.net.guard import CallRefused
+from deployments.net.guarded_client import CallFailed, HostNotFound, HttpClient, parse_url
 from deployments.settings import PreprocessSettings
 
 HEADERS = {"Accept": "image/*,*/*;q=0.8"}

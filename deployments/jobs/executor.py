@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.job import Job, JobOutcome, LogLine
 from deployments.telemetry.request_span import request_span

@@ -58,7 +58,7 @@ def replica_store(settings: StoreSettings, queue: QueueSettings, retry_s: float 
         from deployments.jobs.postgres import PostgresStore
 
         return PostgresStore(settings.url, queue, settings.pool_size, retry_s)
-    from deployments.jobs.sqlite.owner import owner_client
+    from deployments.jobs.sqlite.owner_actor import owner_client
 
     return owner_client(settings, queue, retry_s)
 

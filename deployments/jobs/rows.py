@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobState, JobStatus, Lease, StoredResponse
 from deployments.jobs.store import StoreStats

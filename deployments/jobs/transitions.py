@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.errors import ClientCancelled, RunnerDisconnected, StartTimeout
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import Usage
 from deployments.jobs.job import JobOutcome, JobState, LogLine, Rescued, compact
 from deployments.jobs.rows import Columns

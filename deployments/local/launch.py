@@ -19,9 +19,9 @@ from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import ALL_FILES, open_checkpoint
 from deployments.florence.cpu_affinity import reserve_cores
 from deployments.jobs.open import open_store
+from deployments.local.config import Profile, Tree
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_port
-from deployments.local.profile import Profile, Tree
 from deployments.local.signals import deferred_interrupts, ignored_signals, restored_handlers
 from deployments.local.state import StateFolder, write_private
 from deployments.ray_compat import (

@@ -10,8 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.net.client import CallFailed
 from deployments.net.guard import CallRefused
+from deployments.net.guarded_client import CallFailed
 from deployments.settings import WebhookSettings
 from deployments.telemetry.log import about, logger
 from deployments.telemetry.metrics import Recorder

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployments.local.profile import serve_config
+from deployments.local.config import serve_config
 from k8s.generate.dashboard import DASHBOARD, dashboard
 from k8s.generate.helm import CHART
 from k8s.generate.manifests import manifests

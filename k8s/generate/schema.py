@@ -6,7 +6,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema
 
-from deployments.local.profile import read_yaml, serve_config
+from deployments.local.config import read_yaml, serve_config
 from deployments.settings import Settings
 from k8s.generate.values import Key, read_keys
 

@@ -21,7 +21,7 @@ from deployments.jobs.postgres.database import Database, columns
 from deployments.jobs.postgres.submits import AFTER, BEFORE, values_of
 from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite.file import open_file
-from deployments.jobs.sqlite.tables import Tables
+from deployments.jobs.sqlite.operations import Tables
 from deployments.jobs.store import POSITION_CAP, RowStore
 from deployments.settings import QueueSettings
 

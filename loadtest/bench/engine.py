@@ -34,8 +34,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
+from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Sequences, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings

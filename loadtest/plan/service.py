@@ -6,7 +6,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from deployments.local.profile import read_yaml, serve_config
+from deployments.local.config import read_yaml, serve_config
 from deployments.settings import parse
 from loadtest.plan.replica import EngineValues, Speed
 from loadtest.plan.replicas import ReplicaValues

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from deployments.local.config import local_profile, parse_sets, read_yaml, serve_config
 from deployments.local.launch import launch
-from deployments.local.profile import local_profile, parse_sets, read_yaml, serve_config
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene

@@ -22,9 +22,9 @@ import yaml
 from PIL import Image
 
 from deployments.jobs.sqlite import SqliteStore
+from deployments.local.config import LAPTOP, merge, read_yaml, serve_config
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_port
-from deployments.local.profile import LAPTOP, merge, read_yaml, serve_config
 from deployments.local.state import StateFolder
 from deployments.ray_compat import ENABLE_HAPROXY
 from deployments.settings import QueueSettings

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.demo.scoring import match_boxes
-from deployments.local.profile import compose
+from deployments.local.config import compose
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri

@@ -7,7 +7,7 @@ import ray
 
 from deployments.errors import QueueFull
 from deployments.jobs.job import Submission
-from deployments.jobs.sqlite.owner import NAME, NAMESPACE, owner_client
+from deployments.jobs.sqlite.owner_actor import NAME, NAMESPACE, owner_client
 from deployments.jobs.store import Store
 from deployments.settings import QueueSettings, StoreSettings
 from tests.acceptance.caller import Caller

@@ -11,12 +11,13 @@ from starlette.testclient import TestClient
 
 from deployments.api.app import create_app
 from deployments.api.auth import Keyring
-from deployments.api.dependencies import Dependencies, OnPartial
+from deployments.api.dependencies import Dependencies
 from deployments.api.shutdown import Shutdown
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
+from deployments.florence.partial_parser import OnPartial
 from deployments.florence.stages import Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome

@@ -11,9 +11,9 @@ import pytest
 from deployments.api import files
 from deployments.api.files import MARGIN_S, PendingFiles
 from deployments.errors import StoreUnavailable
-from deployments.files import pending
+from deployments.files import pending_pictures as pending
 from deployments.files.base import StoredFile, new_name
-from deployments.files.pending import pending_name
+from deployments.files.pending_pictures import pending_name
 from deployments.settings import QueueSettings
 from tests.jobs.memory import MemoryStore
 

@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from deployments.api.auth import Keyring
 from deployments.api.middleware import proxied, rewrite_path, trim
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from deployments.settings import KeySettings
 
 from .service import ANSWER, AUTHORIZED, CAPTION, QUEUED, Serve, Service

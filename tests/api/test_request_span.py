@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import NotReady
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from tests.lines import Lines, logging_lines
 from tests.telemetry.spans import spans_in
 

@@ -20,7 +20,7 @@ from deployments.errors import (
     ServiceError,
     StartTimeout,
 )
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key

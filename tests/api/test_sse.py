@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from deployments.api.dependencies import OnPartial
 from deployments.api.sse import StatusEvents
 from deployments.api.statuses import queue_status
 from deployments.errors import (
@@ -17,7 +16,8 @@ from deployments.errors import (
     RequestTimeout,
     RunnerDisconnected,
 )
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
+from deployments.florence.partial_parser import OnPartial
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import JobOutcome, JobState, JobStatus, LogLine, Submission

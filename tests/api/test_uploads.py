@@ -21,7 +21,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from deployments.api import multipart
+from deployments.api import multipart_upload as multipart
 from deployments.errors import StoreUnavailable
 from deployments.files.base import expiry_of
 from deployments.settings import MIB

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx2
 
+from deployments.local.config import Tree, merge, read_yaml, serve_config, without_nulls
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_ports
-from deployments.local.profile import Tree, merge, read_yaml, serve_config, without_nulls
 from deployments.ray_compat import (
     ENABLE_HAPROXY,
     HAPROXY_FAST_STOP,

@@ -9,7 +9,7 @@ import psutil
 from safetensors.numpy import load_file, save_file
 
 from deployments.florence.checkpoint import ALL_FILES, folder
-from deployments.local.profile import Tree
+from deployments.local.config import Tree
 from deployments.settings import ModelSettings
 from tests.chaos.counts import LoadCounts
 from tests.chaos.drill import Drill

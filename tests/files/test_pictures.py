@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import ImageLoadError, StoreUnavailable
-from deployments.files import pending
+from deployments.files import pending_pictures as pending
 from deployments.files.base import StoredFile
 from deployments.files.local import LocalFileStore
-from deployments.files.pending import (
+from deployments.files.pending_pictures import (
     PENDING_PER_THREAD,
     Picture,
     PictureWriter,

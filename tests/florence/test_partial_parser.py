@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.florence.messages import Partial
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.partial_parser import PartialParser
-from deployments.florence.request import Partial
 from deployments.florence.schemas import BoundingBoxes, ImageInput
 from deployments.florence.tasks import TASKS, Task
 from deployments.florence.vocabulary import Vocabulary

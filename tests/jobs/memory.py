@@ -13,7 +13,7 @@ from itertools import count, islice
 from typing import Any
 
 from deployments.errors import IdempotencyConflict, QueueFull, RunnerDisconnected
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.job import (
     Backlog,

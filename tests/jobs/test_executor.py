@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import NotReady
-from deployments.florence.request import Finished, Request
+from deployments.florence.messages import Finished, Request
 from deployments.florence.stages import Stages
 from deployments.jobs.executor import JobExecutor
 from deployments.jobs.job import Job, JobState, Lease, LogLine

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 )
 
 from deployments.errors import GenerationError, IdempotencyConflict, QueueFull
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome, JobState, Lease, Submission, Submitted
 from deployments.jobs.store import Row, RowStore

@@ -13,8 +13,9 @@ from ray.exceptions import RayActorError
 
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.job import Submission
-from deployments.jobs.sqlite import SqliteStore, owner
-from deployments.jobs.sqlite.owner import Call, SqliteOwnerClient, surviving
+from deployments.jobs.sqlite import SqliteStore
+from deployments.jobs.sqlite import owner_actor as owner
+from deployments.jobs.sqlite.owner_actor import Call, SqliteOwnerClient, surviving
 from deployments.jobs.store import Store
 from deployments.settings import QueueSettings
 from tests.jobs.postgres import Bench

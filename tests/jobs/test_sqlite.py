@@ -21,7 +21,7 @@ from deployments.jobs.sqlite import SqliteStore
 from deployments.jobs.sqlite import file as sqlite_file
 from deployments.jobs.sqlite.file import apply, connect, lock, open_file
 from deployments.jobs.sqlite.group_commit import GroupCommit
-from deployments.jobs.sqlite.tables import Tables
+from deployments.jobs.sqlite.operations import Tables
 from deployments.settings import QueueSettings
 from tests.jobs.submitter import KEY
 

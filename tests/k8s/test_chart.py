@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.local.profile import read_yaml, serve_config
+from deployments.local.config import read_yaml, serve_config
 from deployments.settings import parse
 from k8s.generate.helm import CHART, documents, notes, packed, render, texts
 from tests.k8s import rendered

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from deployments import __version__
-from deployments.local.profile import serve_config
+from deployments.local.config import serve_config
 from deployments.settings import Settings
 from k8s.generate.files import files
 from k8s.generate.helm import CHART, Refused, load, render

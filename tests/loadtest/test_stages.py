@@ -6,7 +6,7 @@ from deployments.api.runs import timing
 from deployments.api.statuses import queue_status
 from deployments.florence.stages import Stages
 from deployments.jobs.job import JobState, JobStatus
-from deployments.jobs.logs import COMPLETED, RECEIVED, entry, started
+from deployments.jobs.job_log import COMPLETED, RECEIVED, entry, started
 from loadtest import stages
 
 

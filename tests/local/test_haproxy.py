@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 from deployments.errors import SetupError
+from deployments.local.config import local_profile
 from deployments.local.haproxy import haproxy_binary, launcher_script, private_haproxy
 from deployments.local.launch import ENVIRONMENT
-from deployments.local.profile import local_profile
 from deployments.local.state import StateFolder
 from deployments.ray_compat import ENABLE_HAPROXY, HAPROXY_PORTS
 from tests.cli.conftest import Florence

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from deployments.net import client as post
-from deployments.net.client import CallFailed, Poster
+from deployments.net import guarded_client as post
 from deployments.net.connect import Resolve
 from deployments.net.guard import Address, CallRefused
+from deployments.net.guarded_client import CallFailed, Poster
 from deployments.settings import WebhookSettings
 from tests.net.receiver import (
     Answer,

@@ -15,7 +15,7 @@ import httpx2
 import psutil
 from PIL import Image
 
-from deployments.local.profile import compose, merge, without_nulls
+from deployments.local.config import compose, merge, without_nulls
 from deployments.settings import hash_key
 from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port

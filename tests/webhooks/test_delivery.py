@@ -26,8 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import JobStore
-from deployments.net.client import CallFailed, Poster
 from deployments.net.guard import CallRefused
+from deployments.net.guarded_client import CallFailed, Poster
 from deployments.settings import QueueSettings, TracingSettings, WebhookSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import OFF, Tracer, open_tracer

@@ -8,15 +8,16 @@ from typing import Annotated
 import httpx2
 import typer
 
-from deployments.cli.doctor import local, model, ports, remote
+from deployments.cli.doctor import exposure as ports
+from deployments.cli.doctor import local, model, remote
 from deployments.cli.doctor.check import Check, report
-from deployments.cli.doctor.cluster import HelmRelease, cluster_checks
+from deployments.cli.doctor.kubernetes import HelmRelease, cluster_checks
 from deployments.cli.doctor.local import Setup
 from deployments.cli.doctor.remote import RemoteService
 from deployments.cli.options import KeyOption, SetOption, StateOption, api_key, state_folder
 from deployments.errors import SetupError
 from deployments.local.client import ssl_context
-from deployments.local.profile import merge, parse_sets
+from deployments.local.config import merge, parse_sets
 from deployments.local.state import StateFolder
 from deployments.telemetry.log import logger
 

@@ -25,7 +25,7 @@ from deployments.files.base import OPAQUE, reason
 from deployments.files.open import open_file_store
 from deployments.jobs.open import MEMORY, SQLITE, StoreInfo, inspect_store
 from deployments.jobs.store import Store
-from deployments.local.profile import Tree, compose, merge, read_yaml
+from deployments.local.config import Tree, compose, merge, read_yaml
 from deployments.local.state import StateFolder
 from deployments.settings import FileSettings, Settings, parse, with_environment
 from deployments.webhooks.signing import SUFFIX, PrivateKey, check_same, read_keys

@@ -24,8 +24,8 @@ from asyncpg.pool import PoolConnectionProxy
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.postgres.migrate import KNOWN, LATEST, check_fit, migrate
-from deployments.jobs.retry import retry
 from deployments.jobs.sql import statements
+from deployments.jobs.store_retry import retry
 from deployments.settings import QueueSettings
 from deployments.telemetry.log import logger
 

@@ -7,8 +7,8 @@ from asyncpg import UniqueViolationError
 
 from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.postgres.database import CLAIMS, DatabaseStore, Transaction, columns
-from deployments.jobs.retry import retried
 from deployments.jobs.rows import key_in
+from deployments.jobs.store_retry import retried
 
 
 class Keys(DatabaseStore):

@@ -14,7 +14,7 @@ from typing import Any
 
 from asyncpg import Record
 
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.coalescer import Coalescer
 from deployments.jobs.job import (
     Backlog,
@@ -33,8 +33,8 @@ from deployments.jobs.postgres.database import (
     Transaction,
     columns,
 )
-from deployments.jobs.retry import retried
 from deployments.jobs.rows import job_in
+from deployments.jobs.store_retry import retried
 from deployments.jobs.transitions import (
     REVOKED_KEY_TTL_S,
     WEBHOOK_TTL_S,

@@ -10,9 +10,9 @@ from deployments.jobs.postgres.keys import Keys
 from deployments.jobs.postgres.leases import Leases
 from deployments.jobs.postgres.submits import Submits
 from deployments.jobs.postgres.webhooks import Webhooks
-from deployments.jobs.retry import retried
 from deployments.jobs.rows import COLUMNS, response_in, stats_in, status_in
 from deployments.jobs.store import MAX_COUNTED, MAX_KEYS, POSITION_CAP, Row, StoreStats
+from deployments.jobs.store_retry import retried
 
 
 class PostgresStore(Submits, Leases, Webhooks, Keys):

@@ -10,7 +10,7 @@ from typing import Any
 from asyncpg import Record
 
 from deployments.errors import IdempotencyConflict, QueueFull
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.coalescer import Coalescer
 from deployments.jobs.job import Submission, Submitted
 from deployments.jobs.postgres.database import (
@@ -20,8 +20,8 @@ from deployments.jobs.postgres.database import (
     Transaction,
     columns,
 )
-from deployments.jobs.retry import retried
 from deployments.jobs.store import POSITION_CAP
+from deployments.jobs.store_retry import retried
 from deployments.jobs.transitions import fingerprint
 
 Count = Callable[[], Awaitable[int]]

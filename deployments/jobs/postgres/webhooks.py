@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from deployments.jobs.postgres.database import DatabaseStore
-from deployments.jobs.retry import retried
 from deployments.jobs.rows import webhook_in
+from deployments.jobs.store_retry import retried
 from deployments.webhooks.webhook import DeliveryResult, PublicKey, Webhook, WebhookState
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.sqlite.group_commit import unavailable
-from deployments.jobs.sqlite.tables import Tables
+from deployments.jobs.sqlite.operations import Tables
 from deployments.settings import QueueSettings
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from deployments.jobs.sqlite.file import connect, lock, open_file
 from deployments.jobs.sqlite.group_commit import GroupCommit
+from deployments.jobs.sqlite.operations import Tables
 from deployments.jobs.sqlite.readers import Readers
-from deployments.jobs.sqlite.tables import Tables
 from deployments.jobs.store import Row
 from deployments.settings import QueueSettings
 

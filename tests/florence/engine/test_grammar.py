@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deployments.demo.scenes import draw_scene
-from deployments.florence.backend import open_engine
 from deployments.florence.model import Model
+from deployments.florence.open import open_engine
 from deployments.florence.sequence import Grammar, Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import to_pixels

@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 import torch
 
-from deployments.florence.backend import open_engine
 from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import EngineConfig
-from deployments.florence.generate import Generate
+from deployments.florence.generate_backend import Generate
 from deployments.florence.model import Model
+from deployments.florence.open import open_engine
 from deployments.florence.parsing import ModelAnswer, unlabelled_boxes
 from deployments.florence.schemas import BoundingBox
 from deployments.florence.sequence import Tokens

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deployments.florence.engine.layers import Linear, attend, fuse, linear, linear_of
-from deployments.florence.generate import Generate
+from deployments.florence.generate_backend import Generate
 from deployments.settings import InferenceSettings
 from tests.florence.engine.pool import Pool, Way
 

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
-from deployments.florence.backend import open_engine
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.image_cache import ImageCache
+from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.engine.pool import Pool

@@ -3,7 +3,7 @@
 import pickle
 from dataclasses import replace
 
-from deployments.florence.request import Request
+from deployments.florence.messages import Request
 from deployments.florence.schemas import ImageInput
 
 INPUT = ImageInput(image_url="data:,x")

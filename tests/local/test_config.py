@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import SetupError
-from deployments.local.profile import (
+from deployments.local.config import (
     LAPTOP,
     Profile,
     compose,

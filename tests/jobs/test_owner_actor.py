@@ -12,7 +12,7 @@ SCRIPT = """
 import ray
 from ray.cluster_utils import Cluster
 from deployments.errors import SetupError
-from deployments.jobs.sqlite.owner import refuse_many_nodes
+from deployments.jobs.sqlite.owner_actor import refuse_many_nodes
 from deployments.settings import StoreSettings
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -1,4 +1,4 @@
-"""Work that reports its progress, as an iterator."""
+"""The latest report of a piece of work, as an iterator."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -8,7 +8,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def progress(
+async def latest(
     work: Callable[[Callable[[T], None]], Awaitable[R]],
 ) -> AsyncGenerator[T | R, None]:
     """What `work` reports by calling the function that it gets, and at the end its result.

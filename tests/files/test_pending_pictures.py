@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import StoreUnavailable
-from deployments.files import pending
+from deployments.files import pending_pictures as pending
 from deployments.files.base import NAME, StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
-from deployments.files.pending import is_pending, pending_name, wait_for_file
+from deployments.files.pending_pictures import is_pending, pending_name, wait_for_file
 from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""Work that reports its progress."""
+"""The latest report of a piece of work."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.florence.progress import progress
+from deployments.florence.latest import latest
 
 Report = Callable[[str], None]
 
@@ -16,7 +16,7 @@ def run(work: Callable[[Report], Any]) -> list[str]:
     """All that comes of `work`."""
 
     async def scenario() -> list[str]:
-        return [value async for value in progress(work)]
+        return [value async for value in latest(work)]
 
     return asyncio.run(scenario())
 
@@ -55,7 +55,7 @@ def test_an_error_comes_where_the_result_would() -> None:
         raise ZeroDivisionError
 
     async def scenario() -> None:
-        async for value in progress(work):
+        async for value in latest(work):
             taken.append(value)
 
     with pytest.raises(ZeroDivisionError):
@@ -77,7 +77,7 @@ def test_work_ends_with_its_consumer(is_cancelled: bool) -> None:
         return "all"
 
     async def consume() -> None:
-        async with aclosing(progress(work)) as values:
+        async with aclosing(latest(work)) as values:
             async for _ in values:
                 if not is_cancelled:
                     return
@@ -104,7 +104,7 @@ def test_a_timeout_in_the_work_holds() -> None:
         return "all"
 
     async def scenario() -> str:
-        values = progress(work)
+        values = latest(work)
         first = await asyncio.create_task(anext(values))
         with pytest.raises(TimeoutError):
             await asyncio.create_task(anext(values))

@@ -19,10 +19,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.coalescer import Coalescer
-from deployments.jobs.retry import retry
+from deployments.jobs.sqlite.operations import Tables
 from deployments.jobs.sqlite.readers import ReadOnlyReader
 from deployments.jobs.sqlite.store import SqliteStore
-from deployments.jobs.sqlite.tables import Tables
+from deployments.jobs.store_retry import retry
 from deployments.settings import QueueSettings, StoreSettings
 from deployments.telemetry.log import logger
 from deployments.telemetry.metrics import RayRecorder

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.errors import IdempotencyConflict, QueueFull
-from deployments.jobs import logs
+from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.job import (
     Backlog,

@@ -6,7 +6,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from deployments.errors import FileDownloadError, FileTooLarge
 from deployments.files.base import NAME, FileStore
-from deployments.files.pending import wait_for_file
+from deployments.files.pending_pictures import wait_for_file
 
 FILES = "/cdn/files/"
 PORTS = {"http": 80, "https": 443}

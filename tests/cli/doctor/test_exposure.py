@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from deployments.cli.doctor.check import Level
-from deployments.cli.doctor.ports import (
+from deployments.cli.doctor.exposure import (
     HAPROXY_PORTS,
     check_local_ports,
     check_ray_token,

@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from deployments.api.limits import AdaptiveLimit, Admission, RetryAfterEstimate
+from deployments.api.admission import AdaptiveLimit, Admission, RetryAfterEstimate
 from deployments.errors import Overloaded
 from deployments.telemetry.metrics import PrometheusRecorder
 

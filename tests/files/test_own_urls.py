@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from deployments.errors import FileDownloadError, FileTooLarge
-from deployments.files import pending
+from deployments.files import pending_pictures as pending
 from deployments.files.base import StoredFile, new_name
 from deployments.files.local import LocalFileStore
-from deployments.files.own import own_name, read_own
+from deployments.files.own_urls import own_name, read_own
 from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio

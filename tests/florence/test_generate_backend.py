@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from deployments.florence.generate import Generate, generate_options
+from deployments.florence.generate_backend import Generate, generate_options
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS

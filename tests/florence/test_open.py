@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from deployments.errors import SetupError
-from deployments.florence.backend import open_backend
 from deployments.florence.batcher import Backend
 from deployments.florence.engine.engine import Engine
-from deployments.florence.generate import Generate
+from deployments.florence.generate_backend import Generate
 from deployments.florence.model import Model
+from deployments.florence.open import open_backend
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.sequences import (

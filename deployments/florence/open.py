@@ -9,7 +9,7 @@ from deployments.florence.batcher import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
 from deployments.florence.engine.engine import Engine, EngineConfig
-from deployments.florence.generate import Generate
+from deployments.florence.generate_backend import Generate
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence

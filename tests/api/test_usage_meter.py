@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from deployments.api import usage
-from deployments.api.usage import UsageMeter
+from deployments.api import usage_meter as usage
+from deployments.api.usage_meter import UsageMeter
 from deployments.jobs.api_key import Usage
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder

@@ -7,9 +7,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.errors import ClientCancelled
-from deployments.jobs import metrics as module
+from deployments.jobs import queue_metrics as module
 from deployments.jobs.job import JobOutcome, Submission
-from deployments.jobs.metrics import INTERVAL_S, QueueMetrics
+from deployments.jobs.queue_metrics import INTERVAL_S, QueueMetrics
 from deployments.jobs.store import StoreStats
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder

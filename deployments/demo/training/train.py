@@ -1,4 +1,4 @@
-"""Train the demo checkpoint from scratch: `python -m deployments.demo.training.recipe`.
+"""Train the demo checkpoint from scratch: `python -m deployments.demo.training.train`.
 
 Writes the checkpoint and `report.json`: how it was made, and how well it does.
 The same seed, steps and processes give the same scenes in the same order.
@@ -137,7 +137,7 @@ class TrainingRun:
 
 def _command(config: TrainingConfig) -> str:
     return (
-        f"python -m deployments.demo.training.recipe --seed {config.seed} "
+        f"python -m deployments.demo.training.train --seed {config.seed} "
         f"--steps {config.num_steps} --processes {config.num_processes} "
         f"--batch {config.batch_size} --rate {config.learning_rate}"
     )

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from deployments.errors import StoreUnavailable
-from deployments.jobs.retry import retried
+from deployments.jobs.store_retry import retried
 
 pytestmark = pytest.mark.anyio
 
