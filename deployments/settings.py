@@ -94,7 +94,7 @@ class StoreSettings(Section):
         "sqlite:////var/lib/florence/queue.db",
         pattern=r"^(sqlite:///.+|postgres(ql)?://.+|memory:)$",
         description=(
-            "One of `postgresql://…`, `sqlite:///FILE` for one node, `memory:` for a temporary file."
+            "Either `postgresql://…`, `sqlite:///FILE` on one node, or `memory:`, a temporary file."
         ),
     )
     pool_size: int = Field(8, ge=1, le=100, description="PostgreSQL connections of one replica.")
