@@ -262,7 +262,7 @@ def test_the_engine_needs_little() -> None:
 
 
 def test_no_module_is_named_for_everything() -> None:
-    """A thing lives beside its use, and shadows no other package."""
+    """A module stands next to its use, and shadows no other package."""
     names = {"utils", "common", "types", "helpers", "misc"}
     assert [f for f in ALL_FILES if names & {f.stem, *f.relative_to(REPOSITORY).parts}] == []
 

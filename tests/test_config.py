@@ -169,7 +169,7 @@ def environments(tree: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 @each_file
 def test_serve_reads_every_variable(file: Path) -> None:
-    """Nobody would miss a variable that is misspelt, or that a new version of Serve has dropped."""
+    """A misspelt variable, or one that a new version of Serve dropped, would go unnoticed."""
     known = Path(constants.__file__).read_text()
     names = [name for environment in environments(read(file)) for name in environment]
     assert [name for name in names if f'"{name}"' not in known] == []

@@ -438,7 +438,7 @@ def test_a_run_without_a_key_is_answered_with_its_picture(
 def test_an_image_too_long_for_a_picture_has_boxes_alone(
     settings: Settings, inference: Inference, key: str
 ) -> None:
-    """What no JPEG can hold is not promised, and is no error."""
+    """An image too long for a JPEG gets no picture, which is no error."""
     strip = Image.new("RGB", (LARGEST_SIDE + 1, 2), "white")
     given = replace(run(uri(strip)), picture_key=key)
     finished = asyncio.run(through(settings, inference, given))
@@ -527,7 +527,7 @@ def test_an_answer_can_be_heard_while_it_is_written(
         assert each.size == (640, 480)
 
 
-def test_an_answer_that_nobody_hears_is_not_written_on(settings: Settings) -> None:
+def test_an_answer_without_a_caller_is_stopped(settings: Settings) -> None:
     """Who stops listening has freed the model."""
     long = settings.inference.model_copy(update={"num_beams": 1, "min_new_tokens": 500})
     inference = Inference(settings.model_copy(update={"inference": long}), PrometheusRecorder())
@@ -562,7 +562,7 @@ def test_a_run_has_no_more_beams_than_the_deployment(
     assert tokens[0] == tokens[1]
 
 
-def test_inference_tells_how_full_the_batch_is(settings: Settings) -> None:
+def test_inference_reports_how_full_the_batch_is(settings: Settings) -> None:
     """Slots, steps and their requests, why batches began, and how long the model worked."""
     recorder = PrometheusRecorder()
     inference = Inference(settings, recorder)
@@ -605,7 +605,7 @@ def tracer(tmp_path: Path) -> Tracer:
     )
 
 
-def test_the_deployments_tell_where_a_run_was(
+def test_the_deployments_report_where_a_run_was(
     settings: Settings, inference: Inference, tracer: Tracer, tmp_path: Path
 ) -> None:
     """Each has a span in the run's trace, and below it one for each of its stages."""

@@ -92,7 +92,7 @@ def test_the_state_diagram_has_every_state() -> None:
     assert {name for pair in named for name in pair if name} == set(JobState)
 
 
-TELLERS = {
+RECORDED_BY = {
     "queue": "Dispatcher, Ingress",
     "webhooks": "Dispatcher, Ingress",
     "store": "Dispatcher, Ingress",
@@ -102,7 +102,7 @@ TELLERS = {
 
 
 def metric_rows() -> list[str]:
-    """The rows of the page of metrics: name, kind, labels, unit, who tells, meaning."""
+    """The rows of the page of metrics: name, kind, labels, unit, recorded by, meaning."""
     policies = {name: Metric("gauge", help_, ("deployment",)) for name, help_ in GAUGES.items()}
     return [metric_row(name, metric) for name, metric in {**METRICS, **policies}.items()]
 
@@ -110,10 +110,10 @@ def metric_rows() -> list[str]:
 def metric_row(name: str, metric: Metric) -> str:
     """One of them."""
     part = name.split("_")[1]
-    teller = TELLERS.get(part, part.capitalize())
+    recorded_by = RECORDED_BY.get(part, part.capitalize())
     labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
     units = [unit for unit in ("seconds", "bytes", "tokens") if unit in name.split("_")]
-    cells = (f"`{name}`", metric.kind, labels, "".join(units) or "count", teller, metric.help)
+    cells = (f"`{name}`", metric.kind, labels, "".join(units) or "count", recorded_by, metric.help)
     return f"| {' | '.join(cells)} |"
 
 

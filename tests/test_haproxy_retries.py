@@ -37,8 +37,8 @@ defaults
     balance {BALANCE_ALGORITHM}
 frontend http_frontend
     bind 127.0.0.1:{port}
-    default_backend boxes
-backend boxes
+    default_backend deployments
+backend deployments
     http-reuse always
     server one 127.0.0.1:{behind}
 """
@@ -172,9 +172,9 @@ def test_fals_clients_call_again_after_what_cannot_be_repeated(tmp_path: Path) -
     with haproxy(tmp_path, ingress.port) as url:
         broken = post(url, LARGE)
         ingress.close()
-        nobody = post(url, SMALL)
+        unreachable = post(url, SMALL)
 
     assert len(ingress.heard) == 1
-    assert [broken.status_code, nobody.status_code] == [502, 503]
-    assert all(each.retries(answer) for each in POLICIES for answer in (broken, nobody))
+    assert [broken.status_code, unreachable.status_code] == [502, 503]
+    assert all(each.retries(answer) for each in POLICIES for answer in (broken, unreachable))
     assert broken.json()["error_type"] == "runner_connection_error"

@@ -349,7 +349,7 @@ def test_a_request_that_is_too_late_costs_nothing() -> None:
 
 @both_ways
 def test_a_caller_who_leaves_cancels_what_was_begun(url: str) -> None:
-    """Everything that was begun is told to stop."""
+    """Every stage that was started is cancelled."""
     deployments = Deployments(inference=[30.0])
 
     async def scenario() -> None:
@@ -558,7 +558,7 @@ def test_a_stream_that_fails_is_cancelled(
 
 
 def test_a_caller_who_leaves_ends_the_stream() -> None:
-    """Inference is told to stop."""
+    """Inference is cancelled."""
     streaming = Streaming([4, 30.0])
 
     async def scenario() -> None:

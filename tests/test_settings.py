@@ -66,7 +66,7 @@ def test_an_unknown_key_is_refused_with_its_path(section: str) -> None:
     assert f"setting {path}: Extra inputs are not permitted" in refusal(tree)
 
 
-def test_every_fault_is_told_at_once() -> None:
+def test_every_fault_is_listed_at_once() -> None:
     """Who has three settings wrong learns of three."""
     line = refusal({"model": {"device": "tpu"}, "inference": {"max_queue": 0, "num_beams": "x"}})
     assert all(
@@ -101,7 +101,7 @@ def test_every_setting_is_described(path: str, field: FieldInfo) -> None:
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: type(section).__name__)
 def test_every_section_is_frozen(section: BaseModel) -> None:
-    """Nobody changes a setting after it was checked."""
+    """A setting cannot be changed after it was checked."""
     name = next(iter(type(section).model_fields))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(section, name, getattr(section, name))

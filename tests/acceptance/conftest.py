@@ -13,10 +13,10 @@ from deployments.local.launch import launch
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, encoded, scene
-from tests.acceptance.front import Front
+from tests.acceptance.observed import Observed
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
-from tests.acceptance.told import Told
+from tests.acceptance.tls_proxy import TlsProxy
 
 MAX_BYTES = 4 * 1024 * 1024
 SETTINGS = (
@@ -64,40 +64,40 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> StateFolder:
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """What the service tells the operator."""
-    folder = tmp_path_factory.mktemp("told")
-    return Told(folder / "logs", folder / "traces")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
+    """The service's logs and traces."""
+    folder = tmp_path_factory.mktemp("observed")
+    return Observed(folder / "logs", folder / "traces")
 
 
 @pytest.fixture(scope="session")
 def storm_address() -> str:
-    """Where the load test may receive webhooks, much later: no port that is given out."""
+    """Where the load test receives webhooks later: outside the ephemeral ports."""
     return f"127.0.0.1:{random.randrange(20_000, 32_000)}"
 
 
 @pytest.fixture(scope="session")
 def caller(
-    state: StateFolder, origin: Origin, receiver: Receiver, storm_address: str, told: Told
+    state: StateFolder, origin: Origin, receiver: Receiver, storm_address: str, observed: Observed
 ) -> Iterator[Caller]:
     """The running service and a client of it."""
     here = (
         f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']",
         f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}', '{storm_address}']",
-        f"tracing.folder={told.traces}",
+        f"tracing.folder={observed.traces}",
     )
     args = parse_sets([*SETTINGS, *here])
     profile = local_profile(state, "127.0.0.1", 0, args, tls=False)
-    logging = read_yaml(serve_config())["logging_config"] | {"logs_dir": str(told.logs)}
+    logging = read_yaml(serve_config())["logging_config"] | {"logs_dir": str(observed.logs)}
     profile = replace(profile, logging=logging)
     with launch(profile), httpx2.Client(timeout=60, trust_env=False) as http:
         yield Caller(profile.base_url, state.api_key(), http)
 
 
 @pytest.fixture(scope="session")
-def front(caller: Caller, state: StateFolder) -> Iterator[Front]:
+def front(caller: Caller, state: StateFolder) -> Iterator[TlsProxy]:
     """The running service behind TLS."""
-    server = Front(certificates(state.tls), int(caller.url.rpartition(":")[2]))
+    server = TlsProxy(certificates(state.tls), int(caller.url.rpartition(":")[2]))
     server.start()
     yield server
     server.stop()

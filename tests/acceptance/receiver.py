@@ -16,12 +16,12 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 LEEWAY_S = 300
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One delivery, and what it was answered; header names are in lower case."""
+    """One delivery and the status of its answer; header names are in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -29,10 +29,10 @@ class Delivery:
     answer: int
 
     @property
-    def told(self) -> dict[str, Any]:
+    def message(self) -> dict[str, Any]:
         """The body as JSON."""
-        told: dict[str, Any] = json.loads(self.body)
-        return told
+        message: dict[str, Any] = json.loads(self.body)
+        return message
 
 
 class Receiver:
@@ -76,20 +76,20 @@ class Receiver:
         return answer
 
     def deliveries(self, path: str, number: int = 1) -> list[Delivery]:
-        """Those to `path`, as soon as there are as many."""
+        """Wait for at least `number` deliveries to `path`."""
 
         def arrived() -> list[Delivery]:
             found = [delivery for delivery in self._deliveries if delivery.path == path]
             return found if len(found) >= number else []
 
         with self._arrival:
-            found = self._arrival.wait_for(arrived, PATIENCE_S)
+            found = self._arrival.wait_for(arrived, TIMEOUT_S)
         assert found, f"{number} deliveries to {path} were expected: {self._deliveries}"
         return found
 
 
 def handler_of(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
-    """How the standard library wants it said."""
+    """A handler that hands deliveries to `receiver`."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

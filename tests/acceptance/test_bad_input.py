@@ -59,7 +59,7 @@ BODIES = {
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_that_does_not_fit(caller: Caller, name: str) -> None:
-    """A body outside the schema is told what is wrong with it."""
+    """An invalid body gets an error for each wrong field."""
     body, status, type_ = BODIES[name]
     headers = caller.authorization | {"Content-Type": "application/json"}
     response = caller.http.post(caller.url + PROPOSAL, content=body, headers=headers)

@@ -31,7 +31,7 @@ from deployments.settings import QueueSettings
 from tests.acceptance.caller import PROPOSAL, Caller, encoded, scene, uri
 
 FLORENCE = [sys.executable, "-m", "deployments.cli"]
-# Else `serve run` takes the last Ray that anybody has started on this machine, dead or alive.
+# Else `serve run` takes the Ray that was started last on this machine, dead or alive.
 OWN_RAY = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

@@ -62,7 +62,7 @@ def test_a_wrong_key_fails(caller: Caller, state: StateFolder) -> None:
 
 
 def test_what_it_keeps_is_fine_while_it_runs(caller: Caller, state: StateFolder) -> None:
-    """Its store, files, keys and Ray, beside the service; nothing disturbs it."""
+    """The store, files, keys and Ray are checked while the service runs, undisturbed."""
     code, found = doctor(state)
     assert code == 0, found
     assert "fail" not in verdicts(found).values()

@@ -15,18 +15,18 @@ from tests.acceptance.caller import PROPOSAL, Caller, error_type, scene, uri
 from tests.acceptance.origin import Origin
 
 
-def processes(box: str) -> list[psutil.Process]:
-    """The replicas of a box."""
-    title = f"ray::ServeReplica:florence:{box}"
+def processes(deployment: str) -> list[psutil.Process]:
+    """The replicas of a deployment."""
+    title = f"ray::ServeReplica:florence:{deployment}"
     members = psutil.Process().children(recursive=True)
     found = [member for member in members if "".join(member.cmdline()).startswith(title)]
     assert found, f"no process is called {title}"
     return found
 
 
-def kill(box: str) -> None:
-    """Kill every replica of a box, as the kernel does when memory runs out."""
-    for replica in processes(box):
+def kill(deployment: str) -> None:
+    """Kill every replica of a deployment, as the kernel does when memory runs out."""
+    for replica in processes(deployment):
         replica.kill()
 
 
@@ -59,19 +59,19 @@ def wait_for(answers: list[httpx2.Response], more: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("box", ["Inference", "Preprocess", "Postprocess"])
-def test_a_killed_replica_is_no_error_for_a_client(caller: Caller, box: str) -> None:
+@pytest.mark.parametrize("deployment", ["Inference", "Preprocess", "Postprocess"])
+def test_a_killed_replica_is_no_error_for_a_client(caller: Caller, deployment: str) -> None:
     """A replica dies under eight clients, and every one of their requests is answered."""
     with load(caller, 8) as answers:
         wait_for(answers, 16)
-        kill(box)
+        kill(deployment)
         wait_for(answers, 32)
 
     assert [answer.text for answer in answers if answer.status_code != 200] == []
 
 
 def test_the_service_is_ready_again_after_a_death(caller: Caller) -> None:
-    """/ready tells when every box answers; /health stays good throughout."""
+    """/ready fails until every deployment answers; /health stays good."""
     kill("Inference")
     deadline = time.monotonic() + 60
     while caller.http.get(f"{caller.url}/ready").status_code != 200:
@@ -83,14 +83,14 @@ def test_the_service_is_ready_again_after_a_death(caller: Caller) -> None:
 
 
 @contextmanager
-def frozen(box: str) -> Iterator[None]:
-    """A box that does nothing while the block runs."""
-    for replica in processes(box):
+def frozen(deployment: str) -> Iterator[None]:
+    """A deployment that does nothing while the block runs."""
+    for replica in processes(deployment):
         replica.suspend()
     try:
         yield
     finally:
-        for replica in processes(box):
+        for replica in processes(deployment):
             replica.resume()
 
 
@@ -110,7 +110,7 @@ def test_overload_is_429_with_retry_after(caller: Caller) -> None:
 
 
 def test_the_callers_own_timeout(caller: Caller) -> None:
-    """A run that cannot begin within X-Fal-Request-Timeout ends with 504 that nobody retries."""
+    """A run that cannot start within X-Fal-Request-Timeout gets a 504 that is not retried."""
     headers = caller.authorization | {"X-Fal-Request-Timeout": "0.001"}
     body = {"image_url": uri(scene(0).image)}
     response = caller.http.post(caller.url + PROPOSAL, json=body, headers=headers)
@@ -126,7 +126,7 @@ def num_answered(caller: Caller, status: int) -> float:
     return sum(map(float, re.findall(line, text, re.MULTILINE)))
 
 
-def test_a_caller_who_hangs_up_is_let_go(caller: Caller, origin: Origin) -> None:
+def test_a_disconnect_cancels_the_run(caller: Caller, origin: Origin) -> None:
     """A run whose caller has left is cancelled and counted as such, and others are served."""
     before = num_answered(caller, 499)
     impatient = httpx2.Client(timeout=0.3, trust_env=False)
@@ -134,7 +134,7 @@ def test_a_caller_who_hangs_up_is_let_go(caller: Caller, origin: Origin) -> None
         Caller(caller.url, caller.key, impatient).send(f"{origin.url}/hangs")
     deadline = time.monotonic() + 10
     while num_answered(caller, 499) == before:
-        assert time.monotonic() < deadline, "nobody noticed"
+        assert time.monotonic() < deadline, "the disconnect was not noticed"
         time.sleep(0.1)
 
     assert caller.send(scene(0).image).status_code == 200

@@ -48,12 +48,12 @@ def test_a_run_and_its_picture(fronted: Caller) -> None:
 
 def test_a_queued_request_to_its_result(fronted: Caller) -> None:
     """Submit, the event stream until it is done, status, result."""
-    told = fronted.post(BODY, f"/queue{APP}/region-proposal").json()
-    stream = f"{told['status_url']}/stream"
+    submitted = fronted.post(BODY, f"/queue{APP}/region-proposal").json()
+    stream = f"{submitted['status_url']}/stream"
     with fronted.http.stream("GET", stream, headers=fronted.authorization) as events:
         lines = [line for line in events.iter_lines() if line]
-    status = fronted.http.get(told["status_url"], headers=fronted.authorization).json()
-    result = fronted.http.get(told["response_url"], headers=fronted.authorization).json()
+    status = fronted.http.get(submitted["status_url"], headers=fronted.authorization).json()
+    result = fronted.http.get(submitted["response_url"], headers=fronted.authorization).json()
 
     assert '"COMPLETED"' in lines[-1]
     assert status["status"] == "COMPLETED"
@@ -67,7 +67,7 @@ def test_a_large_body(fronted: Caller) -> None:
     assert fronted.post({"image_url": noise}).status_code == 200
 
 
-def test_a_caller_who_hangs_up_is_let_go(fronted: Caller, origin: Origin) -> None:
+def test_a_disconnect_cancels_the_run(fronted: Caller, origin: Origin) -> None:
     """HAProxy passes the hanging up on."""
     before = num_answered(fronted, 499)
     impatient = httpx2.Client(timeout=1, trust_env=False)

@@ -11,10 +11,10 @@ from deployments.local.config import compose
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.front import Front
 from tests.acceptance.node import NEWEST, OLDEST, Node, installed
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
+from tests.acceptance.tls_proxy import TlsProxy
 
 WAYS = [
     (NEWEST, "proxyUrl"),
@@ -80,9 +80,9 @@ def test_published_subscribe(script: Script) -> None:
 
 
 def test_published_subscribe_with_a_private_authority(
-    script: Script, front: Front, state: StateFolder
+    script: Script, front: TlsProxy, state: StateFolder
 ) -> None:
-    """The same over https, where Node is told whom to trust."""
+    """The same over https, with the authority in NODE_EXTRA_CA_CERTS."""
     authority = str(certificates(state.tls).authority)
     url = f"https://localhost:{front.port}"
     *_, data, _ = script("subscribe.mjs", BASE_URL=url, NODE_EXTRA_CA_CERTS=authority)
@@ -101,12 +101,12 @@ def test_published_queue(
 
     check(data)
     assert is_id(request_id)
-    assert request_id == result_id == status["request_id"] == delivery.told["request_id"]
+    assert request_id == result_id == status["request_id"] == delivery.message["request_id"]
     assert status["status"] == "COMPLETED"
     assert any("Generated" in log["message"] for log in status["logs"])
     assert set(status["logs"][0]) == {"message", "timestamp", "level", "source"}
     assert 0 < status["metrics"]["inference_time"] < 60
-    assert delivery.told["payload"] == data
+    assert delivery.message["payload"] == data
 
 
 def test_published_upload(script: Script, caller: Caller) -> None:
@@ -223,7 +223,7 @@ def test_errors(script: Script, request: pytest.FixtureRequest) -> None:
         assert error["status"] == 404
     for attempt in UNKNOWN[:3]:
         assert errors[attempt]["body"]["status"] == "NOT_FOUND"
-    if version == NEWEST:  # the older one does not tell
+    if version == NEWEST:  # the older one does not report it
         assert all(is_id(error["requestId"]) for error in errors.values())
 
 

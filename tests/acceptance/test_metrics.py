@@ -30,7 +30,7 @@ from tests.acceptance.test_failures import kill, load, processes, wait_for
 from tests.k8s.promtool import alerts, exported_names
 
 SOON_S = 90.0
-TOLD_S = 5.0  # boxes tell Ray every two seconds
+REPORT_S = 5.0  # deployments report to Ray every two seconds
 
 # What does not happen here, and the tests in which it does.
 ELSEWHERE = {
@@ -84,7 +84,7 @@ def named() -> set[str]:
 
 @pytest.fixture(scope="module")
 def used(caller: Caller, receiver: Receiver, state: StateFolder) -> Mapping[str, float]:
-    """The service has run, queued, told, refused and begun again; what it exported before."""
+    """Use every part of the service; the metrics from before."""
     before = exported()
     image_url = uri(scene(0, (256, 256)).image)
     made = florence(
@@ -133,7 +133,7 @@ def used(caller: Caller, receiver: Receiver, state: StateFolder) -> Mapping[str,
 
 @pytest.fixture(scope="module")
 def after(used: Mapping[str, float]) -> Mapping[str, float]:
-    """What is exported when everything has arrived: boxes tell Ray now and then."""
+    """The metrics after the next report to Ray."""
     deadline = time.monotonic() + SOON_S
     while missing(used, found := exported()) and time.monotonic() < deadline:
         time.sleep(1)
@@ -151,7 +151,7 @@ def until_moved(name: str, before: Mapping[str, float], step: Callable[[], None]
 
 def wait_for_ray(name: str, before: Mapping[str, float]) -> None:
     """Wait until a metric has moved, for as long as exporting it may take."""
-    deadline = time.monotonic() + TOLD_S
+    deadline = time.monotonic() + REPORT_S
     while not has_moved(name, before, exported()) and time.monotonic() < deadline:
         time.sleep(0.2)
 
@@ -195,9 +195,7 @@ def test_what_alerts_and_dashboard_ask_for_is_exported(after: Mapping[str, float
     assert len(asked_for()) > 40
 
 
-def test_the_pages_of_the_ingress_tell_of_the_queue(
-    caller: Caller, used: Mapping[str, float]
-) -> None:
+def test_the_pages_of_the_ingress_have_the_queue(caller: Caller, used: Mapping[str, float]) -> None:
     """`/metrics` alone says what waits, without Ray."""
     text = caller.http.get(f"{caller.url}/metrics").text
     assert "florence_store_up 1.0" in text

@@ -16,9 +16,9 @@ from deployments.demo.scoring import match_boxes
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.front import Front
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
+from tests.acceptance.tls_proxy import TlsProxy
 
 NEWEST, OLDER = "1.0.3", "0.10.0"  # the older one finds the queue by its host name alone
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def call(
     request: pytest.FixtureRequest,
     version: str,
     caller: Caller,
-    front: Front,
+    front: TlsProxy,
     state: StateFolder,
     origin: Origin,
     receiver: Receiver,
@@ -84,7 +84,7 @@ def hosts(version: str, host: str) -> dict[str, str]:
 
 
 def installed(version: str) -> Path:
-    """The folder with a client beside the one that is installed; the rest is shared."""
+    """The folder of another client version; other packages are shared."""
     folder = CACHE / f"fal-client@{version}"
     if folder.exists():
         return folder
@@ -99,7 +99,7 @@ def installed(version: str) -> Path:
 
 
 @pytest.fixture
-def check(caller: Caller, front: Front, version: str) -> Check:
+def check(caller: Caller, front: TlsProxy, version: str) -> Check:
     """Checks that the boxes are those of the scene, and that the picture is where it should be."""
     names = ("localhost",) if version == NEWEST else ("localhost", "queue.localhost")
 
@@ -123,7 +123,7 @@ def test_run(call: Call, check: Check) -> None:
 
 
 def test_subscribe(call: Call, check: Check) -> None:
-    """fal's example hears how the request stands, and gives the boxes."""
+    """fal's example prints status updates, then the boxes."""
     *heard, output = call("subscribe")
     updates = [each for each in heard if isinstance(each, dict)]
     order = ["Queued", "InProgress", "Completed"]
@@ -139,14 +139,14 @@ def test_subscribe(call: Call, check: Check) -> None:
 def test_submit_with_a_webhook(
     call: Call, check: Check, receiver: Receiver, request: Any, version: str
 ) -> None:
-    """A handle waits for the result, of which the webhook tells as well."""
+    """A handle waits for the result, which the webhook has too."""
     request_id, output = call("submit")
     kind = request.node.callspec.params["call"]
     [delivery] = receiver.deliveries(f"/python/{version}/{kind}")
 
     check(output)
-    assert delivery.told["request_id"] == request_id
-    assert delivery.told["payload"] == output
+    assert delivery.message["request_id"] == request_id
+    assert delivery.message["payload"] == output
 
 
 def test_iter_events(call: Call) -> None:
@@ -207,7 +207,7 @@ def test_upload(call: Call, check: Check) -> None:
 
 
 def test_errors(call: Call) -> None:
-    """The client tells what the service says."""
+    """The client raises the service's error."""
     run, queued, status, cancel, stranger = call("errors")
 
     for error in (run, queued):

@@ -42,18 +42,18 @@ def verified(caller: Caller, delivery: Delivery) -> bool:
 
 
 def test_a_result_is_delivered(caller: Caller, receiver: Receiver, path: str) -> None:
-    """The receiver is told once, in fal's shape, with a signature that fal's steps verify."""
+    """The receiver gets one webhook in fal's shape, which fal's steps verify."""
     submitted = submit(caller, receiver.url(path), uri(scene(1).image)).json()
     [delivery] = receiver.deliveries(path)
 
-    assert delivery.told == {
+    assert delivery.message == {
         "request_id": submitted["request_id"],
         "gateway_request_id": submitted["gateway_request_id"],
         "status": "OK",
         "payload": result(caller, submitted).json(),
     }
-    assert delivery.told["payload"]["results"]["bboxes"]
-    picture = delivery.told["payload"]["image"]  # of a queued request, so it was stored before
+    assert delivery.message["payload"]["results"]["bboxes"]
+    picture = delivery.message["payload"]["image"]  # of a queued request, so it was stored before
     assert len(caller.http.get(picture["url"]).content) == picture["file_size"]
     assert delivery.headers["content-type"] == "application/json"
     assert delivery.headers["x-fal-webhook-request-id"] == submitted["request_id"]
@@ -61,13 +61,13 @@ def test_a_result_is_delivered(caller: Caller, receiver: Receiver, path: str) ->
 
 
 def test_a_failure_is_delivered(caller: Caller, receiver: Receiver, path: str) -> None:
-    """The receiver is told what the caller would have been."""
+    """The receiver gets the error that the caller would have got."""
     submitted = submit(caller, receiver.url(path), uri(b"Hello, World!")).json()
     [delivery] = receiver.deliveries(path)
     refusal = result(caller, submitted)
 
     assert refusal.status_code == 422
-    assert delivery.told == {
+    assert delivery.message == {
         "request_id": submitted["request_id"],
         "gateway_request_id": submitted["gateway_request_id"],
         "status": "ERROR",
@@ -77,7 +77,7 @@ def test_a_failure_is_delivered(caller: Caller, receiver: Receiver, path: str) -
     assert verified(caller, delivery)
 
 
-def test_a_receiver_that_fails_and_restarts_is_told_in_the_end(
+def test_a_receiver_that_fails_and_restarts_gets_its_webhook(
     caller: Caller, receiver: Receiver, path: str
 ) -> None:
     """Two deliveries are answered 500 and the port is closed for a while; then it arrives."""
@@ -91,7 +91,7 @@ def test_a_receiver_that_fails_and_restarts_is_told_in_the_end(
     stamps = [int(each.headers["x-fal-webhook-timestamp"]) for each in deliveries]
 
     assert [each.answer for each in deliveries] == [500, 500, 200]
-    assert {each.told["request_id"] for each in deliveries} == {submitted["request_id"]}
+    assert {each.message["request_id"] for each in deliveries} == {submitted["request_id"]}
     assert {each.body for each in deliveries} == {deliveries[0].body}
     assert all(verified(caller, each) for each in deliveries)
     assert stamps[0] < stamps[-1]

@@ -73,7 +73,7 @@ def test_any_of_the_keys_lets_in(serve: Serve) -> None:
     assert service.post(BODY).status_code == 200
 
 
-def test_without_keys_nobody_gets_in(serve: Serve) -> None:
+def test_without_keys_every_call_is_refused(serve: Serve) -> None:
     """A service that knows no key refuses every one."""
     assert serve(keys={"hashes": []}).post(BODY).status_code == 401
 

@@ -209,11 +209,11 @@ async def test_a_slow_body_is_given_up() -> None:
 async def test_half_a_body_is_none() -> None:
     """A caller who hangs up leaves no file."""
 
-    async def hang_up() -> dict[str, object]:
+    async def disconnect() -> dict[str, object]:
         return {"type": "http.disconnect"}
 
     body = Body([])
-    body.request = HttpRequest({"type": "http", "headers": []}, hang_up)
+    body.request = HttpRequest({"type": "http", "headers": []}, disconnect)
     with pytest.raises(ClientDisconnected):
         await upload(UploadReader(60.0), body, 4)
 

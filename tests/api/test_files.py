@@ -17,7 +17,7 @@ from deployments.files.pending_pictures import pending_name
 from deployments.settings import QueueSettings
 from tests.jobs.memory import MemoryStore
 
-from .exchange import Exchange
+from .http_exchange import HttpExchange
 from .service import AwayStore, Service, build
 
 DATA = bytes(range(256)) * 4
@@ -60,7 +60,7 @@ def test_only_pictures_are_shown_inline(service: Service, content_type: str) -> 
     assert response.headers["content-type"] == "application/octet-stream"
 
 
-def test_head_tells_without_sending(service: Service, picture: StoredFile) -> None:
+def test_head_sends_headers_alone(service: Service, picture: StoredFile) -> None:
     """HEAD has the headers of GET and no body."""
     response = service.client.head(f"/cdn/files/{picture.name}")
 
@@ -210,7 +210,7 @@ def pending_file(service: Service, ttl_s: float = 60.0) -> str:
 
 async def download(service: Service, name: str) -> tuple[int, dict[str, str]]:
     """The status and headers of a download, however long that takes."""
-    async with Exchange(service.app, f"/cdn/files/{name}") as exchange:
+    async with HttpExchange(service.app, f"/cdn/files/{name}") as exchange:
         return await exchange.start()
 
 
@@ -280,11 +280,11 @@ def test_a_bounded_number_of_downloads_waits(
     async def scenario() -> None:
         async with AsyncExitStack() as waiting:
             for _ in range(3):
-                exchange = Exchange(service.app, f"/cdn/files/{name}")
+                exchange = HttpExchange(service.app, f"/cdn/files/{name}")
                 await waiting.enter_async_context(exchange)
             await asyncio.sleep(0.1)
             assert (await download(service, name))[0] == 404
-            exchange.hang_up()
+            exchange.disconnect()
             await exchange.task
             downloading = asyncio.create_task(download(service, name))
             await asyncio.sleep(0.02)

@@ -80,7 +80,7 @@ def test_no_pages_from_the_framework(service: Service, path: str) -> None:
     assert service.client.get(path).status_code == 404
 
 
-def test_metrics_tell_of_the_queue(service: Service) -> None:
+def test_metrics_include_the_queue(service: Service) -> None:
     """What waits is read from the store when it is asked for."""
     service.submit()
     text = service.metrics()

@@ -75,7 +75,7 @@ def test_ids_differ(shared: Service) -> None:
     assert len(ids) == 3
 
 
-def test_a_bug_is_a_500_that_tells_nothing(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_a_500_without_details(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected error is logged with its traceback under the id, and not leaked."""
     response = serve(fail).post({"image_url": "u"})
 

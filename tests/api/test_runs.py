@@ -462,7 +462,7 @@ def test_what_a_key_uses_is_counted(serve: Serve) -> None:
     assert f'florence_ingress_key_model_seconds_total{{key="{KEY_ID}"}} 0.0625' in text
 
 
-def test_run_is_cancelled_when_the_caller_hangs_up(serve: Serve) -> None:
+def test_run_is_cancelled_on_disconnect(serve: Serve) -> None:
     """A caller who hangs up costs no more work; the attempt is counted as 499."""
 
     async def scenario() -> str:
@@ -485,7 +485,7 @@ def test_run_is_cancelled_when_the_caller_hangs_up(serve: Serve) -> None:
     assert counted in asyncio.run(scenario())
 
 
-def test_failing_connection_is_not_taken_for_a_hang_up() -> None:
+def test_failing_connection_is_no_disconnect() -> None:
     """An error while waiting for the caller surfaces as itself."""
 
     async def broken() -> Message:
@@ -499,7 +499,7 @@ def test_failing_connection_is_not_taken_for_a_hang_up() -> None:
         asyncio.run(cancel_on_disconnect(HttpRequest({"type": "http"}, broken), forever()))
 
 
-def test_hang_up_within_the_body(serve: Serve) -> None:
+def test_disconnect_within_the_body(serve: Serve) -> None:
     """A caller who hangs up before the body is complete starts no run."""
     service = serve()
 

@@ -24,7 +24,7 @@ from deployments.jobs.job import JobOutcome, JobState, JobStatus, LogLine, Submi
 from deployments.settings import hash_key
 from tests.jobs.memory import MemoryStore
 
-from .exchange import Exchange
+from .http_exchange import HttpExchange
 from .service import (
     ANSWER,
     CAPTION,
@@ -85,7 +85,7 @@ def test_every_task_can_be_streamed(shared: Service, task: str, path: str) -> No
     assert shared.runs[-1].task == task
 
 
-def test_what_is_told_is_sent_at_once(serve: Serve) -> None:
+def test_each_event_is_sent_at_once(serve: Serve) -> None:
     """An event arrives while the run goes on."""
 
     async def scenario() -> None:
@@ -98,7 +98,7 @@ def test_what_is_told_is_sent_at_once(serve: Serve) -> None:
             return ANSWER
 
         service = serve(stream=stream)
-        async with Exchange(service.app, STREAM, "", BODY) as exchange:
+        async with HttpExchange(service.app, STREAM, "", BODY) as exchange:
             status, headers = await exchange.start()
             assert (status, headers["x-fal-request-id"]) == (200, service.runs[0].id)
             for part, go_on in zip(PARTS, sent, strict=True):
@@ -141,7 +141,7 @@ def test_an_error_after_the_first_event_is_the_last(serve: Serve, error: Any) ->
     assert ending(response) == error.body()
 
 
-def test_an_unforeseen_error_tells_nothing_of_itself(serve: Serve) -> None:
+def test_an_unexpected_error_hides_its_text(serve: Serve) -> None:
     """The log has it, under the request id."""
     response = serve(stream=failing(ZeroDivisionError("secret"))).post(INPUT, STREAM)
 
@@ -169,7 +169,7 @@ def test_a_stream_ends_at_its_deadline(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("has_begun", [True, False])
-def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bool) -> None:
+def test_a_run_is_cancelled_on_disconnect(serve: Serve, has_begun: bool) -> None:
     """Before the first event, and after it; then another may run."""
 
     async def scenario() -> None:
@@ -188,7 +188,7 @@ def test_a_run_is_cancelled_when_the_caller_hangs_up(serve: Serve, has_begun: bo
         service = serve(stream=stream, ingress={"max_running": 1})
         await service.store.add_key(ApiKey(id="other", hash=hash_key(OTHER_KEY), concurrency=1))
         key = {"Authorization": f"Key {OTHER_KEY}"}
-        async with Exchange(service.app, STREAM, "", BODY, **key) as exchange:
+        async with HttpExchange(service.app, STREAM, "", BODY, **key) as exchange:
             if has_begun:
                 assert (await exchange.start())[0] == 200
                 assert await exchange.event() == PARTS[0]
@@ -210,10 +210,10 @@ def test_a_stream_counts_as_running(serve: Serve) -> None:
             return ANSWER
 
         service = serve(stream=stream, ingress={"max_running": 1})
-        async with Exchange(service.app, STREAM, "", BODY) as first:
+        async with HttpExchange(service.app, STREAM, "", BODY) as first:
             assert (await first.start())[0] == 200
             for path in (CAPTION, STREAM):
-                async with Exchange(service.app, path, "", BODY) as second:
+                async with HttpExchange(service.app, path, "", BODY) as second:
                     status, headers = await second.start()
                     assert (status, headers["retry-after"]) == (429, "1")
 
@@ -238,7 +238,7 @@ def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
             raise OSError("broken")
 
         service = serve(stream=stream)
-        exchange = Exchange(service.app, STREAM, "", BODY)
+        exchange = HttpExchange(service.app, STREAM, "", BODY)
         exchange.send = broken
         with pytest.raises(OSError, match="broken"):
             async with exchange:
@@ -289,12 +289,14 @@ async def finish(store: MemoryStore, ending: JobOutcome | None = None) -> None:
     assert await store.finish(claimed.lease, ending or JobOutcome.done(OUTPUT, inference_s=0.25))
 
 
-def watch(service: Service, request_id: str = FIRST, query: str = "", **headers: str) -> Exchange:
+def watch(
+    service: Service, request_id: str = FIRST, query: str = "", **headers: str
+) -> HttpExchange:
     """The events of a request."""
-    return Exchange(service.app, f"{QUEUED}/{request_id}/status/stream", query, **headers)
+    return HttpExchange(service.app, f"{QUEUED}/{request_id}/status/stream", query, **headers)
 
 
-async def rest(exchange: Exchange) -> list[Any]:
+async def rest(exchange: HttpExchange) -> list[Any]:
     """All events that are left."""
     events = []
     while piece := await exchange.piece():
@@ -336,7 +338,7 @@ async def test_position_is_a_change(service: Service) -> None:
         assert (await exchange.event())["queue_position"] == 0
 
 
-async def test_each_line_of_the_log_is_told_once(service: Service) -> None:
+async def test_each_line_of_the_log_is_sent_once(service: Service) -> None:
     """Clients add the lines of all events up, so none may come twice, and none may be missing."""
     await submit(service.store)
     lines = (LogLine("one"), LogLine("two", level="WARN"))
@@ -416,13 +418,13 @@ async def test_silence_is_interrupted(service: Service, monkeypatch: pytest.Monk
         assert any("COMPLETED" in event for event in await rest(exchange))
 
 
-async def test_the_stream_ends_when_the_caller_hangs_up(service: Service) -> None:
+async def test_the_stream_ends_on_disconnect(service: Service) -> None:
     """The status is not polled for a caller who has left."""
     await submit(service.store)
     async with watch(service) as exchange:
         await exchange.start()
         await exchange.event()
-        exchange.hang_up()
+        exchange.disconnect()
         async with asyncio.timeout(5):
             await exchange.task
 

@@ -228,5 +228,5 @@ async def ask(url: str, question: str) -> list[int]:
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(question)
     await connection.close()
-    assert rows, "nobody is connected"
+    assert rows, "no client is connected"
     return [int(row[0]) for row in rows]

@@ -16,6 +16,6 @@ class Inbox(Receiver):
 
     def accept(self, path: str, headers: Mapping[str, str], body: bytes) -> int:
         """Remember a delivery."""
-        received = Delivery(path, headers, body, 200).told
+        received = Delivery(path, headers, body, 200).message
         self.bodies[received["request_id"]].append(received)
         return super().accept(path, headers, body)

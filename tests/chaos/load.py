@@ -1,4 +1,4 @@
-"""Constant load: clients that ask at a steady pace until they are stopped."""
+"""Constant load: clients that ask at a steady rate until they are stopped."""
 
 import threading
 import time
@@ -49,7 +49,7 @@ def load(target: Target, num_pairs: int) -> Iterator[LoadCounts]:
 
 
 def repeat(work: Callable[[], None], stop: threading.Event) -> None:
-    """Do `work` at a steady pace until `stop`."""
+    """Do `work` at a steady rate until `stop`."""
     while not stop.is_set():
         work()
         stop.wait(PACE_S)

@@ -27,7 +27,7 @@ class BadRelease(Drill):
     """A release that cannot start is deployed; afterwards the one before it, again."""
 
     args: Tree
-    says: ClassVar[str]  # in what Serve tells of it
+    says: ClassVar[str]  # in Serve's status message
     stopped_at: ClassVar[tuple[str, ...]] = DEPLOYMENTS  # those that keep their replicas
 
     def strike(self, installation: Installation) -> None:
@@ -67,7 +67,7 @@ class UnknownSetting(BadRelease):
     """A setting that does not exist is refused before anything is started."""
 
     what = "release with a misspelt setting"
-    args: Tree = {"inference": {"max_bach_size": 8}}  # noqa: RUF012, nobody changes it
+    args: Tree = {"inference": {"max_bach_size": 8}}  # noqa: RUF012, it is constant
     says = "max_bach_size"
 
 
@@ -75,7 +75,7 @@ class MissingModel(BadRelease):
     """The new replicas find no checkpoint."""
 
     what = "release whose model is not there"
-    args: Tree = {"model": {"path": "/models/nowhere"}}  # noqa: RUF012, nobody changes it
+    args: Tree = {"model": {"path": "/models/nowhere"}}  # noqa: RUF012, it is constant
     says = "/models/nowhere"
 
 
@@ -99,7 +99,7 @@ class NewSettings(Drill):
     """Serve replaces every replica, some at a time."""
 
     what = "settings changed: all replicas replaced"
-    args: Tree = {"inference": {"max_batch_size": 4}}  # noqa: RUF012, nobody changes it
+    args: Tree = {"inference": {"max_batch_size": 4}}  # noqa: RUF012, it is constant
 
     def strike(self, installation: Installation) -> None:
         """Deploy other settings, for good."""

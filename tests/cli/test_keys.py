@@ -34,7 +34,7 @@ def created(florence: Florence, *words: str) -> dict[str, Any]:
     return made
 
 
-def test_a_key_is_printed_once_and_opens_the_door(florence: Florence, url: str) -> None:
+def test_a_key_is_printed_once_and_is_accepted(florence: Florence, url: str) -> None:
     """Standard output is the key alone, in fal's form; the note is on standard error."""
     left = florence("keys", "create", "--store", url, "--name", "anna")
     secret = left.out.strip()
@@ -56,7 +56,7 @@ def test_no_secret_is_stored(florence: Florence, url: str) -> None:
 
 
 def test_a_key_has_the_limits_that_it_was_given(florence: Florence, url: str) -> None:
-    """Concurrency, rate per second and end are stored; the answer as JSON tells them."""
+    """Concurrency, rate per second and end are stored and are in the JSON."""
     words = ("--concurrency", "4", "--rate", "300/m", "--expires", "30d", "--name", "n")
     made = created(florence, "--store", url, *words)
     found = opens(url, made["key"])
@@ -64,8 +64,8 @@ def test_a_key_has_the_limits_that_it_was_given(florence: Florence, url: str) ->
     assert (found.concurrency, found.rate) == (4, 5.0)
     assert found.expires_at is not None
     assert found.expires_at - found.created_at == pytest.approx(30 * DAY_S, abs=1)
-    told = {name: made[name] for name in ("id", "name", "concurrency", "rate", "state")}
-    assert told == {"id": found.id, "name": "n", "concurrency": 4, "rate": 5.0, "state": "valid"}
+    shown = {name: made[name] for name in ("id", "name", "concurrency", "rate", "state")}
+    assert shown == {"id": found.id, "name": "n", "concurrency": 4, "rate": 5.0, "state": "valid"}
 
 
 def test_keys_are_listed_without_their_secrets(florence: Florence, url: str) -> None:
@@ -118,8 +118,8 @@ def test_a_rotated_key_has_a_new_secret_alone(florence: Florence, url: str) -> N
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["revoke", "nobody"], "no valid key nobody: see `florence keys list`"),
-        (["rotate", "nobody"], "no valid key nobody: see `florence keys list`"),
+        (["revoke", "unknown"], "no valid key unknown: see `florence keys list`"),
+        (["rotate", "unknown"], "no valid key unknown: see `florence keys list`"),
         (["create", "--rate", "0/s"], "0/s is no rate: write --rate 5/s"),
         (["create", "--rate", "-1"], "-1 is no rate"),
         (["create", "--rate", "5/d"], "5/d is no rate"),
@@ -179,8 +179,8 @@ def test_a_key_is_in_one_state() -> None:
 
 def test_limits_are_in_words() -> None:
     """A dash is no limit."""
-    told = [
+    shown = [
         limits_of(ApiKey(id="k", hash="h", concurrency=concurrency, rate=rate))
         for concurrency, rate in ((None, None), (2, None), (None, 0.5), (2, 5.0))
     ]
-    assert told == ["–", "2 at a time", "0.5/s", "2 at a time, 5/s"]
+    assert shown == ["–", "2 at a time", "0.5/s", "2 at a time, 5/s"]

@@ -198,7 +198,7 @@ def test_pictures_are_kept(url: str, tmp_path: Path) -> None:
 def test_a_lost_picture_is_a_failure(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A picture that was asked for and cannot be had is told."""
+    """A missing picture is reported."""
     names = images(tmp_path, a=b"lost")
     assert predict(names, url, tmp_path / "state", out=tmp_path / "out") == 1
     assert f"{names[0]}: 404" in capsys.readouterr().err
@@ -254,7 +254,7 @@ def test_an_unknown_task_is_refused(url: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_refused(url: str, tmp_path: Path) -> None:
-    """It is found out before anybody is asked."""
+    """It is refused before any request."""
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="choose another --out"):
         predict(["a.png"], url, tmp_path / "state", out=tmp_path / "file")

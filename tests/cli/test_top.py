@@ -52,7 +52,7 @@ def text_of(recorder: PrometheusRecorder, *, by_ray: bool = False) -> str:
 
 
 def with_worker(line: str) -> str:
-    """A sample with the label by which Ray tells processes apart."""
+    """A sample with the label in which Ray's processes differ."""
     if line.startswith("#"):
         return line
     name, _, rest = line.partition(" ")

@@ -49,7 +49,7 @@ def test_usage_is_a_table_with_totals(florence: Florence, url: str) -> None:
 
 def test_usage_is_json_for_programs(florence: Florence, url: str) -> None:
     """Rows and totals, seconds to the millisecond."""
-    told = json.loads(florence("usage", "--json", "--key", "b2", "--store", url).out)
+    shown = json.loads(florence("usage", "--json", "--key", "b2", "--store", url).out)
     row = {
         "day": "2030-01-02",
         "key": "b2",
@@ -59,7 +59,7 @@ def test_usage_is_json_for_programs(florence: Florence, url: str) -> None:
         "images": 1,
         "model_s": 0.25,
     }
-    assert told == {"usage": [row], "total": {"requests": 1, "images": 1, "model_s": 0.25}}
+    assert shown == {"usage": [row], "total": {"requests": 1, "images": 1, "model_s": 0.25}}
 
 
 def test_usage_is_csv_for_spreadsheets(florence: Florence, url: str) -> None:
@@ -77,13 +77,13 @@ def test_usage_begins_with_a_day(
     florence: Florence, url: str, since: str, expected: list[str]
 ) -> None:
     """A date, or some days before today."""
-    told = json.loads(florence("usage", "--json", "--since", since, "--store", url).out)
-    assert expected == sorted({row["day"] for row in told["usage"]})
+    shown = json.loads(florence("usage", "--json", "--since", since, "--store", url).out)
+    assert expected == sorted({row["day"] for row in shown["usage"]})
 
 
 def test_nothing_used_is_said(florence: Florence, url: str) -> None:
     """An empty table would look like a fault; programs get an empty list."""
-    words = ("usage", "--key", "nobody", "--store", url)
+    words = ("usage", "--key", "unknown", "--store", url)
     assert florence(*words).out == "Nothing has been used.\n"
     assert json.loads(florence(*words, "--json").out)["usage"] == []
     assert florence(*words, "--csv").out.count("\n") == 1

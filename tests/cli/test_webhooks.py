@@ -1,4 +1,4 @@
-"""`florence webhooks`: deliveries are told of and sent again, keys take turns."""
+"""`florence webhooks`: deliveries are listed and sent again, keys are rotated."""
 
 import json
 import os
@@ -69,10 +69,10 @@ def test_webhooks_are_listed(florence: Florence, url: str) -> None:
     run_with_store(url, fill)
     left = florence("webhooks", "list", "--store", url)
     rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in left.out.splitlines()]
-    told = [row for row in rows if row and row[0]]
+    shown = [row for row in rows if row and row[0]]
 
     assert left.code == 0
-    assert told == [
+    assert shown == [
         ["fresh", "http://hooks.example/[bold]fresh", "pending", "0", "–", "now"],
         [
             "later",
@@ -138,7 +138,7 @@ def test_a_settled_webhook_is_sent_again(florence: Florence, url: str, webhook_i
     assert found["attempts"] == 0
 
 
-@pytest.mark.parametrize("webhook_id", ["nobody", "fresh"])
+@pytest.mark.parametrize("webhook_id", ["unknown", "fresh"])
 def test_others_are_not_sent_again(florence: Florence, url: str, webhook_id: str) -> None:
     """There is none, or it is to be sent anyway; one line says where to look."""
     run_with_store(url, fill)
@@ -175,7 +175,7 @@ def test_keys_take_turns(florence: Florence, url: str, keys: Path) -> None:
 def test_a_rotation_of_a_secret(
     florence: Florence, url: str, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no key can be made, the operator is told to add one."""
+    """Where no key can be made, the error says to add one."""
     made = sorted(make_key(keys).kid for _ in range(2))
     monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
     left = florence("webhooks", "rotate", "--now", "--store", url, "--keys", str(keys))

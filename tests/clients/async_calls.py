@@ -13,7 +13,7 @@ from fal_client.client import FalClientHTTPError
 from httpx_sse import SSEError
 
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
-from tests.clients.telling import failed, shown, tell
+from tests.clients.output import failed, output, shown
 
 ENDPOINT = "fal-ai/florence-2-large/region-proposal"
 GOOD = {"image_url": os.environ["IMAGE_URL"]}
@@ -29,70 +29,70 @@ BASE_URL = os.environ["BASE_URL"]
 
 async def run() -> None:
     """The synchronous run."""
-    tell(await fal_client.run_async(ENDPOINT, arguments=GOOD))
+    output(await fal_client.run_async(ENDPOINT, arguments=GOOD))
 
 
 async def subscribe() -> None:
     """fal's published example."""
 
     def on_queue_update(update: client.Status) -> None:
-        tell(shown(update))
+        output(shown(update))
         if isinstance(update, fal_client.InProgress):
             for log in update.logs or ():
-                tell(log["message"])
+                output(log["message"])
 
     result = await fal_client.subscribe_async(
         ENDPOINT, arguments=LATE, with_logs=True, on_queue_update=on_queue_update
     )
-    tell(result)
+    output(result)
 
 
 async def submit() -> None:
     """A handle, and the webhook."""
     webhook_url = os.environ["WEBHOOK_URL"]
     handle = await fal_client.submit_async(ENDPOINT, arguments=GOOD, webhook_url=webhook_url)
-    tell(handle.request_id)
-    tell(await handle.get())
+    output(handle.request_id)
+    output(await handle.get())
 
 
 async def iter_events() -> None:
     """All that is heard until the end."""
     handle = await fal_client.submit_async(ENDPOINT, arguments=GOOD)
     async for event in handle.iter_events(with_logs=True):
-        tell(shown(event))
+        output(shown(event))
 
 
 async def by_id() -> None:
     """Another process knows no more than the id."""
     request_id = (await fal_client.submit_async(ENDPOINT, arguments=GOOD)).request_id
-    tell(await fal_client.result_async(ENDPOINT, request_id))
-    tell(shown(await fal_client.status_async(ENDPOINT, request_id, with_logs=True)))
+    output(await fal_client.result_async(ENDPOINT, request_id))
+    output(shown(await fal_client.status_async(ENDPOINT, request_id, with_logs=True)))
 
 
 async def cancel() -> None:
     """A request that would hang, and one that has ended."""
     handle = await fal_client.submit_async(ENDPOINT, arguments=HANGING)
     await fal_client.cancel_async(ENDPOINT, handle.request_id)
-    tell(shown([event async for event in handle.iter_events()][-1]))
-    tell(await error_of(handle.get()))
-    tell(await error_of(handle.cancel()))
+    output(shown([event async for event in handle.iter_events()][-1]))
+    output(await error_of(handle.get()))
+    output(await error_of(handle.cancel()))
 
 
 async def stream() -> None:
     """Every event, and the run that it comes to."""
     async for event in fal_client.stream_async(ENDPOINT, arguments=SEVERAL):
-        tell(event)
-    tell(await fal_client.run_async(ENDPOINT, arguments=SEVERAL))
+        output(event)
+    output(await fal_client.run_async(ENDPOINT, arguments=SEVERAL))
     try:
         [event async for event in fal_client.stream_async(ENDPOINT, arguments=TOO_MANY)]
     except SSEError as error:
-        tell(str(error))
+        output(str(error))
 
 
 async def encode_file() -> None:
     """A file in the request itself."""
     encoded = fal_client.encode_file(FILE)
-    tell(await fal_client.run_async(ENDPOINT, arguments={"image_url": encoded}))
+    output(await fal_client.run_async(ENDPOINT, arguments={"image_url": encoded}))
 
 
 async def upload() -> None:
@@ -100,19 +100,19 @@ async def upload() -> None:
     client.REST_URL = f"{BASE_URL}/rest"
     client.CDN_URL = f"{BASE_URL}/cdn"
     url = await fal_client.upload_async(BYTES, "image/png")
-    tell(url)
-    tell(await fal_client.run_async(ENDPOINT, arguments={"image_url": url}))
+    output(url)
+    output(await fal_client.run_async(ENDPOINT, arguments={"image_url": url}))
 
 
 async def errors() -> None:
     """What can go wrong."""
     unknown = "00000000-0000-4000-8000-000000000000"
     stranger = fal_client.AsyncClient(key="wrong")
-    tell(await error_of(fal_client.run_async(ENDPOINT, arguments=NO_IMAGE)))
-    tell(await error_of(fal_client.subscribe_async(ENDPOINT, arguments=NO_IMAGE)))
-    tell(await error_of(fal_client.status_async(ENDPOINT, unknown)))
-    tell(await error_of(fal_client.cancel_async(ENDPOINT, unknown)))
-    tell(await error_of(stranger.run(ENDPOINT, arguments=GOOD)))
+    output(await error_of(fal_client.run_async(ENDPOINT, arguments=NO_IMAGE)))
+    output(await error_of(fal_client.subscribe_async(ENDPOINT, arguments=NO_IMAGE)))
+    output(await error_of(fal_client.status_async(ENDPOINT, unknown)))
+    output(await error_of(fal_client.cancel_async(ENDPOINT, unknown)))
+    output(await error_of(stranger.run(ENDPOINT, arguments=GOOD)))
 
 
 async def error_of(call: Awaitable[Any]) -> dict[str, Any]:

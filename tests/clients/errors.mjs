@@ -1,4 +1,4 @@
-// Each thing that can go wrong, as the client tells of it.
+// Each error, as the client raises it.
 import { ApiError, ValidationError, fal } from "@fal-ai/client";
 import "./configure.mjs";
 
@@ -22,11 +22,11 @@ for (const [attempt, call] of Object.entries(attempts)) {
   try {
     console.log({ attempt, answer: await call() });
   } catch (error) {
-    console.log({ attempt, ...told(error) });
+    console.log({ attempt, ...fieldsOf(error) });
   }
 }
 
-function told(error) {
+function fieldsOf(error) {
   return {
     isApiError: error instanceof ApiError,
     isValidationError: error instanceof ValidationError,

@@ -1,7 +1,7 @@
 // The guard of docs/javascript.md: nothing is sent anywhere but to our own service.
 import { fal } from "@fal-ai/client";
 
-const base = "http://127.0.0.1:9"; // where nobody listens
+const base = "http://127.0.0.1:9"; // no server listens here
 
 const guarded = (url, options) => {
   if (!String(url).startsWith(`${base}/`)) throw new Error(`not our service: ${url}`);

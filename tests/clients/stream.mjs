@@ -1,4 +1,4 @@
-// A stream whose events tell how far the model is, and the run that it comes to.
+// A stream with the partial output in each event, and the final run.
 import { fal } from "@fal-ai/client";
 import "./configure.mjs";
 

@@ -11,7 +11,7 @@ from fal_client.client import FalClientHTTPError
 from httpx_sse import SSEError
 
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
-from tests.clients.telling import failed, shown, tell
+from tests.clients.output import failed, output, shown
 
 ENDPOINT = "fal-ai/florence-2-large/region-proposal"
 GOOD = {"image_url": os.environ["IMAGE_URL"]}
@@ -27,68 +27,68 @@ BASE_URL = os.environ["BASE_URL"]
 
 def run() -> None:
     """The synchronous run."""
-    tell(fal_client.run(ENDPOINT, arguments=GOOD))
+    output(fal_client.run(ENDPOINT, arguments=GOOD))
 
 
 def subscribe() -> None:
     """fal's published example."""
 
     def on_queue_update(update: client.Status) -> None:
-        tell(shown(update))
+        output(shown(update))
         if isinstance(update, fal_client.InProgress):
             for log in update.logs or ():
-                tell(log["message"])
+                output(log["message"])
 
     result = fal_client.subscribe(
         ENDPOINT, arguments=LATE, with_logs=True, on_queue_update=on_queue_update
     )
-    tell(result)
+    output(result)
 
 
 def submit() -> None:
     """A handle, and the webhook."""
     handle = fal_client.submit(ENDPOINT, arguments=GOOD, webhook_url=os.environ["WEBHOOK_URL"])
-    tell(handle.request_id)
-    tell(handle.get())
+    output(handle.request_id)
+    output(handle.get())
 
 
 def iter_events() -> None:
     """All that is heard until the end."""
     handle = fal_client.submit(ENDPOINT, arguments=GOOD)
     for event in handle.iter_events(with_logs=True):
-        tell(shown(event))
+        output(shown(event))
 
 
 def by_id() -> None:
     """Another process knows no more than the id."""
     request_id = fal_client.submit(ENDPOINT, arguments=GOOD).request_id
-    tell(fal_client.result(ENDPOINT, request_id))
-    tell(shown(fal_client.status(ENDPOINT, request_id, with_logs=True)))
+    output(fal_client.result(ENDPOINT, request_id))
+    output(shown(fal_client.status(ENDPOINT, request_id, with_logs=True)))
 
 
 def cancel() -> None:
     """A request that would hang, and one that has ended."""
     handle = fal_client.submit(ENDPOINT, arguments=HANGING)
     fal_client.cancel(ENDPOINT, handle.request_id)
-    tell(shown(list(handle.iter_events())[-1]))
-    tell(error_of(handle.get))
-    tell(error_of(handle.cancel))
+    output(shown(list(handle.iter_events())[-1]))
+    output(error_of(handle.get))
+    output(error_of(handle.cancel))
 
 
 def stream() -> None:
     """Every event, and the run that it comes to."""
     for event in fal_client.stream(ENDPOINT, arguments=SEVERAL):
-        tell(event)
-    tell(fal_client.run(ENDPOINT, arguments=SEVERAL))
+        output(event)
+    output(fal_client.run(ENDPOINT, arguments=SEVERAL))
     try:
         list(fal_client.stream(ENDPOINT, arguments=TOO_MANY))
     except SSEError as error:
-        tell(str(error))
+        output(str(error))
 
 
 def encode_file() -> None:
     """A file in the request itself."""
-    tell(fal_client.run(ENDPOINT, arguments={"image_url": fal_client.encode_file(FILE)}))
+    output(fal_client.run(ENDPOINT, arguments={"image_url": fal_client.encode_file(FILE)}))
 
 
 def upload() -> None:
@@ -96,19 +96,19 @@ def upload() -> None:
     client.REST_URL = f"{BASE_URL}/rest"
     client.CDN_URL = f"{BASE_URL}/cdn"
     url = fal_client.upload(BYTES, "image/png")
-    tell(url)
-    tell(fal_client.run(ENDPOINT, arguments={"image_url": url}))
+    output(url)
+    output(fal_client.run(ENDPOINT, arguments={"image_url": url}))
 
 
 def errors() -> None:
     """What can go wrong."""
     unknown = "00000000-0000-4000-8000-000000000000"
     stranger = fal_client.SyncClient(key="wrong")
-    tell(error_of(lambda: fal_client.run(ENDPOINT, arguments=NO_IMAGE)))
-    tell(error_of(lambda: fal_client.subscribe(ENDPOINT, arguments=NO_IMAGE)))
-    tell(error_of(lambda: fal_client.status(ENDPOINT, unknown)))
-    tell(error_of(lambda: fal_client.cancel(ENDPOINT, unknown)))
-    tell(error_of(lambda: stranger.run(ENDPOINT, arguments=GOOD)))
+    output(error_of(lambda: fal_client.run(ENDPOINT, arguments=NO_IMAGE)))
+    output(error_of(lambda: fal_client.subscribe(ENDPOINT, arguments=NO_IMAGE)))
+    output(error_of(lambda: fal_client.status(ENDPOINT, unknown)))
+    output(error_of(lambda: fal_client.cancel(ENDPOINT, unknown)))
+    output(error_of(lambda: stranger.run(ENDPOINT, arguments=GOOD)))
 
 
 def error_of(call: Any) -> dict[str, Any]:

@@ -476,7 +476,7 @@ def test_an_object_store_that_goes_away_is_unavailable(
     store = ObjectFileStore(FileSettings(root=f"s3://{bucket}/files"))
     file = store.put(b"x", "image/png")
     store._store = from_url(
-        "s3://nobody-here",
+        "s3://no-such-bucket",
         endpoint="http://127.0.0.1:9",
         client_options={"allow_http": True},
         retry_config={"max_retries": 0},

@@ -31,7 +31,7 @@ from deployments.florence.batcher import (
     without_expired,
 )
 from deployments.florence.sequence import Sequences, Tokens
-from tests.florence.countdown import SOON_S, Countdown, Item, ids, poison
+from tests.florence.counting_backend import SOON_S, CountingBackend, Item, ids, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -39,15 +39,15 @@ Make = Callable[..., Batcher]
 
 
 @pytest.fixture
-def engine() -> Iterator[Countdown]:
-    """A backend for four with a closed gate; the batcher must have used it well."""
-    backend = Countdown()
+def engine() -> Iterator[CountingBackend]:
+    """A backend for four sequences without permits. It must have recorded no fault."""
+    backend = CountingBackend()
     yield backend
     assert backend.faults == []
 
 
 @pytest.fixture
-def make(engine: Countdown) -> Iterator[Make]:
+def make(engine: CountingBackend) -> Iterator[Make]:
     """Makes batchers over the engine, and closes them."""
     made: list[Batcher] = []
 
@@ -112,7 +112,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.0001)
 
 
-def test_one_request_is_answered_and_measured(engine: Countdown, make: Make) -> None:
+def test_one_request_is_answered_and_measured(engine: CountingBackend, make: Make) -> None:
     """An answer says how long it waited and ran, and that it had the model for itself."""
     batcher = make()
     engine.open()
@@ -124,7 +124,7 @@ def test_one_request_is_answered_and_measured(engine: Countdown, make: Make) -> 
     assert engine.steps == [(7,)] * 3
 
 
-def test_an_answer_has_its_share_of_the_steps(engine: Countdown, make: Make) -> None:
+def test_an_answer_has_its_share_of_the_steps(engine: CountingBackend, make: Make) -> None:
     """One of n in a step has an nth of it; the mean over its steps is what it had of the model."""
     batcher = make()
 
@@ -142,7 +142,7 @@ def test_an_answer_has_its_share_of_the_steps(engine: Countdown, make: Make) -> 
     assert (long.share, short.share) == ((1 + 1 / 2) / 2, 1 / 2)
 
 
-def test_the_wait_ends_when_the_model_begins(engine: Countdown, make: Make) -> None:
+def test_the_wait_ends_when_the_model_begins(engine: CountingBackend, make: Make) -> None:
     """Waiting and running do not overlap and leave no gap."""
     batcher = make()
 
@@ -163,7 +163,7 @@ def test_the_wait_ends_when_the_model_begins(engine: Countdown, make: Make) -> N
     assert 0.02 <= second.waited_s <= second.waited_s + second.ran_s <= took_s
 
 
-def test_a_free_engine_takes_all_that_waits(engine: Countdown, make: Make) -> None:
+def test_a_free_engine_takes_all_that_waits(engine: CountingBackend, make: Make) -> None:
     """What arrived meanwhile begins together, as many as there are places."""
     batcher = make()
 
@@ -178,7 +178,7 @@ def test_a_free_engine_takes_all_that_waits(engine: Countdown, make: Make) -> No
     assert engine.steps == [(0,), (1, 2, 3, 4), (5, 6)]
 
 
-def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make) -> None:
+def test_a_short_one_does_not_wait_for_a_long_one(engine: CountingBackend, make: Make) -> None:
     """One that joins a running batch is answered after as many more steps as it takes itself."""
     batcher = make()
 
@@ -188,7 +188,7 @@ def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make)
         short = await begin(batcher, Item(1, steps=2))
         engine.open(1 + 2)
         answered = await kinds([short])
-        assert len(engine.steps) <= 1 + 2 + 1  # the last one stands before the gate
+        assert len(engine.steps) <= 1 + 2 + 1  # the last one waits for a permit
         assert not long.done()
         engine.open()
         return answered + await kinds([long])
@@ -197,7 +197,7 @@ def test_a_short_one_does_not_wait_for_a_long_one(engine: Countdown, make: Make)
     assert engine.steps == [(0,), (0, 1), (0, 1)] + [(0,)] * 97
 
 
-def test_a_place_that_becomes_free_is_taken_at_once(engine: Countdown, make: Make) -> None:
+def test_a_place_that_becomes_free_is_taken_at_once(engine: CountingBackend, make: Make) -> None:
     """The next begins at the step after the one that freed its place, whatever else goes on."""
     engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make()
@@ -214,7 +214,7 @@ def test_a_place_that_becomes_free_is_taken_at_once(engine: Countdown, make: Mak
     assert engine.steps == [(0,), (0, 1), (2, 3), (2, 4), (2,)]
 
 
-def test_an_idle_engine_gives_others_a_moment_to_join(engine: Countdown, make: Make) -> None:
+def test_an_idle_engine_gives_others_a_moment_to_join(engine: CountingBackend, make: Make) -> None:
     """Requests within max_wait_s of the first begin with it; a full prefill batch goes at once."""
     engine.prefill_batch_size = 3
     batcher = make(max_wait_s=60.0)
@@ -227,7 +227,7 @@ def test_an_idle_engine_gives_others_a_moment_to_join(engine: Countdown, make: M
     assert engine.steps == [(1, 2, 3)]
 
 
-def test_an_idle_engine_does_not_wait_for_ever(engine: Countdown, make: Make) -> None:
+def test_an_idle_engine_does_not_wait_for_ever(engine: CountingBackend, make: Make) -> None:
     """A lone request runs after max_wait_s."""
     batcher = make(max_wait_s=0.02)
     engine.open()
@@ -237,7 +237,7 @@ def test_an_idle_engine_does_not_wait_for_ever(engine: Countdown, make: Make) ->
 
 
 def test_what_waited_while_the_engine_was_busy_goes_when_it_is_free(
-    engine: Countdown, make: Make
+    engine: CountingBackend, make: Make
 ) -> None:
     """A full prefill batch that came meanwhile does not wait for more, nor for a wake-up."""
     engine.prefill_batch_size = engine.max_batch_size = 2
@@ -254,7 +254,7 @@ def test_what_waited_while_the_engine_was_busy_goes_when_it_is_free(
     assert engine.steps == [(1, 2), (3, 4)]
 
 
-def test_the_smallest_priority_goes_first(engine: Countdown, make: Make) -> None:
+def test_the_smallest_priority_goes_first(engine: CountingBackend, make: Make) -> None:
     """Among those that wait, priority decides, and then arrival."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make()
@@ -282,7 +282,7 @@ def test_the_smallest_priority_goes_first(engine: Countdown, make: Make) -> None
     ],
 )
 def test_a_request_that_waits_too_long_is_refused_at_once(
-    engine: Countdown, make: Make, limits: dict[str, float], expected: type[ServiceError]
+    engine: CountingBackend, make: Make, limits: dict[str, float], expected: type[ServiceError]
 ) -> None:
     """A request whose time is over is refused while the engine is still busy, and never runs."""
     batcher = make()
@@ -305,7 +305,7 @@ def test_a_request_that_waits_too_long_is_refused_at_once(
 
 
 def test_a_run_that_has_begun_is_not_interrupted(
-    engine: Countdown, make: Make, set_forward: Callable[[float], None]
+    engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
     """`start_by` is for the wait; one that runs gets its answer."""
     batcher = make()
@@ -321,7 +321,7 @@ def test_a_run_that_has_begun_is_not_interrupted(
 
 
 def test_a_run_that_has_begun_may_begin_again(
-    engine: Countdown, make: Make, set_forward: Callable[[float], None]
+    engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
     """One that runs again because another made the step fail did begin in time, once."""
     batcher = make()
@@ -346,7 +346,7 @@ def test_a_run_that_has_begun_may_begin_again(
 
 
 def test_a_deadline_on_the_way_ends_the_work(
-    engine: Countdown, make: Make, set_forward: Callable[[float], None]
+    engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
     """One that is overtaken by its deadline is dropped at the next step and gets an error."""
     batcher = make()
@@ -367,7 +367,7 @@ def test_a_deadline_on_the_way_ends_the_work(
 
 
 def test_an_answer_that_comes_too_late_is_none(
-    engine: Countdown, make: Make, set_forward: Callable[[float], None]
+    engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
     """A backend may have cut it short at the deadline, so it is not given out as whole."""
     batcher = make()
@@ -382,7 +382,7 @@ def test_an_answer_that_comes_too_late_is_none(
     assert [RequestTimeout] == asyncio.run(scenario())
 
 
-def test_a_full_queue_refuses_and_says_when_to_return(engine: Countdown, make: Make) -> None:
+def test_a_full_queue_refuses_and_says_when_to_return(engine: CountingBackend, make: Make) -> None:
     """Beyond max_queue requests are refused, with a Retry-After; those admitted are answered."""
     batcher = make(max_queue=2)
 
@@ -400,7 +400,9 @@ def test_a_full_queue_refuses_and_says_when_to_return(engine: Countdown, make: M
     assert refused.headers()["Retry-After"] == "1"  # nothing has been measured yet
 
 
-def test_an_expensive_queue_refuses_and_says_when_to_return(engine: Countdown, make: Make) -> None:
+def test_an_expensive_queue_refuses_and_says_when_to_return(
+    engine: CountingBackend, make: Make
+) -> None:
     """Beyond max_queue_tokens too; the time is that of those that wait, at the speed so far."""
     batcher = make(max_queue_tokens=10.0)
 
@@ -433,7 +435,7 @@ def test_an_expensive_queue_refuses_and_says_when_to_return(engine: Countdown, m
     assert refused.headers()["Retry-After"] == "1"
 
 
-def test_the_largest_request_is_served_when_nobody_waits(engine: Countdown, make: Make) -> None:
+def test_the_largest_request_is_served_when_none_waits(engine: CountingBackend, make: Make) -> None:
     """One with more tokens than may wait is refused only when others wait."""
     batcher = make(max_queue_tokens=10.0)
 
@@ -449,7 +451,7 @@ def test_the_largest_request_is_served_when_nobody_waits(engine: Countdown, make
     assert [0, 1, Overloaded] == asyncio.run(scenario())
 
 
-def test_one_that_leaves_never_runs_and_frees_a_place(engine: Countdown, make: Make) -> None:
+def test_one_that_leaves_never_runs_and_frees_a_place(engine: CountingBackend, make: Make) -> None:
     """A cancelled caller's place in a full queue goes to the next."""
     batcher = make(max_queue=1)
 
@@ -465,7 +467,7 @@ def test_one_that_leaves_never_runs_and_frees_a_place(engine: Countdown, make: M
     assert engine.steps == [(0,), (2,)]
 
 
-def test_the_engine_outlives_everyone_leaving(engine: Countdown, make: Make) -> None:
+def test_the_engine_outlives_everyone_leaving(engine: CountingBackend, make: Make) -> None:
     """When all callers leave while an idle engine waits for more, it waits for the next ones."""
     engine.prefill_batch_size = 2
     batcher = make(max_wait_s=60.0)
@@ -481,7 +483,7 @@ def test_the_engine_outlives_everyone_leaving(engine: Countdown, make: Make) -> 
 
 
 def test_one_that_leaves_while_it_runs_is_dropped_at_the_next_step(
-    engine: Countdown, make: Make
+    engine: CountingBackend, make: Make
 ) -> None:
     """Its place goes to the next, and the others lose nothing."""
     engine.max_batch_size = 2
@@ -501,7 +503,7 @@ def test_one_that_leaves_while_it_runs_is_dropped_at_the_next_step(
     assert engine.steps == [(0,), (0, 1), (1, 2), (1,)]
 
 
-def test_a_batch_without_callers_ends(engine: Countdown, make: Make) -> None:
+def test_a_batch_without_callers_ends(engine: CountingBackend, make: Make) -> None:
     """After the last caller has left no step is made; the next request runs at once."""
     batcher = make()
 
@@ -519,7 +521,7 @@ def test_a_batch_without_callers_ends(engine: Countdown, make: Make) -> None:
 @pytest.mark.parametrize("culprits", [{1}, {4}, {1, 4}, {2, 3}, {1, 2, 3, 4}])
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_a_poison_item_fails_alone(
-    engine: Countdown, make: Make, culprits: set[int], fails_at: int
+    engine: CountingBackend, make: Make, culprits: set[int], fails_at: int
 ) -> None:
     """When some cannot begin together, or a step fails, only those fail that make it fail."""
     batcher = make()
@@ -539,7 +541,7 @@ def test_a_poison_item_fails_alone(
     batcher.check(SOON_S)
 
 
-def test_a_failing_step_costs_no_other_its_answer(engine: Countdown, make: Make) -> None:
+def test_a_failing_step_costs_no_other_its_answer(engine: CountingBackend, make: Make) -> None:
     """Those that had run for long begin again alone, then those that wait; all are whole."""
     batcher = make()
 
@@ -562,15 +564,15 @@ def test_a_failing_step_costs_no_other_its_answer(engine: Countdown, make: Make)
 
 
 def test_a_failed_step_is_not_repeated_for_those_that_left(
-    engine: Countdown, make: Make, set_forward: Callable[[float], None]
+    engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
     """Requests whose callers have left, or which expired meanwhile, do not run again."""
     batcher = make(max_wait_s=60.0)
 
     async def scenario() -> list[Any]:
-        patient = time.time() + 1000
+        far_deadline = time.time() + 1000
         items = [Item(1), Item(2), poison(3), Item(4)]
-        tasks = [await begin(batcher, item, deadline=patient) for item in items[:3]]
+        tasks = [await begin(batcher, item, deadline=far_deadline) for item in items[:3]]
         tasks.append(await begin(batcher, items[3]))
         await engine.is_busy()
         await leave(tasks[1])
@@ -582,7 +584,9 @@ def test_a_failed_step_is_not_repeated_for_those_that_left(
     assert engine.steps == [(1, 2, 3, 4), (1,), (3,)]
 
 
-def test_too_many_for_the_memory_begin_in_smaller_batches(engine: Countdown, make: Make) -> None:
+def test_too_many_for_the_memory_begin_in_smaller_batches(
+    engine: CountingBackend, make: Make
+) -> None:
     """A prefill batch that does not fit is halved until it does, and stays so; none fails."""
     engine.fits = 2
     batcher = make()
@@ -598,7 +602,7 @@ def test_too_many_for_the_memory_begin_in_smaller_batches(engine: Countdown, mak
     assert engine.begun == [(0,), (1, 2, 3, 4), (1, 2), (3, 4), (5, 6)]
 
 
-def test_one_that_does_not_fit_by_itself_is_refused(engine: Countdown, make: Make) -> None:
+def test_one_that_does_not_fit_by_itself_is_refused(engine: CountingBackend, make: Make) -> None:
     """There is nothing smaller to try; the engine goes on."""
     batcher = make(max_wait_s=60.0)
     engine.open()
@@ -612,7 +616,7 @@ def test_one_that_does_not_fit_by_itself_is_refused(engine: Countdown, make: Mak
     batcher.check(SOON_S)
 
 
-def test_a_long_one_takes_turns_with_those_that_wait(engine: Countdown, make: Make) -> None:
+def test_a_long_one_takes_turns_with_those_that_wait(engine: CountingBackend, make: Make) -> None:
     """After its quantum it is preempted, and later resumes where it was."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make(turn_tokens=3)
@@ -629,7 +633,7 @@ def test_a_long_one_takes_turns_with_those_that_wait(engine: Countdown, make: Ma
     assert engine.steps == [(number,) for turn in turns for number in turn]
 
 
-def test_none_is_preempted_without_need(engine: Countdown, make: Make) -> None:
+def test_none_is_preempted_without_need(engine: CountingBackend, make: Make) -> None:
     """With a free place, or with an empty queue, a sequence goes on to its end."""
     batcher = make(turn_tokens=1)
 
@@ -644,7 +648,7 @@ def test_none_is_preempted_without_need(engine: Countdown, make: Make) -> None:
     assert engine.begun == [(1,), (2, 3, 4)]
 
 
-def test_the_more_urgent_is_not_preempted(engine: Countdown, make: Make) -> None:
+def test_the_more_urgent_is_not_preempted(engine: CountingBackend, make: Make) -> None:
     """One that waits gets the place of one that is no more urgent, the one with the most steps."""
     engine.max_batch_size = 3
     batcher = make(turn_tokens=1)
@@ -666,7 +670,7 @@ def test_the_more_urgent_is_not_preempted(engine: Countdown, make: Make) -> None
     assert engine.steps[:4] == [(1,), (1, 2), (1, 2, 3), (1, 3, 4)]
 
 
-def test_a_backend_that_cannot_preempt_goes_on(engine: Countdown, make: Make) -> None:
+def test_a_backend_that_cannot_preempt_goes_on(engine: CountingBackend, make: Make) -> None:
     """One that waits then waits for the end of another."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     engine.can_preempt = False
@@ -683,7 +687,7 @@ def test_a_backend_that_cannot_preempt_goes_on(engine: Countdown, make: Make) ->
     assert engine.steps == [(1,), (1,), (1,), (2,)]
 
 
-def test_one_that_leaves_while_preempted_is_forgotten(engine: Countdown, make: Make) -> None:
+def test_one_that_leaves_while_preempted_is_forgotten(engine: CountingBackend, make: Make) -> None:
     """The backend keeps nothing of it, and it never goes on."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make(turn_tokens=1)
@@ -704,7 +708,7 @@ def test_one_that_leaves_while_preempted_is_forgotten(engine: Countdown, make: M
 
 
 def test_an_idle_engine_forgets_one_that_leaves_while_preempted(
-    engine: Countdown, make: Make
+    engine: CountingBackend, make: Make
 ) -> None:
     """It sleeps in hope of others to go on with, and is woken for this."""
     engine.max_batch_size = engine.prefill_batch_size = 2
@@ -730,7 +734,9 @@ def test_an_idle_engine_forgets_one_that_leaves_while_preempted(
     assert engine.steps == [(1, 2), (2,), (2,)]
 
 
-def test_one_that_is_preempted_when_a_step_fails_begins_anew(engine: Countdown, make: Make) -> None:
+def test_one_that_is_preempted_when_a_step_fails_begins_anew(
+    engine: CountingBackend, make: Make
+) -> None:
     """A reset forgets what was preempted too; its answer is as whole as any."""
     engine.max_batch_size = engine.prefill_batch_size = 1
     batcher = make(turn_tokens=2)
@@ -748,7 +754,7 @@ def test_one_that_is_preempted_when_a_step_fails_begins_anew(engine: Countdown, 
 
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_one_that_was_preempted_can_fail_to_go_on(
-    engine: Countdown, make: Make, fails_at: int
+    engine: CountingBackend, make: Make, fails_at: int
 ) -> None:
     """One that begins with it may make both fail; it resumes, or begins anew."""
     engine.max_batch_size = engine.prefill_batch_size = 2
@@ -765,7 +771,7 @@ def test_one_that_was_preempted_can_fail_to_go_on(
     assert [1, 2, 3, 4, ValueError] == asyncio.run(scenario())
 
 
-def test_what_a_backend_invents_is_ignored(engine: Countdown, make: Make) -> None:
+def test_what_a_backend_invents_is_ignored(engine: CountingBackend, make: Make) -> None:
     """A sequence twice, or one that does not run, changes nothing."""
     batcher = make()
     honest = engine.step
@@ -792,7 +798,7 @@ def dead(batcher: Batcher) -> None:
 
 @DYING
 @pytest.mark.parametrize("fails_at", [0, 1])
-def test_a_dying_engine_answers_all(engine: Countdown, make: Make, fails_at: int) -> None:
+def test_a_dying_engine_answers_all(engine: CountingBackend, make: Make, fails_at: int) -> None:
     """When the thread dies, those that run, those that wait and those to come get an error."""
     batcher = make()
 
@@ -809,7 +815,9 @@ def test_a_dying_engine_answers_all(engine: Countdown, make: Make, fails_at: int
 
 
 @DYING
-def test_an_engine_that_dies_over_a_suspect_answers_all(engine: Countdown, make: Make) -> None:
+def test_an_engine_that_dies_over_a_suspect_answers_all(
+    engine: CountingBackend, make: Make
+) -> None:
     """Death while some run again leaves none of the others waiting."""
     batcher = make(max_wait_s=60.0)
     engine.open()
@@ -823,7 +831,7 @@ def test_an_engine_that_dies_over_a_suspect_answers_all(engine: Countdown, make:
 
 
 @DYING
-def test_an_engine_that_cannot_be_reset_answers_all(engine: Countdown, make: Make) -> None:
+def test_an_engine_that_cannot_be_reset_answers_all(engine: CountingBackend, make: Make) -> None:
     """A device that is lost fails the step, and then the reset."""
     batcher = make(max_wait_s=60.0)
 
@@ -842,7 +850,7 @@ def test_an_engine_that_cannot_be_reset_answers_all(engine: Countdown, make: Mak
 
 
 @DYING
-def test_an_engine_that_cannot_be_prepared_is_dead(engine: Countdown, make: Make) -> None:
+def test_an_engine_that_cannot_be_prepared_is_dead(engine: CountingBackend, make: Make) -> None:
     """What was to be done first has failed, so nothing is done."""
 
     def prepare() -> None:
@@ -853,7 +861,7 @@ def test_an_engine_that_cannot_be_prepared_is_dead(engine: Countdown, make: Make
     assert [InternalError] == asyncio.run(kinds([batcher.submit(in_time(1))]))
 
 
-def test_the_engine_thread_is_prepared_before_any_work(engine: Countdown, make: Make) -> None:
+def test_the_engine_thread_is_prepared_before_any_work(engine: CountingBackend, make: Make) -> None:
     """Once, and on the thread itself."""
     prepared: list[int] = []
     batcher = make(prepare=lambda: prepared.append(threading.get_ident()))
@@ -862,7 +870,7 @@ def test_the_engine_thread_is_prepared_before_any_work(engine: Countdown, make: 
     assert prepared == [batcher._thread.ident]
 
 
-def test_a_step_that_takes_too_long_is_a_stall(engine: Countdown, make: Make) -> None:
+def test_a_step_that_takes_too_long_is_a_stall(engine: CountingBackend, make: Make) -> None:
     """check() is quiet for an idle and a working engine, and speaks up for a stuck one."""
     batcher = make()
     batcher.check(0)
@@ -882,7 +890,7 @@ def test_a_step_that_takes_too_long_is_a_stall(engine: Countdown, make: Make) ->
     batcher.check(0)
 
 
-def test_many_short_steps_are_no_stall(engine: Countdown, make: Make) -> None:
+def test_many_short_steps_are_no_stall(engine: CountingBackend, make: Make) -> None:
     """Time is taken per step: a sequence may take as long as it likes."""
     batcher = make()
 
@@ -903,7 +911,9 @@ def test_many_short_steps_are_no_stall(engine: Countdown, make: Make) -> None:
     asyncio.run(scenario())
 
 
-def test_closing_finishes_the_step_and_refuses_the_rest(engine: Countdown, make: Make) -> None:
+def test_closing_finishes_the_step_and_refuses_the_rest(
+    engine: CountingBackend, make: Make
+) -> None:
     """What ends with the step gets an answer; what goes on, waits or comes later gets an error."""
     batcher = make(max_wait_s=60.0)
 
@@ -931,7 +941,7 @@ def test_an_idle_engine_closes_at_once(make: Make) -> None:
 
 
 def test_progress_is_reported_in_order_to_callers_that_want_it(
-    engine: Countdown, make: Make
+    engine: CountingBackend, make: Make
 ) -> None:
     """Now and then, on the caller's own event loop, before the result; others are not asked for."""
     batcher = make()
@@ -965,7 +975,7 @@ def test_a_loop_that_is_closed_is_not_called() -> None:
 def test_an_image_is_let_go_with_its_answer() -> None:
     """No circle of references keeps a sequence until the next collection of garbage."""
 
-    class Echo(Countdown):
+    class Echo(CountingBackend):
         """Answers as soon as it is asked."""
 
         def add(self, sequences: Sequences) -> None:
@@ -991,7 +1001,7 @@ def test_an_image_is_let_go_with_its_answer() -> None:
         batcher.close()
 
 
-class Ledger(Countdown):
+class Ledger(CountingBackend):
     """An open backend that remembers when a caller had already left."""
 
     def __init__(self, max_batch_size: int, prefill_batch_size: int, fits: int) -> None:
@@ -1002,7 +1012,7 @@ class Ledger(Countdown):
         self.open(100_000)
 
     def add(self, sequences: Sequences) -> None:
-        """See Countdown."""
+        """See CountingBackend."""
         fresh = set(ids(sequences)) - self.ran
         self.late += fresh & self.gone
         self.ran |= fresh
@@ -1125,7 +1135,9 @@ def test_an_error_does_not_disturb_a_caller_that_has_left() -> None:
     assert gone.future.cancelled()
 
 
-def test_a_result_does_not_disturb_a_caller_that_has_left(engine: Countdown, make: Make) -> None:
+def test_a_result_does_not_disturb_a_caller_that_has_left(
+    engine: CountingBackend, make: Make
+) -> None:
     """It may leave at the very moment at which its request ends."""
     batcher = make()
 
@@ -1142,7 +1154,7 @@ def test_a_result_does_not_disturb_a_caller_that_has_left(engine: Countdown, mak
     batcher.check(SOON_S)
 
 
-def test_it_counts_what_waits_and_what_runs(engine: Countdown, make: Make) -> None:
+def test_it_counts_what_waits_and_what_runs(engine: CountingBackend, make: Make) -> None:
     """The autoscaling policy asks; what has ended counts no more."""
     batcher = make()
 
@@ -1158,7 +1170,7 @@ def test_it_counts_what_waits_and_what_runs(engine: Countdown, make: Make) -> No
     assert batcher.num_ongoing == 0
 
 
-def test_it_counts_what_the_engine_has_done(engine: Countdown, make: Make) -> None:
+def test_it_counts_what_the_engine_has_done(engine: CountingBackend, make: Make) -> None:
     """Steps, requests in them, why batches began, and the time that was spent in them."""
     batcher = make()
     assert (batcher.max_batch_size, batcher.num_running, batcher.num_waiting) == (4, 0, 0)

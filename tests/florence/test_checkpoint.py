@@ -177,7 +177,7 @@ def test_other_paths_are_not_refused(path: str) -> None:
     ("path", "expected"),
     [("a/b", True), ("./b", False), ("~/b", False), ("/b", False), ("b", False), ("a/b/c", False)],
 )
-def test_hub_ids_are_told_from_folders(path: str, expected: bool) -> None:
+def test_hub_ids_differ_from_folders(path: str, expected: bool) -> None:
     """A hub id is owner/name."""
     assert expected == is_hub_id(path)
 

@@ -281,7 +281,7 @@ def test_an_unknown_task_gets_the_first_guess() -> None:
     assert LengthForecast().num_tokens("caption") == FIRST_GUESS
 
 
-def test_tasks_are_told_apart() -> None:
+def test_tasks_have_forecasts_of_their_own() -> None:
     """A caption says nothing about how many boxes there are."""
     forecast = LengthForecast()
     for _ in range(100):

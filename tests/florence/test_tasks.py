@@ -33,7 +33,7 @@ def test_endpoints_are_named_as_at_fal(task: Task) -> None:
 
 @each_task
 def test_what_is_parsed_fits_the_output(task: Task) -> None:
-    """The parser of an endpoint makes what its schema promises."""
+    """The parser of an endpoint fits its schema."""
     answer = ModelAnswer((), Vocabulary(DEMO_CHECKPOINT), (10, 10))
     results = task.parse(answer, ImageInput(image_url="u"))
     assert isinstance(results, task.results)

@@ -476,7 +476,7 @@ async def test_silent_handshake() -> None:
         assert await failure(client.fetch(url)) == "the host did not answer in time."
 
 
-async def test_nobody_listens() -> None:
+async def test_a_closed_port() -> None:
     """A refused connection is the host's fault, in words that name no address."""
     async with serving(reply(b"")) as server:
         client, url = fetcher(server), server.url()

@@ -32,7 +32,7 @@ class Bench(Protocol):
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self._now = START

@@ -195,7 +195,7 @@ class MemoryStore:
         return Cancellation.REQUESTED
 
     async def rescue(self, limit: int = 100) -> Rescued:
-        """Care for requests that nobody cares for."""
+        """Requeue or end jobs without a worker."""
         now = self._clock()
         requests = list(self._requests.values())
         lost = list(islice((r for r in requests if r.is_lost(now)), limit))
@@ -456,7 +456,7 @@ class MemoryStore:
         if hook is None or hook.state is WebhookState.PENDING:
             return False
         state, now = WebhookState.PENDING, self._clock()
-        # A new token, so that whoever holds the old one cannot settle it once more.
+        # A new token, so that the old sender cannot settle it once more.
         self._put_webhook(replace(hook, state=state, attempts=0, token=hook.token + 1, next_at=now))
         return True
 
@@ -636,7 +636,7 @@ class MemoryStore:
 
 
 def is_old(hook: Webhook, now: float) -> bool:
-    """Whether a webhook was settled, and nobody will ask for it any more."""
+    """Whether a webhook is settled and past its retention."""
     is_settled = hook.state is not WebhookState.PENDING
     return is_settled and hook.created_at + WEBHOOK_TTL_S <= now
 

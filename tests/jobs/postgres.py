@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests, and stores in it that nobody else sees.
+"""A real PostgreSQL for tests, with a schema for each store.
 
 The server is the one that FLORENCE_TEST_POSTGRES names, or one that is started for the session.
 """
@@ -54,7 +54,7 @@ async def hurry(url: str) -> None:
 
 
 def with_schema(url: str, schema: str) -> str:
-    """`url` with another schema, by which its connections can be told from others, too."""
+    """`url` with another schema, which is also the connections' application name."""
     separator = "&" if "?" in url else "?"
     return f"{url}{separator}application_name={schema}&search_path={schema}"
 

@@ -89,7 +89,7 @@ async def rows_of(store: RowStore) -> dict[str, list[Row]]:
 
 
 async def test_a_copy_has_every_row(source: RowStore, target: RowStore) -> None:
-    """All tables are the same, and the counts are told."""
+    """All tables are the same, and the counts are returned."""
     copied = await copy_store(source, target, lambda _: None)
     expected = {
         "request": 2 + len(PRIORITIES),

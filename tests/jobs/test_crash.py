@@ -1,6 +1,6 @@
-"""What a worker's death costs: nothing that was acknowledged.
+"""A killed worker loses no acknowledged job.
 
-Real processes on a real file, killed as the kernel kills.
+Real processes work on a real file and get SIGKILL.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from tests.jobs.life import KEY, RECEIVER, Journal, open_in
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 NUM = 150
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the store says in the end of each request, by id."""
+    """The store's final state of each request, by id."""
 
     statuses: dict[str, JobStatus]
     results: dict[str, StoredResponse]
@@ -51,7 +51,7 @@ class Lives:
         False when it was quicker and left by itself, which a busy machine lets happen.
         """
         goal = len(self.journal.lines()) + num_lines
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         with subprocess.Popen(self._command, cwd=ROOT) as life:
             while len(self.journal.lines()) < goal and life.poll() is None:
                 assert time.monotonic() < deadline, "nothing happens"
@@ -61,13 +61,13 @@ class Lives:
         return life.returncode == -signal.SIGKILL
 
     def finish(self) -> int:
-        """Lives until one comes to its end; how many died before that."""
+        """Start lives until one ends by itself; the number that died before."""
         for num_died in range(10):
-            done = subprocess.run(self._command, cwd=ROOT, timeout=PATIENCE_S)
+            done = subprocess.run(self._command, cwd=ROOT, timeout=TIMEOUT_S)
             if done.returncode == 0:
                 return num_died
             assert done.returncode == -signal.SIGKILL
-        raise AssertionError("they die and die")
+        raise AssertionError("no life ended by itself")
 
     def found(self) -> Found:
         """What is in the store when all lives are over."""
@@ -109,7 +109,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
 
 @pytest.fixture(scope="module")
 def found(lives: Lives) -> Found:
-    """What became of them."""
+    """The store after the last life."""
     return lives.found()
 
 
@@ -124,7 +124,7 @@ def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
 
 
 def test_every_result_is_the_requests_own(found: Found) -> None:
-    """Whoever worked on it, and whenever."""
+    """A result belongs to its own request, whichever worker finished it."""
     done = {id_: r.body for id_, r in found.results.items() if r.state is JobState.DONE}
     assert {id_: answer(id_) for id_ in done} == done
 
@@ -141,14 +141,14 @@ def test_a_request_ends_once(found: Found) -> None:
     assert found.num_used == len(found.statuses)
 
 
-def test_a_webhook_tells_of_the_end_that_the_result_has(found: Found) -> None:
-    """They were written in one transaction."""
+def test_a_webhook_has_the_same_end_as_the_result(found: Found) -> None:
+    """Both were written in one transaction."""
     for webhook in found.webhooks:
         assert f'"payload":{found.results[webhook.id].body}' in webhook.body
 
 
 def test_what_was_cancelled_before_it_began_never_runs(lives: Lives, found: Found) -> None:
-    """Not even by a later life."""
+    """A later life does not run it either."""
     cancelled = set(lives.journal.ids("cancelled"))
     assert cancelled, "no cancel came before a worker"
     assert cancelled & set(lives.journal.ids("run")) == set()
@@ -157,7 +157,7 @@ def test_what_was_cancelled_before_it_began_never_runs(lives: Lives, found: Foun
     assert all(started(found.statuses[id_]) for id_ in set(lives.journal.ids("run")))
 
 
-def test_poison_ends_after_three_workers_and_takes_nobody_along(tmp_path: Path) -> None:
+def test_poison_ends_after_three_workers_and_fails_no_other(tmp_path: Path) -> None:
     """A request whose work kills the process ends as an error; all others get their results."""
     lives = Lives(tmp_path, num=24, max_attempts=3, poison="1")
     assert lives.finish() == 3

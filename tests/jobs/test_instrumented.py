@@ -16,13 +16,13 @@ pytestmark = pytest.mark.anyio
 
 
 class AwayStore(MemoryStore):
-    """One whose claims find nobody."""
+    """A store whose claims find no job."""
 
     async def claim(self, *args: Any) -> Any:
         raise StoreUnavailable
 
 
-def order(name: str) -> Submission:
+def submission(name: str) -> Submission:
     """A request."""
     return Submission(id=name, key_id="key", path="caption", input="{}")
 
@@ -38,9 +38,9 @@ async def test_each_call_is_measured_under_its_name() -> None:
     """Its answer and its time; a refusal is an answer, and no failure of the store."""
     recorder = PrometheusRecorder()
     store = InstrumentedStore(MemoryStore(QueueSettings(max_queued=1)), recorder)
-    assert (await store.submit(order("a"))).created
+    assert (await store.submit(submission("a"))).created
     with pytest.raises(QueueFull):
-        await store.submit(order("b"))
+        await store.submit(submission("b"))
     assert await store.position("a") == 0
     assert numbers(recorder, "florence_store_call_seconds_count") == {"submit": 2, "position": 1}
     assert numbers(recorder, "florence_store_errors_total") == {}

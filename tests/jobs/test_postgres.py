@@ -40,9 +40,9 @@ def given(id_: str, key_id: str = "key", **more: Any) -> Submission:
 
 
 async def submit_all(store: PostgresStore, submissions: Sequence[Submission]) -> list[Any]:
-    """All at the same time; what each one was told, or the error."""
-    told = (store.submit(submission) for submission in submissions)
-    answers: list[Any] = await asyncio.gather(*told, return_exceptions=True)
+    """Submit all at the same time; the result or the error of each."""
+    results = (store.submit(submission) for submission in submissions)
+    answers: list[Any] = await asyncio.gather(*results, return_exceptions=True)
     return answers
 
 
@@ -67,7 +67,7 @@ def ids_of(claimed: Sequence[Job]) -> list[str]:
 
 
 async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
-    """Eight claimers and four doors of four processes never run more of a key than it may."""
+    """Eight claimers and four Ingresses of four processes keep each key's limit."""
     limits = {"three": 3, "two": 2, "one": 1}
     stores = [bench.store, *[await bench.another() for _ in range(3)]]
     for key_id, limit in limits.items():
@@ -95,7 +95,7 @@ async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
                 assert await store.finish(one.lease, JobOutcome.done({}))
                 finished.append(one.lease.id)
 
-    async def enter(store: PostgresStore, name: str) -> None:
+    async def run(store: PostgresStore, name: str) -> None:
         nth = 0
         while len(finished) < len(waiting):
             nth, key_id = nth + 1, dice.choice(list(limits))
@@ -106,15 +106,15 @@ async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
                 await store.release_slot(f"{name}-{nth}")
 
     claimers = [claim(store, f"worker-{nth}") for nth in range(2) for store in stores]
-    doors = [enter(store, f"door-{nth}") for nth, store in enumerate(stores)]
-    await asyncio.gather(*claimers, *doors)
+    ingresses = [run(store, f"ingress-{nth}") for nth, store in enumerate(stores)]
+    await asyncio.gather(*claimers, *ingresses)
     assert sorted(waiting) == sorted(finished)
     assert limits == {key_id: most[key_id] for key_id in limits}
     assert most["free"] > max(limits.values())
 
 
 @pytest.mark.parametrize("num_capped", [1, 30])
-async def test_a_key_without_room_holds_up_nobody(bench: Bench, num_capped: int) -> None:
+async def test_a_key_at_its_limit_blocks_no_other(bench: Bench, num_capped: int) -> None:
     """Behind any number of requests of keys that may not run, those of others are found."""
     capped = [f"capped-{nth}" for nth in range(num_capped)]
     for key_id in capped:
@@ -161,9 +161,9 @@ async def test_those_who_come_together_share_a_commit(bench: Bench) -> None:
 
 
 async def test_a_refused_submit_harms_no_mate(bench: Bench) -> None:
-    """Each of a group is told its own: added, there already, full, in conflict, or not text."""
+    """Each of a group gets its own result: added, repeated, full, in conflict, or not text."""
     await bench.store.submit(given("old", idempotency_key="used"))
-    told = await submit_all(
+    results = await submit_all(
         bench.store,
         [
             given("first"),
@@ -178,33 +178,33 @@ async def test_a_refused_submit_harms_no_mate(bench: Bench) -> None:
             ),
         ],
     )
-    assert Submitted("first", 1, created=True) == told[0]
-    assert [Submitted("old", 0, created=False)] * 3 == [told[1], told[2], told[4]]
-    assert isinstance(told[3], QueueFull)
-    assert Submitted("second", 2, created=True) == told[5]
-    assert Submitted("second", 2, created=False) == told[6]
-    assert isinstance(told[7], IdempotencyConflict)
+    assert Submitted("first", 1, created=True) == results[0]
+    assert [Submitted("old", 0, created=False)] * 3 == [results[1], results[2], results[4]]
+    assert isinstance(results[3], QueueFull)
+    assert Submitted("second", 2, created=True) == results[5]
+    assert Submitted("second", 2, created=False) == results[6]
+    assert isinstance(results[7], IdempotencyConflict)
 
 
 async def test_a_submit_that_cannot_be_written_harms_no_mate(bench: Bench) -> None:
     """PostgreSQL stores no NUL, and UTF-8 no half of a pair; only who sends them fails."""
     bad = [given("nul", base_url="\0"), given("half", base_url="\ud800")]
-    told = await submit_all(bench.store, [given("a"), *bad, given("b")])
-    assert [one.id for one in told if isinstance(one, Submitted)] == ["a", "b"]
+    results = await submit_all(bench.store, [given("a"), *bad, given("b")])
+    assert [one.id for one in results if isinstance(one, Submitted)] == ["a", "b"]
     assert [await bench.store.status("key", id_) for id_ in ("nul", "half")] == [None, None]
 
 
 async def test_a_caller_who_leaves_harms_no_mate(bench: Bench) -> None:
-    """A submit whose caller is gone is written nevertheless, and so are those beside it."""
+    """A submit whose caller is gone is written, and so are those in its group."""
     tasks = [asyncio.create_task(bench.store.submit(given(str(nth)))) for nth in range(3)]
     await asyncio.sleep(0)
     tasks[1].cancel()
-    told = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [one.id for one in told if isinstance(one, Submitted)] == ["0", "2"]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [one.id for one in results if isinstance(one, Submitted)] == ["0", "2"]
     assert await bench.store.position("1") == 1
 
 
-async def test_finishes_of_one_moment_are_told_apart(bench: Bench) -> None:
+async def test_simultaneous_finishes_are_kept_apart(bench: Bench) -> None:
     """In a group, a lease that is not the latest ends nothing, and a lease ends a request once."""
     await fill(bench.store, "key", 3, webhook_url="https://receiver.test/")
     claimed = await bench.store.claim("worker", 3, LEASE_S)
@@ -232,9 +232,9 @@ async def test_the_last_places_are_given_out_once(bench: Bench) -> None:
         submit_all(store, [given(f"{nth}-{each}") for each in range(10)])
         for nth, store in enumerate(stores)
     )
-    told = [one for group in await asyncio.gather(*groups) for one in group]
-    assert sum(isinstance(one, Submitted) for one in told) == 20
-    assert sum(isinstance(one, QueueFull) for one in told) == 20
+    results = [one for group in await asyncio.gather(*groups) for one in group]
+    assert sum(isinstance(one, Submitted) for one in results) == 20
+    assert sum(isinstance(one, QueueFull) for one in results) == 20
     await stores[0].claim("worker", 1, LEASE_S)
     assert Submitted("next", 19, created=True) == await stores[1].submit(given("next"))
 
@@ -293,7 +293,7 @@ async def test_no_acknowledged_request_is_lost_with_its_connection(bench: Bench)
 
 
 async def until_it_answers(store: PostgresStore) -> None:
-    """Ask until a connection is made that nobody kills; each lost one is noticed once at most."""
+    """Ask until a connection stays open; each lost one is noticed once at most."""
     for _ in range(20):
         with suppress(StoreUnavailable):
             await store.now()
@@ -381,7 +381,7 @@ async def test_a_schema_that_is_not_there_is_named_as_the_fault(bench: Bench) ->
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("postgresql://user:pass%40word@127.0.0.1:1/florence", "check store.url"),
         ("postgresql://user:pass%40word@no-such-host.invalid/florence", "check store.url"),
@@ -391,12 +391,14 @@ async def test_a_schema_that_is_not_there_is_named_as_the_fault(bench: Bench) ->
         ("postgresql://127.0.0.1:1/florence?password=pass@word", "check store.url"),
     ],
 )
-async def test_what_cannot_be_opened_is_told_without_the_password(url: str, told: str) -> None:
+async def test_what_cannot_be_opened_is_reported_without_the_password(
+    url: str, expected: str
+) -> None:
     """One line with a remedy."""
     with pytest.raises(SetupError) as raised:
         await PostgresStore(url, RULES, 1).open()
     message = str(raised.value)
-    assert told in message
+    assert expected in message
     assert len(message.splitlines()) == 1
     assert [part for part in ("pass", "word") if part in message] == []
 

@@ -1,4 +1,4 @@
-"""What only the SQLite store promises: one owner, group commits, and files that are looked at."""
+"""The SQLite store alone: one owner, group commits, and files opened for reading."""
 
 import asyncio
 import sqlite3
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 RULES = QueueSettings()
 LEASE_S = 15.0
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
-def order(num: int, key_id: str = KEY, input: str = "{}") -> Submission:
+def submission(num: int, key_id: str = KEY, input: str = "{}") -> Submission:
     """A submission."""
     return Submission(id=f"r{num:06}", key_id=key_id, path="caption", input=input)
 
@@ -58,8 +58,8 @@ async def store(file: Path) -> AsyncIterator[SqliteStore]:
 async def test_a_store_is_found_as_it_was_left(file: Path) -> None:
     """Requests, leases and keys survive that the owner goes."""
     store = SqliteStore.open(file, RULES, is_owner=True)
-    await store.submit(order(1))
-    await store.submit(order(2))
+    await store.submit(submission(1))
+    await store.submit(submission(2))
     (claimed,) = await store.claim("worker", 1, LEASE_S)
     await store.add_key(ApiKey(id="a", hash="h"))
     await store.close()
@@ -74,7 +74,7 @@ def submitting(file: Path, notes: Path) -> "subprocess.Popen[bytes]":
     """A process that submits, and has begun to."""
     command = [sys.executable, "-m", "tests.jobs.submitter", str(file), str(notes)]
     process = subprocess.Popen(command, cwd=ROOT)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while not (notes.exists() and notes.stat().st_size):
         assert process.poll() is None
         assert time.monotonic() < deadline
@@ -115,7 +115,7 @@ async def test_a_temporary_store_leaves_nothing(
     store = SqliteStore.open_temporary(RULES)
     assert names_in(tmp_path) == []
     big = '"' + "x" * 20_000 + '"'
-    await asyncio.gather(*(store.submit(order(num, input=big)) for num in range(300)))
+    await asyncio.gather(*(store.submit(submission(num, input=big)) for num in range(300)))
     assert (await store.backlog()).queued == 300
     assert (await store.stats()).free_bytes
     (claimed,) = await store.claim("worker", 1, LEASE_S)
@@ -127,7 +127,7 @@ async def test_a_temporary_store_leaves_nothing(
 async def test_temporary_stores_are_private() -> None:
     """Each is a store of its own."""
     stores = [SqliteStore.open_temporary(RULES) for _ in range(2)]
-    await stores[0].submit(order(1))
+    await stores[0].submit(submission(1))
     assert [(await store.backlog()).queued for store in stores] == [1, 0]
     for store in stores:
         await store.close()
@@ -137,7 +137,7 @@ async def test_temporary_stores_are_private() -> None:
 
 
 def test_a_file_has_one_owner(file: Path, tmp_path: Path) -> None:
-    """A second one is told what to do, in one line."""
+    """A second owner gets a one-line error with the remedy."""
     with submitting(file, tmp_path / "notes") as process:
         with pytest.raises(SetupError, match=r"another service has it open; stop that one, or"):
             SqliteStore.open(file, RULES, is_owner=True)
@@ -151,16 +151,16 @@ async def test_an_owner_that_goes_makes_room(file: Path) -> None:
 
 
 async def test_a_command_may_look_in(store: SqliteStore, file: Path) -> None:
-    """What another process adds beside the owner, the owner sees."""
-    beside = SqliteStore.open(file, RULES)
-    await beside.add_key(ApiKey(id="a", hash="h"))
-    await beside.submit(order(1))
+    """The owner sees what another process adds."""
+    second = SqliteStore.open(file, RULES)
+    await second.add_key(ApiKey(id="a", hash="h"))
+    await second.submit(submission(1))
     assert [key.id for key in await store.keys()] == ["a"]
     assert len(await store.claim("worker", 1, LEASE_S)) == 1
-    await beside.close()
+    await second.close()
 
 
-def test_nobody_else_may_read_the_file(file: Path) -> None:
+def test_other_users_may_not_read_the_file(file: Path) -> None:
     """It holds secrets and other people's pictures."""
     connection = open_file(file, is_owner=True)
     assert {each.name: each.stat().st_mode & 0o777 for each in file.parent.iterdir()} == {
@@ -172,7 +172,7 @@ def test_nobody_else_may_read_the_file(file: Path) -> None:
 
 
 def test_all_may_open_a_new_file_at_once(file: Path) -> None:
-    """The schema is made once, whoever comes first."""
+    """The schema is made once, by the first of several processes."""
     with ThreadPoolExecutor(8) as threads:
         connections = list(threads.map(lambda _: open_file(file, is_owner=False), range(8)))
     for connection in connections:
@@ -207,7 +207,7 @@ def filled(file: Path) -> None:
     connection = open_file(file, is_owner=False)
     tables = Tables(connection, RULES, time.time)
     for num in range(300):
-        tables.submit(order(num, input='"' + "x" * 1000 + '"'))
+        tables.submit(submission(num, input='"' + "x" * 1000 + '"'))
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
 
@@ -233,7 +233,7 @@ def folder(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "expected"),
     [
         (other_program, "it is the database of another program; name another file in store.url"),
         (newer_release, "a newer release wrote it (schema 999, this one knows 2); install that"),
@@ -243,8 +243,10 @@ def folder(file: Path) -> None:
         (folder, "cannot be opened (Is a directory); make it writable, or name another file"),
     ],
 )
-def test_a_file_that_cannot_be_used(file: Path, spoil: Callable[[Path], None], told: str) -> None:
-    """The operator is told in one line what is wrong and what to do, and nothing is changed."""
+def test_a_file_that_cannot_be_used(
+    file: Path, spoil: Callable[[Path], None], expected: str
+) -> None:
+    """The error says in one line what is wrong and what to do; the file is unchanged."""
     file.parent.mkdir()
     spoil(file)
     before = file.read_bytes() if file.is_file() else b""
@@ -252,7 +254,7 @@ def test_a_file_that_cannot_be_used(file: Path, spoil: Callable[[Path], None], t
         SqliteStore.open(file, RULES, is_owner=True)
     message = str(caught.value)
     assert message.startswith(f"store {file}: ")
-    assert told in message
+    assert expected in message
     assert "\n" not in message
     assert (file.read_bytes() if file.is_file() else b"") == before
     with lock(file):  # which the owner that failed has let go
@@ -260,7 +262,7 @@ def test_a_file_that_cannot_be_used(file: Path, spoil: Callable[[Path], None], t
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """The operator is told so, as the owner or not."""
+    """The owner and others get an error."""
     (tmp_path / "state").write_text("a file")
     for is_owner in (True, False):
         with pytest.raises(SetupError, match=r"cannot be opened \(.+\); make it writable"):
@@ -303,10 +305,10 @@ def numbers(connection: sqlite3.Connection) -> list[int]:
     return [n for (n,) in connection.execute("SELECT n FROM number ORDER BY n")]
 
 
-def gate(writer: GroupCommit) -> tuple["asyncio.Task[bool]", threading.Event]:
-    """A change that the writer is at until the event is set."""
+def blocked(writer: GroupCommit) -> tuple["asyncio.Task[bool]", threading.Event]:
+    """A change that blocks the writer until the event is set."""
     opened = threading.Event()
-    return asyncio.ensure_future(writer.run(lambda: opened.wait(PATIENCE_S))), opened
+    return asyncio.ensure_future(writer.run(lambda: opened.wait(TIMEOUT_S))), opened
 
 
 async def test_changes_that_wait_are_one_transaction(
@@ -315,7 +317,7 @@ async def test_changes_that_wait_are_one_transaction(
     """Whatever comes while a commit is under way shares the next one."""
     begun: list[str] = []
     connection.set_trace_callback(begun.append)
-    waiting, opened = gate(writer)
+    waiting, opened = blocked(writer)
     await asyncio.sleep(0)
     others = [asyncio.ensure_future(writer.run(add(connection, n))) for n in range(50)]
     await asyncio.sleep(0)
@@ -323,19 +325,19 @@ async def test_changes_that_wait_are_one_transaction(
     assert await asyncio.gather(*others) == list(range(50))
     assert await waiting
     connection.set_trace_callback(None)
-    assert begun.count("COMMIT") in (1, 2)  # 1 when the gate had not been taken yet
+    assert begun.count("COMMIT") in (1, 2)  # 1 when the writer had not begun yet
 
 
 async def test_a_change_that_fails_is_alone(
     writer: GroupCommit, connection: sqlite3.Connection
 ) -> None:
-    """What it had written is gone, its error is its own, those beside it are kept."""
+    """It is rolled back and gets its own error; the rest of its group is kept."""
 
     def fails() -> None:
         add(connection, 100)()
         raise QueueFull
 
-    waiting, opened = gate(writer)
+    waiting, opened = blocked(writer)
     works = [add(connection, 1), fails, add(connection, 1), add(connection, 2)]
     changes = [asyncio.ensure_future(writer.run(work)) for work in works]
     await asyncio.sleep(0)
@@ -352,7 +354,7 @@ async def test_a_change_outlives_its_caller(
     writer: GroupCommit, connection: sqlite3.Connection
 ) -> None:
     """A caller who is cancelled has changed what he wanted to."""
-    waiting, opened = gate(writer)
+    waiting, opened = blocked(writer)
     change = asyncio.ensure_future(writer.run(add(connection, 1)))
     await asyncio.sleep(0)
     change.cancel()
@@ -378,17 +380,17 @@ async def test_a_full_disk_is_an_error_and_not_the_end(
 async def test_a_file_that_is_locked_is_an_error(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When another process writes for too long, callers are told to come again."""
+    """When another process writes for too long, callers get StoreUnavailable."""
     monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.05)
     store = SqliteStore.open(file, RULES, is_owner=True)
     other = connect(file)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
-        await store.submit(order(1))
+        await store.submit(submission(1))
     assert await store.status(KEY, "r000001") is None
     other.execute("ROLLBACK")
     other.close()
-    assert (await store.submit(order(1))).created
+    assert (await store.submit(submission(1))).created
     await store.close()
 
 
@@ -397,8 +399,8 @@ async def test_too_many_are_refused(
 ) -> None:
     """Only so many changes wait."""
     monkeypatch.setattr("deployments.jobs.sqlite.group_commit.MAX_WAITING", 5)
-    waiting, opened = gate(writer)
-    await asyncio.sleep(0.05)  # the writer is at the gate now
+    waiting, opened = blocked(writer)
+    await asyncio.sleep(0.05)  # the writer is blocked now
     changes = [asyncio.ensure_future(writer.run(add(connection, n))) for n in range(8)]
     await asyncio.sleep(0)
     opened.set()
@@ -410,10 +412,10 @@ async def test_too_many_are_refused(
 
 async def test_reading_does_not_wait_for_writing(store: SqliteStore, file: Path) -> None:
     """A status comes while somebody else holds the file for writing."""
-    await store.submit(order(1))
+    await store.submit(submission(1))
     other = connect(file)
     other.execute("BEGIN IMMEDIATE")
-    submitting = asyncio.ensure_future(store.submit(order(2)))
+    submitting = asyncio.ensure_future(store.submit(submission(2)))
     status = await asyncio.wait_for(store.status(KEY, "r000001"), 2.0)
     assert status
     assert status.state is JobState.QUEUED
@@ -424,14 +426,14 @@ async def test_reading_does_not_wait_for_writing(store: SqliteStore, file: Path)
 
 
 async def test_a_closed_store_is_not_available(file: Path) -> None:
-    """Whoever comes too late is told so; closing finishes what waits, and may be repeated."""
+    """Later calls fail; closing finishes what waits, and may be repeated."""
     store = SqliteStore.open(file, RULES, is_owner=True)
-    waiting = [asyncio.ensure_future(store.submit(order(n))) for n in range(20)]
+    waiting = [asyncio.ensure_future(store.submit(submission(n))) for n in range(20)]
     await asyncio.sleep(0)
     await store.close()
     assert all(submitted.created for submitted in await asyncio.gather(*waiting))
     with pytest.raises(StoreUnavailable):
-        await store.submit(order(99))
+        await store.submit(submission(99))
     with pytest.raises(StoreUnavailable):
         await store.status(KEY, "r000001")
     await store.close()
@@ -468,7 +470,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tables, Eff
     connection.execute("BEGIN")
     tables.add_key(ApiKey(id="capped", hash="h", concurrency=1))
     for num in range(20_000):
-        tables.submit(order(num, key_id="capped" if num < 19_000 else f"key {num % 10}"))
+        tables.submit(submission(num, key_id="capped" if num < 19_000 else f"key {num % 10}"))
     tables.claim("worker", 1, LEASE_S)
     connection.execute("COMMIT")
     yield tables, Effort(connection)
@@ -478,7 +480,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tables, Eff
 def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
     """What a request costs does not grow with the number of those that wait."""
     tables, effort = deep
-    assert effort.of(lambda: tables.submit(order(99_999))) < 1_000
+    assert effort.of(lambda: tables.submit(submission(99_999))) < 1_000
     assert effort.of(lambda: tables.position("r000500")) < 20_000
     assert effort.of(lambda: tables.position("r019999")) < 20_000
     assert effort.of(lambda: tables.rescue(100)) < 1_000
@@ -490,7 +492,7 @@ def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
 
 async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Path) -> None:
     """However large the picture, to keep its lease is to write a few pages."""
-    await store.submit(order(1, input='"' + "x" * 5_000_000 + '"'))
+    await store.submit(submission(1, input='"' + "x" * 5_000_000 + '"'))
     (claimed,) = await store.claim("worker", 1, LEASE_S)
     wal = file.with_name("queue.db-wal")
     before = wal.stat().st_size

@@ -56,7 +56,7 @@ FAILED = JobOutcome.failed(FileDownloadError())
 numbers = count()
 
 
-def order(**given: Any) -> Submission:
+def submission(**given: Any) -> Submission:
     """A submission with an id of its own and with `given`."""
     plain = {"id": f"r{next(numbers):06}", "key_id": KEY, "path": PATH, "input": '{"n":1}'}
     return Submission(**plain | given)
@@ -64,7 +64,7 @@ def order(**given: Any) -> Submission:
 
 async def submit(store: RowStore, num: int = 1, **given: Any) -> list[str]:
     """The ids of `num` submitted requests."""
-    return [(await store.submit(order(**given))).id for _ in range(num)]
+    return [(await store.submit(submission(**given))).id for _ in range(num)]
 
 
 async def claim(store: RowStore, limit: int = 100, lease_s: float = LEASE_S) -> list[Job]:
@@ -123,9 +123,9 @@ async def response_of(store: RowStore, request_id: str) -> tuple[int, str, dict[
 # ---------------------------------------------------------------------- submit
 
 
-async def test_submits_and_tells_the_place(bench: Bench) -> None:
+async def test_submit_returns_the_place(bench: Bench) -> None:
     """A new request is queued behind those that are there."""
-    first, second = order(), order()
+    first, second = submission(), submission()
     assert await bench.store.submit(first) == Submitted(first.id, 0, created=True)
     assert await bench.store.submit(second) == Submitted(second.id, 1, created=True)
     assert await state_of(bench.store, second.id) is JobState.QUEUED
@@ -134,13 +134,13 @@ async def test_submits_and_tells_the_place(bench: Bench) -> None:
 async def test_places_a_priority_before_the_next(bench: Bench) -> None:
     """Priority 0 stands before all of priority 1, also when it comes later."""
     await submit(bench.store, 2, priority=1)
-    assert (await bench.store.submit(order(priority=0))).position == 0
-    assert (await bench.store.submit(order(priority=1))).position == 3
+    assert (await bench.store.submit(submission(priority=0))).position == 0
+    assert (await bench.store.submit(submission(priority=1))).position == 3
 
 
 async def test_same_id_is_the_same_request(bench: Bench) -> None:
     """The same id again, queued or ended, gives the request that is there."""
-    given = order()
+    given = submission()
     await bench.store.submit(given)
     assert await bench.store.submit(given) == Submitted(given.id, 0, created=False)
     (claimed,) = await claim(bench.store)
@@ -153,16 +153,16 @@ async def test_same_idempotency_key_is_the_same_request(bench: Bench) -> None:
     """The same idempotency key of the same API key gives the request that is there."""
     await submit(bench.store)
     (known,) = await submit(bench.store, idempotency_key="once")
-    again = await bench.store.submit(order(idempotency_key="once"))
+    again = await bench.store.submit(submission(idempotency_key="once"))
     assert again == Submitted(known, 1, created=False)
     assert await claim_ids(bench.store) != []
-    again = await bench.store.submit(order(idempotency_key="once"))
+    again = await bench.store.submit(submission(idempotency_key="once"))
     assert again == Submitted(known, 0, created=False)
 
 
 async def test_idempotency_survives_the_input(bench: Bench) -> None:
     """A repeated request is known after its input was forgotten."""
-    given = order(idempotency_key="once", keeps_input=False)
+    given = submission(idempotency_key="once", keeps_input=False)
     await bench.store.submit(given)
     (claimed,) = await claim(bench.store)
     await bench.store.finish(claimed.lease, DONE)
@@ -175,21 +175,21 @@ async def test_idempotency_key_is_for_one_request(bench: Bench, change: dict[str
     """An idempotency key that was used for another path or input is refused."""
     await submit(bench.store, idempotency_key="once")
     with pytest.raises(IdempotencyConflict):
-        await bench.store.submit(order(idempotency_key="once", **change))
+        await bench.store.submit(submission(idempotency_key="once", **change))
     assert (await bench.store.backlog()).queued == 1
 
 
 async def test_idempotency_key_is_of_one_api_key(bench: Bench) -> None:
     """Two API keys may use the same idempotency key."""
     await submit(bench.store, idempotency_key="once")
-    submitted = await bench.store.submit(order(key_id="other", idempotency_key="once"))
+    submitted = await bench.store.submit(submission(key_id="other", idempotency_key="once"))
     assert submitted.created
 
 
 async def test_repeats_at_once_are_one_request(bench: Bench) -> None:
     """Of many submits with one idempotency key at the same time, one creates."""
-    orders = [order(idempotency_key="once") for _ in range(20)]
-    answers = await asyncio.gather(*(bench.store.submit(each) for each in orders))
+    submissions = [submission(idempotency_key="once") for _ in range(20)]
+    answers = await asyncio.gather(*(bench.store.submit(each) for each in submissions))
     assert [answer.created for answer in answers].count(True) == 1
     assert len({answer.id for answer in answers}) == 1
     assert (await bench.store.backlog()).queued == 1
@@ -208,10 +208,10 @@ async def test_a_caller_bounds_the_queue(bench: Bench) -> None:
 
 
 async def test_the_store_bounds_the_queue(benches: Benches, kind: str) -> None:
-    """No more than `max_queued` wait, whoever comes and however many come at once."""
+    """No more than `max_queued` wait, for any keys and any number at once."""
     store = (await benches.open(kind, QueueSettings(max_queued=5))).store
-    orders = [order(key_id=f"key {n % 3}") for n in range(20)]
-    answers = await asyncio.gather(*map(store.submit, orders), return_exceptions=True)
+    submissions = [submission(key_id=f"key {n % 3}") for n in range(20)]
+    answers = await asyncio.gather(*map(store.submit, submissions), return_exceptions=True)
     assert Counter(type(answer) for answer in answers) == {Submitted: 5, QueueFull: 15}
     await claim(store, 1)
     await submit(store)
@@ -234,7 +234,7 @@ async def test_the_bound_knows_what_comes_back(benches: Benches, kind: str) -> N
 async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str) -> None:
     """A request that is there already needs no room."""
     store = (await benches.open(kind, QueueSettings(max_queued=1))).store
-    given = order(idempotency_key="once", max_queue_length=1)
+    given = submission(idempotency_key="once", max_queue_length=1)
     await store.submit(given)
     assert not (await store.submit(given)).created
     assert not (await store.submit(replace(given, id="another"))).created
@@ -244,8 +244,8 @@ async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str)
 
 
 async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
-    """A claim tells all that a worker needs, and how long the request has waited."""
-    given = order(
+    """A claim has all that a worker needs, and the request's waiting time."""
+    given = submission(
         input='{"é":"\\u0000"}', base_url="http://x", priority=1, files_ttl_s=60.0, trace=TRACE
     )
     await bench.store.submit(given)
@@ -330,9 +330,9 @@ async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
 async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
     """A request that waited for longer than it may is not begun, also before a rescue."""
     await submit(bench.store, start_timeout_s=60.0)
-    (patient,) = await submit(bench.store, start_timeout_s=90.0)
+    (longer,) = await submit(bench.store, start_timeout_s=90.0)
     await bench.advance(61.0)
-    assert await claim_ids(bench.store) == [patient]
+    assert await claim_ids(bench.store) == [longer]
 
 
 async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
@@ -414,7 +414,7 @@ async def test_beats_answer_in_order(bench: Bench) -> None:
     first, second, third = (claimed.lease for claimed in await claim(bench.store))
     await bench.store.finish(second, DONE)
     await bench.store.cancel(KEY, third.id)
-    unknown = Lease("nobody's", 1)
+    unknown = Lease("unknown", 1)
     leases = [third, unknown, second, first]
     beats = await bench.store.heartbeat(leases, LEASE_S)
     assert [beat.lease for beat in beats] == leases
@@ -424,7 +424,7 @@ async def test_beats_answer_in_order(bench: Bench) -> None:
 
 
 async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) -> None:
-    """A lease that is over, and was given to nobody else, can still be extended and used."""
+    """An expired lease that was not given away can still be extended and used."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
     (beat,) = await bench.store.heartbeat([lease], LEASE_S)
@@ -437,7 +437,7 @@ async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) ->
 
 
 async def test_finish_keeps_the_response(bench: Bench) -> None:
-    """A result is replayed as it was given; the status tells of its logs and its time."""
+    """A result is replayed as it was given; the status has its logs and its time."""
     lease = await begin(bench.store)
     outcome = JobOutcome.done({"é": [1, 2]}, inference_s=0.5, logs=(LogLine("seen"),))
     assert await bench.store.finish(lease, outcome)
@@ -475,13 +475,13 @@ async def test_an_end_is_for_good(bench: Bench) -> None:
 
 
 async def test_a_late_worker_changes_nothing(bench: Bench) -> None:
-    """Whoever has an older lease than the latest, or none, changes nothing."""
+    """An older lease than the latest, or an unknown one, changes nothing."""
     stale = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
     await bench.store.rescue()
     (claimed,) = await claim(bench.store)
     before = await rows_of(bench.store, "request")
-    for lease in (stale, Lease(stale.id, 99), Lease("nobody's", 1)):
+    for lease in (stale, Lease(stale.id, 99), Lease("unknown", 1)):
         assert not await bench.store.finish(lease, DONE)
         assert await bench.store.retry_or_finish(lease, FAILED) is None
         assert not await bench.store.requeue(lease)
@@ -577,7 +577,7 @@ async def test_release_gives_the_time_to_start_back(bench: Bench) -> None:
 
 
 async def test_cancels_a_queued_one_at_once(bench: Bench) -> None:
-    """Nobody works on it, its client gets 499, its place is free."""
+    """No worker runs it, its client gets 499, its place is free."""
     (request_id,) = await submit(bench.store)
     (behind,) = await submit(bench.store)
     assert await bench.store.cancel(KEY, request_id) is Cancellation.REQUESTED
@@ -609,7 +609,7 @@ async def test_a_cancel_may_come_too_late(bench: Bench) -> None:
 
 @pytest.mark.parametrize("outcome", [DONE, FAILED])
 async def test_cancels_nothing_that_has_ended(bench: Bench, outcome: JobOutcome) -> None:
-    """What has ended, also by a cancel, is told as completed."""
+    """A job that ended, also by a cancel, is completed."""
     lease = await begin(bench.store)
     await bench.store.finish(lease, outcome)
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.ALREADY_COMPLETED
@@ -621,7 +621,7 @@ async def test_cancels_nothing_that_has_ended(bench: Bench, outcome: JobOutcome)
 async def test_a_request_is_its_keys(bench: Bench) -> None:
     """Another key neither sees nor cancels it, just as one that does not exist."""
     (request_id,) = await submit(bench.store)
-    for key_id, id_ in (("other", request_id), (KEY, "nobody's")):
+    for key_id, id_ in (("other", request_id), (KEY, "unknown")):
         assert await bench.store.status(key_id, id_) is None
         assert await bench.store.result(key_id, id_) is None
         assert await bench.store.cancel(key_id, id_) is Cancellation.NOT_FOUND
@@ -672,7 +672,7 @@ async def test_a_lost_request_that_was_to_be_cancelled_is(bench: Bench) -> None:
 
 
 async def test_what_is_not_begun_in_time_ends(bench: Bench) -> None:
-    """Its client is told that it was its own limit."""
+    """The error names the client's own limit."""
     (request_id,) = await submit(bench.store, start_timeout_s=60.0)
     assert await bench.store.rescue() == Rescued()
     await bench.advance(61.0)
@@ -833,7 +833,7 @@ async def test_revoked_keys_of_old_are_forgotten(bench: Bench) -> None:
 # ------------------------------------------------------------------ what clients see
 
 
-async def test_status_tells_the_place(bench: Bench) -> None:
+async def test_status_has_the_place(bench: Bench) -> None:
     """Those that are queued ahead are counted; running and ended ones are not."""
     ids = await submit(bench.store, 4)
     status = await bench.store.status(KEY, ids[2])
@@ -844,7 +844,7 @@ async def test_status_tells_the_place(bench: Bench) -> None:
     assert await bench.store.position(ids[2]) == 0
     assert await bench.store.position(ids[3]) == 1
     assert await bench.store.position(ids[0]) is None
-    assert await bench.store.position("nobody's") is None
+    assert await bench.store.position("unknown") is None
 
 
 async def test_a_priority_stands_ahead(bench: Bench) -> None:
@@ -872,23 +872,23 @@ async def test_no_result_before_the_end(bench: Bench) -> None:
 
 
 async def test_positions_are_capped(bench: Bench) -> None:
-    """Far behind, all are told the same place; the bound of the queue is exact there too."""
-    orders = [order() for _ in range(POSITION_CAP + 50)]
-    answers = await asyncio.gather(*map(bench.store.submit, orders))
+    """Far behind, all have the same place; the queue's bound is exact there too."""
+    submissions = [submission() for _ in range(POSITION_CAP + 50)]
+    answers = await asyncio.gather(*map(bench.store.submit, submissions))
     assert max(answer.position for answer in answers) == POSITION_CAP
     (last,) = await submit(bench.store)
     status = await bench.store.status(KEY, last)
     assert status
     assert status.position == await bench.store.position(last) == POSITION_CAP
-    assert (await bench.store.submit(order(priority=1))).position == POSITION_CAP
-    assert (await bench.store.submit(order(priority=-1))).position == 0
+    assert (await bench.store.submit(submission(priority=1))).position == POSITION_CAP
+    assert (await bench.store.submit(submission(priority=-1))).position == 0
     assert (await bench.store.backlog()).queued == 1000
     with pytest.raises(QueueFull):
-        await submit(bench.store, max_queue_length=len(orders) + 3)
-    await submit(bench.store, max_queue_length=len(orders) + 4)
+        await submit(bench.store, max_queue_length=len(submissions) + 3)
+    await submit(bench.store, max_queue_length=len(submissions) + 4)
 
 
-async def test_logs_tell_the_story(bench: Bench) -> None:
+async def test_logs_list_the_steps(bench: Bench) -> None:
     """Lines come in order, none is missing, and each has its time."""
     (request_id,) = await submit(bench.store)
     before = await bench.store.now()
@@ -920,7 +920,7 @@ async def test_logs_tell_the_story(bench: Bench) -> None:
     assert ages == pytest.approx(expected, abs=2)
 
 
-async def test_logs_tell_of_what_the_store_did(bench: Bench) -> None:
+async def test_logs_list_what_the_store_did(bench: Bench) -> None:
     """Rescues, cancellations and refusals are lines as well."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
@@ -966,7 +966,7 @@ async def test_backlog_is_what_could_be_claimed(bench: Bench) -> None:
 
 @pytest.mark.parametrize("outcome", [DONE, FAILED], ids=["result", "error"])
 async def test_an_end_makes_a_webhook(bench: Bench, outcome: JobOutcome) -> None:
-    """It is due at once, and says what the receiver is to be told."""
+    """It is due at once, with the body for the receiver."""
     request_id = await ended(bench.store, outcome, webhook_url=HOOK)
     (hook,) = await bench.store.webhooks()
     assert (hook.id, hook.key_id, hook.url) == (request_id, KEY, HOOK)
@@ -997,7 +997,7 @@ async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
 
 
 async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
-    """Whoever claims it, at whichever attempt, and whoever delivers its webhook, is told it."""
+    """Every claim of it, at any attempt, and its webhook have the trace."""
     lease = await begin(bench.store, webhook_url=HOOK, trace=TRACE)
     await bench.store.retry_or_finish(lease, FAILED)
     (again,) = await claim(bench.store)
@@ -1030,7 +1030,7 @@ async def test_no_webhook_before_the_end(bench: Bench) -> None:
 
 
 async def test_a_webhook_is_one_senders_at_a_time(bench: Bench) -> None:
-    """Nobody else gets it while the lease holds; then it is due again, under a new token."""
+    """No other sender gets it during the lease; then it is due again, under a new token."""
     await ended(bench.store, webhook_url=HOOK)
     claims = await asyncio.gather(*(bench.store.claim_webhooks(5, 60.0) for _ in range(5)))
     ((first,),) = [each for each in claims if each]
@@ -1108,7 +1108,7 @@ async def test_an_operator_sends_a_webhook_again(bench: Bench, error: str | None
     assert not await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     (again,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert (again.id, again.attempts) == (hook.id, 1)
-    assert not await bench.store.retry_webhook("nobody's")
+    assert not await bench.store.retry_webhook("unknown")
 
 
 async def test_lists_webhooks_newest_first(bench: Bench) -> None:
@@ -1173,7 +1173,7 @@ async def test_a_revoked_key_opens_nothing(bench: Bench) -> None:
     assert await bench.store.revoke_key("a")
     assert await bench.store.key_by_hash("hash of a") is None
     assert not await bench.store.revoke_key("a")
-    assert not await bench.store.revoke_key("nobody's")
+    assert not await bench.store.revoke_key("unknown")
     (key,) = await bench.store.keys()
     assert key.revoked_at == pytest.approx(await bench.store.now(), abs=2)
 
@@ -1203,7 +1203,7 @@ async def test_a_key_gets_another_secret(bench: Bench) -> None:
     key = await bench.store.key_by_hash("new")
     assert key
     assert (key.id, key.concurrency) == ("a", 3)
-    assert not await bench.store.replace_key_hash("nobody's", "newer")
+    assert not await bench.store.replace_key_hash("unknown", "newer")
     await bench.store.revoke_key("a")
     assert not await bench.store.replace_key_hash("a", "newer")
 
@@ -1241,7 +1241,7 @@ async def test_runs_take_places(bench: Bench) -> None:
     await bench.store.release_slot(f"run {entered.index(True)}")
     assert await bench.store.acquire_slot(KEY, "later", ttl_s=60.0)
     assert not await bench.store.acquire_slot(KEY, "too late", ttl_s=60.0)
-    await bench.store.release_slot("nobody's")
+    await bench.store.release_slot("unknown")
 
 
 async def test_places_are_lost_in_time(bench: Bench) -> None:
@@ -1272,7 +1272,7 @@ async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
 
 
 async def test_limits_hold_among_runs_and_claimers(bench: Bench) -> None:
-    """Whoever comes first, both together are never over the limit."""
+    """Jobs and runs together never exceed the limit, in any order."""
     await limit_key(bench.store, 5)
     await submit(bench.store, 10)
     answers = await asyncio.gather(
@@ -1364,7 +1364,7 @@ async def fill(bench: Bench) -> None:
     lease = await begin(store, key_id="free", start_timeout_s=50.0)
     await store.retry_or_finish(lease, FAILED, delay_s=5.0)
     await begin(store, key_id="running")
-    await store.submit(order(idempotency_key="once", priority=1, base_url="http://x"))
+    await store.submit(submission(idempotency_key="once", priority=1, base_url="http://x"))
     await submit(store, 2, priority=1, key_id="free")
     await submit(store, 2, priority=0, key_id="free")
     await store.put_signing_keys([PublicKey(kid="k", x="x", state="active")])
@@ -1410,7 +1410,7 @@ async def test_a_copied_queue_is_bounded(benches: Benches, kind: str) -> None:
 
 @pytest.mark.parametrize("table", TABLES)
 async def test_a_row_is_written_once(bench: Bench, table: str) -> None:
-    """A row that is there already is refused, and those beside it are not written."""
+    """A row that exists is refused, and the rest of its batch is not written."""
     await fill(bench)
     rows = await rows_of(bench.store, table)
     with pytest.raises(ValueError, match="already"):

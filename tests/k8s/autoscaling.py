@@ -1,4 +1,4 @@
-"""Ray's own autoscaler on what the chart renders: which pods a demand would bring.
+"""Ray's own autoscaler on the rendered chart: the pods that a demand would bring.
 
 The pods of a running cluster are as Ray's KubeRay provider would see them.
 """
@@ -15,7 +15,7 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.common_pb2 import LabelSelectorOperator  # type: ignore[attr-defined]
 
-from tests.k8s.rendered import boxes, cluster
+from tests.k8s.rendered import cluster, deployments
 
 Document = dict[str, Any]
 
@@ -44,24 +44,26 @@ def node_types(name: str) -> dict[str, Document]:
 
 
 def least(name: str) -> Counter[str]:
-    """Replicas of each box that are always there."""
-    return Counter({which: limits(box)[0] for which, box in boxes(name).items()})
+    """Replicas of each deployment that are always there."""
+    return Counter(
+        {which: limits(deployment)[0] for which, deployment in deployments(name).items()}
+    )
 
 
 def most(name: str) -> Counter[str]:
-    """Replicas of each box at most, with those that a release starts beside them."""
+    """Replicas of each deployment at most, with those that a release adds."""
     found = Counter[str]()
-    for which, box in boxes(name).items():
-        top = limits(box)[1]
-        found[which] = top + -(-top * box.get("max_surge_percent", 0) // 100)
+    for which, deployment in deployments(name).items():
+        top = limits(deployment)[1]
+        found[which] = top + -(-top * deployment.get("max_surge_percent", 0) // 100)
     return found
 
 
-def limits(box: Document) -> tuple[int, int]:
-    """Least and most replicas of a box."""
-    if "num_replicas" in box:
-        return box["num_replicas"], box["num_replicas"]
-    scaling = box["autoscaling_config"]
+def limits(deployment: Document) -> tuple[int, int]:
+    """Least and most replicas of a deployment."""
+    if "num_replicas" in deployment:
+        return deployment["num_replicas"], deployment["num_replicas"]
+    scaling = deployment["autoscaling_config"]
     return scaling["min_replicas"], scaling["max_replicas"]
 
 
@@ -73,7 +75,11 @@ def launched(
     `missing` names groups of which the cloud had none when it was last asked, as 0.
     """
     scaling = config(name)
-    asked = [request(boxes(name)[box]) for box, count in replicas.items() for _ in range(count)]
+    asked = [
+        request(deployments(name)[deployment])
+        for deployment, count in replicas.items()
+        for _ in range(count)
+    ]
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
             disable_launch_config_check=True,
@@ -88,9 +94,9 @@ def launched(
     return pods, len(reply.infeasible_resource_requests)
 
 
-def request(box: Document) -> Any:
+def request(deployment: Document) -> Any:
     """What one replica asks Ray for."""
-    options = box["ray_actor_options"]
+    options = deployment["ray_actor_options"]
     asked = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0)}
     selector = [
         (key, LabelSelectorOperator.LABEL_OPERATOR_IN, [value])

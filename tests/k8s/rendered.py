@@ -103,9 +103,12 @@ def serve_config(name: str = "defaults") -> Document:
     return found
 
 
-def boxes(name: str = "defaults") -> dict[str, Document]:
-    """The deployments of that, by name."""
-    return {box["name"]: box for box in serve_config(name)["applications"][0]["deployments"]}
+def deployments(name: str = "defaults") -> dict[str, Document]:
+    """Its Serve deployments, by name."""
+    return {
+        deployment["name"]: deployment
+        for deployment in serve_config(name)["applications"][0]["deployments"]
+    }
 
 
 def templates(name: str) -> Iterator[tuple[str, Document]]:

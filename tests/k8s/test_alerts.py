@@ -45,7 +45,7 @@ def test_files_are_called_as_their_alerts() -> None:
 
 
 @each_alert
-def test_an_alert_tells_installations_apart(alert: Rule) -> None:
+def test_an_alert_separates_installations(alert: Rule) -> None:
     """It adds nothing up over two of them in one Prometheus, and says which it is about."""
     assert AGGREGATED.findall(alert["expr"]) == []
     assert "{{ $labels.namespace }}/{{ $labels.florence }}" in alert["annotations"]["description"]
@@ -84,7 +84,7 @@ def test_a_test_notices_an_alert_that_always_fires(tmp_path: Path, name: str) ->
 
 @each_name
 def test_a_test_notices_an_alert_that_does_not_wait(tmp_path: Path, name: str) -> None:
-    """So each test has a short peak that wakes nobody."""
+    """So each test has a short peak without an alert."""
     assert "FAILED" in outcome(tmp_path, name, changed(name, **{"for": "0s"}))
 
 

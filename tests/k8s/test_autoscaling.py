@@ -1,4 +1,4 @@
-"""Replicas find pods: Ray's autoscaler, asked what it would start for what the chart renders."""
+"""Replicas find pods: Ray's autoscaler is asked what it would start for the rendered chart."""
 
 import inspect
 import sys
@@ -7,9 +7,9 @@ import pytest
 from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig
 
 from tests.k8s.autoscaling import launched, least, most, node_types
-from tests.k8s.rendered import NAMES, boxes, cluster
+from tests.k8s.rendered import NAMES, cluster, deployments
 
-BOXES = boxes("ha-redis").items()
+DEPLOYMENTS = deployments("ha-redis").items()
 GROUPED = [name for name in NAMES if name != "cpu-demo"]
 
 
@@ -40,15 +40,19 @@ def test_the_least_replicas_fit_into_the_least_pods(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPED)
 def test_the_most_replicas_of_a_release_find_pods(name: str) -> None:
-    """At the top of the load, with the new replicas beside the old."""
+    """At the peak of the load, with old and new replicas together."""
     _, unmet = launched(name, most(name))
     assert unmet == 0
 
 
 def test_replicas_that_keep_apart_find_as_many_pods() -> None:
-    """Also while a release starts new ones beside them."""
+    """Also while a release adds new ones."""
     pods = node_types("ha-redis")["cpu"]["max_workers"]
-    apart = {n: box["max_replicas_per_node"] for n, box in BOXES if "max_replicas_per_node" in box}
+    apart = {
+        n: deployment["max_replicas_per_node"]
+        for n, deployment in DEPLOYMENTS
+        if "max_replicas_per_node" in deployment
+    }
     assert apart == {"Ingress": 1, "Dispatcher": 1}
     for name, each in apart.items():
         assert most("ha-redis")[name] <= pods * each, name
@@ -62,7 +66,7 @@ def test_each_replica_of_the_model_brings_a_gpu_pod(replicas: int) -> None:
     assert pods == {"cpu": 2, "gpu": replicas}
 
 
-def test_boxes_without_a_model_bring_no_gpu_pod() -> None:
+def test_deployments_without_a_model_bring_no_gpu_pod() -> None:
     """However many they are."""
     pods, unmet = launched("defaults", {"Preprocess": 32, "Ingress": 20})
     assert unmet == 0
@@ -71,8 +75,8 @@ def test_boxes_without_a_model_bring_no_gpu_pod() -> None:
 
 def test_without_the_label_they_would_sit_on_gpu_pods() -> None:
     """So that the test above can fail."""
-    for box in boxes("one-gpu").values():
-        assert "label_selector" not in box["ray_actor_options"]
+    for deployment in deployments("one-gpu").values():
+        assert "label_selector" not in deployment["ray_actor_options"]
     pods, _ = launched("one-gpu", least("one-gpu"))
     assert pods == {"gpu": 1}
 
@@ -92,7 +96,7 @@ def test_on_demand_pods_come_when_there_is_no_spot() -> None:
 
 
 def test_a_pod_that_does_not_come_is_given_up_in_time() -> None:
-    """By the variable that Ray's autoscaler reads; its own patience of an hour is no fallback."""
+    """By the variable that Ray's autoscaler reads; its own timeout of an hour is too long."""
     name = "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"
     code = inspect.getsource(sys.modules[InstanceReconcileConfig.__module__])
     assert f'"{name}"' in code
@@ -110,5 +114,8 @@ def test_more_than_there_may_be_waits() -> None:
 def test_one_pod_holds_all_of_the_demo() -> None:
     """Its CPUs are those that the head offers."""
     offered = int(cluster("cpu-demo")["headGroupSpec"]["rayStartParams"]["num-cpus"])
-    asked = sum(box["ray_actor_options"]["num_cpus"] for box in boxes("cpu-demo").values())
+    asked = sum(
+        deployment["ray_actor_options"]["num_cpus"]
+        for deployment in deployments("cpu-demo").values()
+    )
     assert asked <= offered

@@ -16,8 +16,8 @@ from tests.k8s.rendered import (
     DEFAULTS,
     EXAMPLES,
     NAMES,
-    boxes,
     cluster,
+    deployments,
     objects,
     one,
     ray_templates,
@@ -114,13 +114,13 @@ def test_the_rollout_token_is_in_every_pod() -> None:
 
 
 def test_serve_is_given_the_repository_s_config() -> None:
-    """With the model that the values name, and CPU boxes kept off the GPU pods; nothing else."""
+    """Only the model differs, and the label that keeps CPU deployments off GPU pods."""
     expected = read_yaml(serve_config())
     app = expected["applications"][0]
     app["args"]["model"] |= {"path": "florence-community/Florence-2-large", "revision": "main"}
-    for box in app["deployments"]:
-        if box["name"] != "Inference":
-            box["ray_actor_options"]["label_selector"] = {"florence/pool": "cpu"}
+    for deployment in app["deployments"]:
+        if deployment["name"] != "Inference":
+            deployment["ray_actor_options"]["label_selector"] = {"florence/pool": "cpu"}
     assert rendered.serve_config() == expected
 
 
@@ -156,16 +156,18 @@ def test_values_go_over_the_config_even_when_they_are_nothing() -> None:
     app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
     assert app["args"]["postprocess"] == {"annotate": False}
     assert app["args"]["queue"] == {"drain_s": 0, "max_running": 64}
-    inference = next(box for box in app["deployments"] if box["name"] == "Inference")
+    inference = next(
+        deployment for deployment in app["deployments"] if deployment["name"] == "Inference"
+    )
     assert inference["autoscaling_config"]["min_replicas"] == 0
     assert inference["autoscaling_config"]["max_replicas"] == 8
 
 
 def test_a_fixed_number_of_replicas_takes_the_place_of_autoscaling() -> None:
     """Serve refuses both."""
-    found = boxes("cpu-demo")
-    assert all(box["num_replicas"] == 1 for box in found.values())
-    assert not any("autoscaling_config" in box for box in found.values())
+    found = deployments("cpu-demo")
+    assert all(deployment["num_replicas"] == 1 for deployment in found.values())
+    assert not any("autoscaling_config" in deployment for deployment in found.values())
 
 
 def test_without_gpu_groups_the_model_runs_on_the_cpu() -> None:
@@ -178,7 +180,7 @@ def test_without_gpu_groups_the_model_runs_on_the_cpu() -> None:
         "dtype": "auto",
         "torch_threads": 2,
     }
-    assert boxes("cpu-demo")["Inference"]["ray_actor_options"]["num_gpus"] == 0
+    assert deployments("cpu-demo")["Inference"]["ray_actor_options"]["num_gpus"] == 0
 
 
 def test_a_head_without_groups_is_the_whole_service() -> None:
@@ -365,7 +367,7 @@ def test_an_alert_can_be_left_out() -> None:
     assert first not in [each["alert"] for each in rule["spec"]["groups"][0]["rules"]]
 
 
-def test_metrics_tell_installations_apart() -> None:
+def test_metrics_separate_installations() -> None:
     """By the label that alerts and dashboard ask for."""
     endpoints = spec_of("PodMonitor", "everything")["podMetricsEndpoints"]
     assert [each["port"] for each in endpoints] == ["metrics", "as-metrics", "dash-metrics"]
@@ -398,7 +400,7 @@ def test_the_test_is_the_doctor_with_a_request() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_notes_tell_how_to_wait(name: str) -> None:
+def test_notes_say_how_to_wait(name: str) -> None:
     """`helm install --wait` returns before anything runs."""
     said = notes(values_of(name))
     assert "kubectl wait -n inference --for=condition=Ready rayservice/florence" in said

@@ -78,7 +78,7 @@ def test_the_manifests_that_are_named_are_there() -> None:
 
 def test_the_table_of_ports_is_what_the_policies_say() -> None:
     """A port that a policy opens to others is in the table, with whom it is open to."""
-    table = PAGE.read_text().split("## Security")[1].split("Whoever")[0]
+    table = PAGE.read_text().split("## Security")[1].split("Ray's dashboard with its token")[0]
     opened = {
         port["port"]
         for ending in ("-head", "-worker")

@@ -12,8 +12,8 @@ from tests.k8s.crds import schema_of
 from tests.k8s.rendered import (
     DEFAULTS,
     NAMES,
-    boxes,
     cluster,
+    deployments,
     objects,
     one,
     ray_templates,
@@ -90,8 +90,11 @@ def test_images_are_named_exactly(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_pods_live_longer_than_they_drain(name: str) -> None:
-    """Ray drains inside the pod's grace, and the boxes' own time to stop inside Ray's."""
-    longest = max(box.get("graceful_shutdown_timeout_s", 20) for box in boxes(name).values())
+    """The pod's grace covers Ray's drain, which covers the deployments' own time to stop."""
+    longest = max(
+        deployment.get("graceful_shutdown_timeout_s", 20)
+        for deployment in deployments(name).values()
+    )
     for which, template in ray_templates(name):
         variables = {
             each["name"]: each.get("value") for each in template["spec"]["containers"][0]["env"]
@@ -226,7 +229,7 @@ def test_workers_leave_one_by_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_no_field_is_deprecated_or_behind_a_gate(name: str) -> None:
-    """Unless its value says that the operator's gate is on."""
+    """Unless its value says that the operator's feature gate is on."""
     service = spec_of("RayService", name)
     for field in DEPRECATED:
         assert field in schema_of("rayservices")["properties"]["spec"]["properties"]
@@ -250,7 +253,7 @@ def test_nothing_is_installed_or_fetched_at_run_time(name: str) -> None:
 
 
 def test_the_autoscaler_is_version_2_by_name() -> None:
-    """Else KubeRay restarts containers by itself, beside the autoscaler."""
+    """Else KubeRay restarts containers in addition to the autoscaler."""
     for name in NAMES:
         if name != "cpu-demo":
             assert cluster(name)["autoscalerOptions"]["version"] == "v2"

@@ -29,7 +29,7 @@ def test_an_answer_is_as_long_as_its_image_asks(reference: Reference) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_is_the_same_alone_and_beside_others(reference: Reference) -> None:
+def test_an_answer_is_the_same_alone_and_in_a_batch(reference: Reference) -> None:
     jpegs = photographs()
     alone = [reference.generate([reference.pixels(jpeg)])[0] for jpeg in jpegs]
     assert alone == reference.answers(jpegs)

@@ -43,13 +43,15 @@ def test_a_laptop_has_one_replica_of_each_box() -> None:
     """No autoscaling, no claim on CPUs or GPUs; the other options are production's."""
     options = composed().options
     assert set(options) == {"Ingress", "Preprocess", "Inference", "Postprocess", "Dispatcher"}
-    for box in options.values():
-        assert box["num_replicas"] == 1
-        assert "autoscaling_config" not in box
-        assert box["ray_actor_options"]["num_cpus"] == 0
+    for deployment in options.values():
+        assert deployment["num_replicas"] == 1
+        assert "autoscaling_config" not in deployment
+        assert deployment["ray_actor_options"]["num_cpus"] == 0
     assert options["Inference"]["ray_actor_options"]["num_gpus"] == 0
     [application] = read_yaml(serve_config())["applications"]
-    [production] = [box for box in application["deployments"] if box["name"] == "Inference"]
+    [production] = [
+        deployment for deployment in application["deployments"] if deployment["name"] == "Inference"
+    ]
     assert options["Inference"]["max_ongoing_requests"] == production["max_ongoing_requests"]
 
 
@@ -174,9 +176,9 @@ def test_nothing_else_can_go_wrong(text: str) -> None:
 
 
 def test_the_laptops_file_only_changes_what_is_there() -> None:
-    """Its application and its boxes are those of the one configuration."""
+    """Its application and its deployments are those of serve_config.yaml."""
     [below], [above] = (read_yaml(file)["applications"] for file in (serve_config(), LAPTOP))
     assert below["name"] == above["name"]
-    assert [box["name"] for box in below["deployments"]] == [
-        box["name"] for box in above["deployments"]
+    assert [deployment["name"] for deployment in below["deployments"]] == [
+        deployment["name"] for deployment in above["deployments"]
     ]

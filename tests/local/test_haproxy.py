@@ -72,7 +72,7 @@ def sleeping(parent: int) -> psutil.Process:
 
 
 def test_its_files_are_its_users_alone_and_gone_afterwards() -> None:
-    """Whoever can write to the admin socket can take replicas out of service."""
+    """A writer to the admin socket can take replicas out of service."""
     with private_haproxy() as environment:
         address = Path(environment["RAY_SERVE_HAPROXY_SOCKET_PATH"])
         folder = address.parent

@@ -43,7 +43,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_handlers_are_as_before() -> None:
-    """Whoever sets handlers inside the block changes nothing for long."""
+    """Handlers that are set inside the block are undone after it."""
     before = [signal.getsignal(number) for number in STOPS]
     with restored_handlers():
         raise_interrupts()

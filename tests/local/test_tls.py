@@ -139,7 +139,7 @@ def test_the_server_lives_as_long_as_browsers_accept(made: Certificates) -> None
 
 
 def test_keys_are_private(made: Certificates) -> None:
-    """Nobody else on the machine can read a key."""
+    """Other users of the machine cannot read a key."""
     keys = (made.server_key, made.server_key.with_name("ca.key"))
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 

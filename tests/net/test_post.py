@@ -98,7 +98,7 @@ async def test_status(code: int) -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(code: int) -> None:
-    """Nobody leads us to another place, not even to an allowed one."""
+    """A redirect is not followed, not even to an allowed address."""
     async with (
         receiving(status(200)) as target,
         receiving(moved(target.url(), code)) as receiver,
@@ -172,7 +172,7 @@ async def test_a_name_that_is_not_found() -> None:
     assert reason == "the host name could not be resolved"
 
 
-async def test_nobody_listens() -> None:
+async def test_a_closed_port() -> None:
     """A refused connection is no reason to give up."""
     async with receiving(status(200)) as receiver:
         client = poster(receiver)

@@ -62,7 +62,7 @@ def growing_cluster(folder: Path, max_workers: int) -> Iterator[dict[str, str]]:
 
 
 def access() -> dict[str, str]:
-    """A new key to a cluster, as all who belong to it have it in their environment."""
+    """The environment with a new token, which all processes of a cluster share."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
@@ -152,7 +152,7 @@ def is_of(process: psutil.Process, folder: Path) -> bool:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,6 +1,6 @@
-"""Deploys the service to a cluster, and says how it stands until its input ends.
+"""Deploys the service to a cluster, and prints its state until its input ends.
 
-usage: deploy.py PROFILE   (a JSON file: settings, options of the boxes, http, a folder)
+usage: deploy.py PROFILE   (a JSON file: settings, options of the deployments, http, a folder)
 
 The cluster is RAY_ADDRESS; without it, a head and two nodes are started here, and for each line
 of input one of those is killed.
@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 
 def main(profile: dict[str, Any]) -> None:
-    """Deploy, and obey."""
+    """Deploy, and remove a node for each line of input."""
     if "RAY_ADDRESS" in os.environ:
         deploy(profile)
         sys.stdin.read()
@@ -48,7 +48,7 @@ def main(profile: dict[str, Any]) -> None:
 
 
 def deploy(profile: dict[str, Any]) -> None:
-    """Run the application, and begin to tell of it."""
+    """Run the application, and start the thread that prints its state."""
     ray.init(os.environ["RAY_ADDRESS"], log_to_driver=False)
     environment = {"runtime_env": {"env_vars": ENVIRONMENT}}
     http = profile["http"]
@@ -85,7 +85,7 @@ def another_node(cluster: Cluster) -> Any:
 
 
 def watch() -> None:
-    """Print how it stands, again and again."""
+    """Print the state every half second."""
     while True:
         with suppress(RayError):  # the head has no time, as when a node has just been lost
             print(json.dumps(standing()), flush=True)  # noqa: T201, this is its output
@@ -93,7 +93,7 @@ def watch() -> None:
 
 
 def standing() -> dict[str, float]:
-    """How many there are at this moment."""
+    """The current numbers of nodes and replicas."""
     model = serve.status().applications["florence"].deployments["Inference"]
     replicas = cast(dict[str, int], model.replica_states)
     return {

@@ -21,7 +21,7 @@ from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port
 
 KEY = "a key for the cluster"
-PATIENCE_S = 180
+TIMEOUT_S = 180
 Tree = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ class Observer:
 
     def wait_for(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
         """The next standing for which something holds."""
-        begun, deadline = len(self.seen), time.monotonic() + PATIENCE_S
+        begun, deadline = len(self.seen), time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and not self._is_over:
             for standing in self.seen[begun:]:
                 if holds(standing):
@@ -85,7 +85,7 @@ class Service:
 
     def result(self, name: str) -> httpx2.Response:
         """The answer to a queued request, waited for."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while self.status(name) != "COMPLETED":
             assert time.monotonic() < deadline, f"{name} is not done"
             time.sleep(0.5)
@@ -101,7 +101,7 @@ class Service:
 def deployed(
     access: Mapping[str, str], folder: Path, options: Mapping[str, Tree], args: Tree
 ) -> Iterator[Service]:
-    """The laptop's service with other options of its boxes, and `args` for settings.
+    """The local service with other options of its deployments, and `args` for settings.
 
     `access` is the cluster's.
     """
@@ -121,7 +121,7 @@ def deployed(
     assert process.stdout
     observer = Observer(process.stdout)
     authorization = {"Authorization": f"Key {KEY}"}
-    client = httpx2.Client(timeout=PATIENCE_S, trust_env=False, headers=authorization)
+    client = httpx2.Client(timeout=TIMEOUT_S, trust_env=False, headers=authorization)
     with process, ThreadPoolExecutor(1) as reading, client:
         reading.submit(observer.follow)
         try:
@@ -153,7 +153,8 @@ def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tr
     return {
         "settings": composed.settings.model_dump(mode="json"),
         "options": {
-            name: without_nulls(box | over[name]) for name, box in composed.options.items()
+            name: without_nulls(deployment | over[name])
+            for name, deployment in composed.options.items()
         },
         "http": composed.http,
         "folder": str(folder),
@@ -161,5 +162,5 @@ def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tr
 
 
 def placed(resource: str, **more: Any) -> Tree:
-    """Options of a box that runs where there is this resource."""
+    """Options of a deployment that runs where there is this resource."""
     return more | {"ray_actor_options": {"num_cpus": 0, "resources": {resource: 0.01}}}

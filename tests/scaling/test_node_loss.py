@@ -1,4 +1,4 @@
-"""A node is lost under load, with a replica of every box but the Ingress on it."""
+"""A node is lost under load, with a replica of every deployment but the Ingress on it."""
 
 import tempfile
 import threading
@@ -16,13 +16,13 @@ from PIL import Image
 from tests.acceptance.caller import scene
 from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, NODE, access
-from tests.scaling.service import PATIENCE_S, Service, deployed, placed
+from tests.scaling.service import TIMEOUT_S, Service, deployed, placed
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 CLIENTS = 6
 ON_NODES = placed(NODE, num_replicas=2, max_replicas_per_node=1)
-BOXES = ("Preprocess", "Inference", "Postprocess", "Dispatcher")
+DEPLOYMENTS = ("Preprocess", "Inference", "Postprocess", "Dispatcher")
 SMALL = scene(0, (256, 256)).image
 LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8))
 
@@ -43,7 +43,7 @@ class Load:
 
     def wait_for(self, more: int) -> None:
         """Wait until so many more are answered."""
-        goal, deadline = len(self.answers) + more, time.monotonic() + PATIENCE_S
+        goal, deadline = len(self.answers) + more, time.monotonic() + TIMEOUT_S
         while len(self.answers) < goal:
             assert time.monotonic() < deadline, f"{goal - len(self.answers)} answers are missing"
             time.sleep(0.05)
@@ -69,7 +69,7 @@ def load(service: Service) -> Iterator[Load]:
 
 def test_a_lost_node_is_no_error_for_a_client(postgres: str) -> None:
     """Every synchronous run is answered and every queued request done, on the node that is left."""
-    options = dict.fromkeys(BOXES, ON_NODES) | {"Ingress": placed(HEAD)}
+    options = dict.fromkeys(DEPLOYMENTS, ON_NODES) | {"Ingress": placed(HEAD)}
     with (
         tempfile.TemporaryDirectory(prefix="fl-") as folder,
         deployed(access(), Path(folder), options, {"store": {"url": postgres}}) as service,

@@ -95,7 +95,7 @@ def what_comes_later_waits_for_a_node(service: Service) -> None:
 def downloads_bring_no_nodes(service: Service, threads: ThreadPoolExecutor, url: str) -> None:
     """A run whose image is still being fetched is no load of the model, nor when that fails.
 
-    Ray's issues 59882 and 60624 tell of replicas that were started for such ones.
+    Ray's issues 59882 and 60624: replicas were started for such runs.
     """
     service.submit(IMAGE)  # so that there is a replica that they could be counted for
     service.observer.wait_for(lambda now: now["running"] == 1)

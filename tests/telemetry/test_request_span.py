@@ -80,7 +80,7 @@ def test_work_that_fails_is_logged(
 
 
 def test_the_line_is_there_without_a_trace(lines: Lines) -> None:
-    """Nobody needs an exporter for it."""
+    """It needs no exporter."""
     with opened() as work:
         assert work.traceparent == ""
     [line] = lines.about("run")

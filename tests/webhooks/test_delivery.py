@@ -1,6 +1,6 @@
 """Deliveries over real HTTP, from a real store whose clock is moved by hand.
 
-The steps by which fal tells its users to verify a webhook are written down here, in Python, and in
+The steps by which fal's users verify a webhook are written down here, in Python, and in
 `verify.mjs` for Node.
 """
 
@@ -745,7 +745,7 @@ async def test_without_tracing_a_receiver_hears_of_no_trace(tmp_path: Path) -> N
     assert "traceparent" not in receiver.posted[0].headers
 
 
-async def test_the_log_tells_the_operator_but_not_the_url(
+async def test_the_log_has_the_failure_but_not_the_url(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Many receivers are known by a secret in their URL."""

@@ -122,7 +122,7 @@ async def test_the_first_start_makes_two_keys(bench: Bench) -> None:
 
 
 async def test_keys_are_private(bench: Bench) -> None:
-    """Nobody else on the machine can read a key, or see that there is one."""
+    """Other users of the machine can neither read nor list the keys."""
     await bench.keys.ensure()
     files = list(bench.path.iterdir())
 

@@ -85,7 +85,7 @@ def test_the_environment_counts(
 
 
 def test_a_url_is_checked_alone(doctor: Doctor) -> None:
-    """And beside this machine when that is asked for."""
+    """And in addition to this machine when that is asked for."""
     left = doctor("--url", NOWHERE)
     assert (left.code, list(left.found)) == (1, [*AT_URL, "service-ports"])
     assert "Connection refused" in left.found["service"].said

@@ -96,7 +96,7 @@ def test_a_ray_that_asks_for_nothing_fails(start: Start) -> None:
 def test_haproxys_statistics_have_no_password(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On loopback they are nobody's business."""
+    """On loopback they are not exposed."""
     near, port = start("haproxy", "127.0.0.1")
     far, other = start("haproxy", "0.0.0.0")
     for each in (port, other):
@@ -114,7 +114,7 @@ def test_without_a_ray() -> None:
 
 
 def test_a_port_that_takes_connections_is_open() -> None:
-    """And one that nobody listens on is not."""
+    """A closed one is not."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert open_ports("127.0.0.1", [1, port]) == [port]
@@ -135,6 +135,6 @@ def test_this_machine_sees_its_own(host: str) -> None:
     assert check_remote_ports(f"http://{host}:8000").level is Level.SKIP
 
 
-def test_a_name_that_nobody_has_has_no_open_port() -> None:
+def test_an_unknown_name_has_no_open_port() -> None:
     """It is the service's check that fails then."""
-    assert check_remote_ports("http://nobody.invalid").level is Level.OK
+    assert check_remote_ports("http://unknown.invalid").level is Level.OK

@@ -383,7 +383,7 @@ def test_a_key_in_the_store_is_enough_while_it_is_valid(store: str) -> None:
     assert check_keys(setup_with(store)).level is Level.WARN
 
 
-def test_without_a_key_nobody_can_call(store: str) -> None:
+def test_without_a_key_no_call_is_possible(store: str) -> None:
     """But `florence serve` makes one."""
     found = check_keys(setup_with(store))
     assert (found.level, found.said) == (Level.WARN, "there is none, so no client can call")

@@ -121,7 +121,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
-        """Tells what it has."""
+        """Serves what it has."""
 
         def do_GET(self) -> None:
             """About a model."""
@@ -166,7 +166,7 @@ def test_a_model_that_the_hub_does_not_have_fails(hub: list[str]) -> None:
 
 
 def test_a_model_in_the_cache_is_as_good_as_a_folder(hub: list[str], tmp_path: Path) -> None:
-    """Nobody is asked."""
+    """No request is sent."""
     folder = tmp_path / "hub" / f"models--{HUB_ID.replace('/', '--')}"
     shutil.copytree(DEMO_CHECKPOINT, folder / "snapshots" / "abc")
     (folder / "refs").mkdir()

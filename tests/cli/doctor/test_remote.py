@@ -138,7 +138,7 @@ def test_a_wrong_key_fails(service: RemoteService, site: Site) -> None:
     assert remote.check_key(RemoteService(service.url, service.http)).level is Level.SKIP
 
 
-def test_a_door_that_is_open_to_anybody_fails(service: RemoteService, site: Site) -> None:
+def test_a_service_that_takes_any_key_fails(service: RemoteService, site: Site) -> None:
     """A proxy may put a key of its own in."""
     site.key = "any"
     found = remote.check_key(service)

@@ -1,4 +1,4 @@
-"""What the policy promises, with the simulation as the instrument: production's own class, and the
+"""The policy's guarantees, with the simulation as the instrument: production's own class, and the
 values of serve_config.yaml.
 
 The machine is slower than any card, so that the load of two replicas is few requests.

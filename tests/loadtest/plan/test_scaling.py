@@ -113,14 +113,14 @@ def test_a_policy_is_wrapped_as_in_serve(
         for gap_s, wish.replicas, up, is_asked in course:
             clock.now += gap_s
             requests = 1.0 if is_asked else 0.0
-            told: Any = SimpleNamespace(
+            given: Any = SimpleNamespace(
                 config=config,
                 policy_state=dict(state),
                 current_num_replicas=up,
                 target_num_replicas=given_there,
                 total_num_requests=requests,
             )
-            wanted, state = serves(told)
+            wanted, state = serves(given)
             given_there = scaling.bounded(wanted)
             context = PolicyContext("Inference", scaling, up, given_here, requests, 0.0, {})
             given_here = ours.decide(context, clock.now)
@@ -155,6 +155,6 @@ def test_a_mean_is_taken_as_in_serve(values: list[float], record_s: float, late_
 
 
 def test_nothing_is_known_before_the_first_report() -> None:
-    """A replica that has just started is not in what the policy is told."""
+    """The policy's input lacks a replica that has just started."""
     metric = MetricMean(Clock(), Recorded(), lambda: 3.0)
     assert metric.mean() is None

@@ -1,4 +1,4 @@
-"""A TLS front before the service, as an operator's proxy is: real TLS by the private authority."""
+"""A reverse proxy that terminates TLS, with a certificate of the private authority."""
 
 import asyncio
 import ssl
@@ -11,7 +11,7 @@ CHUNK_BYTES = 64 * 1024
 FORWARDED = b"X-Forwarded-Proto: https\r\nConnection: close\r\n"
 
 
-class Front:
+class TlsProxy:
     """Listens on loopback from `start` to `stop`, and passes each request on to `port_behind`."""
 
     def __init__(self, certificates: Certificates, port_behind: int) -> None:
@@ -19,7 +19,7 @@ class Front:
         self._context.load_cert_chain(certificates.server, certificates.server_key)
         self._port_behind = port_behind
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="front")
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tls-proxy")
         self.port = 0
 
     def start(self) -> None:
@@ -59,7 +59,7 @@ class Front:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what arrives as it arrives."""
+    """Copy bytes until the end of the stream."""
     with suppress(OSError):
         while piece := await reader.read(CHUNK_BYTES):
             writer.write(piece)
@@ -67,6 +67,6 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def without_connection(headers: bytes) -> bytes:
-    """The headers but for the one between two neighbours."""
+    """The headers without `Connection`, which holds for one hop."""
     lines = headers.split(b"\r\n")
     return b"\r\n".join(line for line in lines if not line.lower().startswith(b"connection:"))

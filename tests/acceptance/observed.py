@@ -1,4 +1,4 @@
-"""What a running service tells its operator: the lines of its log, and its traces."""
+"""The logs and traces that a running service writes."""
 
 import json
 import time
@@ -9,19 +9,19 @@ from typing import Any
 
 from tests.telemetry import spans
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
-class Told:
-    """The folders of the logs, as JSON, and of the spans."""
+class Observed:
+    """Reads the JSON logs and the spans from their folders."""
 
     logs: Path
     traces: Path
 
     def line(self, event: str, request_id: str) -> dict[str, Any]:
-        """The line that begins with `event` and is about this request, as soon as it is there."""
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait for the request's only log line that begins with `event`."""
+        deadline = time.monotonic() + TIMEOUT_S
         while True:
             found = [line for line in self._about(request_id) if line["message"].startswith(event)]
             if found:
@@ -31,7 +31,7 @@ class Told:
             time.sleep(0.1)
 
     def trace(self, trace_id: str, number: int) -> list[spans.SpanRecord]:
-        """The spans of a trace, as soon as there are `number` of them."""
+        """Wait for at least `number` spans of a trace."""
 
         def is_whole(found: Sequence[spans.SpanRecord]) -> bool:
             return len([span for span in found if span.trace == trace_id]) >= number
@@ -40,7 +40,7 @@ class Told:
         return [span for span in found if span.trace == trace_id]
 
     def text(self) -> str:
-        """All of it as it stands in the files."""
+        """The content of all files."""
         files = [*self.logs.rglob("*.log"), *self.traces.glob("*.jsonl")]
         return "".join(file.read_text(errors="replace") for file in files)
 

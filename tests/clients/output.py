@@ -1,4 +1,4 @@
-"""How the scripts say what they have seen: a JSON value a line."""
+"""The scripts' output: one JSON value per line."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 from fal_client.client import FalClientHTTPError, Status
 
 
-def tell(value: Any) -> None:
+def output(value: Any) -> None:
     """Print a value."""
     sys.stdout.write(json.dumps(value) + "\n")
 
@@ -18,7 +18,7 @@ def shown(status: Status) -> dict[str, Any]:
 
 
 def failed(error: FalClientHTTPError) -> dict[str, Any]:
-    """An error of the service, as the client tells of it."""
+    """An error of the service, as the client raises it."""
     return {
         "status": error.status_code,
         "message": error.message,

@@ -1,4 +1,4 @@
-"""Who hangs up no longer costs the model anything: seen in processor time, over HTTP."""
+"""A disconnect stops the model, measured in processor time."""
 
 import http.client
 import time
@@ -20,19 +20,21 @@ SETTINGS = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose answers can be long."""
+    """A checkpoint with long answers."""
     return mixed_checkpoint(tmp_path_factory.mktemp("long") / "checkpoint")
 
 
 @pytest.fixture(scope="module")
 def service(checkpoint: Path) -> Iterator[LocalService]:
-    """The service on it, behind HAProxy."""
+    """The service with that checkpoint, behind HAProxy."""
     with local_service(checkpoint, haproxy=True, sets=SETTINGS) as started:
         yield started
 
 
-def test_the_model_stops_when_its_caller_leaves(service: LocalService, checkpoint: Path) -> None:
-    """A request that is left after a tenth of its time costs less than half of a whole one."""
+def test_the_model_stops_when_its_caller_disconnects(
+    service: LocalService, checkpoint: Path
+) -> None:
+    """A request cancelled after a tenth of its time costs less than half of a whole one."""
     body = body_with(max(mixed_samples(checkpoint), key=lambda sample: len(sample.answer)).jpeg)
     answered(service, body)
     before = model_s(service)
@@ -59,7 +61,7 @@ def answered(service: LocalService, body: bytes, timeout_s: float = 60) -> None:
 
 
 def model_s(service: LocalService) -> float:
-    """Processor seconds of the Inference box until now."""
+    """Processor seconds of the Inference deployment until now."""
     members = service.processes.members()
     return sum(seconds(member) for member in members if "Inference" in title(member))
 

@@ -1,4 +1,4 @@
-"""A request whose answer is read while it is sent, in its event loop."""
+"""An ASGI request whose response is read while it is sent, in the same event loop."""
 
 import asyncio
 import json
@@ -12,10 +12,10 @@ from .service import AUTHORIZED
 TIMEOUT_S = 5.0
 
 
-class Exchange:
+class HttpExchange:
     """A GET, or a POST of a body, that begins with the `async with` block.
 
-    At the end of the block the caller hangs up.
+    The client disconnects at the end of the block.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Exchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.hang_up()
+        self.disconnect()
         async with asyncio.timeout(TIMEOUT_S):
             await self.task
 
-    def hang_up(self) -> None:
-        """Leave."""
+    def disconnect(self) -> None:
+        """Close the client's side."""
         self._left.set()
 
     async def start(self) -> tuple[int, dict[str, str]]:

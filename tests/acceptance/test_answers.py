@@ -1,4 +1,4 @@
-"""The whole path over real HTTP: real boxes, real pictures."""
+"""Answers over real HTTP: boxes, pictures, captions."""
 
 import io
 import time
@@ -67,12 +67,12 @@ def test_the_annotated_picture_can_be_downloaded(caller: Caller) -> None:
 
 
 def large(seed: int) -> Image.Image:
-    """A scene as large as a camera's picture, which takes long to draw on."""
+    """A scene of a camera's size, which is slow to draw on."""
     return scene(seed).image.resize((4000, 3000))
 
 
 def test_a_client_that_downloads_at_once_gets_the_picture(caller: Caller) -> None:
-    """However large it is, and however many are drawn at the same time."""
+    """Six large pictures are drawn at the same time."""
     images = [uri(encoded(large(seed), "JPEG"), "image/jpeg") for seed in range(6)]
 
     def pictured(image: str) -> tuple[int, tuple[int, int]]:
@@ -84,15 +84,15 @@ def test_a_client_that_downloads_at_once_gets_the_picture(caller: Caller) -> Non
 
 
 def test_a_picture_can_be_the_next_image_at_once(caller: Caller) -> None:
-    """Its URL is an image's like any other, also while it is drawn."""
+    """The URL works as an input while the picture is still drawn."""
     first = caller.send(encoded(large(1), "JPEG")).json()
     second = caller.send(first["image"]["url"]).json()
 
     assert (second["image"]["width"], second["image"]["height"]) == (4000, 3000)
 
 
-def test_a_picture_that_never_was_is_not_waited_for(caller: Caller) -> None:
-    """A name that somebody makes up is refused at once."""
+def test_an_unknown_picture_is_not_waited_for(caller: Caller) -> None:
+    """An invented name gets 404 at once."""
     began = time.monotonic()
     url = f"{caller.url}/cdn/files/{'0' * 32}-ffffffffff.jpg"
 
@@ -174,7 +174,7 @@ def test_fetches_an_image_by_url(caller: Caller, origin: Origin) -> None:
 
 
 def test_object_detection_names_the_shapes(caller: Caller) -> None:
-    """Labels of the right shape stand beside at least nine of ten boxes."""
+    """At least nine of ten boxes have the right label."""
     right = total = 0
     for seed in range(6):
         shown = scene(seed)

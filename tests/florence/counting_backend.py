@@ -1,4 +1,4 @@
-"""A backend for tests that computes nothing but obeys, and watches how it is used."""
+"""A backend for tests: it computes nothing, is stepped by the test, and checks its calls."""
 
 import asyncio
 import threading
@@ -39,8 +39,8 @@ def poison(
     return Item(id_, steps, fails_at, error)
 
 
-class Countdown:
-    """A backend that counts each item's steps; a step waits until its gate lets it through."""
+class CountingBackend:
+    """A backend that counts each item's steps; a step waits for a permit from `open`."""
 
     can_preempt = True
 
@@ -54,7 +54,7 @@ class Countdown:
         self.begun: list[tuple[int, ...]] = []
         self.reported: list[int] = []
         self.faults: list[str] = []
-        self.gate = threading.Semaphore(0)
+        self._permits = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self._taken: dict[Sequence, int] = {}
         self._preempted: dict[Sequence, int] = {}
@@ -77,7 +77,7 @@ class Countdown:
         self._expect(bool(self._taken), "a step without sequences")
         self.steps.append(ids(self._taken))
         self.entered.release()
-        assert self.gate.acquire(timeout=SOON_S)
+        assert self._permits.acquire(timeout=SOON_S)
         self._must_reset = True
         for each, taken in self._taken.items():
             self._fail([each], at=taken + 1)
@@ -118,12 +118,12 @@ class Countdown:
         assert await asyncio.to_thread(self.entered.acquire, timeout=SOON_S)
 
     def is_empty(self) -> bool:
-        """Whether it has nothing to remember."""
+        """Whether it holds no sequence."""
         return not self._taken and not self._preempted
 
     def open(self, steps: int = 10_000) -> None:
-        """Let `steps` steps through."""
-        self.gate.release(steps)
+        """Permit `steps` more steps."""
+        self._permits.release(steps)
 
     def _fail(self, sequences: Sequences, at: int) -> None:
         for each in map(item, sequences):
@@ -131,7 +131,7 @@ class Countdown:
                 raise each.error(f"item {each.id}")
 
     def _expect(self, is_so: bool, fault: str) -> None:
-        """Note what the batcher does wrong: an error here would look like one of the model."""
+        """Record a fault of the batcher. Raising would look like an error of the model."""
         self._threads.add(threading.get_ident())
         if not is_so or len(self._threads) > 1 or self._must_reset:
             self.faults.append(fault)
