@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 FLORENCE := .venv/bin/florence
 PYTHON ?= python3
+# Compiled modules are kept: a service is twelve processes, each of which would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

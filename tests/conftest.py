@@ -3,9 +3,12 @@
 import gc
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
+TESTS = Path(__file__).parent
 
 
 @pytest.fixture
@@ -39,6 +42,30 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
     }.items():
         monkeypatch.setenv(variable, value)
     return name
+
+
+RAY = {"acceptance", "chaos", "scaling"}  # folders whose tests start Ray, and need both cores
+SLOW = RAY | {"k8s"}  # Helm renders the chart hundreds of times
+WITHOUT_RAY = {"test_clients"}  # of tests/chaos
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out, and what `make test` runs alone."""
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if item.path.stem in WITHOUT_RAY:
+            continue
+        if folder in SLOW or needs_postgres(item):
+            item.add_marker(pytest.mark.slow)
+        if folder in RAY:
+            item.add_marker(pytest.mark.alone)
+
+
+def needs_postgres(item: pytest.Item) -> bool:
+    """Whether a test asks for the server, which takes its time, or has it as a parameter."""
+    asked = getattr(item, "fixturenames", ())
+    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return "postgres" in asked or "postgres" in given
 
 
 def pytest_collection_finish() -> None:

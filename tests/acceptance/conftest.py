@@ -30,15 +30,6 @@ SETTINGS = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test here needs Ray, so none is fast."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.alone)
-
-
 @pytest.fixture(scope="session")
 def origin() -> Iterator[Origin]:
     """A web server on loopback, which the service is allowed to fetch from."""

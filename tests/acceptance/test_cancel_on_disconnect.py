@@ -14,7 +14,6 @@ from loadtest.bench.processes import seconds, title
 from loadtest.bench.reference import mixed_samples
 from loadtest.scenes import body_with
 
-pytestmark = pytest.mark.slow
 SETTINGS = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
 
 

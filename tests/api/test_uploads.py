@@ -609,6 +609,7 @@ def download(url: str) -> tuple[bytes, str]:
         return response.read(), response.headers["content-type"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repository", ["fal_v3", "fal"])
 def test_fals_python_client_uploads(address: str, tmp_path: Path, repository: str) -> None:
     """Bytes, files and images, by either of its two protocols."""
@@ -648,6 +649,7 @@ print(json.dumps(asyncio.run(upload_all())))
     assert [download(url) for url in urls] == [(picture(), "image/png")] * 4
 
 
+@pytest.mark.slow
 def test_fals_python_client_uploads_in_parts(address: str, tmp_path: Path) -> None:
     """Files over its threshold come in parts, ten at a time."""
     script = """
@@ -666,6 +668,7 @@ print(json.dumps([
     assert [download(url)[0] for url in urls] == [bytes(range(256)) * 3] * 4
 
 
+@pytest.mark.slow
 def test_fals_python_client_hears_why_a_file_is_refused(address: str, tmp_path: Path) -> None:
     """The reason reaches the caller, though the body was never read."""
     script = """

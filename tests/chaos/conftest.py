@@ -1,21 +1,11 @@
 """One installation for all drills, and a receiver of webhooks for every test."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.chaos.inbox import Inbox
 from tests.chaos.installation import Installation, installation
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test here but those of the clients needs Ray, so none is fast."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and item.path.stem != "test_clients":
-            item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

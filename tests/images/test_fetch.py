@@ -99,6 +99,9 @@ def moved(location: str, status: int = 302) -> Answer:
     return reply(f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\n\r\n".encode())
 
 
+AUTHORITIES = ssl.create_default_context()  # reading them takes 20 ms
+
+
 def fetcher(
     *servers: Server,
     resolve: Resolve | None = None,
@@ -115,7 +118,8 @@ def fetcher(
         }
         | changes
     )
-    return Fetcher(settings, resolve=resolve or resolver(), ssl_context=ssl_context)
+    context = ssl_context or AUTHORITIES
+    return Fetcher(settings, resolve=resolve or resolver(), ssl_context=context)
 
 
 async def failure(fetch: Awaitable[bytes]) -> str:

@@ -36,18 +36,3 @@ async def benches(tmp_path: Path, url: str | None) -> AsyncIterator[Benches]:
 async def bench(benches: Benches, kind: str) -> Bench:
     """An empty store with the default rules, and its clock."""
     return await benches.open(kind)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A PostgreSQL server takes its time: what needs one is no fast test."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and needs_postgres(item):
-            item.add_marker(pytest.mark.slow)
-
-
-def needs_postgres(item: pytest.Item) -> bool:
-    """Whether a test asks for the server, or has it as a parameter."""
-    asked = getattr(item, "fixturenames", ())
-    given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return "postgres" in asked or "postgres" in given

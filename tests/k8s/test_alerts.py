@@ -19,7 +19,6 @@ KEYS = ["alert", "expr", "for", "labels", "annotations"]
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 AGGREGATED = re.compile(r"\b(?:sum|max|min|avg|count)\b(?! by \(namespace, florence\b)")
 
-pytestmark = pytest.mark.slow  # promtool starts some sixty times
 each_alert = pytest.mark.parametrize("alert", alerts(), ids=NAMES)
 each_name = pytest.mark.parametrize("name", NAMES)
 

@@ -50,7 +50,6 @@ def test_a_misspelt_field_is_seen() -> None:
     assert len(faults(service)) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_kubernetes_takes_its_own_kinds(name: str, version: str) -> None:
     """Strictly: unknown fields are refused."""
@@ -59,7 +58,6 @@ def test_kubernetes_takes_its_own_kinds(name: str, version: str) -> None:
     assert [said for each in own if (said := refused(each, version))] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "version"), CASES)
 def test_kubernetes_takes_the_pods_inside_a_ray_service(name: str, version: str) -> None:
     """Each template as a Pod."""

@@ -37,7 +37,6 @@ def test_the_least_replicas_fit_into_the_least_pods(name: str) -> None:
         assert pods[group] == found["min_workers"], group
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPED)
 def test_the_most_replicas_of_a_release_find_pods(name: str) -> None:
     """At the peak of the load, with old and new replicas together."""

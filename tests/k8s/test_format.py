@@ -34,7 +34,6 @@ def test_what_people_write_is_tidy_yaml(file: Path) -> None:
     assert [str(each) for each in linter.run(file.read_text(), RULES)] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", [*NAMES, "everything"])
 def test_helm_finds_no_fault(name: str, version: str) -> None:

@@ -20,7 +20,6 @@ from ray.core.generated.instance_manager_pb2 import NodeKind  # type: ignore[att
 from tests.k8s.api_server import ApiServer, path_of, serving
 from tests.k8s.autoscaling import ray_cluster
 
-pytestmark = pytest.mark.slow  # imports Ray's autoscaler
 NAME = "spot-with-fallback"
 PODS = "/api/v1/namespaces/inference/pods"
 

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
-import pytest
 from PIL import Image
 
 from tests.acceptance.caller import scene
 from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, NODE, access
 from tests.scaling.service import TIMEOUT_S, Service, deployed, placed
-
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 CLIENTS = 6
 ON_NODES = placed(NODE, num_replicas=2, max_replicas_per_node=1)

@@ -5,15 +5,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.caller import error_type, scene
 from tests.acceptance.origin import Origin
 from tests.jobs.postgres import postgres as postgres
 from tests.scaling.cluster import HEAD, growing_cluster
 from tests.scaling.service import Service, deployed, placed
-
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 BURST = 200
 CLIENTS = 16  # the model's target twice

@@ -59,11 +59,3 @@ def setup_of(tree: dict[str, Any], *, is_laptop: bool = False, is_elsewhere: boo
 def sqlite_at(file: Path) -> Setup:
     """One whose store is a file."""
     return setup_of({"store": {"url": f"sqlite:///{file}"}})
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A PostgreSQL server takes its time: what needs one is no fast test."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and "postgres" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)

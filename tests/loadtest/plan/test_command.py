@@ -21,6 +21,9 @@ def command(*arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+pytestmark = pytest.mark.slow  # each starts a process
+
+
 def test_a_table_is_printed_and_a_plot_is_drawn(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     text = command(*SHORT, "--out", str(file))
