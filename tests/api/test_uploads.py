@@ -631,6 +631,7 @@ print(json.dumps([
     assert 604_000 < expiry_of(name_of(images[3])) - time.time() <= 604_801
 
 
+@pytest.mark.slow
 def test_fals_asynchronous_client_uploads(address: str, tmp_path: Path) -> None:
     """The same for callers that await."""
     script = """
