@@ -48,7 +48,7 @@ SMALL, LARGE = b"x" * 30_000, b"x" * 300_000
 
 
 class Ingress:
-    """Reads requests; hangs up on the first `num_deaths` of them, and answers the others."""
+    """Closes the connection on the first `num_deaths` requests, and answers the others."""
 
     def __init__(self, num_deaths: int) -> None:
         self.heard: list[bytes] = []

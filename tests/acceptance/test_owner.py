@@ -41,7 +41,7 @@ async def test_answers_find_their_callers(store: Store) -> None:
     answers = await asyncio.gather(
         store.status(KEY, "first"),
         store.submit(submission("second", max_queue_length=0)),
-        store.status(KEY, "nobody"),
+        store.status(KEY, "unknown"),
         return_exceptions=True,
     )
 

@@ -207,7 +207,7 @@ async def test_a_slow_body_is_given_up() -> None:
 
 
 async def test_half_a_body_is_none() -> None:
-    """A caller who hangs up leaves no file."""
+    """A caller that disconnects leaves no file."""
 
     async def disconnect() -> dict[str, object]:
         return {"type": "http.disconnect"}

@@ -273,7 +273,7 @@ def test_what_is_not_pending_is_not_waited_for(service: Service, kind: str) -> N
 def test_a_bounded_number_of_downloads_waits(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One more is refused at once; a caller who hangs up makes room."""
+    """One more is refused at once; a caller that disconnects makes room."""
     monkeypatch.setattr(files, "MAX_WAITING", 3)
     name = pending_file(service)
 

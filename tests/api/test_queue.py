@@ -539,7 +539,7 @@ def test_a_result_that_is_not_there_yet(service: Service, is_claimed: bool) -> N
 
 
 def test_the_result_of_a_cancelled_request(service: Service) -> None:
-    """It is what a caller who hangs up would have seen."""
+    """A caller that disconnected would have got the same."""
     job = service.submit().json()
     service.cancel(job["request_id"])
 

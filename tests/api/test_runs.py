@@ -319,7 +319,7 @@ def test_jobs_and_runs_share_the_limit_of_a_key(service: Service) -> None:
 
 @pytest.mark.parametrize("is_hung_up", [True, False])
 def test_the_slot_of_a_key_is_given_back(serve: Serve, is_hung_up: bool) -> None:
-    """Whether the caller hangs up or the run fails, the key may run again."""
+    """Whether the caller disconnects or the run fails, the key may run again."""
 
     async def scenario() -> int:
         async def run(given: Request) -> Finished:
@@ -463,7 +463,7 @@ def test_what_a_key_uses_is_counted(serve: Serve) -> None:
 
 
 def test_run_is_cancelled_on_disconnect(serve: Serve) -> None:
-    """A caller who hangs up costs no more work; the attempt is counted as 499."""
+    """A caller that disconnects costs no more work; the attempt is counted as 499."""
 
     async def scenario() -> str:
         cancelled = asyncio.Event()
@@ -500,7 +500,7 @@ def test_failing_connection_is_no_disconnect() -> None:
 
 
 def test_disconnect_within_the_body(serve: Serve) -> None:
-    """A caller who hangs up before the body is complete starts no run."""
+    """A caller that disconnects before the body is complete starts no run."""
     service = serve()
 
     sent = asyncio.run(call(service, body=[b'{"image'], more=True, hang_up=True))

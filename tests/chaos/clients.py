@@ -87,7 +87,7 @@ class RetryingClient:
         self._http = httpx2.Client(headers=headers, timeout=TIMEOUT_S, trust_env=False)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._http.close()
 
     def run(self) -> None:

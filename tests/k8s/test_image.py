@@ -74,7 +74,7 @@ def test_torch_is_the_pinned_one() -> None:
 
 
 def test_the_context_holds_what_is_copied_and_no_more() -> None:
-    """No repository, no virtual environment, no secret beside them."""
+    """The repository, the virtual environment and secrets are left out."""
     kept = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {line.removeprefix("!") for line in kept if line.startswith("!")}
     copied = {

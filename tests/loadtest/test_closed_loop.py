@@ -19,7 +19,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         wish = self.rfile.read(int(self.headers["Content-Length"]))
-        if wish == b"hang up":
+        if wish == b"disconnect":
             self.close_connection = True
             return
         if wish == b"slow":
@@ -49,7 +49,7 @@ def test_latencies_stand_in_the_order_of_the_bodies(url: str) -> None:
 
 
 def test_failures_and_broken_connections_are_counted(url: str) -> None:
-    load = ClosedLoop(url, {}, [b"quick", b"fail", b"hang up"]).run(concurrency=2, num=9)
+    load = ClosedLoop(url, {}, [b"quick", b"fail", b"disconnect"]).run(concurrency=2, num=9)
     assert load.num_failed == 6
     assert load.rate == pytest.approx(3 / load.wall_s)
 
