@@ -65,7 +65,7 @@ def needs_postgres(item: pytest.Item) -> bool:
     """Whether a test asks for the server, which takes its time, or has it as a parameter."""
     asked = getattr(item, "fixturenames", ())
     given = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return "postgres" in asked or "postgres" in given
+    return "postgres" in asked or any(type(value) is str and value == "postgres" for value in given)
 
 
 def pytest_collection_finish() -> None:
