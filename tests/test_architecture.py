@@ -283,6 +283,7 @@ def test_a_class_name_is_one_class() -> None:
     assert {name: files for name, files in homes.items() if len(files) > 1} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [

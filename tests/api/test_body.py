@@ -240,6 +240,7 @@ json_values = st.recursive(
 objects = st.fixed_dictionaries({"image_url": json_values}).map(json.dumps).map(str.encode)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -784,6 +784,7 @@ FUZZ = settings(
 )
 
 
+@pytest.mark.slow
 @FUZZ
 @given(st.dictionaries(HEADERS, VALUES, max_size=4), QUERY)
 def test_no_header_breaks_a_submit(
@@ -798,6 +799,7 @@ def test_no_header_breaks_a_submit(
     json.loads(response.text)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     st.sampled_from(["GET", "HEAD", "PUT", "POST"]),

@@ -477,6 +477,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tables, Eff
     connection.close()
 
 
+@pytest.mark.slow
 def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
     """What a request costs does not grow with the number of those that wait."""
     tables, effort = deep
