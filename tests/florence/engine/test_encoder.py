@@ -24,7 +24,6 @@ def theirs(pool: Pool) -> tuple[Tensor, Tensor]:
     return torch.stack(projected), mask.bool()
 
 
-@pytest.mark.slow
 @torch.inference_mode()
 def test_keys_and_values_are_the_librarys(pool: Pool) -> None:
     """For prompts of different lengths in one batch, except where there is padding."""
