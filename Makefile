@@ -1,4 +1,4 @@
-# `make` lists the targets. Each does all of its own set-up.
+# `make` lists the targets. Each installs what it needs.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 FLORENCE := .venv/bin/florence
@@ -9,47 +9,47 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: install ## find the shapes in three random scenes, and show how well
+demo: install ## find shapes in three random scenes, and compare with the truth
 	@$(FLORENCE) demo
 
 serve: install ## serve until Ctrl-C; ARGS="--port 9000 --tls" for more
 	@$(FLORENCE) serve $(ARGS)
 
-test: install-test ## lint, types and every test
+test: install-test ## run the linter, the type checker and all tests
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup -m "not alone"
 	@.venv/bin/python -m pytest -m alone
 
-test-fast: install-test ## the quick tests, in about a minute
+test-fast: install-test ## run the fast tests, in about a minute
 	@.venv/bin/python -m pytest -q -n 2 -m "not slow"
 
-bench: install-test ## requests/s, latencies and memory of the running service against a plain loop
+bench: install-test ## compare requests/s, latencies and memory of the service with a plain loop
 	@.venv/bin/python -m loadtest.bench.service
 
-bench-store: install-test ## the queue's stores alone: submits, claims, reads against a plain commit
+bench-store: install-test ## time submits, claims and reads of the stores
 	@.venv/bin/python -m loadtest.bench.store
 
-bench-queue: install-test ## the queue over HTTP: submits under polling, status, memory at depth
+bench-queue: install-test ## time the queue over HTTP: submits under polling, status calls, memory
 	@.venv/bin/python -m loadtest.bench.queue
 
-bench-engine: install-test ## the engine alone against transformers on one core; ARGS="--beams 3" for beams
+bench-engine: install-test ## compare the engine with transformers on one core; ARGS="--beams 3"
 	@.venv/bin/python -m loadtest.bench.engine $(ARGS)
 
-drills: install-test ## break every part under load and count what is lost; ARGS="ingress weights"
+drills: install-test ## break every part under load and count lost requests; ARGS="ingress weights"
 	@.venv/bin/python -m tests.chaos $(ARGS)
 
-bench-gpu: ## the engine on a GPU; needs only PYTHON with torch and transformers; ARGS="--dry-run" on a CPU
+bench-gpu: ## time the engine on a GPU; PYTHON needs torch and transformers; ARGS="--dry-run" on a CPU
 	@$(PYTHON) -m loadtest.gpu $(ARGS)
 
-bench-peers: install-test ## the service against LitServe and BentoML; ARGS="--mixed" for many lengths
+bench-peers: install-test ## compare the service with LitServe and BentoML; ARGS="--mixed" for many lengths
 	@.venv/bin/python -m loadtest.peers $(ARGS)
 
-chart: install-test ## make the chart's schema, README and manifests anew
+chart: install-test ## generate the chart's schema, README and manifests
 	@.venv/bin/python -m k8s.generate
 
-loadtest: install-loadtest ## load a service and judge it; ARGS="steady --rate 10 --url URL --key KEY"
+loadtest: install-loadtest ## load-test a service; ARGS="steady --rate 10 --url URL --key KEY"
 	@.venv/bin/python -m loadtest $(ARGS)
 
 install:
