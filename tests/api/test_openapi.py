@@ -1,5 +1,7 @@
 """The OpenAPI documents."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +152,22 @@ def test_documents_name_the_public_address(serve: Serve) -> None:
         described = service.client.get(f"/openapi.json{query}").json()
         prefix = "/queue" if query else ""
         assert described["servers"] == [{"url": f"https://florence.example.com{prefix}"}]
+
+
+def test_the_page_of_the_api_names_routes_that_exist(service: Service) -> None:
+    """Each route of docs/api.md is in the service's document, with its method."""
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    rows = re.findall(r"^\| (`/?[^|]+) \|", page, re.MULTILINE)
+    named = [route for row in rows for route in re.findall(r"`(?:([A-Z]+) )?(/[^`]+)`", row)]
+    named = [(method, path) for method, path in named if method != "ANY"]  # the proxy's
+    paths = service.client.get("/openapi.json").json()["paths"]
+
+    assert len(named) > 12
+    assert [route for route in named if not is_described(paths, *route)] == []
+
+
+def is_described(paths: dict[str, Any], method: str, route: str) -> bool:
+    """Whether a path of the document is this route; `TASK`, `ID` and `NAME` stand for any value."""
+    pattern = re.sub(r"TASK|ID|NAME", "[^/]+", re.escape(route))
+    found = [path for path in paths if re.fullmatch(pattern, path)]
+    return any(not method or method.lower() in paths[path] for path in found)
