@@ -71,7 +71,7 @@ def render(values: Values, name: str = "florence", **options: Any) -> list[Docum
 
 
 def notes(values: Values, name: str = "florence", **options: Any) -> str:
-    """What Helm tells the operator after it has installed."""
+    """The notes that Helm prints after an install."""
     return texts(values, name, **options)[NOTES]
 
 

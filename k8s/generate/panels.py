@@ -245,7 +245,7 @@ ROWS = (
             Panel(
                 "Attempts by outcome",
                 "reqps",
-                "What became of attempts at queued requests.",
+                "Attempts at jobs, by outcome.",
                 (Query(rate("ray_florence_dispatcher_requests_total", "outcome"), "{{outcome}}"),),
                 stacked=True,
             ),

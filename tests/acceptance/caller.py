@@ -1,4 +1,4 @@
-"""How the acceptance tests call the running service, and the scenes they show it."""
+"""A client of the running service, and the scenes of the acceptance tests."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ class Caller:
         return self.post({"image_url": image if isinstance(image, str) else uri(image)}, path)
 
     def insist(self, image: Image.Image | bytes | str) -> httpx2.Response:
-        """The same, and again while the service is too busy, as fal's clients do."""
+        """Send the image, and retry after a 429, as fal's clients do."""
         while (answer := self.send(image)).status_code == 429:
             time.sleep(float(answer.headers["retry-after"]))
         return answer
@@ -64,7 +64,7 @@ def scene(seed: int, size: tuple[int, int] = (640, 480)) -> Scene:
 
 
 def truth(shown: Scene) -> list[dict[str, Any]]:
-    """The true boxes of a scene in the API's words."""
+    """The true boxes of a scene, in the API's schema."""
     return [box_of(thing.box) for thing in shown.objects]
 
 

@@ -1,6 +1,6 @@
-"""Runs the scripts of tests/clients with fal's own JavaScript client, in a version of it.
+"""Runs the scripts of tests/clients with a version of fal's JavaScript client.
 
-The packages are installed once, into `out/`; the machine's Node is taken, else the one from PyPI.
+npm installs the packages once, into `out/`. Node is the machine's, else the one from PyPI.
 """
 
 import json
@@ -33,7 +33,7 @@ class Node:
         self._folder = folder
 
     def run(self, script: str, environment: Mapping[str, str]) -> list[Any]:
-        """What the script prints, a JSON value a line."""
+        """Run the script; the JSON values that it prints, one per line."""
         done = subprocess.run(
             [node(), script],
             cwd=self._folder,
@@ -47,7 +47,7 @@ class Node:
 
     @contextmanager
     def running(self, script: str, environment: Mapping[str, str]) -> Iterator[Any]:
-        """The first thing that the script prints, while it runs."""
+        """Run the script in the background; the JSON value of its first line."""
         process = subprocess.Popen(
             [node(), script],
             cwd=self._folder,
@@ -64,7 +64,7 @@ class Node:
 
 
 def installed(version: str, more: tuple[str, ...] = ()) -> Path:
-    """The folder in which the client and `more` packages are."""
+    """The folder with the client and `more` packages."""
     wanted = (f"@fal-ai/client@{version}", *more)
     folder = CACHE / "+".join(name.strip("@").replace("/", "-") for name in wanted)
     if not folder.exists():
@@ -73,7 +73,7 @@ def installed(version: str, more: tuple[str, ...] = ()) -> Path:
 
 
 def install(folder: Path, packages: tuple[str, ...]) -> None:
-    """Install with npm, whole or not at all."""
+    """Install with npm, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         fresh = Path(temporary) / "fresh"
@@ -98,7 +98,7 @@ def node() -> str:
 
 
 def npm() -> list[str]:
-    """The npm that belongs to it."""
+    """The npm of that Node."""
     own = shutil.which("npm")
     if own and shutil.which("node"):
         return [own]

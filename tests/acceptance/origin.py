@@ -1,4 +1,4 @@
-"""A web server on loopback that serves a scene, and misbehaves as a fetch must bear."""
+"""A web server on loopback: it serves a scene, and misbehaves in ways that a fetch must survive."""
 
 import asyncio
 import gzip
@@ -10,7 +10,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Origin:
-    """Listens on a free port from `start` to `stop`; `paths` says what each path does."""
+    """Listens on a free port from `start` to `stop`; `paths` has the behaviour of each path."""
 
     def __init__(self, picture: bytes) -> None:
         self._picture = picture

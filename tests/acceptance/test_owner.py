@@ -1,4 +1,4 @@
-"""The embedded store behind its owner: the same store for all, and one that outlives its owner."""
+"""The SQLite store in its owner actor: shared by all, and restored after the owner's death."""
 
 import asyncio
 
@@ -29,7 +29,7 @@ async def store(caller: Caller) -> Store:
 
 
 def submission(name: str, max_queue_length: int | None = None) -> Submission:
-    """A request that fails whenever a worker takes it: it has no image."""
+    """A job that fails in every worker: it has no image."""
     return Submission(
         id=name, key_id=KEY, path="caption", input="{}", max_queue_length=max_queue_length
     )
@@ -52,7 +52,7 @@ async def test_answers_find_their_callers(store: Store) -> None:
 
 
 async def test_an_owner_that_dies_loses_nothing(store: Store) -> None:
-    """Every acknowledged submit is there afterwards; callers only wait a little."""
+    """Every acknowledged submit survives; callers only wait a little."""
     names = [f"kept-{number}" for number in range(300)]
     owner = ray.get_actor(NAME, namespace=NAMESPACE)
 

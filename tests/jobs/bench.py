@@ -1,4 +1,4 @@
-"""Stores to be tested, each with a clock that a test moves on."""
+"""Stores to be tested, each with a clock that a test advances."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +28,7 @@ class Bench(Protocol):
         """Let time pass."""
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Close the store, and remove it."""
 
 
 class Clock:
@@ -57,7 +57,7 @@ class LocalBench:
         self._clock.advance(seconds)
 
     async def close(self) -> None:
-        """Let go of files."""
+        """Close the store's files."""
         await self.store.close()
 
 
@@ -66,7 +66,7 @@ class Benches:
 
     Args:
         folder: where SQLite files go.
-        url: a PostgreSQL server, for those who want such a store.
+        url: a PostgreSQL server, for PostgreSQL stores.
     """
 
     def __init__(self, folder: Path, url: str | None) -> None:

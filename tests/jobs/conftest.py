@@ -1,4 +1,4 @@
-"""Every store there is, empty, for tests that hold for all of them."""
+"""Fixtures: an empty store of each kind."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> str | None:
-    """A running PostgreSQL server, for tests with a parameter that asks for one."""
+    """A running PostgreSQL server, for tests with the parameter `postgres`."""
     if "postgres" in request.node.callspec.params.values():
         return str(request.getfixturevalue("postgres"))
     return None

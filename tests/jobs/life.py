@@ -63,7 +63,7 @@ class Journal:
 
 
 class Life:
-    """From a start to a kill, or to the end of all requests."""
+    """From a start to a kill, or to the end of all jobs."""
 
     def __init__(
         self, store: Store, journal: Journal, num: int, max_attempts: int, poison: str | None

@@ -51,7 +51,7 @@ SIGNING_ORDER = ("active", "next", "retired")
 
 @dataclass(kw_only=True)
 class Record:
-    """A request as it stands; `seq` is its place in the order of arrival."""
+    """A job as it stands; `seq` is its place in the order of arrival."""
 
     seq: int
     id: str
@@ -100,7 +100,7 @@ class Record:
         return self.start_by is not None and self.start_by <= now and not self.attempts
 
     def is_ripe(self, now: float) -> bool:
-        """Whether a worker may take it, as far as it is up to the request."""
+        """Whether a worker may take it, as far as it is up to the job."""
         return self.state is JobState.QUEUED and self.not_before <= now and not self.is_late(now)
 
     def is_lost(self, now: float) -> bool:
@@ -109,7 +109,7 @@ class Record:
 
 
 class MemoryStore:
-    """Requests, webhooks and keys of one process and one event loop."""
+    """Jobs, webhooks and keys of one process and one event loop."""
 
     def __init__(self, rules: QueueSettings, clock: Callable[[], float] = time.time) -> None:
         self._rules = rules
@@ -127,7 +127,7 @@ class MemoryStore:
     # ------------------------------------------------------------------ requests
 
     async def submit(self, submission: Submission) -> Submitted:
-        """Queue a request."""
+        """Queue a job."""
         known = self._requests.get(submission.id) or self._repeated(submission)
         if known:
             return Submitted(known.id, self._ahead(known), created=False)
@@ -138,7 +138,7 @@ class MemoryStore:
         return Submitted(record.id, self._ahead(record), created=True)
 
     async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
-        """Take requests that wait."""
+        """Take jobs that wait."""
         return [self._take(record, owner, lease_s) for record in islice(self._claimable(), limit)]
 
     async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
@@ -146,7 +146,7 @@ class MemoryStore:
         return [self._extend(lease, lease_s) for lease in leases]
 
     async def finish(self, lease: Lease, outcome: JobOutcome) -> bool:
-        """End a request."""
+        """End a job."""
         record = self._held(lease)
         if record is None:
             return False
@@ -169,7 +169,7 @@ class MemoryStore:
         return record.state
 
     async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
-        """Hand a request back."""
+        """Hand a job back."""
         record = self._held(lease)
         if record is None:
             return False
@@ -181,7 +181,7 @@ class MemoryStore:
         return True
 
     async def cancel(self, key_id: str, request_id: str) -> Cancellation:
-        """Cancel a request."""
+        """Cancel a job."""
         record = self._of(key_id, request_id)
         if record is None:
             return Cancellation.NOT_FOUND
@@ -224,7 +224,7 @@ class MemoryStore:
         return [name for record in over for name in json.loads(record.files)]
 
     async def status(self, key_id: str, request_id: str) -> JobStatus | None:
-        """How a request stands."""
+        """How a job stands."""
         record = self._of(key_id, request_id)
         if record is None:
             return None
@@ -240,7 +240,7 @@ class MemoryStore:
         )
 
     async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
-        """The response of a request."""
+        """The response of a job."""
         record = self._of(key_id, request_id)
         if record is None:
             return None
@@ -326,7 +326,7 @@ class MemoryStore:
         return None if key is None else key.concurrency
 
     def _busy(self, key_id: str) -> int:
-        """How many requests and slots of the key are running."""
+        """How many jobs and slots of the key are running."""
         now, requests = self._clock(), self._requests.values()
         running = sum(r.state is JobState.RUNNING and r.key_id == key_id for r in requests)
         return running + sum(of == key_id and now < til for of, til in self._slots.values())
@@ -515,7 +515,7 @@ class MemoryStore:
         return True
 
     async def check_rate_limit(self, key_id: str, rate: float, burst: int) -> float:
-        """Count one request against a rate."""
+        """Count one call against a rate."""
         wait, due = rate_limit(self._due.get(key_id, 0.0), self._clock(), rate, burst)
         self._due[key_id] = due
         return wait
@@ -660,6 +660,6 @@ def plain(value: object) -> object:
 
 
 def record_of(row: Row, seq: int) -> Record:
-    """The request in `row`, at the place `seq`."""
+    """The job in `row`, at the place `seq`."""
     flags = {name: bool(row[name]) for name in ("keeps_input", "cancel_asked")}
     return Record(seq=seq, **row | flags | {"state": JobState(row["state"])})

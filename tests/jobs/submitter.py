@@ -1,4 +1,4 @@
-"""A process that submits until it is killed, and notes what was acknowledged.
+"""A process that submits until it is killed, and records the acknowledged ids.
 
 python -m tests.jobs.submitter STORE NOTES
 """
@@ -17,7 +17,7 @@ NUM_PRODUCERS = 8
 
 
 async def produce(store: SqliteStore, notes: int, producer: int) -> None:
-    """Submit one request after the other; each id is noted once its submit has returned."""
+    """Submit one job after the other; each id is recorded after its submit returned."""
     num = 0
     while True:
         num += 1
@@ -27,7 +27,7 @@ async def produce(store: SqliteStore, notes: int, producer: int) -> None:
 
 
 async def main(file: Path, noted: Path) -> None:
-    """Several producers on one store, and a file of notes of its own."""
+    """Run several producers on one store."""
     store = SqliteStore.open(file, QueueSettings(), is_owner=True)
     notes = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
     await asyncio.gather(*(produce(store, notes, n) for n in range(NUM_PRODUCERS)))

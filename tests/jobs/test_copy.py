@@ -59,7 +59,7 @@ async def target(
 
 
 async def fill(store: RowStore) -> None:
-    """Requests in several states, with what hangs on them."""
+    """Jobs in several states, with what hangs on them."""
     await store.submit(submission("ended", webhook_url="https://there/hook", trace="00-1-2-01"))
     [claimed] = await store.claim("worker", 1, 60)
     await store.finish(
@@ -76,13 +76,13 @@ async def fill(store: RowStore) -> None:
 
 
 def submission(id_: str, **more: object) -> Submission:
-    """A request of the one key."""
+    """A job of the one key."""
     fields: dict[str, object] = {"id": id_, "key_id": "key", "path": "caption", "input": "{}"}
     return Submission(**fields | more)  # type: ignore[arg-type]
 
 
 async def rows_of(store: RowStore) -> dict[str, list[Row]]:
-    """Every row of every table; the order counts for requests alone."""
+    """Every row of every table; the order counts for jobs alone."""
     rows = {table: [row async for row in store.read_rows(table)] for table in TABLES}
     others = {table: sorted(rows[table], key=str) for table in TABLES[1:]}
     return rows | others
@@ -137,7 +137,7 @@ async def test_a_filled_target_is_refused(source: RowStore, target: RowStore) ->
 
 
 class Busy(MemoryStore):
-    """A store that still takes requests while it is read."""
+    """A store that still takes jobs while it is read."""
 
     async def read_rows(self, table: str) -> AsyncIterator[Row]:
         """The rows as they were when the table was begun."""
@@ -147,7 +147,7 @@ class Busy(MemoryStore):
 
 
 async def test_a_source_that_changes_is_found_out(target: RowStore) -> None:
-    """A request that came during the copy is not lost silently."""
+    """A job that came during the copy is not lost silently."""
     busy = Busy(QueueSettings())
     await fill(busy)
     with pytest.raises(SetupError, match="table request has 10 rows, its copy 9"):

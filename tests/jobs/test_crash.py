@@ -27,7 +27,7 @@ NUM = 150
 
 @dataclass(frozen=True)
 class Found:
-    """The store's final state of each request, by id."""
+    """The store's final state of each job, by id."""
 
     statuses: dict[str, JobStatus]
     results: dict[str, StoredResponse]
@@ -87,18 +87,18 @@ class Lives:
 
 
 def started(status: JobStatus) -> bool:
-    """Whether a worker has ever begun the request."""
+    """Whether a worker has ever begun the job."""
     return any(line.message.startswith("Started") for line in status.logs)
 
 
 def answer(id_: str) -> str:
-    """The body of the request's result."""
+    """The body of the job's result."""
     return f'{{"results":"the answer to {id_}"}}'
 
 
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
-    """Requests that have lived through four kills at random moments."""
+    """Jobs that have lived through four kills at random moments."""
     rng = random.Random(4)
     lives = Lives(tmp_path_factory.mktemp("lives"), num=NUM, max_attempts=10)
     killed = [lives.kill_one(rng.randint(10, 50), rng.uniform(0, 0.01)) for _ in range(4)]
@@ -124,7 +124,7 @@ def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
 
 
 def test_every_result_is_the_requests_own(found: Found) -> None:
-    """A result belongs to its own request, whichever worker finished it."""
+    """A result belongs to its own job, whichever worker finished it."""
     done = {id_: r.body for id_, r in found.results.items() if r.state is JobState.DONE}
     assert {id_: answer(id_) for id_ in done} == done
 
@@ -158,7 +158,7 @@ def test_what_was_cancelled_before_it_began_never_runs(lives: Lives, found: Foun
 
 
 def test_poison_ends_after_three_workers_and_fails_no_other(tmp_path: Path) -> None:
-    """A request whose work kills the process ends as an error; all others get their results."""
+    """A job whose work kills the process ends as an error; all others get their results."""
     lives = Lives(tmp_path, num=24, max_attempts=3, poison="1")
     assert lives.finish() == 3
     found = lives.found()

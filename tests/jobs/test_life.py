@@ -1,4 +1,4 @@
-"""Whatever happens to requests, in whatever order, certain things hold after each step.
+"""Whatever happens to jobs, in whatever order, certain things hold after each step.
 
 The store under test lives the same life as the model in memory, which says what must happen.
 """
@@ -73,7 +73,7 @@ SUBMISSIONS = st.fixed_dictionaries(
 
 
 class Life(RuleBasedStateMachine):
-    """The life of some requests in one store of `kind`."""
+    """The life of some jobs in one store of `kind`."""
 
     requests: Bundle[Submission] = Bundle("requests")
     leases: Bundle[Lease] = Bundle("leases")
@@ -116,7 +116,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(target=requests, given=st.lists(SUBMISSIONS, min_size=2, max_size=4))
     def submit(self, given: list[dict[str, Any]]) -> MultipleResults[Submission]:
-        """Clients hand requests in; they are known from now on, unless they are refused."""
+        """Clients hand jobs in; they are known from now on, unless they are refused."""
         created = (self._submit(each) for each in given)
         return multiple(*(submission for submission in created if submission))
 
@@ -167,7 +167,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(request=requests, key_id=st.sampled_from(sorted(LIMITS)))
     def cancel(self, request: Submission, key_id: str) -> None:
-        """Somebody cancels a request, perhaps not his own."""
+        """Somebody cancels a job, perhaps not his own."""
         self._both(lambda store: store.cancel(key_id, request.id))
 
     @precondition(lambda self: self._has(JobState.RUNNING) or self._has(JobState.QUEUED))
@@ -234,7 +234,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def changes_as_it_may(self) -> None:
-        """No request is lost, none changes after its end, tokens and logs only grow."""
+        """No job is lost, none changes after its end, tokens and logs only grow."""
         rows = self._read_rows()
         assert rows.keys() == self._submitted.keys() - self._forgotten
         for id_, before in self._rows.items():
@@ -244,7 +244,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def keeps_limits(self) -> None:
-        """No request is begun too often, and no key runs more than it may."""
+        """No job is begun too often, and no key runs more than it may."""
         rows = self._read_rows().values()
         assert all(row["attempts"] <= row["max_attempts"] for row in rows)
         assert min(self._free_slots().values()) >= 0
@@ -269,7 +269,7 @@ class Life(RuleBasedStateMachine):
     # -------------------------------------------------------------------- details
 
     def _submit(self, given: dict[str, Any]) -> Submission | None:
-        """The request that was created, if one was."""
+        """The job that was created, if one was."""
         self._num += 1
         submission = Submission(id=f"r{self._num:04}", path="caption", **given)
         answer = self._both(partial(submitted, submission=submission))
@@ -349,7 +349,7 @@ class Life(RuleBasedStateMachine):
 
 
 def check_change(before: Row, after: Row) -> None:
-    """A request that was `before` may be `after`."""
+    """A job that was `before` may be `after`."""
     if before["state"] in TERMINAL:
         assert after == before
     assert after["token"] >= before["token"]

@@ -35,7 +35,7 @@ WHERE application_name = $1 AND pid <> pg_backend_pid()
 
 
 def given(id_: str, key_id: str = "key", **more: Any) -> Submission:
-    """A request."""
+    """A job."""
     return Submission(id=id_, key_id=key_id, path="region-proposal", input="{}", **more)
 
 
@@ -47,7 +47,7 @@ async def submit_all(store: PostgresStore, submissions: Sequence[Submission]) ->
 
 
 async def fill(store: PostgresStore, key_id: str, num: int, **more: Any) -> list[str]:
-    """Submit `num` requests of a key; their ids."""
+    """Submit `num` jobs of a key; their ids."""
     ids = [f"{key_id}-{nth:04}" for nth in range(num)]
     await submit_all(store, [given(id_, key_id, **more) for id_ in ids])
     return ids
@@ -59,7 +59,7 @@ async def add_key(store: PostgresStore, key_id: str, concurrency: int | None) ->
 
 
 def ids_of(claimed: Sequence[Job]) -> list[str]:
-    """The ids of claimed requests."""
+    """The ids of claimed jobs."""
     return [one.lease.id for one in claimed]
 
 
@@ -115,7 +115,7 @@ async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
 
 @pytest.mark.parametrize("num_capped", [1, 30])
 async def test_a_key_at_its_limit_blocks_no_other(bench: Bench, num_capped: int) -> None:
-    """Behind any number of requests of keys that may not run, those of others are found."""
+    """Behind any number of jobs of keys that may not run, those of others are found."""
     capped = [f"capped-{nth}" for nth in range(num_capped)]
     for key_id in capped:
         await add_key(bench.store, key_id, 1)
@@ -205,7 +205,7 @@ async def test_a_caller_who_leaves_harms_no_mate(bench: Bench) -> None:
 
 
 async def test_simultaneous_finishes_are_kept_apart(bench: Bench) -> None:
-    """In a group, a lease that is not the latest ends nothing, and a lease ends a request once."""
+    """In a group, a lease that is not the latest ends nothing, and a lease ends a job once."""
     await fill(bench.store, "key", 3, webhook_url="https://receiver.test/")
     claimed = await bench.store.claim("worker", 3, LEASE_S)
     leases = [one.lease for one in claimed]
@@ -411,7 +411,7 @@ async def test_a_database_that_is_not_there_is_named(postgres: str) -> None:
 
 
 async def test_dispatchers_share_the_work(bench: Bench) -> None:
-    """Two workers with stores of their own run each request once, and both have their part."""
+    """Two workers with stores of their own run each job once, and both have their part."""
     names = await fill(bench.store, "free", 60)
     begun: list[tuple[str, str]] = []
 

@@ -56,7 +56,7 @@ async def store(file: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def test_a_store_is_found_as_it_was_left(file: Path) -> None:
-    """Requests, leases and keys survive that the owner goes."""
+    """Jobs, leases and keys survive that the owner goes."""
     store = SqliteStore.open(file, RULES, is_owner=True)
     await store.submit(submission(1))
     await store.submit(submission(2))
@@ -479,7 +479,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tables, Eff
 
 @pytest.mark.slow
 def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
-    """What a request costs does not grow with the number of those that wait."""
+    """What a job costs does not grow with the number of those that wait."""
     tables, effort = deep
     assert effort.of(lambda: tables.submit(submission(99_999))) < 1_000
     assert effort.of(lambda: tables.position("r000500")) < 20_000

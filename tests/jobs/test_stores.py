@@ -1,4 +1,4 @@
-"""One contract for every store: each sentence of the protocol is a test here."""
+"""The contract of every store: a test for each sentence of the protocol."""
 
 import asyncio
 import json
@@ -63,36 +63,36 @@ def submission(**given: Any) -> Submission:
 
 
 async def submit(store: RowStore, num: int = 1, **given: Any) -> list[str]:
-    """The ids of `num` submitted requests."""
+    """Submit `num` jobs; their ids."""
     return [(await store.submit(submission(**given))).id for _ in range(num)]
 
 
 async def claim(store: RowStore, limit: int = 100, lease_s: float = LEASE_S) -> list[Job]:
-    """What a worker gets."""
+    """Claim jobs."""
     return await store.claim("worker", limit, lease_s)
 
 
 async def claim_ids(store: RowStore, limit: int = 100) -> list[str]:
-    """The ids of what a worker gets."""
+    """Claim jobs; their ids."""
     return [claimed.lease.id for claimed in await claim(store, limit)]
 
 
 async def begin(store: RowStore, **given: Any) -> Lease:
-    """The lease on a request that was just submitted and claimed."""
+    """The lease on a job that was just submitted and claimed."""
     await submit(store, **given)
     (claimed,) = await claim(store)
     return claimed.lease
 
 
 async def state_of(store: RowStore, request_id: str, key_id: str = KEY) -> JobState:
-    """Where a request is."""
+    """The state of a job."""
     status = await store.status(key_id, request_id)
     assert status
     return status.state
 
 
 async def messages(store: RowStore, request_id: str) -> list[str]:
-    """The log of a request."""
+    """The log of a job."""
     status = await store.status(KEY, request_id)
     assert status
     return [entry.message for entry in status.logs]
@@ -104,17 +104,17 @@ async def rows_of(store: RowStore, table: str) -> list[Row]:
 
 
 async def limit_key(store: RowStore, concurrency: int | None, key_id: str = KEY) -> None:
-    """RowStore a key with a limit."""
+    """Store a key with a limit."""
     await store.add_key(ApiKey(id=key_id, hash=f"hash of {key_id}", concurrency=concurrency))
 
 
 def response(error: ServiceError) -> tuple[int, str, dict[str, str]]:
-    """What a client gets for `error`."""
+    """The response for `error`."""
     return error.status, compact(error.body()), error.headers()
 
 
 async def response_of(store: RowStore, request_id: str) -> tuple[int, str, dict[str, str]]:
-    """What the client of a request gets."""
+    """The status of a job's response."""
     result = await store.result(KEY, request_id)
     assert result
     return result.status, result.body, dict(result.headers)
@@ -124,7 +124,7 @@ async def response_of(store: RowStore, request_id: str) -> tuple[int, str, dict[
 
 
 async def test_submit_returns_the_place(bench: Bench) -> None:
-    """A new request is queued behind those that are there."""
+    """A new job is queued behind the others."""
     first, second = submission(), submission()
     assert await bench.store.submit(first) == Submitted(first.id, 0, created=True)
     assert await bench.store.submit(second) == Submitted(second.id, 1, created=True)
@@ -132,14 +132,14 @@ async def test_submit_returns_the_place(bench: Bench) -> None:
 
 
 async def test_places_a_priority_before_the_next(bench: Bench) -> None:
-    """Priority 0 stands before all of priority 1, also when it comes later."""
+    """Priority 0 goes before all of priority 1, also when it comes later."""
     await submit(bench.store, 2, priority=1)
     assert (await bench.store.submit(submission(priority=0))).position == 0
     assert (await bench.store.submit(submission(priority=1))).position == 3
 
 
 async def test_same_id_is_the_same_request(bench: Bench) -> None:
-    """The same id again, queued or ended, gives the request that is there."""
+    """The same id again, queued or ended, gives the existing job."""
     given = submission()
     await bench.store.submit(given)
     assert await bench.store.submit(given) == Submitted(given.id, 0, created=False)
@@ -150,7 +150,7 @@ async def test_same_id_is_the_same_request(bench: Bench) -> None:
 
 
 async def test_same_idempotency_key_is_the_same_request(bench: Bench) -> None:
-    """The same idempotency key of the same API key gives the request that is there."""
+    """The same idempotency key of the same API key gives the existing job."""
     await submit(bench.store)
     (known,) = await submit(bench.store, idempotency_key="once")
     again = await bench.store.submit(submission(idempotency_key="once"))
@@ -161,7 +161,7 @@ async def test_same_idempotency_key_is_the_same_request(bench: Bench) -> None:
 
 
 async def test_idempotency_survives_the_input(bench: Bench) -> None:
-    """A repeated request is known after its input was forgotten."""
+    """A repeated submit finds its job after the input was deleted."""
     given = submission(idempotency_key="once", keeps_input=False)
     await bench.store.submit(given)
     (claimed,) = await claim(bench.store)
@@ -220,7 +220,7 @@ async def test_the_store_bounds_the_queue(benches: Benches, kind: str) -> None:
 
 
 async def test_the_bound_knows_what_comes_back(benches: Benches, kind: str) -> None:
-    """Requests that are queued again count, those that were cancelled do not."""
+    """Jobs that are queued again count, those that were cancelled do not."""
     store = (await benches.open(kind, QueueSettings(max_queued=2))).store
     lease = await begin(store)
     (waiting,) = await submit(store)
@@ -232,7 +232,7 @@ async def test_the_bound_knows_what_comes_back(benches: Benches, kind: str) -> N
 
 
 async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str) -> None:
-    """A request that is there already needs no room."""
+    """A repeated submit is not refused by a full queue."""
     store = (await benches.open(kind, QueueSettings(max_queued=1))).store
     given = submission(idempotency_key="once", max_queue_length=1)
     await store.submit(given)
@@ -244,7 +244,7 @@ async def test_a_repeat_is_answered_by_a_full_queue(benches: Benches, kind: str)
 
 
 async def test_a_worker_gets_what_was_submitted(bench: Bench) -> None:
-    """A claim has all that a worker needs, and the request's waiting time."""
+    """A claim has all that a worker needs, and the job's waiting time."""
     given = submission(
         input='{"é":"\\u0000"}', base_url="http://x", priority=1, files_ttl_s=60.0, trace=TRACE
     )
@@ -277,14 +277,14 @@ async def test_claims_in_order(bench: Bench) -> None:
 
 
 async def test_claims_in_order_among_keys(bench: Bench) -> None:
-    """The order of arrival holds among the requests of all keys."""
+    """The order of arrival holds across keys."""
     ids = [(await submit(bench.store, key_id=f"key {n % 3}"))[0] for n in range(9)]
     assert await claim_ids(bench.store, 5) == ids[:5]
     assert await claim_ids(bench.store) == ids[5:]
 
 
 async def test_a_priority_goes_before_other_keys(bench: Bench) -> None:
-    """Among the requests of all keys, too, the priority comes first."""
+    """Priority comes first across keys, too."""
     (low,) = await submit(bench.store, key_id="a", priority=1)
     (high,) = await submit(bench.store, key_id="b", priority=0)
     assert await claim_ids(bench.store, 1) == [high]
@@ -292,13 +292,13 @@ async def test_a_priority_goes_before_other_keys(bench: Bench) -> None:
 
 
 async def test_claims_nothing_for_nothing(bench: Bench) -> None:
-    """A limit of 0 takes nothing."""
+    """A limit of 0 claims nothing."""
     await submit(bench.store)
     assert await claim_ids(bench.store, 0) == []
 
 
 async def test_waits_out_a_delay(bench: Bench) -> None:
-    """A request that failed is not taken before its delay is over, others behind it are."""
+    """A failed job is not claimed during its delay; jobs behind it are."""
     lease = await begin(bench.store)
     await bench.store.retry_or_finish(lease, FAILED, delay_s=60.0)
     others = await submit(bench.store, 2)
@@ -309,7 +309,7 @@ async def test_waits_out_a_delay(bench: Bench) -> None:
 
 
 async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
-    """Those before and behind a request that waits out a delay are taken."""
+    """Jobs before and behind a delayed one are claimed."""
     before, delayed, behind = await submit(bench.store, 3)
     leases = {claimed.lease.id: claimed.lease for claimed in await claim(bench.store)}
     await bench.store.requeue(leases[before])
@@ -319,7 +319,7 @@ async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
 
 
 async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
-    """Those before and behind a request that may not begin any more are taken."""
+    """Jobs before and behind one past its start timeout are claimed."""
     (before,) = await submit(bench.store)
     await submit(bench.store, start_timeout_s=60.0)
     (behind,) = await submit(bench.store)
@@ -328,7 +328,7 @@ async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
 
 
 async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
-    """A request that waited for longer than it may is not begun, also before a rescue."""
+    """A job past its start timeout is not claimed, also before a rescue."""
     await submit(bench.store, start_timeout_s=60.0)
     (longer,) = await submit(bench.store, start_timeout_s=90.0)
     await bench.advance(61.0)
@@ -336,7 +336,7 @@ async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
 
 
 async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
-    """A request that was begun in time may begin again later."""
+    """A job that started in time may start again later."""
     lease = await begin(bench.store, start_timeout_s=60.0)
     await bench.store.retry_or_finish(lease, FAILED)
     await bench.advance(61.0)
@@ -345,7 +345,7 @@ async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
 
 
 async def test_a_key_runs_no_more_than_it_may(bench: Bench) -> None:
-    """Requests of a key at its limit stay; those behind them, of other keys, are taken."""
+    """Jobs of a key at its limit stay; jobs of other keys behind them are claimed."""
     await limit_key(bench.store, 2)
     ids = await submit(bench.store, 50)
     others = await submit(bench.store, 3, key_id="other")
@@ -355,7 +355,7 @@ async def test_a_key_runs_no_more_than_it_may(bench: Bench) -> None:
 
 
 async def test_an_end_makes_room(bench: Bench) -> None:
-    """When a request of a key at its limit ends, the next one is taken."""
+    """When a job of a key at its limit ends, the next one is claimed."""
     await limit_key(bench.store, 1)
     ids = await submit(bench.store, 3)
     (claimed,) = await claim(bench.store)
@@ -364,7 +364,7 @@ async def test_an_end_makes_room(bench: Bench) -> None:
 
 
 async def test_places_of_runs_count(bench: Bench) -> None:
-    """Synchronous runs and requests of a key share its limit; an old place counts no more."""
+    """Synchronous runs and jobs of a key share its limit; an old place counts no more."""
     await limit_key(bench.store, 2)
     ids = await submit(bench.store, 3)
     assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
@@ -374,7 +374,7 @@ async def test_places_of_runs_count(bench: Bench) -> None:
 
 
 async def test_limits_hold_among_claimers(bench: Bench) -> None:
-    """However many claim at once, no key is over its limit, nothing is taken twice."""
+    """With many claimers, no key exceeds its limit, and no job is claimed twice."""
     limits = {"one": 1, "three": 3, "free": None}
     for key_id, limit in limits.items():
         await limit_key(bench.store, limit, key_id)
@@ -397,7 +397,7 @@ async def test_a_low_priority_goes_on_where_the_high_one_ends(bench: Bench) -> N
 
 
 async def test_a_beat_keeps_the_lease(bench: Bench) -> None:
-    """A lease that is extended is not lost at its first end, but at its new one."""
+    """An extended lease expires at its new end."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S - 5)
     (beat,) = await bench.store.heartbeat([lease], LEASE_S)
@@ -461,7 +461,7 @@ async def test_finish_keeps_an_error(bench: Bench) -> None:
 
 
 async def test_an_end_is_for_good(bench: Bench) -> None:
-    """A request that has ended does not change."""
+    """An ended job does not change."""
     lease = await begin(bench.store)
     assert await bench.store.finish(lease, DONE)
     before = await rows_of(bench.store, "request")
@@ -492,7 +492,7 @@ async def test_a_late_worker_changes_nothing(bench: Bench) -> None:
 
 
 async def test_a_rescued_lease_is_over_at_once(bench: Bench) -> None:
-    """A request that was queued again is not to be ended by its former worker."""
+    """The former worker cannot end a requeued job."""
     stale = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
     await bench.store.rescue()
@@ -501,7 +501,7 @@ async def test_a_rescued_lease_is_over_at_once(bench: Bench) -> None:
 
 
 async def test_one_of_many_ends_counts(bench: Bench) -> None:
-    """Of several ends at the same time, one is written."""
+    """Of several simultaneous ends, one is written."""
     lease = await begin(bench.store, webhook_url=HOOK)
     answers = await asyncio.gather(*(bench.store.finish(lease, DONE) for _ in range(10)))
     assert answers.count(True) == 1
@@ -510,7 +510,7 @@ async def test_one_of_many_ends_counts(bench: Bench) -> None:
 
 
 async def test_fail_queues_again(bench: Bench) -> None:
-    """An attempt that failed is not the last: the request is queued again, in its place."""
+    """After a failed attempt, the job is queued again in its place."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
     assert await bench.store.retry_or_finish(lease, FAILED) is JobState.QUEUED
@@ -520,7 +520,7 @@ async def test_fail_queues_again(bench: Bench) -> None:
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
 async def test_attempts_are_bounded(bench: Bench, max_attempts: int) -> None:
-    """The last attempt's failure is the request's."""
+    """The failure of the last attempt ends the job."""
     await submit(bench.store, max_attempts=max_attempts)
     states = []
     while claimed := await claim(bench.store):
@@ -529,7 +529,7 @@ async def test_attempts_are_bounded(bench: Bench, max_attempts: int) -> None:
 
 
 async def test_fail_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
-    """A request whose caller gave it up is not tried again."""
+    """A cancelled job is not retried."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
     assert await bench.store.retry_or_finish(lease, FAILED) is JobState.CANCELLED
@@ -537,7 +537,7 @@ async def test_fail_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
 
 
 async def test_release_is_no_attempt(bench: Bench) -> None:
-    """A request that is handed back keeps its place, and all its attempts."""
+    """A requeued job keeps its place and all its attempts."""
     lease = await begin(bench.store, max_attempts=1)
     (behind,) = await submit(bench.store)
     assert await bench.store.requeue(lease)
@@ -548,7 +548,7 @@ async def test_release_is_no_attempt(bench: Bench) -> None:
 
 
 async def test_release_may_delay(bench: Bench) -> None:
-    """A request that is handed back with a delay waits it out."""
+    """A job requeued with a delay waits for its end."""
     lease = await begin(bench.store)
     assert await bench.store.requeue(lease, delay_s=60.0)
     assert await claim_ids(bench.store) == []
@@ -557,7 +557,7 @@ async def test_release_may_delay(bench: Bench) -> None:
 
 
 async def test_release_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
-    """A request whose caller gave it up is not queued again."""
+    """A cancelled job is not requeued."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
     assert await bench.store.requeue(lease)
@@ -565,7 +565,7 @@ async def test_release_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
 
 
 async def test_release_gives_the_time_to_start_back(bench: Bench) -> None:
-    """A request that was never worked on ends when its time to start is over."""
+    """A job that never started ends at its start timeout."""
     lease = await begin(bench.store, start_timeout_s=60.0)
     await bench.store.requeue(lease)
     await bench.advance(61.0)
@@ -588,7 +588,7 @@ async def test_cancels_a_queued_one_at_once(bench: Bench) -> None:
 
 
 async def test_cancels_a_running_one_by_a_flag(bench: Bench) -> None:
-    """Its worker hears of it with its next heartbeat, and ends it."""
+    """The worker gets the cancel with its next heartbeat, and ends the job."""
     lease = await begin(bench.store)
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
     assert await bench.store.cancel(KEY, lease.id) is Cancellation.REQUESTED
@@ -600,7 +600,7 @@ async def test_cancels_a_running_one_by_a_flag(bench: Bench) -> None:
 
 
 async def test_a_cancel_may_come_too_late(bench: Bench) -> None:
-    """A worker that finishes nevertheless has finished."""
+    """A worker that finishes first wins."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
     assert await bench.store.finish(lease, DONE)
@@ -619,7 +619,7 @@ async def test_cancels_nothing_that_has_ended(bench: Bench, outcome: JobOutcome)
 
 
 async def test_a_request_is_its_keys(bench: Bench) -> None:
-    """Another key neither sees nor cancels it, just as one that does not exist."""
+    """For another key, the job does not exist."""
     (request_id,) = await submit(bench.store)
     for key_id, id_ in (("other", request_id), (KEY, "unknown")):
         assert await bench.store.status(key_id, id_) is None
@@ -632,7 +632,7 @@ async def test_a_request_is_its_keys(bench: Bench) -> None:
 
 
 async def test_a_lost_request_is_queued_again(bench: Bench) -> None:
-    """When its worker is silent for too long, another gets it, in its place, under a new token."""
+    """When the lease expires, another worker gets the job, in its place, with a new token."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
     assert await bench.store.rescue() == Rescued()
@@ -644,7 +644,7 @@ async def test_a_lost_request_is_queued_again(bench: Bench) -> None:
 
 
 async def test_a_poisonous_request_kills_no_more_than_it_may(bench: Bench) -> None:
-    """A request whose workers are lost each time ends after its last attempt."""
+    """A job whose workers are lost each time ends after its last attempt."""
     (request_id,) = await submit(bench.store, max_attempts=3)
     rescued = []
     while await claim(bench.store):
@@ -693,7 +693,7 @@ async def test_rescues_up_to_a_limit_of_each_kind(bench: Bench) -> None:
 
 
 async def test_rescuers_do_not_meet(bench: Bench) -> None:
-    """Several rescues at once care for each request once."""
+    """Simultaneous rescues handle each job once."""
     await submit(bench.store, 10, max_attempts=1, webhook_url=HOOK)
     await claim(bench.store)
     await bench.advance(LEASE_S + 1)
@@ -706,19 +706,19 @@ async def test_rescuers_do_not_meet(bench: Bench) -> None:
 
 
 async def ended(store: RowStore, outcome: JobOutcome = DONE, **given: Any) -> str:
-    """The id of a request that has ended."""
+    """The id of a job that has ended."""
     lease = await begin(store, **given)
     assert await store.finish(lease, outcome)
     return lease.id
 
 
 async def knows(store: RowStore, request_id: str) -> bool:
-    """Whether the store has a request."""
+    """Whether the store has a job."""
     return await store.status(KEY, request_id) is not None
 
 
 async def test_a_result_is_kept_for_an_hour(bench: Bench) -> None:
-    """It can be fetched until its time is over; then it is as if it had never been."""
+    """A result can be fetched until its retention ends; then the job does not exist."""
     request_id = await ended(bench.store)
     await bench.advance(3590.0)
     await bench.store.prune()
@@ -742,7 +742,7 @@ async def test_a_result_is_kept_for_an_hour(bench: Bench) -> None:
 async def test_some_results_are_kept_for_minutes(
     bench: Bench, outcome: JobOutcome, given: dict[str, Any]
 ) -> None:
-    """A large result, and that of a forgotten input, go after six minutes."""
+    """A large result, and that of a job without its input, are pruned after six minutes."""
     request_id = await ended(bench.store, outcome, **given)
     await bench.advance(350.0)
     await bench.store.prune()
@@ -753,7 +753,7 @@ async def test_some_results_are_kept_for_minutes(
 
 
 async def test_an_input_is_forgotten_at_the_end(bench: Bench) -> None:
-    """When that is wanted: not before another attempt could need it, however it ends."""
+    """The input is deleted when no further attempt can need it."""
     lease = await begin(bench.store, keeps_input=False)
     await bench.store.retry_or_finish(lease, FAILED)
     assert [row["input"] for row in await rows_of(bench.store, "request")] == ['{"n":1}']
@@ -764,7 +764,7 @@ async def test_an_input_is_forgotten_at_the_end(bench: Bench) -> None:
 
 
 async def test_prune_names_the_files(bench: Bench) -> None:
-    """The files of forgotten requests are returned once, so that they can be removed."""
+    """The files of forgotten jobs are returned once, so that they can be removed."""
     await ended(bench.store, replace(DONE, files=("a.png", "b.png")))
     await ended(bench.store, replace(DONE, files=("c.png",)))
     assert await bench.store.prune() == []
@@ -782,7 +782,7 @@ async def test_prunes_up_to_a_limit(bench: Bench) -> None:
 
 
 async def test_what_has_not_ended_is_not_forgotten(bench: Bench) -> None:
-    """Requests that wait or run are kept, however old."""
+    """Waiting and running jobs are kept at any age."""
     await begin(bench.store)
     await submit(bench.store)
     await bench.advance(365 * DAY_S)
@@ -791,7 +791,7 @@ async def test_what_has_not_ended_is_not_forgotten(bench: Bench) -> None:
 
 
 async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
-    """A request is kept until its webhook is delivered or given up."""
+    """A job is kept until its webhook is delivered or given up."""
     request_id = await ended(bench.store, webhook_url=HOOK)
     await bench.advance(3601.0)
     await bench.store.prune()
@@ -804,7 +804,7 @@ async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
 
 
 async def test_webhooks_of_old_are_forgotten(bench: Bench) -> None:
-    """A week after it was made a webhook goes, unless it is pending."""
+    """A webhook is pruned after a week, unless it is pending."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
@@ -848,7 +848,7 @@ async def test_status_has_the_place(bench: Bench) -> None:
 
 
 async def test_a_priority_stands_ahead(bench: Bench) -> None:
-    """All of a higher priority are ahead, whenever they came."""
+    """All jobs of a higher priority are ahead."""
     (low,) = await submit(bench.store, priority=1)
     high = await submit(bench.store, 2, priority=0)
     assert await bench.store.position(low) == 2
@@ -856,7 +856,7 @@ async def test_a_priority_stands_ahead(bench: Bench) -> None:
 
 
 async def test_what_waits_out_a_delay_is_ahead(bench: Bench) -> None:
-    """A request that is tried again keeps its place while it waits."""
+    """A job that is tried again keeps its place while it waits."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
     await bench.store.retry_or_finish(lease, FAILED, delay_s=60.0)
@@ -864,7 +864,7 @@ async def test_what_waits_out_a_delay_is_ahead(bench: Bench) -> None:
 
 
 async def test_no_result_before_the_end(bench: Bench) -> None:
-    """The response of a request that has not ended has status 0."""
+    """The response of a job that has not ended has status 0."""
     (request_id,) = await submit(bench.store)
     assert await bench.store.result(KEY, request_id) == StoredResponse(JobState.QUEUED, 0, "", {})
     await claim(bench.store)
@@ -1013,7 +1013,7 @@ async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
 
 
 async def test_no_trace_is_one_too(bench: Bench) -> None:
-    """A request that was submitted without one has none."""
+    """A job that was submitted without one has none."""
     await submit(bench.store, webhook_url=HOOK)
     (claimed,) = await claim(bench.store)
     assert claimed.trace == ""
@@ -1043,7 +1043,7 @@ async def test_a_webhook_is_one_senders_at_a_time(bench: Bench) -> None:
 
 
 async def test_claims_the_webhook_that_waits_longest(bench: Bench) -> None:
-    """Up to a limit, the one that was due first comes first."""
+    """At most `limit` are claimed, the first due first."""
     ids = []
     for _ in range(3):
         ids.append(await ended(bench.store, webhook_url=HOOK))
@@ -1055,7 +1055,7 @@ async def test_claims_the_webhook_that_waits_longest(bench: Bench) -> None:
 
 
 async def test_a_delivered_webhook_is_done(bench: Bench) -> None:
-    """It is not sent again, and its answer is noted; it is settled once."""
+    """A delivered webhook is not sent again; its answer is recorded once."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert await bench.store.record_delivery(hook.id, hook.token, DeliveryResult(status=204))
@@ -1067,7 +1067,7 @@ async def test_a_delivered_webhook_is_done(bench: Bench) -> None:
 
 
 async def test_a_failed_delivery_is_tried_again(bench: Bench) -> None:
-    """Not before the time that its sender names; what went wrong is noted."""
+    """A retry is due at the sender's time; the failure is recorded."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert await bench.store.record_delivery(
@@ -1085,7 +1085,7 @@ async def test_a_failed_delivery_is_tried_again(bench: Bench) -> None:
 
 
 async def test_a_webhook_is_given_up(bench: Bench) -> None:
-    """A failure without another try is its end."""
+    """A failure without a retry is the end."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert await bench.store.record_delivery(
@@ -1099,7 +1099,7 @@ async def test_a_webhook_is_given_up(bench: Bench) -> None:
 
 @pytest.mark.parametrize("error", [None, "no such host"], ids=["delivered", "dead"])
 async def test_an_operator_sends_a_webhook_again(bench: Bench, error: str | None) -> None:
-    """One that was settled is due at once, with all its tries; its old lease is worth nothing."""
+    """A settled webhook is due at once, with all its attempts; its old lease is invalid."""
     await ended(bench.store, webhook_url=HOOK)
     (hook,) = await bench.store.claim_webhooks(1, LEASE_S)
     assert not await bench.store.retry_webhook(hook.id)
@@ -1124,7 +1124,7 @@ async def test_lists_webhooks_newest_first(bench: Bench) -> None:
 
 
 async def test_signing_keys_change_together(bench: Bench) -> None:
-    """Those that sign come first; the time is that of the latest change of state."""
+    """Signing keys come first; the time is that of the latest change of state."""
     a, b, c = (PublicKey(kid=kid, x=f"x of {kid}", state="next") for kid in "abc")
     assert await bench.store.signing_keys() == []
     await bench.store.put_signing_keys([replace(a, state="active"), b])
@@ -1158,7 +1158,7 @@ async def test_keys_are_found_by_hash(bench: Bench) -> None:
 
 
 async def test_an_expired_key_opens_nothing(bench: Bench) -> None:
-    """It is listed, but not found by its hash."""
+    """A revoked key is listed, but not found by its hash."""
     now = await bench.store.now()
     await bench.store.add_key(ApiKey(id="a", hash="h", expires_at=now + 60))
     assert await bench.store.key_by_hash("h")
@@ -1196,7 +1196,7 @@ async def test_a_key_is_added_once(bench: Bench, taken: dict[str, str]) -> None:
 
 
 async def test_a_key_gets_another_secret(bench: Bench) -> None:
-    """The old one opens nothing any more; the key is the same."""
+    """The old hash is no longer valid; the key is the same."""
     await limit_key(bench.store, 3, "a")
     assert await bench.store.replace_key_hash("a", "new")
     assert await bench.store.key_by_hash("hash of a") is None
@@ -1225,14 +1225,14 @@ async def test_rates_admit_a_burst_and_then_a_pace(bench: Bench) -> None:
 
 
 async def test_rates_are_each_keys_own(bench: Bench) -> None:
-    """One key's requests do not slow another's; all callers at once share their key's."""
+    """One key's calls do not slow another's; simultaneous callers share their key's rate."""
     waits = await asyncio.gather(*(bench.store.check_rate_limit(KEY, 0.01, 5) for _ in range(10)))
     assert waits.count(0.0) == 5
     assert await bench.store.check_rate_limit("other", 0.01, 1) == 0.0
 
 
 async def test_runs_take_places(bench: Bench) -> None:
-    """No more at a time than the key's limit; a place that is given back is free."""
+    """No more at a time than the key's limit; a released slot is free."""
     await limit_key(bench.store, 2)
     entered = await asyncio.gather(
         *(bench.store.acquire_slot(KEY, f"run {n}", ttl_s=60.0) for n in range(5))
@@ -1245,7 +1245,7 @@ async def test_runs_take_places(bench: Bench) -> None:
 
 
 async def test_places_are_lost_in_time(bench: Bench) -> None:
-    """A run whose replica died gives its place back when its time is over."""
+    """The slot of a run whose replica died is released at its timeout."""
     await limit_key(bench.store, 1)
     assert await bench.store.acquire_slot(KEY, "dead", ttl_s=60.0)
     assert not await bench.store.acquire_slot(KEY, "waiting", ttl_s=60.0)
@@ -1254,7 +1254,7 @@ async def test_places_are_lost_in_time(bench: Bench) -> None:
 
 
 async def test_a_run_has_one_place(bench: Bench) -> None:
-    """A run that asks again, because the answer was lost, keeps its place."""
+    """A run that asks again after a lost answer keeps its slot."""
     await limit_key(bench.store, 1)
     assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
     assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
@@ -1263,7 +1263,7 @@ async def test_a_run_has_one_place(bench: Bench) -> None:
 
 
 async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
-    """Queued requests that run take places; those that wait do not."""
+    """Running jobs take places; those that wait do not."""
     await limit_key(bench.store, 2)
     await submit(bench.store, 3)
     await claim(bench.store, 1)
@@ -1288,7 +1288,7 @@ async def test_limits_hold_among_runs_and_claimers(bench: Bench) -> None:
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["no limit", "not stored"])
 async def test_some_keys_have_no_bound(bench: Bench, is_stored: bool) -> None:
-    """A key without a limit, or one of the settings, runs what it likes."""
+    """A key without a limit, or one of the settings, is never refused."""
     if is_stored:
         await limit_key(bench.store, None)
     for n in range(20):
@@ -1312,7 +1312,7 @@ async def test_usage_adds_up(bench: Bench) -> None:
 
 
 async def test_an_end_is_used(bench: Bench) -> None:
-    """Each request counts once when it ends; one with a result is an image."""
+    """Each job counts once when it ends; one with a result is an image."""
     await ended(bench.store, JobOutcome.done({}, model_s=0.25))
     await ended(bench.store, JobOutcome.done({}, model_s=0.5))
     await ended(bench.store, FAILED)
@@ -1443,7 +1443,7 @@ async def test_stats_count_what_there_is(bench: Bench) -> None:
 
 
 async def test_stats_have_the_busiest_keys(bench: Bench) -> None:
-    """By what they run: queued requests, and places of synchronous ones while they last."""
+    """By what they run: jobs, and places of synchronous ones while they last."""
     for key_id, number in (("one", 1), ("three", 3), ("two", 2)):
         await submit(bench.store, number, key_id=key_id)
     await claim(bench.store)
