@@ -138,7 +138,6 @@ def own_requests(context: "AutoscalingContext") -> float:
 
 
 def target_of(context: "AutoscalingContext") -> float:
-    """The wanted number of requests in one replica."""
     return float(context.config.get_target_ongoing_requests())  # type: ignore[union-attr]
 
 
@@ -180,7 +179,6 @@ class BacklogWatcher:
 
 
 def poll_forever(watcher: "weakref.ref[BacklogWatcher]") -> None:
-    """Poll while the watcher exists."""
     while (alive := watcher()) is not None:
         pause_s = alive.poll()
         del alive
@@ -209,7 +207,6 @@ def encode(reading: BacklogReading, serial: int) -> bytes:
 
 
 def decode(published: bytes) -> BacklogReading:
-    """The reading in published bytes."""
     queued, oldest_s, _ = json.loads(published)
     return BacklogReading(queued, oldest_s)
 
@@ -223,6 +220,5 @@ class Gauges:
         self._gauges = {name: Gauge(name, help_, ("deployment",)) for name, help_ in GAUGES.items()}
 
     def __call__(self, deployment: str, values: Mapping[str, float]) -> None:
-        """Set each gauge to its value."""
         for name, value in values.items():
             self._gauges[name].set(value, tags={"deployment": deployment})

@@ -64,7 +64,6 @@ class ServiceError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for the client."""
         return str(self.args[0])
 
     def body(self) -> dict[str, Any]:
@@ -95,7 +94,6 @@ class ModelError(ServiceError):
         self.ctx = ctx
 
     def items(self) -> list[dict[str, Any]]:
-        """What is wrong, one item for each fault."""
         return [fault(self.type, self.loc, self.message, **self.ctx)]
 
     def body(self) -> dict[str, Any]:

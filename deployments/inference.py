@@ -183,7 +183,6 @@ class Inference:
 
 
 def measured(sequence: Sequence, before: Stages) -> Stages:
-    """The stages `before`, and what the batcher measured about the same request."""
     return before.with_(
         queue_wait_s=sequence.waited_s,
         model_s=sequence.ran_s,

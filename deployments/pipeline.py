@@ -175,7 +175,6 @@ class Pipeline:
             raise unwrapped(error) from error
 
     def _is_small(self, request: Request) -> bool:
-        """Whether the image and its pixels are small."""
         by_value = self._preprocess.run_by_value and self._inference.run_by_value
         return bool(by_value) and has_small_image(request)
 

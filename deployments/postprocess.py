@@ -66,7 +66,6 @@ class Postprocess:
             return Finished(output, stages, files)
 
     async def ready(self) -> bool:
-        """Whether this deployment can work."""
         return True
 
     async def stop(self) -> None:

@@ -90,7 +90,6 @@ class Preprocess:
             raise InternalError("An image takes too long to decode.")
 
     async def ready(self) -> bool:
-        """Whether this deployment can work."""
         return True
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:

@@ -167,7 +167,6 @@ def folder_of(run: ScenarioRun, given: Path | None) -> Path:
 
 
 def distribution(options: argparse.Namespace) -> list[str]:
-    """Locust's options for more than one generator."""
     gather = ["--expect-workers-max-wait", str(GATHER_S)]
     if options.expect:
         where = ["--master-bind-host", options.bind, "--master-bind-port", str(options.port)]
@@ -253,7 +252,6 @@ def preflight(url: str, key: str) -> None:
 
 
 def cost_of(before: Cost, after: Cost, out: Path) -> str:
-    """The service's processor time for each good answer."""
     with (out / "figures_stats.csv").open() as file:
         [total] = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated"]
     num = max(1, int(total["Request Count"]) - int(total["Failure Count"]))

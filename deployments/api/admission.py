@@ -122,7 +122,6 @@ class RetryAfterEstimate:
         self._average_s: float | None = None
 
     def observe(self, seconds: float) -> None:
-        """Count a request that took `seconds`."""
         average_s = seconds if self._average_s is None else self._average_s
         self._average_s = average_s + SMOOTHING * (seconds - average_s)
 
@@ -197,7 +196,6 @@ class Admission:
 
     @property
     def num_running(self) -> int:
-        """Requests that were admitted and have not ended."""
         return self._running.total()
 
     @contextmanager

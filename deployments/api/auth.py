@@ -82,7 +82,6 @@ class Keyring:
 
 
 def key_in(headers: Mapping[str, str]) -> str:
-    """The key in the Authorization header."""
     if "authorization" not in headers:
         raise Unauthorized(MISSING)
     scheme, _, key = headers["authorization"].strip().partition(" ")

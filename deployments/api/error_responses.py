@@ -43,7 +43,6 @@ class FailureResponse(BaseModel):
 
 
 def error_response(error: ServiceError, **more: str) -> Response:
-    """The response for `error`, with `more` fields in its body."""
     return JSONResponse(more | error.body(), error.status, error.headers())
 
 

@@ -129,7 +129,6 @@ async def chain(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 
 def describe(file: StoredFile) -> Headers:
-    """The headers that a file has, whole or in part."""
     kind = "inline" if file.content_type.startswith("image/") else "attachment"
     max_age_s = max(0, int(min(file.expires_at - time.time(), MAX_AGE_S)))
     return {

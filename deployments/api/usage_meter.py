@@ -38,11 +38,9 @@ class UsageMeter:
         self._used: dict[tuple[str, str, str], Usage] = {}
 
     def submitted(self, key_id: str) -> None:
-        """Count a job that was submitted."""
         self._recorder.record("florence_ingress_key_requests_total", key=key_id)
 
     def began(self, key_id: str, path: str) -> None:
-        """Count a run of the task `path` that begins."""
         self._recorder.record("florence_ingress_key_requests_total", key=key_id)
         self._add(Usage(key_id=key_id, day=self._day(), path=path, requests=1))
 

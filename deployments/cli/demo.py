@@ -129,5 +129,4 @@ def table(scores: Sequence[SceneScore]) -> Table:
 
 
 def written(box: ApiBox) -> str:
-    """A box for a person."""
     return ", ".join(f"{box[side]:.0f}" for side in ("x", "y", "w", "h"))

@@ -147,7 +147,6 @@ def state_of(key: ApiKey, now: float) -> str:
 
 
 def as_tree(key: ApiKey, state: str) -> dict[str, Any]:
-    """A key as JSON."""
     return {
         "id": key.id,
         "name": key.name,
@@ -170,7 +169,6 @@ def show_secret(secret: str, about: dict[str, Any], as_json: bool) -> None:
 
 
 def table(keys: list[ApiKey], now: float) -> Table:
-    """A row for each key."""
     shown = Table("id", "name", "limits", "created", "expires", "state")
     for key in keys:
         times = minute(key.created_at), minute(key.expires_at)
@@ -179,7 +177,6 @@ def table(keys: list[ApiKey], now: float) -> Table:
 
 
 def limits_of(key: ApiKey) -> str:
-    """The limits of a key."""
     bounds = [
         f"{key.concurrency} at a time" if key.concurrency is not None else "",
         f"{key.rate:g}/s" if key.rate is not None else "",

@@ -155,7 +155,6 @@ def store_settings(url: str) -> StoreSettings:
 
 
 def without_password(url: str) -> str:
-    """`url` as it may be shown."""
     if url.startswith(SQLITE):
         return url
     try:
@@ -212,5 +211,4 @@ def minute(time: float | None) -> str:
 
 
 def iso(time: float | None) -> str | None:
-    """A time for a program."""
     return None if time is None else datetime.fromtimestamp(time, UTC).isoformat()

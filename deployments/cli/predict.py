@@ -126,7 +126,6 @@ def is_folder(image: str) -> bool:
 
 
 def is_image(file: Path) -> bool:
-    """Whether a file in a folder looks like an image."""
     return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -204,7 +203,6 @@ def report(
 
 
 def table(predictions: Sequence[Prediction]) -> Table:
-    """A row for each box, or for each text."""
     shown = Table("image", "x", "y", "w", "h", "label")
     for column in shown.columns[1:5]:
         column.justify = "right"

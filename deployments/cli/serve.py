@@ -91,7 +91,6 @@ def serve_until_stopped(profile: Profile, state: StateFolder) -> None:
 def settings_of(
     model: str | None, device: str | None, store: str | None, files: str | None
 ) -> Tree:
-    """The settings that the options stand for."""
     options = {
         "model": {"path": model, "device": device},
         "store": {"url": store},

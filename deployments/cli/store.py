@@ -94,7 +94,6 @@ def schema_version(url: str) -> int:
 
 
 def table(states: Counter[str], rows: Counter[str]) -> Table:
-    """A row for each state of requests, and for each other table."""
     filled = Table("what", "number")
     filled.columns[1].justify = "right"
     for state in JobState:

@@ -134,7 +134,6 @@ def scrape(http: httpx2.Client, urls: Sequence[str]) -> Scrape:
 
 
 def fetch(http: httpx2.Client, url: str) -> str:
-    """The page of an exporter."""
     try:
         response = http.get(url)
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -262,7 +261,6 @@ def overview(rates: Rates) -> dict[str, Any]:
 
 
 def engine(rates: Rates, images_per_s: float | None) -> dict[str, Any]:
-    """The model over all replicas."""
     slots = rates.level("florence_inference_slots")
     replicas = rates.level("florence_inference_slots", lambda all_: sum(n > 0 for n in all_)) or 0
     steps = rates.rate("florence_inference_steps_total")

@@ -54,7 +54,6 @@ def line(name: str, values: Numbers, style: str = "dim") -> Text:
 
 
 def table(name: str, rows: Mapping[str, Numbers]) -> Table:
-    """A row for each entry, with up to four numbers."""
     headers = list(next(iter(rows.values())))[:4]
     shown = Table(box=None, expand=True, padding=(0, 1, 0, 0), pad_edge=False)
     shown.add_column(Text(title_of(name), "bold cyan"), no_wrap=True, ratio=1)

@@ -63,7 +63,6 @@ def usage(
 
 
 def order(used: Usage) -> tuple[str, str, str]:
-    """By day, key and endpoint."""
     return used.day, used.key_id, used.path
 
 
@@ -81,7 +80,6 @@ def numbers(used: Usage) -> dict[str, Any]:
 
 
 def total(used: Sequence[Usage]) -> dict[str, Any]:
-    """All rows added up."""
     return numbers(
         Usage(
             key_id="",
@@ -102,7 +100,6 @@ def write_csv(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]], sums: dict[str, Any]) -> Table:
-    """A line for each row, and the totals."""
     shown = Table("day", "key", "endpoint", "requests", "images", "model s", show_footer=True)
     shown.columns[0].footer = "total"
     for column, name in zip(shown.columns[3:], COLUMNS[4:], strict=True):

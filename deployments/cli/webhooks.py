@@ -147,7 +147,6 @@ def keys_folder(keys: Path | None, state: Path | None) -> Path:
 
 
 def settings_of(folder: Path) -> WebhookSettings:
-    """Settings with these keys."""
     return WebhookSettings(keys=str(folder))
 
 
@@ -167,7 +166,6 @@ def as_tree(webhook: Webhook) -> dict[str, Any]:
 
 
 def table(webhooks: Sequence[Webhook], now: float) -> Table:
-    """A row for each webhook."""
     shown = Table("id", "url", "state", "attempts", "last", "next try")
     shown.columns[0].no_wrap = True
     shown.columns[1].overflow = "fold"
@@ -179,14 +177,12 @@ def table(webhooks: Sequence[Webhook], now: float) -> Table:
 
 
 def last(webhook: Webhook) -> str:
-    """The result of the last attempt."""
     if webhook.last_error:
         return webhook.last_error
     return str(webhook.last_status or "–")
 
 
 def next_try(webhook: Webhook, now: float) -> str:
-    """When the next attempt is due."""
     if webhook.state is not WebhookState.PENDING:
         return "–"
     return "now" if webhook.next_at <= now else f"in {duration(webhook.next_at - now)}"

@@ -45,7 +45,6 @@ class StoredFile:
 
     @property
     def content_type(self) -> str:
-        """Its media type."""
         return content_type_of(self.name)
 
     @property
@@ -118,7 +117,6 @@ def expiry_of(name: str) -> float:
 
 
 def content_type_of(name: str) -> str:
-    """The type of the file called `name`."""
     return CONTENT_TYPES["." + name.rpartition(".")[2]]
 
 

@@ -24,15 +24,12 @@ class LocalFileStore:
         self._expires_s = settings.expires_s
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
-        """See FileStore."""
         return self.keep(new_name(content_type, self._expires_s if ttl_s is None else ttl_s), data)
 
     def keep(self, name: str, data: bytes) -> StoredFile:
-        """See FileStore."""
         return self.create(name, [data])
 
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
-        """See FileStore."""
         path = self.path(name)
         with self._reporting(expected=FileExistsError):
             self._make_folder(path.parent)
@@ -40,7 +37,6 @@ class LocalFileStore:
             return StoredFile(name, path.stat().st_size)
 
     def find(self, name: str) -> StoredFile | None:
-        """See FileStore."""
         if not is_served(name):
             return None
         with self._reporting(), suppress(FileNotFoundError, NotADirectoryError):
@@ -48,13 +44,11 @@ class LocalFileStore:
         return None
 
     def read(self, file: StoredFile, start: int, size: int) -> bytes:
-        """See FileStore."""
         with self._reporting(expected=FileNotFoundError), self.path(file.name).open("rb") as stream:
             stream.seek(start)
             return stream.read(size)
 
     def remove(self, name: str) -> None:
-        """See FileStore."""
         if NAME.fullmatch(name):
             self._remove(self.path(name))
 
@@ -112,7 +106,6 @@ def write(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raise FileExistsError when `path` exists."""
     if path.exists():
         raise FileExistsError(path)
 

@@ -65,11 +65,9 @@ class ObjectFileStore:
             raise SetupError(f"{why}; {REMEDY}") from error
 
     def put(self, data: bytes, content_type: str, ttl_s: float | None = None) -> StoredFile:
-        """See FileStore."""
         return self.keep(new_name(content_type, self._expires_s if ttl_s is None else ttl_s), data)
 
     def keep(self, name: str, data: bytes) -> StoredFile:
-        """See FileStore."""
         return self._write(name, data, "overwrite")  # a retry may find what it has written
 
     def create(self, name: str, pieces: Iterable[bytes]) -> StoredFile:
@@ -77,7 +75,6 @@ class ObjectFileStore:
         return self._write(name, b"".join(pieces), "create")
 
     def find(self, name: str) -> StoredFile | None:
-        """See FileStore."""
         if not is_served(name):
             return None
         with self._reporting(), suppress(FileNotFoundError):
@@ -85,7 +82,6 @@ class ObjectFileStore:
         return None
 
     def read(self, file: StoredFile, start: int, size: int) -> bytes:
-        """See FileStore."""
         end = min(start + size, file.size)
         if start >= end:
             return b""
@@ -93,12 +89,10 @@ class ObjectFileStore:
             return bytes(obstore.get_range(self._store, key(file.name), start=start, end=end))
 
     def remove(self, name: str) -> None:
-        """See FileStore."""
         if NAME.fullmatch(name):
             self._delete([key(name)])
 
     def prune(self) -> int:
-        """See FileStore."""
         now, removed = time.time(), 0
         with self._reporting():
             for objects in obstore.list(self._store):
@@ -133,7 +127,6 @@ class ObjectFileStore:
 
 
 def key(name: str) -> str:
-    """Where the file called `name` is kept."""
     return f"{name[33:43]}/{name}"
 
 

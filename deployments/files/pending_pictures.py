@@ -38,7 +38,6 @@ def pending_name(key: str, content_type: str, ttl_s: float) -> str:
 
 
 def is_pending(name: str, key: str) -> bool:
-    """Whether `name` was made with `key`."""
     return hmac.compare_digest(name[16:32].encode(), mark(key, name).encode())
 
 
@@ -94,7 +93,6 @@ class PictureWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a picture is pending."""
         return bool(self._pending)
 
     async def write(self, picture: Picture) -> StoredFile | None:
@@ -128,7 +126,6 @@ class PictureWriter:
         return name
 
     async def finish(self) -> None:
-        """Wait until no picture is pending."""
         await asyncio.gather(*map(asyncio.wrap_future, tuple(self._pending)))
 
     def _write(self, picture: Picture, name: str) -> StoredFile | None:

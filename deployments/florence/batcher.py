@@ -93,12 +93,10 @@ class Counters:
     batches: Mapping[str, int] = field(default_factory=dict)
 
     def count_step(self, num_sequences: int) -> None:
-        """Count one step."""
         self.steps += 1
         self.sequences += num_sequences
 
     def count_batch(self, reason: str) -> None:
-        """Count one batch that began."""
         self.batches = Counter(self.batches) + Counter([reason])  # a new one: others may be reading
 
     def since(self, before: Self) -> "Counters":
@@ -182,17 +180,14 @@ class Batcher:
 
     @property
     def counters(self) -> Counters:
-        """What has been done until now."""
         return copy(self._counters)
 
     @property
     def max_batch_size(self) -> int:
-        """Most sequences that run at a time."""
         return self._backend.max_batch_size
 
     @property
     def num_running(self) -> int:
-        """Sequences in the backend now."""
         return len(self._running)
 
     @property
@@ -391,7 +386,6 @@ class Batcher:
         self._seconds_per_token = SMOOTHING * known + (1 - SMOOTHING) * seconds_per_token
 
     def _report(self) -> None:
-        """Call the callers that asked for progress."""
         for sequence in self._running:
             if sequence.on_progress is not None and sequence.num_steps % PROGRESS_STEPS == 0:
                 tokens = self._backend.progress(sequence)

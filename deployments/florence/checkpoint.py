@@ -50,7 +50,6 @@ class Checkpoint:
 
     @cached_property
     def image_token_id(self) -> int:
-        """The id that stands for one image token in a prompt."""
         return int(self._config["image_token_id"])
 
     @cached_property
@@ -62,7 +61,6 @@ class Checkpoint:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The tokenizer."""
         return Vocabulary(self.folder)
 
     @cached_property
@@ -187,7 +185,6 @@ def image_size(settings: ModelSettings) -> tuple[int, int]:
 
 
 def folder(settings: ModelSettings, files: tuple[str, ...]) -> Path:
-    """The local folder of a checkpoint."""
     return local_folder(settings) or download(settings, files)
 
 

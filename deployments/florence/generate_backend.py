@@ -24,7 +24,6 @@ class Generate:
 
     @property
     def max_batch_size(self) -> int:
-        """Most sequences of one pass."""
         return self._settings.max_batch_size
 
     @property
@@ -33,7 +32,6 @@ class Generate:
         return self.max_batch_size
 
     def add(self, sequences: Sequences) -> None:
-        """Let `sequences` be part of the next pass."""
         self._sequences += sequences
 
     def step(self) -> list[Sequence]:
@@ -48,11 +46,9 @@ class Generate:
         return False
 
     def drop(self, sequence: Sequence) -> None:
-        """Forget a sequence before its pass."""
         self._sequences = [each for each in self._sequences if each is not sequence]
 
     def reset(self) -> None:
-        """Forget all sequences."""
         self._sequences = []
 
     def progress(self, _sequence: Sequence) -> Tokens | None:

@@ -95,5 +95,4 @@ class Stopwatch:
         self._began = time.perf_counter()
 
     def seconds(self) -> float:
-        """Seconds until now."""
         return time.perf_counter() - self._began

@@ -56,7 +56,6 @@ class Model:
 
     @property
     def pad(self) -> int:
-        """The id that fills up a batch."""
         return self.checkpoint.vocabulary.id("<pad>")
 
     @property

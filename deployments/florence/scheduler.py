@@ -181,6 +181,5 @@ class LengthForecast:
         return self._means.get(task, FIRST_GUESS)
 
     def add(self, task: str, num_tokens: int) -> None:
-        """Learn from an answer."""
         mean = self.num_tokens(task)
         self._means[task] = SMOOTHING * mean + (1 - SMOOTHING) * num_tokens

@@ -100,7 +100,6 @@ class Sequence:
         return RequestTimeout() if now >= self.deadline else None
 
     def left_s(self, now: float) -> float:
-        """Seconds from `now` until it expires."""
         return min(self.start_by, self.deadline) - now
 
 

@@ -30,7 +30,6 @@ def stage(deployment: str, metric: str, *, log: str, timing: str, line: str, spa
 
 
 def count(deployment: str, *metrics: str, log: str = "") -> Any:
-    """A field of `Stages`: a number that one deployment counts."""
     return field(default=0, metadata={"measure": Measure(deployment, metrics, log)})
 
 
@@ -95,7 +94,6 @@ class Stages:
     height: int = count("Preprocess")
 
     def with_(self, **known: Any) -> Self:
-        """These stages with some of them known."""
         return replace(self, **known)
 
     @property

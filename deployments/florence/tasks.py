@@ -65,7 +65,6 @@ class Task:
 
     @property
     def results(self) -> Any:
-        """The type that `parse` returns."""
         return self.output.model_fields["results"].annotation
 
     def prompt(self, input: Any, size: tuple[int, int]) -> str:

@@ -31,7 +31,6 @@ async def copy_store(
 
 
 async def count_rows(store: RowStore) -> Counter[str]:
-    """How many rows each table has."""
     counts: Counter[str] = Counter()
     for table in TABLES:
         async for _ in store.read_rows(table):
@@ -51,7 +50,6 @@ async def refuse_filled(target: RowStore) -> None:
 
 
 async def batches(source: RowStore, table: str) -> AsyncIterator[list[Row]]:
-    """The rows of a table in their order, BATCH at a time."""
     batch: list[Row] = []
     async for row in source.read_rows(table):
         batch.append(row)

@@ -47,7 +47,6 @@ class JobExecutor:
 
 
 def request_of(job: Job, deadline: float) -> Request:
-    """The job as a request for the pipeline."""
     return Request(
         id=job.id,
         task=job.path,
@@ -61,7 +60,6 @@ def request_of(job: Job, deadline: float) -> Request:
 
 
 def outcome_of(finished: Finished) -> JobOutcome:
-    """The pipeline's answer as the job's outcome."""
     stages = finished.stages
     return JobOutcome.done(
         finished.output,

@@ -79,5 +79,4 @@ class InstrumentedStore:
     secret = measured(Store.secret)
 
     async def close(self) -> None:
-        """Close the store."""
         await self.store.close()

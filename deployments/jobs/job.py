@@ -106,7 +106,6 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The request id."""
         return self.lease.id
 
 
@@ -159,7 +158,6 @@ class JobOutcome:
 
     @classmethod
     def done(cls, output: Any, **more: Any) -> Self:
-        """The outcome of a job with a result."""
         return cls(state=JobState.DONE, status=200, body=compact(output), **more)
 
     @classmethod

@@ -29,16 +29,13 @@ def queued_again(outcome: JobOutcome) -> tuple[LogLine, ...]:
 
 
 def encode(lines: Iterable[LogLine], now: float) -> str:
-    """`lines` as text to be added to a log at `now`."""
     return "".join(compact(vars(entry(line, now))) + "\n" for line in lines)
 
 
 def decode(text: str) -> tuple[LogEntry, ...]:
-    """The entries of a stored log."""
     # Not splitlines(): a message may hold separators that JSON leaves as they are.
     return tuple(LogEntry(**json.loads(line)) for line in text.split("\n") if line)
 
 
 def entry(line: LogLine, now: float) -> LogEntry:
-    """`line` with the time at which it happened."""
     return LogEntry(line.message, line.level, now - line.age_s)

@@ -38,7 +38,6 @@ class Maintenance:
             )
 
     async def prune(self) -> None:
-        """Delete expired jobs and their files."""
         for name in await self._store.prune(PRUNE_LIMIT):
             await asyncio.to_thread(self._remove_file, name)
 

@@ -38,7 +38,6 @@ class Readiness:
         self._confirmed_at = self._clock()
 
     async def wait(self) -> None:
-        """Wait until there is a replica."""
         while not self.is_ready:
             if await self._check():
                 self.confirm()

@@ -118,19 +118,16 @@ def status_in(row: Columns, position: int | None) -> JobStatus:
 
 
 def response_in(row: Columns) -> StoredResponse:
-    """The response of a job."""
     headers = json.loads(row["headers"])
     return StoredResponse(JobState(row["state"]), row["status"], row["body"], headers)
 
 
 def webhook_in(row: Columns) -> Webhook:
-    """A webhook."""
     values = {column: row[column] for column in COLUMNS["webhook"]}
     return Webhook(**values | {"state": WebhookState(row["state"])})
 
 
 def key_in(row: Columns) -> ApiKey:
-    """An API key."""
     return ApiKey(**{column: row[column] for column in COLUMNS["api_key"]})
 
 

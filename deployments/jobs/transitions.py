@@ -32,7 +32,6 @@ class End:
 
     @property
     def state(self) -> JobState:
-        """The job's state from now on."""
         return self.outcome.state
 
 
@@ -77,17 +76,14 @@ def after_loss(row: Columns) -> Transition:
 
 
 def cancelled() -> JobOutcome:
-    """The outcome of a job that its caller has cancelled."""
     return JobOutcome.failed(ClientCancelled())
 
 
 def not_started() -> JobOutcome:
-    """The outcome of a job that no worker claimed in time."""
     return JobOutcome.failed(StartTimeout())
 
 
 def rescued(lost: Sequence[Transition], num_expired: int) -> Rescued:
-    """What a rescue has done, counted."""
     states = [transition.state for transition in lost]
     return Rescued(
         requeued=states.count(JobState.QUEUED),
@@ -98,7 +94,6 @@ def rescued(lost: Sequence[Transition], num_expired: int) -> Rescued:
 
 
 def end_values(end: End, rules: QueueSettings, now: float) -> dict[str, Any]:
-    """The columns that an end writes."""
     outcome = end.outcome
     return {
         "state": outcome.state,
@@ -115,7 +110,6 @@ def end_values(end: End, rules: QueueSettings, now: float) -> dict[str, Any]:
 
 
 def requeue_values(requeue: Requeue, now: float) -> dict[str, Any]:
-    """The columns that a return to the queue writes."""
     return {
         "not_before": now + requeue.delay_s,
         "attempts": requeue.attempts,
@@ -125,7 +119,6 @@ def requeue_values(requeue: Requeue, now: float) -> dict[str, Any]:
 
 
 def expires_at(outcome: JobOutcome, keeps_input: bool, rules: QueueSettings, now: float) -> float:
-    """When a job that ends now is forgotten."""
     is_large = len(outcome.body.encode()) >= rules.large_result_bytes
     is_short = is_large or not keeps_input
     return now + (rules.large_result_ttl_s if is_short else rules.result_ttl_s)
@@ -159,7 +152,6 @@ def webhook_body(request_id: str, outcome: JobOutcome) -> str:
 
 
 def usage_of(row: Columns, outcome: JobOutcome, now: float) -> Usage:
-    """What a job has used that ends now."""
     return Usage(
         key_id=row["key_id"],
         day=day_of(now),

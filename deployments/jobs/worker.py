@@ -74,7 +74,6 @@ class Worker:
 
     @property
     def num_running(self) -> int:
-        """Jobs that are executed now."""
         return len(self._running)
 
     def wake(self) -> None:
@@ -258,7 +257,6 @@ class WakeUp:
         self._task: asyncio.Task[None] | None = None
 
     def __call__(self) -> None:
-        """Wake a worker soon."""
         self._is_requested = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="wake-up")

@@ -76,7 +76,6 @@ def ssl_context(authority: Path | None) -> ssl.SSLContext:
 
 
 def error_line(response: httpx2.Response) -> str:
-    """An error response in one line."""
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError, TypeError):
@@ -87,7 +86,6 @@ def error_line(response: httpx2.Response) -> str:
 
 
 def data_uri(data: bytes, content_type: str) -> str:
-    """`data` as a URI, for fields that take a URL."""
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
 

@@ -97,7 +97,6 @@ def compose(args: Tree, http: Tree) -> Profile:
 
 
 def read_yaml(file: Path) -> Tree:
-    """A YAML file."""
     tree: Tree = yaml.safe_load(file.read_text())
     return tree
 

@@ -75,7 +75,6 @@ def import_application() -> None:
 
 
 def descendants() -> set[psutil.Process]:
-    """All processes below this one."""
     return set(psutil.Process().children(recursive=True))
 
 

@@ -25,7 +25,6 @@ def raise_interrupts() -> None:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The handler."""
     raise KeyboardInterrupt
 
 

@@ -25,17 +25,14 @@ class StateFolder:
 
     @property
     def files(self) -> Path:
-        """Where pictures are kept."""
         return self.folder / "files"
 
     @property
     def store(self) -> str:
-        """The URL of the queue's database."""
         return f"sqlite:///{self.folder / 'queue.db'}"
 
     @property
     def webhooks(self) -> Path:
-        """Where the keys that sign webhooks are kept."""
         return self.folder / "webhooks"
 
     @property
@@ -45,7 +42,6 @@ class StateFolder:
 
     @property
     def tls(self) -> Path:
-        """Where certificates are kept."""
         return self.folder / "tls"
 
     @property
@@ -133,5 +129,4 @@ def write_private(file: Path, text: str) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> SetupError:
-    """The error for a path that cannot be written."""
     return SetupError(f"cannot write {path} ({error.strerror}): choose another folder with --state")

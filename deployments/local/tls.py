@@ -56,7 +56,6 @@ def is_valid(file: Path, names: Names = ()) -> bool:
 
 
 def names_in(certificate: x509.Certificate) -> Names:
-    """The alternative names in a certificate."""
     return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
@@ -152,17 +151,14 @@ def address_of(host: str) -> Address | None:
 
 
 def common_name(name: str) -> x509.Name:
-    """A subject with a common name."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
 def pem_of(certificate: x509.Certificate) -> str:
-    """PEM of a certificate."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def pem_of_key(key: ec.EllipticCurvePrivateKey) -> str:
-    """PEM of a private key."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

@@ -39,7 +39,6 @@ class FileExporter(ConsoleSpanExporter):
         super().__init__(out=self._file, formatter=lambda span: f"{span.to_json(indent=None)}\n")
 
     def shutdown(self) -> None:
-        """Close the file."""
         with suppress(OSError):  # a full disk, which the log has reported
             self._file.close()
 
@@ -103,7 +102,6 @@ def check_exporter(settings: TracingSettings) -> None:
 def open_provider(
     exporter: SpanExporter, settings: TracingSettings, deployment: str
 ) -> TracerProvider:
-    """Makes tracers whose spans go to `exporter`."""
     provider = TracerProvider(
         # The caller that begins a trace decides; one that sends a `traceparent` has begun it.
         sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),

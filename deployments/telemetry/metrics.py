@@ -206,7 +206,6 @@ class PrometheusRecorder:
         self._recorded: set[str] = set()
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """See Recorder."""
         self._recorded.add(name)
         metric = self._metrics[name]
         child = metric.labels(**labels) if labels else metric
@@ -222,7 +221,6 @@ class PrometheusRecorder:
         """See Recorder."""
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
         return generate_latest(self)
 
     def collect(self) -> Iterator[Family]:
@@ -258,7 +256,6 @@ class RayRecorder:
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """See Recorder."""
         if self._in_replica:
             labels.pop(SERVE_LABEL, None)
         if name not in self._metrics:
@@ -305,11 +302,9 @@ class SharedRecorder(PrometheusRecorder):
         self._other = other
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """See Recorder."""
         super().record(name, value, **labels)
         if not name.startswith(STAGES) and not METRICS[name].is_clusters:
             self._other.record(name, value, **labels)
 
     def refresh(self) -> None:
-        """See Recorder."""
         self._other.refresh()

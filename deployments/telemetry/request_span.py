@@ -40,7 +40,6 @@ class RequestSpan:
         set_attributes(self._span, request_id=request_id)
 
     def set_key(self, key_id: str) -> None:
-        """The id of the caller's key, once it is known."""
         self._key_id = key_id
         set_attributes(self._span, key_id=key_id)
 

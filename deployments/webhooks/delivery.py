@@ -65,7 +65,6 @@ class WebhookSender:
         self._tracer = tracer
 
     async def deliver_forever(self) -> None:
-        """Deliver what is due, again and again."""
         while True:
             try:
                 await self.deliver_due()
@@ -123,7 +122,6 @@ class WebhookSender:
         }
 
     async def _deliver(self, webhook: Webhook, key: PrivateKey) -> None:
-        """Make one attempt, and record its result."""
         with self._tracer.span(
             "webhook", webhook.trace, "client", request_id=webhook.id, attempt=webhook.attempts
         ) as span:

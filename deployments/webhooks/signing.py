@@ -110,7 +110,6 @@ class SigningKeys:
         return self._current
 
     async def published(self) -> list[PublicKey]:
-        """The public keys that receivers get, see `published_keys`."""
         return await published_keys(self._store, self._span_s)
 
     async def rotate(self, *, early: bool = False) -> KeyRotation:

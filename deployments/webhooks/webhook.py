@@ -51,7 +51,6 @@ class DeliveryResult:
 
     @property
     def state(self) -> WebhookState:
-        """The state of the webhook after the attempt."""
         if self.error is None:
             return WebhookState.DELIVERED
         return WebhookState.DEAD if self.retry_s is None else WebhookState.PENDING

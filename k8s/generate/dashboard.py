@@ -22,7 +22,6 @@ Json = dict[str, Any]
 
 
 def dashboard() -> str:
-    """The whole dashboard, as it is kept in the chart."""
     made = {
         "title": "Florence Serve",
         "uid": "florence-serve",
@@ -67,7 +66,6 @@ def variables() -> list[Json]:
 
 
 def values_of(label: str, series: str) -> Json:
-    """A variable that takes the values that a label has."""
     return {
         "name": label,
         "label": {"namespace": "Namespace", "florence": "Release"}[label],
@@ -80,7 +78,6 @@ def values_of(label: str, series: str) -> Json:
 
 
 def panels() -> Iterator[Json]:
-    """Every row with its panels, one below the other."""
     ids = count(1)
     top = 0
     for row in ROWS:
@@ -92,7 +89,6 @@ def panels() -> Iterator[Json]:
 
 
 def headline(row: Row, number: int, top: int) -> Json:
-    """The line above a row."""
     place = {"h": 1, "w": WIDTH, "x": 0, "y": top}
     return {"id": number, "type": "row", "title": row.title, "collapsed": False, "gridPos": place}
 
@@ -121,7 +117,6 @@ def picture(panel: Panel, number: int) -> Json:
 
 
 def target(query: Query, letter: str) -> Json:
-    """A query as Grafana keeps it."""
     return {"refId": letter, "expr": of_installation(query.expr), "legendFormat": query.legend}
 
 
@@ -137,7 +132,6 @@ def chosen(metric: re.Match[str]) -> str:
 
 
 def field(panel: Panel) -> Json:
-    """How values are drawn."""
     common: Json = {"unit": panel.unit, "min": 0}
     if panel.kind == "stat":
         return common
@@ -147,7 +141,6 @@ def field(panel: Panel) -> Json:
 
 
 def options(panel: Panel) -> Json:
-    """How the panel looks around the values."""
     if panel.kind == "stat":
         return {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "area"}
     return {

@@ -18,12 +18,10 @@ class Dumper(yaml.SafeDumper):
     """Texts of several lines as blocks, and no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Everything is written out."""
         return True
 
 
 def block(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    """A text as people write it."""
     style = "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -32,7 +30,6 @@ Dumper.add_representer(str, block)
 
 
 def manifests() -> Iterator[tuple[Path, str]]:
-    """Each file with its text."""
     for name in SHOWN:
         yield FOLDER / f"{name}.yaml", manifest(EXAMPLES / f"{name}.yaml")
 

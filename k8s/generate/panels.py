@@ -45,17 +45,14 @@ def rate(metric: str, *labels: str) -> str:
 
 
 def quantile(metric: str, q: float, *labels: str) -> str:
-    """A quantile of a histogram over all replicas, by some labels."""
     return f"histogram_quantile({q}, {rate(f'{metric}_bucket', 'le', *labels)})"
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
-    """The median and the 95th percentile of a histogram."""
     return tuple(Query(quantile(metric, q), f"p{q * 100:.0f}") for q in QUANTILES)
 
 
 def stages(q: float) -> tuple[Query, ...]:
-    """A quantile of each stage of a request."""
     return tuple(Query(quantile(metric, q), name) for name, metric in STAGES.items())
 
 

@@ -12,7 +12,6 @@ BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 
 
 def readme() -> str:
-    """The README with its table as values.yaml says."""
     text = README.read_text()
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
@@ -33,7 +32,6 @@ def rows(keys: tuple[Key, ...]) -> Iterator[Key]:
 
 
 def row(key: Key) -> str:
-    """One line."""
     default = "" if key.keys else f"`{shown(key.default)}`"
     return (
         f"| `{'.'.join(key.path)}` | {default} | {key.description.replace('|', chr(92) + '|')} |\n"

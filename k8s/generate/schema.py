@@ -39,7 +39,6 @@ def closed(below: Schema) -> Schema:
 
 
 def properties(keys: Iterable[Key]) -> Schema:
-    """The keys of one section."""
     return {key.name: property_of(key) for key in keys}
 
 
@@ -60,7 +59,6 @@ def groups(keys: Iterable[Key]) -> Schema:
 
 
 def group(kind: Key) -> Schema:
-    """An item of one kind."""
     name: Schema = {
         "type": "string",
         "description": "Name of the group, and a part of the names of its pods.",
@@ -71,7 +69,6 @@ def group(kind: Key) -> Schema:
 
 
 def without_default(found: Schema) -> Schema:
-    """A property whose default stands elsewhere."""
     return {name: value for name, value in found.items() if name != "default"}
 
 

@@ -51,7 +51,6 @@ def read_keys(file: Path = VALUES) -> tuple[Key, ...]:
 def keys_of(
     node: yaml.MappingNode, values: dict[str, Any], lines: list[str], path: tuple[str, ...]
 ) -> Iterator[Key]:
-    """The keys of one mapping."""
     for key, child in node.value:
         said, hints = comment(lines, key.start_mark.line)
         here = (*path, str(key.value))
@@ -79,7 +78,6 @@ def comment(lines: list[str], line: int) -> tuple[str, dict[str, Any]]:
 
 
 def leaves(keys: tuple[Key, ...]) -> Iterator[Key]:
-    """Every key that is not a section, in order."""
     for key in keys:
         if key.keys:
             yield from leaves(key.keys)

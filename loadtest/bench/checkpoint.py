@@ -111,7 +111,6 @@ def config() -> Florence2Config:
 
 
 def processor() -> dict[str, Any]:
-    """The demo's processor for the larger images."""
     found: dict[str, Any] = json.loads((DEMO_CHECKPOINT / "processor_config.json").read_text())
     found["image_processor"]["size"] = {"height": SIDE, "width": SIDE}
     found["image_processor"]["image_seq_length"] = (SIDE // 32) ** 2 + 1

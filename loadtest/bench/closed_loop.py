@@ -90,14 +90,12 @@ class Latencies:
 
     @property
     def rate(self) -> float:
-        """Answered requests a second."""
         return (len(self.seconds) - self.num_failed) / self.wall_s
 
 
 def is_answered(
     connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str]
 ) -> bool:
-    """Whether the answer to a POST is a 200."""
     try:
         connection.request("POST", path, body, headers)
         response = connection.getresponse()

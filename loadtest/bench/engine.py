@@ -267,12 +267,10 @@ def middles(lengths: collections.abc.Sequence[int]) -> list[int]:
 
 
 def batches(items: collections.abc.Sequence[T], width: int) -> list[collections.abc.Sequence[T]]:
-    """The items in groups of `width`."""
     return [items[i : i + width] for i in range(0, len(items), width)]
 
 
 def timed(way: Way, sequences: Sequences, spent: TimePerImage, num_tokens: float) -> list[Tokens]:
-    """The answers of one round, with the time of `num_tokens` of their tokens noted."""
     cpu, wall = time.process_time(), time.perf_counter()
     answers = way(sequences)
     share = 1000 * num_tokens / sum(sequence.max_new_tokens or 0 for sequence in sequences)

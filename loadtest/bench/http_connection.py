@@ -77,7 +77,6 @@ class ConnectionPool:
 
 
 def message(method: str, path: str, key: str, body: bytes = b"") -> bytes:
-    """The bytes of a request."""
     head = (
         f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Key {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -110,7 +110,6 @@ def hung_up(service: LocalService, good: bytes) -> str:
 
 
 def late(service: LocalService, good: bytes) -> str:
-    """A request that must begin sooner than it can."""
     return f"late: {post(service, good, LATE).getresponse().status}"
 
 

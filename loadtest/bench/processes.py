@@ -21,7 +21,6 @@ class Cost:
         return max(spent, default=0.0)
 
     def outside_since(self, before: "Cost") -> float:
-        """Processor seconds spent outside the model since `before`."""
         return self.total_s - before.total_s - self.inside_since(before)
 
 
@@ -37,7 +36,6 @@ class Work:
     total_s: float
 
     def since(self, before: "Work") -> "Work":
-        """What was done since `before`."""
         return Work(
             self.passes - before.passes,
             self.model_s - before.model_s,

@@ -256,7 +256,6 @@ class QueueBench:
 
 
 def status_path(submitted: RawAnswer) -> str:
-    """Where to ask for the status of the request that was submitted."""
     found = ID.search(submitted.body)
     if submitted.status != 200 or not found:
         raise SystemExit(f"a submit was answered {submitted.status}: {submitted.body.decode()}")

@@ -99,7 +99,6 @@ class AnsweredImage:
 
 
 def mixed_samples(folder: Path, num: int = 64) -> list[AnsweredImage]:
-    """`num` images for the mixed checkpoint in `folder`, their lengths mixed."""
     wanted = lengths(num)
     jpegs = [photograph(seed, brightness=brightness(length)) for seed, length in enumerate(wanted)]
     answers = Reference(folder).answers(jpegs)

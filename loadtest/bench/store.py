@@ -73,7 +73,6 @@ def server(url: str | None) -> Iterator[str]:
 
 
 async def measure(stores: EmptyStores, seconds: float, rows: int, console: Console) -> Figures:
-    """All figures of one store, by their titles."""
     found: Figures = {}
     with console.status(f"{stores.name}: submit …") as status:
         for num in PRODUCERS:
@@ -158,7 +157,6 @@ async def claims(store: RowStore) -> Figures:
 
 
 async def fill(store: RowStore, rows: int, keys: Sequence[str] = ("key",)) -> None:
-    """Queue so many jobs, of all keys in turn."""
     for start in range(0, rows, FILL):
         given = [submission(keys[nth % len(keys)]) for nth in range(start, min(start + FILL, rows))]
         await asyncio.gather(*map(store.submit, given))
@@ -208,7 +206,6 @@ def middle(rounds: Sequence[Figures]) -> Figures:
 
 
 def capped(key_id: str, concurrency: int) -> dict[str, Any]:
-    """The row of an API key with a limit."""
     given = {"id": key_id, "hash": key_id, "name": "", "concurrency": concurrency}
     return given | {"rate": None, "created_at": 0.0, "expires_at": None, "revoked_at": None}
 

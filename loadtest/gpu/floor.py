@@ -117,6 +117,5 @@ def timed_s(work: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until the device has done all of its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -133,7 +133,6 @@ def num_different(running: MeasuredServer, samples: list[AnsweredImage], job: Pe
 def measured(
     running: MeasuredServer, job: PeerJob, samples: list[AnsweredImage], requests: int
 ) -> list[dict[str, Any]]:
-    """The figures of one server, for each number of clients."""
     different = {"num_different": num_different(running, samples, job)}
     loop = ClosedLoop(running.url, running.headers, [body_with(each.jpeg) for each in samples])
     rows = []

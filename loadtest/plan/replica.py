@@ -70,7 +70,6 @@ class Steps:
         return self.began + self.prefill_s + self.steps * self.step_s
 
     def steps_until(self, now: float) -> int:
-        """Steps until the engine schedules next."""
         return max(1, math.ceil((now - self.began - self.prefill_s) / self.step_s - EPSILON))
 
 
@@ -134,7 +133,6 @@ class SimulatedReplica:
             self._timer = self._clock.after(sleep_s + EPSILON, self._schedule_next)
 
     def _shorten(self, under_way: Steps) -> None:
-        """Schedule at the end of the step that is under way."""
         steps = under_way.steps_until(self._clock.now)
         if steps < under_way.steps:
             under_way.steps = steps

@@ -166,7 +166,6 @@ class SimulatedReplicas:
                 self._queued.push()  # Serve's handles report at once that there is no replica
 
     def up_seconds(self) -> float:
-        """Seconds for which replicas were up, all together."""
         now = self._clock.now
         return self._stopped_up_s + sum(now - p.up_since for p in self._up + self._stopping)
 

@@ -39,12 +39,10 @@ class Finding:
 
 
 def ok(said: str) -> Finding:
-    """As it should be."""
     return Finding(Level.OK, said)
 
 
 def warn(said: str, remedy: str) -> Finding:
-    """Good enough to serve."""
     return Finding(Level.WARN, said, remedy)
 
 
@@ -54,7 +52,6 @@ def fail(said: str, remedy: str = "") -> Finding:
 
 
 def skip(said: str) -> Finding:
-    """It cannot be known from here."""
     return Finding(Level.SKIP, said)
 
 
@@ -133,7 +130,6 @@ def report(checks: Sequence[Check], as_json: bool) -> int:
 
 
 def json_line(name: str, finding: Finding) -> str:
-    """For programs."""
     tree = {"check": name, "verdict": finding.level, "said": finding.said}
     return json.dumps(tree | {"remedy": finding.remedy or None}, ensure_ascii=False)
 

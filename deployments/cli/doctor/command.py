@@ -123,7 +123,6 @@ def local_checks(setup: Setup) -> list[Check]:
 
 
 def remote_checks(service: RemoteService, smoke: bool) -> list[Check]:
-    """The checks of a running service."""
     checks = [
         Check("service", partial(remote.check_health, service)),
         Check("service-clock", partial(remote.check_clock, service), after="service"),

@@ -33,7 +33,6 @@ def processes() -> list[psutil.Process]:
 
 
 def is_ours(process: psutil.Process) -> bool:
-    """Whether it is one of them."""
     try:
         name = process.name()
         return name in (*CORE, "haproxy") or name.startswith(("ray::", "ray-"))
@@ -42,7 +41,6 @@ def is_ours(process: psutil.Process) -> bool:
 
 
 def check_ray_token(setup: Setup, running: Sequence[psutil.Process]) -> Finding:
-    """Whether the Ray that runs here asks for its token."""
     open_ = [each for each in running if is_core(each) and token_mode(each) != "token"]
     if open_:
         said = f"{open_[0].name()} ({open_[0].pid}) asks for none: who reaches it can run code"
@@ -118,12 +116,10 @@ def check_remote_ports(url: str) -> Finding:
 
 
 def host_of(url: str) -> str:
-    """The host that a URL names."""
     return urlsplit(url).hostname or ""
 
 
 def remote_finding(host: str, found: Sequence[int]) -> Finding:
-    """The finding for these open ports."""
     if not found:
         return ok(f"none of Ray's and HAProxy's of {host} can be reached from here")
     said = ", ".join(f"{port} ({PRIVATE_PORTS[port]})" for port in found)
@@ -132,14 +128,12 @@ def remote_finding(host: str, found: Sequence[int]) -> Finding:
 
 
 def open_ports(host: str, ports: Sequence[int]) -> list[int]:
-    """The ports that accept a connection."""
     with ThreadPoolExecutor(len(ports)) as threads:
         answers = threads.map(lambda port: accepts(host, port), ports)
         return [port for port, accepted in zip(ports, answers, strict=True) if accepted]
 
 
 def accepts(host: str, port: int) -> bool:
-    """Whether something listens there."""
     try:
         socket.create_connection((host, port), TIMEOUT_S).close()
     except (OSError, UnicodeError):

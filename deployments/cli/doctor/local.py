@@ -59,7 +59,6 @@ class Setup:
 
     @property
     def is_store_hidden(self) -> bool:
-        """Whether the store is a file on another machine."""
         return self.is_elsewhere and not self.settings.store.url.startswith("postgres")
 
 
@@ -131,7 +130,6 @@ def check_store(setup: Setup) -> Finding:
 
 
 def store_finding(url: str, found: StoreInfo) -> Finding:
-    """The finding for a store that answers."""
     said = f"{url}, {found.server}, schema {found.schema}"
     if found.schema > found.latest:
         remedy = "run the newer release, or name another store"
@@ -235,7 +233,6 @@ def probe_files(settings: FileSettings) -> Finding:
 
 
 def unwritable(root: str, why: str) -> Finding:
-    """The finding for a place that takes no file."""
     bucket = "let its account write, read and delete there"
     folder = "make it writable, or name another in files.root"
     return fail(f"{root} cannot be written: {why}", bucket if "://" in root else folder)
@@ -259,7 +256,6 @@ def check_keys(setup: Setup) -> Finding:
 
 
 async def count_valid(store: Store) -> int:
-    """How many keys of the store are valid."""
     now = await store.now()
     return sum(key.is_valid(now) for key in await store.keys())
 
@@ -282,12 +278,10 @@ def check_webhook_keys(setup: Setup) -> Finding:
 
 
 async def published_keys(store: Store) -> Sequence[PublicKey]:
-    """The public keys in the store."""
     return await store.signing_keys()
 
 
 def without_webhook_keys(folder: Path, setup: Setup) -> Finding:
-    """The finding for a folder without keys."""
     if obstacle(folder):
         remedy = f"put two there, as `{GENERATE} NAME.pem` makes them"
         return fail(f"none in {folder}, and none can be made", remedy)

@@ -79,7 +79,6 @@ def check_gpu(setup: Setup) -> Finding:
 
 
 def without_gpu(setup: Setup) -> Finding:
-    """The finding where no GPU is visible."""
     if setup.settings.model.device == "auto":
         return skip("none is visible, so the model runs on the CPU")
     if setup.is_elsewhere:
@@ -88,7 +87,6 @@ def without_gpu(setup: Setup) -> Finding:
 
 
 def gpu_finding(said: str, fitting: int, settings: InferenceSettings) -> Finding:
-    """The finding for a GPU with memory for a batch of `fitting` sequences."""
     wanted = settings.max_batch_size
     if fitting < 1:
         remedy = "free the GPU, or lower inference.max_new_tokens or inference.num_beams"

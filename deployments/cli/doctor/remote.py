@@ -60,7 +60,6 @@ class RemoteService:
 
 
 def check_health(service: RemoteService) -> Finding:
-    """Whether it is alive, ready, and of this release."""
     if (alive := service.get("/health")).status_code != 200:
         return fail(f"{service.url}/health answers {error_line(alive)}", REMEDY)
     if (ready := service.get("/ready")).status_code != 200:
@@ -77,7 +76,6 @@ def check_health(service: RemoteService) -> Finding:
 
 
 def check_clock(service: RemoteService) -> Finding:
-    """Whether its clock agrees with this machine's."""
     before = time.time()
     date = service.get("/health").headers.get("date", "")
     between = (before + time.time()) / 2

@@ -57,7 +57,6 @@ def draw_batch(rng: random.Random, tokenizer: PreTrainedTokenizerBase, size: int
 def make_batch(
     scenes: list[Scene], tasks: list[TrainingTask], tokenizer: PreTrainedTokenizerBase
 ) -> Batch:
-    """Scenes with the prompts and answers of their tasks."""
     image = IMAGE_TOKEN * NUM_IMAGE_TOKENS
     prompts = _tokens(tokenizer, [f"{image}<s>{t.sentence}</s>" for t in tasks])
     answers = [f"<s>{t.answer(s)}</s>" for s, t in zip(scenes, tasks, strict=True)]

@@ -91,7 +91,6 @@ class TrainingRun:
 
     @property
     def minutes(self) -> float:
-        """Wall time of the run so far."""
         return round((time.monotonic() - self.started_s) / 60, 1)
 
     def finish(self) -> dict[str, Any]:
@@ -152,7 +151,6 @@ def _best_in(folder: Path) -> float:
 
 
 def _cpu_minutes() -> float:
-    """CPU time of this process and its children."""
     usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return round(sum(u.ru_utime + u.ru_stime for u in usages) / 60, 1)
 

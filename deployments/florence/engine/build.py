@@ -99,7 +99,6 @@ def longest_sequence(inputs: Inputs, max_text_tokens: int, image_size: tuple[int
 
 
 def black(size: tuple[int, int]) -> Pixels:
-    """A black image of this (width, height)."""
     width, height = size
     return np.zeros((height, width, 3), np.uint8)
 
@@ -136,7 +135,6 @@ def fitting(shape: BatchShape, dtype: torch.dtype, num_bytes: int) -> int:
 
 
 def described(shape: BatchShape, dtype: torch.dtype) -> str:
-    """What was chosen, for the log."""
     each = shape.num_bytes(dtype)
     return (
         f"engine: {shape.max_batch_size} sequences of {each / 1e6:.1f} MB, "

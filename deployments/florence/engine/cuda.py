@@ -68,7 +68,6 @@ class RecordedFunction:
         self._buffers: dict[int, Sequence[Tensor]] = {}
 
     def record(self, *batch: Tensor) -> None:
-        """Record it for batches of this size."""
         size, buffers = len(batch[0]), [values.clone() for values in batch]
         self._graphs.record((self._name, size), lambda: self._work(*buffers))
         self._buffers[size] = buffers

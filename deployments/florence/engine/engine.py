@@ -72,12 +72,10 @@ class Engine:
 
     @property
     def max_batch_size(self) -> int:
-        """Most sequences at a time."""
         return self._batch.shape.max_batch_size
 
     @property
     def prefill_batch_size(self) -> int:
-        """Most sequences that go to the encoder together."""
         return self._config.prefill_batch_size
 
     @torch.inference_mode()
@@ -124,7 +122,6 @@ class Engine:
 
     @torch.inference_mode()
     def drop(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is."""
         self._preempted.pop(sequence, None)
         self._ended = deque(ended for ended in self._ended if ended[0] is not sequence)
         for encoded in self._encoded:
@@ -134,7 +131,6 @@ class Engine:
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Forget all sequences."""
         for known in (self._encoded, self._done, self._ended, self._running, self._preempted):
             known.clear()
         self._batch.clear(slice(None))
@@ -200,7 +196,6 @@ class Engine:
         return SequenceLimits(self._num_beams(sequence), most + 1, least + 1, sequence.grammar)
 
     def _decode(self) -> None:
-        """One step of the batch."""
         size = self._size()
         self._graphs.run(size, partial(self._advance, *size))
         done = HostCopy(self._batch.done[: len(self._running)])

@@ -122,17 +122,14 @@ def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 
 
 def linear_of(module: nn.Linear) -> Linear:
-    """One projection."""
     return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
 
 
 def norm_of(module: nn.LayerNorm) -> Norm:
-    """One layer norm."""
     return Norm(module.weight.detach(), module.bias.detach(), module.eps)
 
 
 def feed_forward_of(layer: Any) -> FeedForward:
-    """The `fc1` and `fc2` of a layer."""
     return FeedForward(linear_of(layer.fc1), linear_of(layer.fc2))
 
 

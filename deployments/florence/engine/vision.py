@@ -158,12 +158,10 @@ class VisionTower:
 
 
 def parts(layer: Any) -> tuple[Any, Any]:
-    """The two halves of one of transformers' vision blocks."""
     return layer.spatial_block, layer.channel_block
 
 
 def block_of(part: Any) -> VisionBlock:
-    """One half of a block."""
     return VisionBlock(
         convolution_of(part.conv1),
         norm_of(part.norm1),
@@ -175,7 +173,6 @@ def block_of(part: Any) -> VisionBlock:
 
 
 def attention_of(part: Any) -> WindowAttention | ChannelAttention:
-    """The attention of either half."""
     if hasattr(part, "window_attn"):
         found = part.window_attn
         qkv, out = linear_of(found.qkv), linear_of(found.proj)

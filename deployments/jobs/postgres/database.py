@@ -122,7 +122,6 @@ class Database:
         return await self._try(lambda connection: Transaction(connection).rows(name, *values))
 
     async def row(self, name: str, *values: Any) -> Record | None:
-        """The first row of it, if any."""
         return await self._try(lambda connection: Transaction(connection).row(name, *values))
 
     async def value(self, name: str, *values: Any) -> Any:
@@ -332,7 +331,6 @@ def shown(url: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, in one line."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -90,7 +90,6 @@ class Keys(DatabaseStore):
 
 
 def taken(key: ApiKey, error: UniqueViolationError) -> ValueError:
-    """The error for a key that is there already."""
     if error.constraint_name == "api_key_hash":
         return ValueError("there is a key with this hash already")
     return ValueError(f"there is a key {key.id} already")

@@ -61,14 +61,12 @@ class PostgresStore(Submits, Leases, Webhooks, Keys):
         return bytes.fromhex(await self.database.value("secret", name, fresh.hex()))
 
     async def read_rows(self, table: str) -> AsyncIterator[Row]:
-        """Every row of a table."""
         columns = ", ".join(COLUMNS[table])
         async with self.database.connection() as connection, connection.transaction():
             async for row in connection.cursor(f"SELECT {columns} FROM {table} ORDER BY seq"):
                 yield dict(row)
 
     async def write_rows(self, table: str, rows: Sequence[Row]) -> None:
-        """Add rows of another store."""
         columns = COLUMNS[table]
         places = ", ".join(f"${nth}" for nth, _ in enumerate(columns, 1))
         insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})"

@@ -67,7 +67,6 @@ class Depth:
         return self._depth
 
     def add(self, num: int) -> None:
-        """Note that `num` more were added."""
         self._depth += num
 
 
@@ -126,7 +125,6 @@ class Submits(DatabaseStore):
         return max(depth, await self._depth.read(self._counting(transaction), NEAR_S))
 
     async def _add(self, database: Database | Transaction, given: Given) -> Answers:
-        """Add those that are not there yet."""
         if not given:
             return {}
         priorities = sorted({submission.priority for submission in given.values()})
@@ -180,7 +178,6 @@ def distinct(given: Given) -> Given:
 
 
 def without(given: Given, answers: Answers) -> Given:
-    """Those that have no answer yet."""
     return {nth: submission for nth, submission in given.items() if nth not in answers}
 
 
@@ -195,7 +192,6 @@ def befores(priorities: Iterable[int]) -> list[int]:
 
 
 def values_of(submission: Submission) -> tuple[Any, ...]:
-    """The parameters of `submit` for one job."""
     return (
         *PLAIN(submission),
         int(submission.keeps_input),

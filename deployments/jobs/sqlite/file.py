@@ -190,7 +190,6 @@ def inspect_file(file: Path) -> int | None:
 
 
 def not_writable(file: Path, path: Path) -> SetupError:
-    """The error for a `path` by which `file` would be made or written, and cannot be."""
     return SetupError(
         f"store {file}: {path} cannot be written; "
         "make it writable, or name another file in store.url"
@@ -198,7 +197,6 @@ def not_writable(file: Path, path: Path) -> SetupError:
 
 
 def unusable(file: Path, error: Exception) -> SetupError:
-    """The error for a file that cannot be opened or read."""
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return damaged(file, str(error))
     reason = error.strerror if isinstance(error, OSError) else error
@@ -209,7 +207,6 @@ def unusable(file: Path, error: Exception) -> SetupError:
 
 
 def damaged(file: Path, reason: str) -> SetupError:
-    """The error for a file that SQLite cannot read as a database."""
     first_line = reason.splitlines()[0]
     return SetupError(
         f"store {file}: not a sound SQLite database ({first_line}); "

@@ -364,7 +364,6 @@ class Tables:
         return stats_in(counted, busiest, free_bytes)
 
     def secret(self, name: str) -> bytes | None:
-        """The secret called `name`, if there is one."""
         row = self._row("secret", name=name)
         return None if row is None else bytes.fromhex(row["value"])
 

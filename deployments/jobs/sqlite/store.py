@@ -152,7 +152,6 @@ class SqliteStore:
     _add_secret = writes(Tables.add_secret)
 
     async def read_rows(self, table: str) -> AsyncIterator[Row]:
-        """Every row of a table."""
         after = 0
         while chunk := await self._read_rows(table, after, CHUNK):
             for after, row in chunk:  # noqa: B007
