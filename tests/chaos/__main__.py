@@ -74,7 +74,7 @@ def main(
     ] = False,
     out: Annotated[Path, typer.Option(help="Where the table goes, as Markdown.")] = OUT,
 ) -> None:
-    """Perform the drills, print the table, write it."""
+    """Run the drills; print and write the table."""
     chosen = names or [*DRILLS, SIGTERM]
     unknown = set(chosen) - {*DRILLS, SIGTERM}
     if unknown:
@@ -94,7 +94,7 @@ def main(
 def performed(
     names: list[str], seconds: float, haproxy: bool, console: Console
 ) -> Iterator[DrillResult]:
-    """What comes of each drill; those that break the installation break the same one in turn."""
+    """The result of each drill; drills of an installation share one."""
     of_site = [name for name in names if name != SIGTERM]
     with console.status("Starting the service …") as status, ExitStack() as stack:
         whole = stack.enter_context(installation(haproxy)) if of_site else None

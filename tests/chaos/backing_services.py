@@ -17,7 +17,7 @@ START_S = 60.0
 
 
 class Bucket:
-    """A server process; its objects are gone with it."""
+    """An S3 server process, whose objects are lost with it."""
 
     def __init__(self, log: Path) -> None:
         [self._port] = free_ports(1)
@@ -26,12 +26,12 @@ class Bucket:
 
     @property
     def url(self) -> str:
-        """The bucket, as the setting files.root names it."""
+        """The bucket's URL for the setting files.root."""
         return f"s3://{NAME}/files"
 
     @property
     def environment(self) -> dict[str, str]:
-        """How it is reached, in the words of AWS."""
+        """The AWS variables of its address and keys."""
         return {
             "AWS_ACCESS_KEY_ID": "id",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -58,11 +58,11 @@ class Bucket:
             self._process = None
 
     def freeze(self) -> None:
-        """Let it answer nothing, though connections are taken."""
+        """Freeze it: it accepts connections and does not answer."""
         self._member().suspend()
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Unfreeze it."""
         self._member().resume()
 
     def _member(self) -> psutil.Process:
@@ -78,7 +78,7 @@ class Bucket:
 
 
 class Database:
-    """A server whose data are in `folder`."""
+    """A PostgreSQL server with its data in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
@@ -89,7 +89,7 @@ class Database:
         self.url = str(self._server.get_uri())
 
     def stop(self) -> None:
-        """Stop it at once, cutting every connection, as a restart for an update does."""
+        """Stop it at once and close every connection, as for an update."""
         self._server.stop()
 
     def start(self) -> None:

@@ -37,7 +37,7 @@ class LoadCounts:
             self.runs += not is_queued
 
     def failed_once(self, what: str) -> None:
-        """A call came to nothing; its client may call again."""
+        """A call failed; its client may retry."""
         with self._lock:
             self.raw[what] += 1
             self.last_failure = time.monotonic()
@@ -53,7 +53,7 @@ class LoadCounts:
             self.acknowledged.add(id_)
 
     def answered(self, output: dict[str, Any], seconds: float) -> None:
-        """A request came to its end."""
+        """A request ended."""
         with self._lock:
             self.last_answer = json.dumps(output["results"], sort_keys=True)
             self.answers[self.last_answer] += 1

@@ -1,4 +1,4 @@
-"""Clients that go on through every failure, and remember what the service has acknowledged."""
+"""Clients that continue through every failure, and record what the service acknowledged."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ RETRIED = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True)
 class Question:
-    """A task and the number of the scene that it is about."""
+    """A task and the number of its scene."""
 
     task: str
     scene: int
@@ -64,11 +64,11 @@ class Crowd:
         await self._http.aclose()
 
     async def answers(self) -> dict[Question, Any]:
-        """What a synchronous run answers to each question: the results alone, without pictures."""
+        """The results of a synchronous run for each question, without pictures."""
         return {question: await self._run(question) for question in QUESTIONS}
 
     async def submit(self, num: int) -> None:
-        """Submit `num` requests from several clients; every seventh is cancelled at once."""
+        """Submit `num` jobs from several clients; every seventh is cancelled at once."""
         numbers = iter(range(num))
 
         async def client() -> None:
@@ -80,24 +80,24 @@ class Crowd:
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
 
     async def reached(self, num: int) -> None:
-        """Return when `num` requests have been acknowledged."""
+        """Wait until `num` jobs are acknowledged."""
         await until(lambda: self._has_reached(num))
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
-        """How every acknowledged request stands now, with its log."""
+        """The status and log of every acknowledged job."""
         return await self._each(self._status)
 
     async def endings(self) -> dict[str, dict[str, Any]]:
-        """The same, once every one of them has ended."""
+        """The same, after all of them have ended."""
         return await self._each(self._ending)
 
     async def results(self) -> dict[str, httpx2.Response]:
-        """What is read under each acknowledged id."""
+        """The result of each acknowledged job."""
         url = f"{self._url}/queue{APP}/requests"
         return await self._each(lambda id_: self._http.get(f"{url}/{id_}"))
 
     async def downloads(self, urls: list[str]) -> list[int]:
-        """The statuses with which these pictures are answered."""
+        """The HTTP statuses of these pictures."""
         return [(await self._http.get(url)).status_code for url in urls]
 
     async def _has_reached(self, num: int) -> bool:
@@ -141,7 +141,7 @@ class Crowd:
         return await self._status(id_)
 
     async def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        """The answer, as soon as the service gives one that is not to be retried."""
+        """The first answer that needs no retry."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             try:
@@ -155,7 +155,7 @@ class Crowd:
             await asyncio.sleep(RETRY_S)
 
     async def _each(self, ask: Callable[[str], Awaitable[Any]]) -> dict[str, Any]:
-        """What `ask` says of each acknowledged id, asked by several clients."""
+        """The answer of `ask` for each acknowledged id, from several clients."""
         ids = iter(list(self.acknowledged))
         answers: dict[str, Any] = {}
 
@@ -175,12 +175,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def is_passing(answer: httpx2.Response) -> bool:
-    """Whether a client would ask again, because this is no answer of ours to its question."""
+    """Whether a client would retry, because the service did not answer."""
     # While the service starts, Serve's proxy answers before it knows the way to the Ingress.
     has_no_route = answer.status_code == 404 and "x-fal-request-id" not in answer.headers
     return has_no_route or answer.status_code in RETRIED
 
 
 def num_started(status: dict[str, Any]) -> int:
-    """How often a worker has begun the request."""
+    """How often a worker started the job."""
     return sum(line["message"].startswith("Started") for line in status.get("logs") or ())

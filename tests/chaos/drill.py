@@ -1,4 +1,4 @@
-"""One drill: what is broken, how it is mended, what must hold; performed and reported."""
+"""One drill: a fault, its repair, and the conditions afterwards."""
 
 import time
 from collections import Counter
@@ -21,7 +21,7 @@ ENDING_S = 120.0
 
 
 class Drill:
-    """A part is broken, stays so for `away_s` seconds, and is mended.
+    """A part breaks, stays broken for `away_s` seconds, and is repaired.
 
     `what` says it in the table.
     """
@@ -34,20 +34,20 @@ class Drill:
         raise NotImplementedError
 
     def mend(self, installation: Installation) -> None:
-        """Do what an operator does; most parts mend themselves."""
+        """Repair it as an operator does; most parts repair themselves."""
 
     def is_over(self, installation: Installation) -> bool:
-        """Whether all is as it was."""
+        """Whether the part works again."""
         return installation.is_whole()
 
     def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
-        """What does not hold afterwards, besides failed requests."""
+        """Complaints other than failed requests."""
         return [] if len(counts.answers) == 1 else ["the answers differ"]
 
 
 @dataclass(frozen=True)
 class DrillResult:
-    """What came of a drill; times in seconds."""
+    """The result of a drill; times in seconds."""
 
     drill: str
     counts: LoadCounts
@@ -56,12 +56,12 @@ class DrillResult:
 
     @property
     def is_passed(self) -> bool:
-        """Whether no client's request failed, and all holds that must."""
+        """Whether no request failed and there is no complaint."""
         return not self.counts.final and not self.complaints
 
 
 def perform(drill: Drill, installation: Installation, seconds: float) -> DrillResult:
-    """Break and mend a part under load that lasts `seconds`, or as long as it takes."""
+    """Break and repair a part under load of at least `seconds`."""
     calm_s = seconds / 4
     with load(installation.target, NUM_PAIRS) as counts:
         time.sleep(calm_s)
@@ -75,7 +75,7 @@ def perform(drill: Drill, installation: Installation, seconds: float) -> DrillRe
 
 
 def break_and_mend(drill: Drill, installation: Installation) -> list[str]:
-    """A complaint when the part is not mended in time."""
+    """A complaint when the part is not repaired in time."""
     try:
         drill.strike(installation)
         time.sleep(drill.away_s)
@@ -87,7 +87,7 @@ def break_and_mend(drill: Drill, installation: Installation) -> list[str]:
 
 
 def lost(installation: Installation, counts: LoadCounts) -> list[str]:
-    """Complaints about acknowledged requests that did not come to a good end."""
+    """Complaints about acknowledged jobs without a result."""
     missing = set(counts.acknowledged)
     headers = {"Authorization": f"Key {installation.target.key}"}
     with httpx2.Client(headers=headers, timeout=30, trust_env=False) as http:
@@ -104,7 +104,7 @@ def lost(installation: Installation, counts: LoadCounts) -> list[str]:
 
 
 def is_done(http: httpx2.Client, installation: Installation, id_: str) -> bool:
-    """Whether a request has its result."""
+    """Whether a job has its result."""
     return http.get(f"{installation.target.url}/queue{APP}/requests/{id_}").status_code == 200
 
 
@@ -136,7 +136,7 @@ def row_of(result: DrillResult) -> tuple[str, ...]:
 
 
 def verdict(result: DrillResult) -> str:
-    """Passed, or of what it failed."""
+    """`passed`, or the reasons of the failure."""
     return "passed" if result.is_passed else "; ".join(["FAILED", *result.complaints])
 
 

@@ -1,4 +1,4 @@
-"""Processes are killed, as by the kernel when memory runs out; PostgreSQL and S3 go away."""
+"""Faults: killed processes, and PostgreSQL or S3 that stop."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ class ReplicaKilled(Drill):
         end(self._before[:1])
 
     def is_over(self, installation: Installation) -> bool:
-        """Whether there are as many as before, and all answer."""
+        """Whether the number of replicas is as before, and all answer."""
         now = installation.cluster.replicas(self.deployment)
         is_replaced = len(now) == len(self._before) and self._before[0] not in now
         return is_replaced and installation.is_whole()
@@ -71,7 +71,7 @@ class DispatcherKilled(ReplicaKilled):
 
 
 class ControllerKilled(Drill):
-    """Ray starts Serve's controller again, which finds the replicas as they were."""
+    """Serve's controller dies; Ray starts it again, and it finds the replicas."""
 
     what = "Serve's controller killed"
 
@@ -82,7 +82,7 @@ class ControllerKilled(Drill):
         end(self._killed)
 
     def is_over(self, installation: Installation) -> bool:
-        """Whether another is there and has found all replicas."""
+        """Whether a new controller has found all replicas."""
         now = installation.cluster.called(CONTROLLER)
         return len(now) == 1 and now != self._killed and installation.is_whole()
 
@@ -94,7 +94,7 @@ class ControllerKilled(Drill):
 
 
 class HeadRestarted(Drill):
-    """The head dies, first the process with the cluster's state, and is started elsewhere anew.
+    """The head dies, first its GCS, and is started again at another address.
 
     Its state is on a disk that outlives it.
     """
@@ -114,12 +114,12 @@ class HeadRestarted(Drill):
         installation.cluster.start_head()
 
     def is_over(self, installation: Installation) -> bool:
-        """Whether Serve is there again and has all its replicas, without a new deployment."""
+        """Whether Serve has all its replicas again, without a new deployment."""
         now = installation.cluster.called(CONTROLLER)
         return len(now) == 1 and now != self._controller and installation.is_whole()
 
     def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
-        """The worker's replicas have outlived the head."""
+        """The worker node's replicas survived."""
         is_same = replicas(installation) == self._before
         found = super().complaints(installation, counts)
         return found if is_same else [*found, "replicas were replaced"]
@@ -146,7 +146,7 @@ class DatabaseRestarted(Drill):
 
 
 class DatabaseAway(DatabaseRestarted):
-    """The same, but it takes a while: a failover."""
+    """PostgreSQL is down for a while: a failover."""
 
     what = "PostgreSQL away for 6 s"
     away_s = 6.0
@@ -163,7 +163,7 @@ class DatabaseConnectionsCut(Drill):
 
 
 class DatabaseProcessesKilled(Drill):
-    """SIGKILL for the processes behind the connections; PostgreSQL recovers from its log."""
+    """PostgreSQL's backends get SIGKILL; it recovers from its log."""
 
     what = "PostgreSQL's processes killed"
 
@@ -188,7 +188,7 @@ class FilesAway(Drill):
 
 
 class FilesFrozen(Drill):
-    """The object store takes connections and says nothing."""
+    """The object store accepts connections and does not answer."""
 
     what = "object store silent for 15 s"
     away_s = 15.0
@@ -202,7 +202,7 @@ class FilesFrozen(Drill):
         installation.bucket.thaw()
 
     def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
-        """No request waited until it came back."""
+        """No request waited for the repair."""
         waited = counts.longest_s >= self.away_s
         found = super().complaints(installation, counts)
         return [*found, "requests waited for it"] if waited else found
@@ -212,7 +212,7 @@ OTHERS = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
 
 
 def kill_backends(url: str) -> None:
-    """Kill the service's backends with SIGKILL, after which the server starts itself anew."""
+    """Kill the service's backends with SIGKILL; the server then restarts."""
     for pid in asyncio.run(ask(url, f"SELECT pid FROM pg_stat_activity WHERE {OTHERS}")):
         with suppress(ProcessLookupError):  # the first death makes the server end the others
             os.kill(pid, signal.SIGKILL)
@@ -224,7 +224,7 @@ def terminate_backends(url: str) -> None:
 
 
 async def ask(url: str, question: str) -> list[int]:
-    """The first column of the answer, which is not empty: somebody is connected."""
+    """The first column of the rows, of which there is at least one."""
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(question)
     await connection.close()

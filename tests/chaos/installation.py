@@ -50,18 +50,18 @@ class Release:
             raise RuntimeError(f"Serve refused the configuration: {answer.text}")
 
     def adopt(self, args: Tree) -> None:
-        """From now on these settings are part of the configuration."""
+        """Add settings to the configuration for good."""
         self._tree = merge(self._tree, {"applications": [{"name": APPLICATION, "args": args}]})
 
     def status(self) -> Mapping[str, Any]:
-        """What Serve says of the application: `status`, `message`, `deployments`."""
+        """Serve's status of the application: `status`, `message`, `deployments`."""
         answer = httpx2.get(self._path, **self._options())
         answer.raise_for_status()
         status: Mapping[str, Any] = answer.json()["applications"].get(APPLICATION, {})
         return status
 
     def is_running(self) -> bool:
-        """Whether every deployment has the replicas that it should have, of what was asked last."""
+        """Whether every deployment has all replicas of the latest configuration."""
         try:
             return bool(self.status().get("status") == "RUNNING")
         except httpx2.HTTPError:  # while the head is away
@@ -84,7 +84,7 @@ START_S = 240.0
 
 @dataclass(frozen=True)
 class Installation:
-    """All parts of it, for drills to break."""
+    """The parts that drills break."""
 
     folder: Path
     target: Target
@@ -94,11 +94,11 @@ class Installation:
     release: Release
 
     def is_whole(self) -> bool:
-        """Whether a client finds every part of the pipeline, and Serve has all its replicas."""
+        """Whether the pipeline answers, and Serve has all its replicas."""
         return self.is_ready() and self.release.is_running()
 
     def is_ready(self) -> bool:
-        """Whether a client finds every part of the pipeline."""
+        """Whether the pipeline answers."""
         with suppress(httpx2.HTTPError):
             url = f"{self.target.url}/ready"
             return httpx2.get(url, timeout=5, trust_env=False).status_code == 200
@@ -107,7 +107,7 @@ class Installation:
 
 @contextmanager
 def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Installation]:
-    """A whole one with the settings `args`; nothing is left of it after the block."""
+    """An installation with the settings `args`, removed after the block."""
     with ExitStack() as stack:
         # Not TMPDIR, which may be too long for the addresses of Ray's sockets.
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-", dir="/tmp"))
@@ -154,7 +154,7 @@ def heads_launcher(file: Path, launcher: str, port: int, front: dict[str, str]) 
 def configuration(
     port: int, front: dict[str, str], database_url: str, files: str, folder: Path
 ) -> Tree:
-    """Where this installation listens and keeps its things."""
+    """The ports and folders of this installation."""
     settings: dict[str, Any] = {
         "keys": {"hashes": [hash_key(KEY)]},
         "store": {"url": database_url},

@@ -17,7 +17,7 @@ SCENE = body_with(photograph(1, (256, 256)))
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes."""
+    """The service under load."""
 
     url: str
     key: str
@@ -25,7 +25,7 @@ class Target:
 
 @contextmanager
 def load(target: Target, num_pairs: int) -> Iterator[LoadCounts]:
-    """Ask while the block runs; yields what the clients see, which is complete after the block.
+    """Ask while the block runs; yields the clients' counts, complete after the block.
 
     Each pair is one that runs and one that queues, with the policies of fal's clients in turn.
     """

@@ -1,4 +1,4 @@
-"""Releases under load: bad ones must change nothing, good ones must not disturb a client."""
+"""Releases under load: bad ones change nothing, and good ones disturb no client."""
 
 import shutil
 from pathlib import Path
@@ -24,14 +24,14 @@ CHANGED = "model.language_model.shared.weight"
 
 
 class BadRelease(Drill):
-    """A release that cannot start is deployed; afterwards the one before it, again."""
+    """A release that cannot start is deployed, then the previous one again."""
 
     args: Tree
     says: ClassVar[str]  # in Serve's status message
     stopped_at: ClassVar[tuple[str, ...]] = DEPLOYMENTS  # those that keep their replicas
 
     def strike(self, installation: Installation) -> None:
-        """Deploy it, and wait until Serve has given it up."""
+        """Deploy it, and wait until Serve reports its failure."""
         self._before = self._kept(installation)
         installation.release.deploy(self.args)
         until(
@@ -43,11 +43,11 @@ class BadRelease(Drill):
         self._after = self._kept(installation)
 
     def mend(self, installation: Installation) -> None:
-        """Deploy the release before it."""
+        """Deploy the previous release."""
         installation.release.deploy()
 
     def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
-        """The old replicas were there throughout, and the status says what is wrong."""
+        """The old replicas stayed, and the status has the cause."""
         found = super().complaints(installation, counts)
         if not self._before <= self._after:
             found.append("old replicas were stopped")
@@ -64,7 +64,7 @@ class BadRelease(Drill):
 
 
 class UnknownSetting(BadRelease):
-    """A setting that does not exist is refused before anything is started."""
+    """An unknown setting is refused before any replica starts."""
 
     what = "release with a misspelt setting"
     args: Tree = {"inference": {"max_bach_size": 8}}  # noqa: RUF012, it is constant
@@ -108,7 +108,7 @@ class NewSettings(Drill):
         installation.release.deploy()
 
     def is_over(self, installation: Installation) -> bool:
-        """Whether none of the replicas before is left."""
+        """Whether all old replicas are gone."""
         return installation.is_whole() and replicas(installation).isdisjoint(self._before)
 
 
@@ -128,7 +128,7 @@ class NewWeights(NewSettings):
         super().strike(installation)
 
     def complaints(self, installation: Installation, counts: LoadCounts) -> list[str]:
-        """There are two kinds of answers, the last of the new kind."""
+        """There are old and new answers, and the last is new."""
         _, *others = counts.answers
         return [] if others == [counts.last_answer] else ["the new weights do not answer"]
 
@@ -139,7 +139,7 @@ class ReplicasStopped(Drill):
     what = "a replica of each deployment stopped, and started again"
 
     def strike(self, installation: Installation) -> None:
-        """Ask for one of each, and wait until there is."""
+        """Scale every deployment to one replica, and wait."""
         self._before = replicas(installation)
         installation.release.deploy(deployments=each_with(1))
         until(
@@ -149,7 +149,7 @@ class ReplicasStopped(Drill):
         )
 
     def mend(self, installation: Installation) -> None:
-        """Ask for two again."""
+        """Scale to two again."""
         installation.release.deploy()
 
     def is_over(self, installation: Installation) -> bool:
@@ -158,7 +158,7 @@ class ReplicasStopped(Drill):
 
 
 def each_with(num_replicas: int) -> list[Tree]:
-    """Options that give every deployment so many replicas."""
+    """Options for a number of replicas of every deployment."""
     return [{"name": deployment, "num_replicas": num_replicas} for deployment in DEPLOYMENTS]
 
 

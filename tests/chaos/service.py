@@ -1,4 +1,4 @@
-"""`florence serve` as a process that is killed, whole or in parts, stopped, and started again."""
+"""`florence serve` as a process to kill, whole or in part, to stop and to restart."""
 
 import os
 import random
@@ -77,7 +77,7 @@ class Service:
         self._process = None
 
     def stop(self) -> None:
-        """Stop it if it runs, and end what is left of it."""
+        """Stop it if it runs, and kill the rest."""
         if self._process is None:
             return
         members = self._members()
@@ -139,7 +139,7 @@ def wait_for_death(processes: Iterable[psutil.Process]) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it can still do anything."""
+    """Whether the process is alive."""
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False

@@ -30,7 +30,7 @@ LEFT = "SELECT state, attempts FROM request WHERE state IN ('queued', 'running')
 
 
 def perform(haproxy: bool) -> DrillResult:
-    """Stop the service amid work, look at what it has left, start it, and wait for the rest."""
+    """Stop the service during work, check its queue, start it, and wait for the rest."""
     counts = LoadCounts()
     flags = [*SLOW, *(["--haproxy"] if haproxy else [])]
     with tempfile.TemporaryDirectory(prefix="drill-", dir="/tmp") as name:
@@ -49,7 +49,7 @@ def perform(haproxy: bool) -> DrillResult:
 
 
 def stopped_amid_work(service: Service, counts: LoadCounts) -> list[str]:
-    """Complaints about how others are refused meanwhile; runs that fail are in the counts."""
+    """Complaints about wrong refusals during the shutdown; failed runs are in the counts."""
     clients = [client(service.target, counts) for _ in range(NUM_RUNS)]
     for _ in range(NUM_QUEUED):
         clients[0].submit()
@@ -99,7 +99,7 @@ def asking(target: Target) -> Iterator[Counter[str]]:
 
 
 def left_behind(file: Path) -> list[str]:
-    """Complaints about the queue of a service that has ended: all must wait, as if never begun."""
+    """Complaints about the queue of a stopped service: all jobs must wait, as if never started."""
     with closing(sqlite3.connect(file)) as database:
         left = Counter(database.execute(LEFT).fetchall())
     held = sum(number for (state, _), number in left.items() if state == "running")
@@ -113,7 +113,7 @@ def left_behind(file: Path) -> list[str]:
 
 
 def unfinished(target: Target, counts: LoadCounts) -> list[str]:
-    """Complaints about acknowledged requests that are not done in the end."""
+    """Complaints about acknowledged jobs that are not done in the end."""
     asking = client(target, counts)
     waiting = set(counts.acknowledged)
 

@@ -1,4 +1,4 @@
-"""The clients of the drills call again as fal's do, and count what they lose."""
+"""The clients of the drills retry as fal's do, and count lost requests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What kill -9 costs the clients of `florence serve`: no job that was acknowledged."""
+"""`florence serve` gets kill -9: no acknowledged job is lost."""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ SETTINGS = {
 
 @pytest.fixture
 def service(tmp_path: Path, inbox: Inbox) -> Iterator[Service]:
-    """A service on SQLite that may call the inbox."""
+    """A service on SQLite whose webhooks reach the inbox."""
     hosts = f"--set=webhooks.allowed_hosts=['127.0.0.1:{inbox.port}']"
     flags = [hosts, *(f"--set={path}={value}" for path, value in SETTINGS.items())]
     started = Service(tmp_path, flags)

@@ -4,7 +4,7 @@ from tests.chaos import sigterm
 
 
 def test_sigterm_answers_running_requests_and_requeues_jobs() -> None:
-    """Running requests end well; jobs wait as if never begun and are done later."""
+    """Runs are answered; jobs are requeued and done later."""
     result = sigterm.perform(haproxy=False)
 
     assert result.complaints == []

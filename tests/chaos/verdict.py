@@ -1,4 +1,4 @@
-"""A crowd's jobs around a fault, and what must hold for them afterwards."""
+"""A crowd's jobs around a fault, and the conditions afterwards."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ async def amid(crowd: Crowd, num: int, fault: Callable[[], None]) -> None:
 async def check(
     crowd: Crowd, answers: dict[Question, Any], before: dict[str, Any], inbox: Inbox
 ) -> None:
-    """Every acknowledged job has ended once, rightly, and was delivered.
+    """Every acknowledged job ended once, with the right result, and was delivered.
 
     Args:
         answers: what a synchronous run answers to each question.
@@ -46,14 +46,14 @@ async def check(
 
 
 def assert_ended_once(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """A job that had ended before the fault has not ended in another way since."""
+    """A job that ended before the fault has the same end."""
     ended = {id_: status for id_, status in before.items() if status["status"] == "COMPLETED"}
     assert ended
     assert ended == {id_: after[id_] for id_ in ended}
 
 
 def assert_never_begun(crowd: Crowd, statuses: dict[str, Any]) -> None:
-    """A job that was cancelled in the queue was not begun afterwards."""
+    """A job that was cancelled in the queue never started."""
     assert crowd.unbegun
     assert {id_: num_started(statuses[id_]) for id_ in crowd.unbegun} == dict.fromkeys(
         crowd.unbegun, 0
@@ -75,7 +75,7 @@ def assert_right(
 
 
 def assert_delivered(inbox: Inbox, results: dict[str, httpx2.Response]) -> None:
-    """Each webhook says what the result says, however often it came."""
+    """Each delivery of a webhook equals the result."""
     for id_, result in results.items():
         verdict = "OK" if result.status_code == 200 else "ERROR"
         received = [(each["status"], each["payload"]) for each in inbox.bodies[id_]]

@@ -35,7 +35,7 @@ RULES = QueueSettings(max_running=4, beat_s=0.1, poll_s=0.02, retry_delay_s=0.05
 
 
 class Journal:
-    """What has happened, one `word id` a line, which no kill can take back.
+    """The events, one `word id` per line, which survive a kill.
 
     submitted: the store has acknowledged it; cancelled: the store has acknowledged that as well,
     before any attempt; run: an attempt begins.
@@ -58,12 +58,12 @@ class Journal:
         return [id_ for said, id_ in self.lines() if said == word]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 class Life:
-    """From a start to a kill, or to the end of all jobs."""
+    """One process, from its start to a kill or to the end of all jobs."""
 
     def __init__(
         self, store: Store, journal: Journal, num: int, max_attempts: int, poison: str | None
@@ -143,7 +143,7 @@ class Life:
 
 
 async def always_ready() -> bool:
-    """There is always a replica."""
+    """Readiness with a replica at all times."""
     return True
 
 

@@ -1,4 +1,4 @@
-"""The store in memory: a model of what the protocol says, which tests compare the stores with.
+"""The store in memory: a model of the protocol, which tests compare with the stores.
 
 It is also a fast stand-in for them.
 No method awaits anything, so each is one transaction of its event loop.
@@ -92,19 +92,19 @@ class Record:
 
     @property
     def place(self) -> tuple[int, int]:
-        """What the queue is ordered by."""
+        """The queue's sort key."""
         return self.priority, self.seq
 
     def is_late(self, now: float) -> bool:
-        """Whether the time to start is over, which an attempt would have ended."""
+        """Whether the start timeout passed without an attempt."""
         return self.start_by is not None and self.start_by <= now and not self.attempts
 
     def is_ripe(self, now: float) -> bool:
-        """Whether a worker may take it, as far as it is up to the job."""
+        """Whether a worker may claim it, without regard to its key's limit."""
         return self.state is JobState.QUEUED and self.not_before <= now and not self.is_late(now)
 
     def is_lost(self, now: float) -> bool:
-        """Whether its worker has been silent for too long."""
+        """Whether its lease has expired."""
         return self.lease_until is not None and self.lease_until <= now
 
 
@@ -138,7 +138,7 @@ class MemoryStore:
         return Submitted(record.id, self._ahead(record), created=True)
 
     async def claim(self, owner: str, limit: int, lease_s: float) -> list[Job]:
-        """Take jobs that wait."""
+        """Claim queued jobs."""
         return [self._take(record, owner, lease_s) for record in islice(self._claimable(), limit)]
 
     async def heartbeat(self, leases: Sequence[Lease], lease_s: float) -> list[Heartbeat]:
@@ -169,7 +169,7 @@ class MemoryStore:
         return record.state
 
     async def requeue(self, lease: Lease, delay_s: float = 0.0) -> bool:
-        """Hand a job back."""
+        """Requeue a job."""
         record = self._held(lease)
         if record is None:
             return False
@@ -212,7 +212,7 @@ class MemoryStore:
         )
 
     async def prune(self, limit: int = 500) -> list[str]:
-        """Forget what is over."""
+        """Prune expired rows."""
         now = self._clock()
         over = list(islice((r for r in self._requests.values() if self._is_over(r, now)), limit))
         for record in over:
@@ -224,7 +224,7 @@ class MemoryStore:
         return [name for record in over for name in json.loads(record.files)]
 
     async def status(self, key_id: str, request_id: str) -> JobStatus | None:
-        """How a job stands."""
+        """The status of a job."""
         record = self._of(key_id, request_id)
         if record is None:
             return None
@@ -248,12 +248,12 @@ class MemoryStore:
         return StoredResponse(record.state, record.status, record.body, headers)
 
     async def position(self, request_id: str) -> int | None:
-        """How many are ahead."""
+        """The number of jobs ahead."""
         record = self._requests.get(request_id)
         return self._ahead(record) if record and record.state is JobState.QUEUED else None
 
     async def backlog(self, cap: int = 1000) -> Backlog:
-        """What a claim of `cap` would take."""
+        """The number that a claim of `cap` would take."""
         now = self._clock()
         waits = [now - record.created_at for record in islice(self._claimable(), cap)]
         return Backlog(len(waits), max(waits, default=0.0))
@@ -308,7 +308,7 @@ class MemoryStore:
         return min(ahead, POSITION_CAP)
 
     def _claimable(self) -> Iterable[Record]:
-        """What may be taken now, in order, while no key has more at a time than it may."""
+        """The claimable jobs in order, within each key's limit."""
         now = self._clock()
         taken: dict[str, int] = {}
         for record in self._queue():
@@ -412,7 +412,7 @@ class MemoryStore:
     # ------------------------------------------------------------------ webhooks
 
     async def claim_webhooks(self, limit: int, lease_s: float) -> list[Webhook]:
-        """Take deliveries that are due."""
+        """Claim due webhooks."""
         now = self._clock()
         pending = [h for h in self._webhooks.values() if h.state is WebhookState.PENDING]
         due = sorted((h for h in pending if h.next_at <= now), key=lambda hook: hook.next_at)
@@ -429,7 +429,7 @@ class MemoryStore:
         ]
 
     async def record_delivery(self, webhook_id: str, token: int, result: DeliveryResult) -> bool:
-        """Note what came of a delivery."""
+        """Record the result of a delivery."""
         hook = self._webhooks.get(webhook_id)
         if hook is None or hook.state is not WebhookState.PENDING or hook.token != token:
             return False
@@ -497,7 +497,7 @@ class MemoryStore:
         return list(self._keys.values())
 
     async def revoke_key(self, key_id: str) -> bool:
-        """Let the key open nothing any more."""
+        """Revoke a key."""
         key = self._keys.get(key_id)
         if key is None or key.revoked_at is not None:
             return False
@@ -505,7 +505,7 @@ class MemoryStore:
         return True
 
     async def replace_key_hash(self, key_id: str, key_hash: str) -> bool:
-        """Give the key another secret."""
+        """Replace a key's hash."""
         key = self._keys.get(key_id)
         if key is None or key.revoked_at is not None:
             return False
@@ -521,7 +521,7 @@ class MemoryStore:
         return wait
 
     async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
-        """Take a place."""
+        """Acquire a slot."""
         self._slots.pop(run_id, None)  # a run that asks again keeps one place
         bound = self._bound(key_id)
         if bound is not None and self._busy(key_id) >= bound:
@@ -530,16 +530,16 @@ class MemoryStore:
         return True
 
     async def release_slot(self, run_id: str) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self._slots.pop(run_id, None)
 
     async def add_usage(self, usages: Sequence[Usage]) -> None:
-        """Add to what keys have used."""
+        """Add to the usage of keys."""
         for used in usages:
             self._add_usage(used)
 
     async def usage(self, since_day: str = "", key_id: str | None = None) -> list[Usage]:
-        """What was used."""
+        """The usage."""
         wanted = [u for u in self._usage.values() if since_day <= u.day]
         ordered = sorted(wanted, key=lambda used: (used.day, used.key_id, used.path))
         return [used for used in ordered if key_id in (None, used.key_id)]
@@ -565,7 +565,7 @@ class MemoryStore:
         return self._clock()
 
     async def stats(self, cap: int = MAX_COUNTED, max_keys: int = MAX_KEYS) -> StoreStats:
-        """What there is, in numbers."""
+        """The counts of rows."""
         now = self._clock()
         states = Counter(record.state for record in self._requests.values())
         running = (r.key_id for r in self._requests.values() if r.state is JobState.RUNNING)
@@ -601,7 +601,7 @@ class MemoryStore:
             self._add_row(table, row)
 
     async def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to close."""
 
     def _rows(self, table: str) -> list[Row]:
         if table == "secret":
@@ -642,7 +642,7 @@ def is_old(hook: Webhook, now: float) -> bool:
 
 
 def is_gone(key: ApiKey, now: float) -> bool:
-    """Whether a key was revoked so long ago that it needs no mention."""
+    """Whether a revoked key is past its retention."""
     return key.revoked_at is not None and key.revoked_at + REVOKED_KEY_TTL_S <= now
 
 

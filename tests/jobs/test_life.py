@@ -1,4 +1,4 @@
-"""Whatever happens to jobs, in whatever order, certain things hold after each step.
+"""Invariants of jobs hold after each step of random histories.
 
 The store under test lives the same life as the model in memory, which says what must happen.
 """
@@ -73,7 +73,7 @@ SUBMISSIONS = st.fixed_dictionaries(
 
 
 class Life(RuleBasedStateMachine):
-    """The life of some jobs in one store of `kind`."""
+    """A random history of jobs in one store of `kind`."""
 
     requests: Bundle[Submission] = Bundle("requests")
     leases: Bundle[Lease] = Bundle("leases")
@@ -110,20 +110,20 @@ class Life(RuleBasedStateMachine):
 
     @initialize(target=requests, given=st.lists(SUBMISSIONS, min_size=3, max_size=6))
     def begin(self, given: list[dict[str, Any]]) -> MultipleResults[Submission]:
-        """Something is there to begin with."""
+        """The store begins with some jobs."""
         created = (self._submit(each) for each in given)
         return multiple(*(submission for submission in created if submission))
 
     @rule(target=requests, given=st.lists(SUBMISSIONS, min_size=2, max_size=4))
     def submit(self, given: list[dict[str, Any]]) -> MultipleResults[Submission]:
-        """Clients hand jobs in; they are known from now on, unless they are refused."""
+        """Clients submit jobs, which are added or refused."""
         created = (self._submit(each) for each in given)
         return multiple(*(submission for submission in created if submission))
 
     @precondition(lambda self: self._has(JobState.QUEUED))
     @rule(target=leases, limit=st.integers(0, 4))
     def claim(self, limit: int) -> MultipleResults[Lease]:
-        """A worker takes what the rules of the queue say, and nothing else."""
+        """A worker claims exactly what the rules of the queue say."""
         expected = self._claimable()[:limit]
         claimed = self._both(partial(claimed_by, limit=limit))
         assert [each.lease.id for each in claimed] == expected
@@ -132,7 +132,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self._has(JobState.QUEUED))
     @rule(target=leases, limits=st.lists(st.integers(1, 2), min_size=2, max_size=3))
     def claim_at_once(self, limits: list[int]) -> MultipleResults[Lease]:
-        """Several workers claim at the same time: together they take what one would have."""
+        """Simultaneous claims take together what one claim would."""
         expected = self._claimable()[: sum(limits)]
         claimed = self._both(partial(claimed_by_all, limits=limits))
         assert sorted(lease.id for lease in claimed) == sorted(expected)
@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(one=leases, another=leases)
     def heartbeat(self, one: Lease, another: Lease) -> None:
-        """A worker is alive."""
+        """A worker sends its heartbeats."""
         held = [one, another]
         answers = self._both(lambda store: store.heartbeat(held, LEASE_S))
         assert [answer.lease for answer in answers] == held
@@ -148,13 +148,13 @@ class Life(RuleBasedStateMachine):
 
     @rule(lease=leases, outcome=ENDINGS)
     def finish(self, lease: Lease, outcome: JobOutcome) -> None:
-        """A worker has an answer, which counts if its lease does."""
+        """A worker finishes, which counts if its lease is valid."""
         is_latest = self._is_latest(lease)
         assert self._both(lambda store: store.finish(lease, outcome)) == is_latest
 
     @rule(lease=leases, delay_s=DELAYS)
     def retry_or_finish(self, lease: Lease, delay_s: int) -> None:
-        """A worker's attempt was in vain."""
+        """A worker's attempt fails."""
         outcome = JobOutcome.failed(GenerationError())
         state = self._both(lambda store: store.retry_or_finish(lease, outcome, delay_s))
         assert (state is not None) == self._is_latest(lease)
@@ -167,7 +167,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(request=requests, key_id=st.sampled_from(sorted(LIMITS)))
     def cancel(self, request: Submission, key_id: str) -> None:
-        """Somebody cancels a job, perhaps not his own."""
+        """A client cancels a job, perhaps another key's."""
         self._both(lambda store: store.cancel(key_id, request.id))
 
     @precondition(lambda self: self._has(JobState.RUNNING) or self._has(JobState.QUEUED))
@@ -179,7 +179,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: any(row["state"] in TERMINAL for row in self._rows.values()))
     @rule()
     def prune(self) -> None:
-        """What is over is forgotten, and nothing else."""
+        """Only expired rows are pruned."""
         self._both(pruned)
         gone = self._rows.keys() - self._read_rows().keys()
         now = self._now()
@@ -220,14 +220,14 @@ class Life(RuleBasedStateMachine):
 
     @rule(hook=hooks, is_delivered=st.booleans())
     def record_delivery(self, hook: Webhook, is_delivered: bool) -> None:
-        """A delivery went well, or not; after some tries it is given up."""
+        """A delivery succeeds or fails; after some attempts it is dead."""
         self._both(partial(delivered, hook=hook, is_delivered=is_delivered))
 
     # ----------------------------------------------------------------- invariants
 
     @invariant()
     def lives_as_it_should(self) -> None:
-        """All rows are those of the memory store, but for the moments in which they changed."""
+        """All rows equal those of the memory store, except their times."""
         self._both(lambda store: timeless(store, "request"))
         self._both(lambda store: timeless(store, "webhook"))
         self._both(used)
@@ -244,14 +244,14 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def keeps_limits(self) -> None:
-        """No job is begun too often, and no key runs more than it may."""
+        """No job exceeds its attempts, and no key its limit."""
         rows = self._read_rows().values()
         assert all(row["attempts"] <= row["max_attempts"] for row in rows)
         assert min(self._free_slots().values()) >= 0
 
     @invariant()
     def has_true_positions(self) -> None:
-        """Positions are those of the order of the queue; another key sees nothing."""
+        """Positions follow the order of the queue; another key sees nothing."""
         for position, row in enumerate(self._queue()):
             status = self._do(self._bench.store.status(row["key_id"], row["id"]))
             assert status
@@ -260,7 +260,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def has_one_webhook_for_each_end(self) -> None:
-        """There is one webhook for each job that has ended and has a URL, and no other."""
+        """Each ended job with a URL has one webhook; there are no others."""
         hooks = self._do(self._bench.store.webhooks(limit=1000))
         ended = {id_ for id_, row in self._read_rows().items() if row["state"] in TERMINAL}
         wanted = {id_ for id_ in ended | self._forgotten if self._submitted[id_].webhook_url}
@@ -303,7 +303,7 @@ class Life(RuleBasedStateMachine):
         return self._runner.run(wait())
 
     def _both(self, work: Callable[[RowStore], Awaitable[T]]) -> T:
-        """What `work` gives in the store under test, which is what it gives in the other."""
+        """The result of `work`, equal in the store under test and the memory store."""
         expected = self._do(work(self._spec.store))
         assert self._do(work(self._bench.store)) == expected
         return expected
@@ -331,7 +331,7 @@ class Life(RuleBasedStateMachine):
         return {row["id"] for row in hooks if row["state"] == "pending"}
 
     def _claimable(self) -> list[str]:
-        """What may be taken, as one would say it without a database."""
+        """The claimable jobs, computed without a database."""
         now, free, taken = self._now(), self._free_slots(), []
         for row in self._queue():
             is_late = row["start_by"] is not None and row["start_by"] <= now and not row["attempts"]
@@ -341,7 +341,7 @@ class Life(RuleBasedStateMachine):
         return taken
 
     def _free_slots(self) -> dict[str, float]:
-        """How many more each key may run."""
+        """The free slots of each key."""
         runs = [key_id for key_id, until in self._slots.values() if until > self._elapsed]
         requests = [r["key_id"] for r in self._rows.values() if r["state"] == JobState.RUNNING]
         taken = Counter(runs + requests)
@@ -357,17 +357,17 @@ def check_change(before: Row, after: Row) -> None:
 
 
 async def added(store: RowStore, key: ApiKey) -> None:
-    """A key is there."""
+    """Add a key."""
     await store.add_key(key)
 
 
 async def finished(store: RowStore, lease: Lease) -> bool:
-    """A worker has an answer."""
+    """Finish a job."""
     return await store.finish(lease, JobOutcome.done({}))
 
 
 async def submitted(store: RowStore, submission: Submission) -> Submitted | type[Exception]:
-    """What comes of a submit."""
+    """The result of a submit."""
     try:
         return await store.submit(submission)
     except (QueueFull, IdempotencyConflict) as error:
@@ -375,30 +375,30 @@ async def submitted(store: RowStore, submission: Submission) -> Submitted | type
 
 
 async def claimed_by(store: RowStore, limit: int) -> list[Job]:
-    """What a worker gets, but for how long it has waited."""
+    """A claimed job without its waiting time."""
     claimed = await store.claim("worker", limit, LEASE_S)
     return [replace(each, waited_s=0.0) for each in claimed]
 
 
 async def claimed_by_all(store: RowStore, limits: list[int]) -> list[Lease]:
-    """What workers get that claim at once."""
+    """The jobs of simultaneous claims."""
     claims = await asyncio.gather(*(claimed_by(store, limit) for limit in limits))
     return sorted((each.lease for claim in claims for each in claim), key=lambda lease: lease.id)
 
 
 async def pruned(store: RowStore) -> list[str]:
-    """The files that are forgotten."""
+    """The files that a prune returns."""
     return sorted(await store.prune())
 
 
 async def due_webhooks(store: RowStore) -> list[Webhook]:
-    """What a sender gets, but for the times."""
+    """Claimed webhooks without their times."""
     hooks = [replace(h, next_at=0.0, created_at=0.0) for h in await store.claim_webhooks(99, 9)]
     return sorted(hooks, key=lambda hook: hook.id)
 
 
 async def delivered(store: RowStore, hook: Webhook, is_delivered: bool) -> bool:
-    """What comes of a delivery: after a few tries it is given up."""
+    """The result of a delivery, which is dead after a few attempts."""
     if is_delivered:
         return await store.record_delivery(hook.id, hook.token, DeliveryResult(status=200))
     retry_s = 3.0 if hook.attempts < MAX_DELIVERIES else None
@@ -408,13 +408,13 @@ async def delivered(store: RowStore, hook: Webhook, is_delivered: bool) -> bool:
 
 
 async def timeless(store: RowStore, table: str) -> list[Row]:
-    """The rows of a table, in which a time only says that it is set."""
+    """The rows of a table, with each time replaced by whether it is set."""
     rows = [row async for row in store.read_rows(table)]
     return sorted((without_times(row) for row in rows), key=lambda row: str(row["id"]))
 
 
 def without_times(row: Row) -> Row:
-    """A row in which a time only says that it is set, in its log too."""
+    """A row, with each time replaced by whether it is set, also in its log."""
     plain = {name: value is not None if name in TIMES else value for name, value in row.items()}
     if "logs" in row:
         plain["logs"] = [entry.message for entry in logs.decode(row["logs"])]
@@ -422,7 +422,7 @@ def without_times(row: Row) -> Row:
 
 
 async def used(store: RowStore) -> Counter[tuple[str, str]]:
-    """What keys have used, on all days together."""
+    """The usage of keys over all days."""
     total: Counter[tuple[str, str]] = Counter()
     for each in await store.usage():
         total[each.key_id, "requests"] += each.requests
@@ -445,7 +445,7 @@ async def rows_of(store: RowStore, table: str) -> list[Row]:
     ],
 )
 def test_life(kind: str, num_lives: int, num_steps: int, url: str | None) -> None:
-    """Lives that hypothesis invents, the same ones each time."""
+    """Histories from hypothesis, the same in each run."""
 
     class Lived(Life):
         def __init__(self) -> None:

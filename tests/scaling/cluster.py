@@ -30,7 +30,7 @@ START_S = 120
 
 @contextmanager
 def growing_cluster(folder: Path, max_workers: int) -> Iterator[dict[str, str]]:
-    """The environment in which a cluster is reached: a head, and up to so many nodes with a GPU.
+    """A cluster of a head and at most `max_workers` GPU nodes; yields its environment.
 
     Its files are under `folder`, whose path has to be short: sockets are among them.
     """
@@ -67,7 +67,7 @@ def access() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """What makes the head an autoscaler of version 2 over pretended nodes."""
+    """The environment of a head with autoscaler version 2 and simulated nodes."""
     return {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
@@ -80,7 +80,7 @@ def environment() -> dict[str, str]:
 
 
 def cluster_config(address: str, max_workers: int) -> dict[str, Any]:
-    """What Ray's autoscaler reads."""
+    """The configuration of Ray's autoscaler."""
     nothing: dict[str, list[str]] = {
         name: []
         for name in (
@@ -133,7 +133,7 @@ def cluster_config(address: str, max_workers: int) -> dict[str, Any]:
 
 
 def end(folder: Path) -> None:
-    """End every process whose files are under `folder`, and all below those."""
+    """Kill every process with files under `folder`, and its children."""
     ours = [process for process in psutil.process_iter() if is_of(process, folder)]
     for process in ours:
         with suppress(psutil.NoSuchProcess):

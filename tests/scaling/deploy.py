@@ -79,7 +79,7 @@ def small_cluster(folder: str) -> Iterator[Cluster]:
 
 
 def another_node(cluster: Cluster) -> Any:
-    """A node that this process is not connected to: without its own it could see nothing more."""
+    """A node other than this process's own, through which it sees the cluster."""
     own = ray.get_runtime_context().get_node_id()
     return next(node for node in cluster.worker_nodes if node.node_id != own)
 

@@ -1,4 +1,4 @@
-"""The service on a cluster of several nodes, deployed by a process of its own."""
+"""The service on a cluster of several nodes, deployed by tests/scaling/deploy.py."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Tree = dict[str, Any]
 
 
 class Observer:
-    """The lines that the deploying process prints, as they come."""
+    """The states that the deploying process prints."""
 
     def __init__(self, lines: IO[str]) -> None:
         self.seen: list[dict[str, float]] = []
@@ -41,7 +41,7 @@ class Observer:
         self._is_over = True
 
     def wait_for(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-        """The next standing for which something holds."""
+        """Wait for the next state that fulfils `holds`."""
         begun, deadline = len(self.seen), time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and not self._is_over:
             for standing in self.seen[begun:]:
@@ -51,7 +51,7 @@ class Observer:
         raise AssertionError(f"it never came to that: {self.seen[-5:]}")
 
     def most(self, what: str) -> float:
-        """The largest number of something that was ever seen."""
+        """The largest value of `what` so far."""
         return max(standing[what] for standing in self.seen)
 
 
@@ -67,12 +67,12 @@ class Service:
         self._commands = commands
 
     def run(self, image: Image.Image | str) -> httpx2.Response:
-        """The answer to a synchronous run on an image, or on what is at a URL."""
+        """The response to a synchronous run on an image or a URL."""
         image_url = image if isinstance(image, str) else uri(image)
         return self._http.post(self._url + PROPOSAL, json={"image_url": image_url})
 
     def submit(self, image: Image.Image) -> str:
-        """The id of a new request in the queue."""
+        """Submit a job; its id."""
         url = f"{self._url}/queue{PROPOSAL}"
         answer = self._http.post(url, json={"image_url": uri(image)})
         assert answer.status_code == 200, answer.text
@@ -84,7 +84,7 @@ class Service:
         return str(answer.json()["status"])
 
     def result(self, name: str) -> httpx2.Response:
-        """The answer to a queued request, waited for."""
+        """Wait for a job; its result."""
         deadline = time.monotonic() + TIMEOUT_S
         while self.status(name) != "COMPLETED":
             assert time.monotonic() < deadline, f"{name} is not done"
@@ -92,7 +92,7 @@ class Service:
         return self._http.get(f"{self._url}/queue{APP}/requests/{name}")
 
     def lose_a_node(self) -> None:
-        """Kill one, with all that runs on it."""
+        """Kill a node with all its processes."""
         self._commands.write("\n")
         self._commands.flush()
 
@@ -132,7 +132,7 @@ def deployed(
 
 
 def end_family(pid: int) -> None:
-    """End a process and all below it."""
+    """Kill a process and its children."""
     family = [psutil.Process(pid)]
     family += family[0].children(recursive=True)
     for member in family:
@@ -142,7 +142,7 @@ def end_family(pid: int) -> None:
 
 
 def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tree:
-    """What deploy.py reads."""
+    """The input of deploy.py."""
     own = {
         "keys": {"hashes": [hash_key(KEY)]},
         "webhooks": {"keys": str(folder / "webhooks")},
@@ -162,5 +162,5 @@ def profile(folder: Path, port: int, over: Mapping[str, Tree], args: Tree) -> Tr
 
 
 def placed(resource: str, **more: Any) -> Tree:
-    """Options of a deployment that runs where there is this resource."""
+    """Options of a deployment that runs on nodes with this resource."""
     return more | {"ray_actor_options": {"num_cpus": 0, "resources": {resource: 0.01}}}

@@ -25,7 +25,7 @@ LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3),
 
 
 class Load:
-    """Clients that ask again and again, half of them with an image that goes by reference."""
+    """Clients that ask in a loop, half of them with an image that goes by reference."""
 
     def __init__(self, service: Service) -> None:
         self.answers: list[httpx2.Response] = []
@@ -39,14 +39,14 @@ class Load:
             self.answers.append(self._service.run(image))
 
     def wait_for(self, more: int) -> None:
-        """Wait until so many more are answered."""
+        """Wait for `more` answers."""
         goal, deadline = len(self.answers) + more, time.monotonic() + TIMEOUT_S
         while len(self.answers) < goal:
             assert time.monotonic() < deadline, f"{goal - len(self.answers)} answers are missing"
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Let each client ask no more."""
+        """Stop the clients."""
         self._stop.set()
 
 
@@ -65,7 +65,7 @@ def load(service: Service) -> Iterator[Load]:
 
 
 def test_a_lost_node_is_no_error_for_a_client(postgres: str) -> None:
-    """Every synchronous run is answered and every queued request done, on the node that is left."""
+    """The remaining node answers every run and finishes every job."""
     options = dict.fromkeys(DEPLOYMENTS, ON_NODES) | {"Ingress": placed(HEAD)}
     with (
         tempfile.TemporaryDirectory(prefix="fl-") as folder,

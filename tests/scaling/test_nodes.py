@@ -1,4 +1,4 @@
-"""Ray's real autoscaler over pretended nodes: the service grows with its queue and shrinks."""
+"""Ray's own autoscaler with simulated nodes: the service grows and shrinks with its queue."""
 
 import tempfile
 import time
@@ -37,7 +37,7 @@ ON_GPUS = {
 
 
 def test_nodes_follow_the_queue(postgres: str) -> None:
-    """From no replica of the model to three on three nodes and back, twice; nothing is refused.
+    """The model scales from no replica to three on three nodes and back, twice; no job is refused.
 
     Requests wait in the queue while there is no node that could answer them.
     """
@@ -65,7 +65,7 @@ def test_nodes_follow_the_queue(postgres: str) -> None:
 
 
 def a_burst_brings_nodes(service: Service, threads: ThreadPoolExecutor) -> None:
-    """All of it is answered, by as many nodes as there may be."""
+    """All jobs are answered, by the most nodes."""
     seen = service.observer
     seen.wait_for(lambda now: now["nodes"] == 1 and now["running"] == 0)
     submitted_at = time.time()
@@ -82,14 +82,14 @@ def a_burst_brings_nodes(service: Service, threads: ThreadPoolExecutor) -> None:
 
 
 def what_comes_later_waits_for_a_node(service: Service) -> None:
-    """And is answered there."""
+    """A later job is answered by a new node."""
     late = service.submit(IMAGE)
     assert service.status(late) == "IN_QUEUE"
     assert service.result(late).status_code == 200
 
 
 def downloads_bring_no_nodes(service: Service, threads: ThreadPoolExecutor, url: str) -> None:
-    """A run whose image is still being fetched is no load of the model, nor when that fails.
+    """A run whose image is being fetched does not scale the model, nor does a failed fetch.
 
     Ray's issues 59882 and 60624: replicas were started for such runs.
     """
