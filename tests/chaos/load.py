@@ -11,7 +11,7 @@ from loadtest.scenes import body_with, photograph
 from tests.chaos.clients import POLICIES, RetryingClient
 from tests.chaos.counts import LoadCounts
 
-PACE_S = 0.25  # between an answer and the next question
+INTERVAL_S = 0.25  # between an answer and the next question
 SCENE = body_with(photograph(1, (256, 256)))
 
 
@@ -52,7 +52,7 @@ def repeat(work: Callable[[], None], stop: threading.Event) -> None:
     """Do `work` at a steady rate until `stop`."""
     while not stop.is_set():
         work()
-        stop.wait(PACE_S)
+        stop.wait(INTERVAL_S)
 
 
 def until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:

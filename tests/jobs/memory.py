@@ -95,15 +95,17 @@ class Record:
         """The queue's sort key."""
         return self.priority, self.seq
 
-    def is_late(self, now: float) -> bool:
+    def is_past_start(self, now: float) -> bool:
         """Whether the start timeout passed without an attempt."""
         return self.start_by is not None and self.start_by <= now and not self.attempts
 
-    def is_ripe(self, now: float) -> bool:
+    def is_claimable(self, now: float) -> bool:
         """Whether a worker may claim it, without regard to its key's limit."""
-        return self.state is JobState.QUEUED and self.not_before <= now and not self.is_late(now)
+        return (
+            self.state is JobState.QUEUED and self.not_before <= now and not self.is_past_start(now)
+        )
 
-    def is_lost(self, now: float) -> bool:
+    def has_expired_lease(self, now: float) -> bool:
         """Whether its lease has expired."""
         return self.lease_until is not None and self.lease_until <= now
 
@@ -198,9 +200,9 @@ class MemoryStore:
         """Requeue or end jobs without a worker."""
         now = self._clock()
         requests = list(self._requests.values())
-        lost = list(islice((r for r in requests if r.is_lost(now)), limit))
+        lost = list(islice((r for r in requests if r.has_expired_lease(now)), limit))
         queued = (r for r in requests if r.state is JobState.QUEUED)
-        late = list(islice((r for r in queued if r.is_late(now)), limit))
+        late = list(islice((r for r in queued if r.is_past_start(now)), limit))
         for record in late:
             self._end(record, not_started())
         states = [self._rescue(record) for record in lost]
@@ -313,7 +315,7 @@ class MemoryStore:
         taken: dict[str, int] = {}
         for record in self._queue():
             key_id, bound = record.key_id, self._bound(record.key_id)
-            if not record.is_ripe(now):
+            if not record.is_claimable(now):
                 continue
             if key_id not in taken:
                 taken[key_id] = self._busy(key_id)
