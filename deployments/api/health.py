@@ -32,8 +32,6 @@ def router(dependencies: Dependencies) -> APIRouter:
 
 
 class Health:
-    """How the service is."""
-
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._queue_metrics = QueueMetrics(dependencies.store, dependencies.recorder)

@@ -131,7 +131,6 @@ def key(name: str) -> str:
 
 
 def name_in(path: str) -> str:
-    """The name at the end of a key."""
     return path.rpartition("/")[2]
 
 

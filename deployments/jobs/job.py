@@ -21,8 +21,6 @@ from deployments.errors import ClientCancelled, ServiceError
 
 
 class JobState(StrEnum):
-    """State of a job."""
-
     QUEUED = "queued"  # waits for a worker
     RUNNING = "running"  # a worker holds its lease
     DONE = "done"  # it has a result

@@ -44,7 +44,6 @@ class RequestSpan:
         set_attributes(self._span, key_id=key_id)
 
     def end(self, outcome: dict[str, Value]) -> None:
-        """Write the line."""
         set_attributes(self._span, **outcome)
         fields = {
             "endpoint": self._endpoint,

@@ -7,8 +7,6 @@ from typing import Protocol
 
 
 class WebhookState(StrEnum):
-    """State of a webhook."""
-
     PENDING = "pending"  # due now, or later after a failed attempt
     DELIVERED = "delivered"  # the receiver answered 2xx
     DEAD = "dead"  # given up
@@ -57,8 +55,6 @@ class DeliveryResult:
 
 
 class KeyState(StrEnum):
-    """State of a signing key."""
-
     NEXT = "next"  # published, so that receivers know it before it signs
     ACTIVE = "active"  # signs
     RETIRED = "retired"  # no longer signs; published while its webhooks may be under way

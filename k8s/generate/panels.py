@@ -32,8 +32,6 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels that belong together."""
-
     title: str
     panels: tuple[Panel, ...]
 

@@ -32,8 +32,6 @@ POOL_SIZE = 8
 
 
 class EmptyStores(Protocol):
-    """A database."""
-
     name: str
 
     def store(self) -> AbstractAsyncContextManager[RowStore]:

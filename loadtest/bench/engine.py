@@ -68,8 +68,6 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineBench:
-    """What is to be measured."""
-
     requests: int
     max_batch_size: int
     beams: int

@@ -137,8 +137,6 @@ def submit_first(service: LocalService, body: bytes) -> None:
 
 
 class QueueBench:
-    """The measurements, one after the other."""
-
     def __init__(self, service: LocalService, body: bytes, seconds: float) -> None:
         self._service = service
         self._body = body

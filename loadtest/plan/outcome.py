@@ -33,13 +33,6 @@ def spread(seconds: Sequence[float]) -> str:
     return ", ".join(f"{each:.2f} s" for each in np.percentile(seconds, (50, 95, 100)))
 
 
-def first_increase_s(course: Course, since_s: float) -> float | None:
-    """Seconds from `since_s` to the first decision for more replicas; None if there was none."""
-    ups = (d.at_s for d in course.decisions if d.after > d.before and d.at_s >= since_s)
-    first = next(ups, None)
-    return None if first is None else first - since_s
-
-
 def direction_changes(decisions: Sequence[Decision]) -> list[float]:
     """When Serve went the other way: fewer replicas after more, or more after fewer."""
     found, last = [], 0

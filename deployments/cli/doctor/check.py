@@ -17,8 +17,6 @@ LIMIT_S = 30.0
 
 
 class Level(StrEnum):
-    """How good or bad a finding is."""
-
     OK = "ok"
     WARN = "warn"  # it works, but not for long or not well
     FAIL = "fail"

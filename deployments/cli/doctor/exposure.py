@@ -2,8 +2,10 @@
 
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import psutil
@@ -11,6 +13,8 @@ import psutil
 from deployments.cli.doctor.check import Finding, fail, ok, skip, warn
 from deployments.cli.doctor.local import Setup
 
+T = TypeVar("T")
+D = TypeVar("D")
 CORE = ("raylet", "gcs_server")  # Ray itself; its other processes are their children
 TOKEN_MODE = "RAY_AUTH_MODE"
 NUM_SHOWN = 6
@@ -33,16 +37,12 @@ def processes() -> list[psutil.Process]:
 
 
 def is_ours(process: psutil.Process) -> bool:
-    try:
-        name = process.name()
-        return name in (*CORE, "haproxy") or name.startswith(("ray::", "ray-"))
-    except psutil.Error:
-        return False
+    name = readable(process.name, "")
+    return name in (*CORE, "haproxy") or name.startswith(("ray::", "ray-"))
 
 
 def check_ray_token(setup: Setup, running: Sequence[psutil.Process]) -> Finding:
-    open_ = [each for each in running if is_core(each) and token_mode(each) != "token"]
-    if open_:
+    if open_ := [each for each in running if is_open(each)]:
         said = f"{open_[0].name()} ({open_[0].pid}) asks for none: who reaches it can run code"
         return fail(said, f"start Ray with {TOKEN_MODE}=token")
     if any(map(is_core, running)):
@@ -61,7 +61,7 @@ def check_local_ports(running: Sequence[psutil.Process]) -> Finding:
     shown = ", ".join(str(port) for port, _ in public[:NUM_SHOWN])
     more = f" and {len(public) - NUM_SHOWN} more" if len(public) > NUM_SHOWN else ""
     remedy = "let only the service's port through the firewall"
-    if public and any(is_core(each) and token_mode(each) != "token" for each in running):
+    if public and any(map(is_open, running)):
         return fail(f"other machines reach Ray without its token at {shown}{more}", remedy)
     if unguarded:
         what = ", ".join(f"{port} ({HAPROXY_PORTS[port]})" for port in unguarded)
@@ -74,29 +74,31 @@ def check_local_ports(running: Sequence[psutil.Process]) -> Finding:
 def public_ports(running: Iterable[psutil.Process]) -> Iterator[tuple[int, str]]:
     """The ports that other machines reach, and the names of their processes."""
     for process in running:
-        try:
-            connections, name = process.net_connections(kind="tcp"), process.name()
-        except psutil.Error:
-            continue
-        for each in connections:
+        name = readable(process.name, "")
+        for each in readable(process.net_connections, ()):
             if each.status == psutil.CONN_LISTEN and not is_loopback(each.laddr.ip):
                 yield each.laddr.port, name
 
 
+def is_open(process: psutil.Process) -> bool:
+    """Whether it is Ray itself, and as far as we may see asks for no token."""
+    if not is_core(process):
+        return False
+    environment = readable(process.environ, {TOKEN_MODE: "token"})
+    return environment.get(TOKEN_MODE, "").lower() != "token"
+
+
 def is_core(process: psutil.Process) -> bool:
     """Whether it is Ray itself, which reads the mode when it starts."""
-    try:
-        return process.name() in CORE
-    except psutil.Error:
-        return False
+    return readable(process.name, "") in CORE
 
 
-def token_mode(process: psutil.Process) -> str:
-    """Its RAY_AUTH_MODE; `token` where we may not read it."""
+def readable(read: Callable[[], T], default: D) -> T | D:
+    """What `read` tells of a process; `default` when it has ended, or is not ours to inspect."""
     try:
-        return process.environ().get(TOKEN_MODE, "").lower()
+        return read()
     except psutil.Error:
-        return "token"
+        return default
 
 
 def is_loopback(host: str) -> bool:
@@ -129,7 +131,7 @@ def remote_finding(host: str, found: Sequence[int]) -> Finding:
 
 def open_ports(host: str, ports: Sequence[int]) -> list[int]:
     with ThreadPoolExecutor(len(ports)) as threads:
-        answers = threads.map(lambda port: accepts(host, port), ports)
+        answers = threads.map(partial(accepts, host), ports)
         return [port for port, accepted in zip(ports, answers, strict=True) if accepted]
 
 

@@ -192,10 +192,8 @@ def read_store(setup: Setup, read: Callable[[Store], Awaitable[T]]) -> T | None:
 def check_files(setup: Setup) -> Finding:
     """Whether a file can be written, read and removed in `files.root`, a folder or a bucket."""
     settings = setup.settings.files
-    if "://" in settings.root:
-        return probe_files(settings)
     folder = Path(settings.root).expanduser().absolute()
-    if folder.is_dir():
+    if "://" in settings.root or folder.is_dir():
         return probe_files(settings)
     if blocking := obstacle(folder):
         return unwritable(str(folder), f"{blocking} is no folder that can be written")
@@ -274,11 +272,8 @@ def check_webhook_keys(setup: Setup) -> Finding:
     if exposed:
         said = f"anybody on this machine can sign with {', '.join(exposed)}"
         return fail(said, f"chmod 600 {folder / exposed[0]}{SUFFIX}")
-    return compare_webhook_keys(folder, here, read_store(setup, published_keys) or [])
-
-
-async def published_keys(store: Store) -> Sequence[PublicKey]:
-    return await store.signing_keys()
+    published = read_store(setup, lambda store: store.signing_keys())
+    return compare_webhook_keys(folder, here, published or [])
 
 
 def without_webhook_keys(folder: Path, setup: Setup) -> Finding:

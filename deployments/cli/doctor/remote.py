@@ -39,21 +39,13 @@ class RemoteService:
         Raises:
             CheckFailed: there is none.
         """
+        return self.request("GET", path, key)
+
+    def request(self, method: str, path: str, key: str, **options: Any) -> httpx2.Response:
+        """As `get`, with the options of an HTTP client."""
         headers = {"Authorization": f"Key {key}"} if key else {}
-        return self._ask("GET", path, headers=headers)
-
-    def run(self, path: str, body: Any) -> httpx2.Response:
-        """The answer to a POST with the key, which may take minutes.
-
-        Raises:
-            CheckFailed: there is none.
-        """
-        headers = {"Authorization": f"Key {self.key}"}
-        return self._ask("POST", path, json=body, headers=headers, timeout=RUN_S)
-
-    def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         try:
-            return self.http.request(method, f"{self.url}{path}", **options)
+            return self.http.request(method, f"{self.url}{path}", headers=headers, **options)
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
             raise CheckFailed(f"no answer from {self.url} ({why})", REMEDY) from None
@@ -127,7 +119,9 @@ def check_run(service: RemoteService) -> Finding:
         return fail("no key to call with", "give --key, or FLORENCE_API_KEY")
     scene = draw_scene(random.Random(7), (256, 256))
     before = time.monotonic()
-    answer = service.run(f"/{TASK.endpoint}", {"image_url": data_uri_of(scene.image)})
+    body = {"image_url": data_uri_of(scene.image)}
+    path = f"/{TASK.endpoint}"
+    answer = service.request("POST", path, service.key, json=body, timeout=RUN_S)
     took_s = time.monotonic() - before
     if not answer.is_success:
         said = f"{TASK.path} answers {error_line(answer)}"

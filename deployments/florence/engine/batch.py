@@ -51,8 +51,6 @@ class SequenceLimits:
 
 
 class DecoderBatch:
-    """The tensors."""
-
     def __init__(self, shape: BatchShape, device: torch.device, dtype: torch.dtype) -> None:
         n, k, t = shape.max_batch_size, shape.num_beams, shape.num_positions
         self.shape = shape
@@ -111,7 +109,8 @@ class DecoderBatch:
         self.grammar[new] = self._column([each.grammar for each in limits])
         self.scores[new] = NEVER
         self.scores[new, 0] = 0.0
-        self.scores[new] = self.scores[new].masked_fill(self._unused(new), float("-inf"))
+        unused = self.beams >= self.num_beams[new, None]  # more than a sequence has: (new, K)
+        self.scores[new] = self.scores[new].masked_fill(unused, float("-inf"))
         self.ended_scores[new] = NEVER
         self.ended[new] = False
         self.can_improve[new] = True
@@ -122,10 +121,6 @@ class DecoderBatch:
         if self.device.type == "cuda":
             column = column.pin_memory()  # else the copy would wait for all that runs
         return column.to(self.device, non_blocking=True)
-
-    def _unused(self, indices: slice) -> Tensor:
-        """Beams beyond those of each sequence: (indices, K)."""
-        return self.beams >= self.num_beams[indices, None]
 
     def move(self, source: int, target: int, num_positions: int) -> None:
         """Move the sequence of a place to another; `num_positions` of it are in use."""
@@ -143,7 +138,6 @@ class DecoderBatch:
         return tuple(part.clone() for part in (kv, cross_kv, *small))
 
     def copy_in(self, index: int, parts: tuple[Tensor, ...]) -> None:
-        """Put what was copied out into a place."""
         kv, cross_kv, *small = parts
         self._kv[:, :, index, :, : kv.shape[3]] = kv
         self._cross_kv[:, :, index] = cross_kv

@@ -61,8 +61,6 @@ Finish = tuple[Lease, JobOutcome]
 
 
 class Leases(DatabaseStore):
-    """Leases on jobs."""
-
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._finishes = Coalescer(self._finish_all, "store-finishes")

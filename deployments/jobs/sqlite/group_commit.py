@@ -89,7 +89,8 @@ class GroupCommit:
             outcomes = [self._do(change) for change in group]
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back()
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             return [(None, unavailable(error))] * len(group)
         return outcomes
 
@@ -103,10 +104,6 @@ class GroupCommit:
             outcome = None, unavailable(error) if isinstance(error, sqlite3.Error) else error
         self._connection.execute("RELEASE change")
         return outcome
-
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
 
 
 def unavailable(error: sqlite3.Error) -> StoreUnavailable:

@@ -41,8 +41,6 @@ MAX_UNDER_WAY = 4  # groups of calls, of each kind
 
 
 class StoreOwner:
-    """The actor."""
-
     def __init__(self, settings: StoreSettings, queue: QueueSettings) -> None:
         self._settings = settings
         self._queue = queue

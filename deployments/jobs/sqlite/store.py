@@ -160,5 +160,4 @@ class SqliteStore:
     _read_rows = reads(Tables.read_rows)
 
     async def close(self) -> None:
-        """Let go of the file."""
         await asyncio.to_thread(self._closing.close)

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import pytest
 
-from loadtest.plan.outcome import direction_changes, first_increase_s, most_within, table
+from loadtest.plan.outcome import direction_changes, most_within, table
 from loadtest.plan.replica import Speed
 from loadtest.plan.request import poisson, requests_at
 from loadtest.plan.service import deployed
@@ -44,6 +44,13 @@ def simulated(
 def at(second: float, size: int) -> list[tuple[float, bool]]:
     """A burst into the queue."""
     return [(second, True)] * size
+
+
+def first_increase_s(course: Course, since_s: float) -> float | None:
+    """Seconds from `since_s` to the first decision for more replicas; None if there was none."""
+    ups = (d.at_s for d in course.decisions if d.after > d.before and d.at_s >= since_s)
+    first = next(ups, None)
+    return None if first is None else first - since_s
 
 
 def num_answered(course: Course) -> int:
