@@ -109,7 +109,7 @@ def picture(panel: Panel, number: int) -> Json:
         "description": panel.description,
         "datasource": SOURCE,
         "targets": [
-            target(query, letter) for letter, query in zip("ABCDEFGH", panel.queries, strict=False)
+            target(query, letter) for letter, query in zip(LETTERS, panel.queries, strict=False)
         ],
         "fieldConfig": {"defaults": field(panel), "overrides": []},
         "options": options(panel),
