@@ -7,7 +7,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("tests", deadline=None)  # speed is never a test, and machines are shared
+settings.load_profile("tests")
 TESTS = Path(__file__).parent
 
 

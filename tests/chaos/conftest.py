@@ -22,7 +22,7 @@ def inbox() -> Iterator[Inbox]:
     receiver.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(inbox: Inbox) -> Iterator[Installation]:
     """One installation for all: what was mended is broken again."""
     webhooks = {"allowed_hosts": [f"127.0.0.1:{inbox.port}"], "timeout_s": 5, "span_s": 60}
