@@ -6,15 +6,16 @@
     4. admission            a fair share of this process's adaptive limit (AIMD)            429
     5. concurrency limit    requests of the key that run at once, over all replicas         429
 
-A synchronous run passes all of them before its body is read; a submit passes the first three,
-because its work is limited by the workers of the queue.
+A synchronous run passes the first four before its body is read, and the last one after it: a slow
+or invalid body holds none of the key's slots. A submit passes the first three, because its work is
+limited by the workers of the queue.
 """
 
 import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 
 from fastapi import Request as HttpRequest
 
@@ -52,7 +53,7 @@ class RequestLimits:
 
     @asynccontextmanager
     async def admit_run(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:
-        """Pass all checks; the `with` block counts as a running request.
+        """Pass the first four checks; the `with` block counts as a running request.
 
         Raises:
             NotReady, Unauthorized, RateLimited, Overloaded: a check fails.
@@ -61,8 +62,15 @@ class RequestLimits:
             caller = await self._authorize(request, span)
             await self._rate.admit(caller)
             with self._admission.admit(caller.key_id):
-                async with self._concurrency.hold(caller, request.state.request_id):
-                    yield caller
+                yield caller
+
+    def hold_slot(self, caller: Caller, request_id: str) -> AbstractAsyncContextManager[None]:
+        """Pass the last check of a run; the `with` block holds one of the key's slots.
+
+        Raises:
+            Overloaded: the key has no free slot.
+        """
+        return self._concurrency.hold(caller, request_id)
 
     @asynccontextmanager
     async def admit_submit(self, request: HttpRequest, span: RequestSpan) -> AsyncIterator[Caller]:

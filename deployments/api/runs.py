@@ -84,10 +84,11 @@ class RunEndpoint:
             ):
                 watch = Stopwatch()
                 run = await self._read(request, caller, span.traceparent)
-                self._usage.began(caller.key_id, self._task.path)
                 in_pipeline = Stopwatch()
-                work = self._dependencies.run(run, on_partial)
-                finished = await cancel_on_disconnect(request, work)
+                async with self._limits.hold_slot(caller, run.id):
+                    self._usage.began(caller.key_id, self._task.path)
+                    work = self._dependencies.run(run, on_partial)
+                    finished = await cancel_on_disconnect(request, work)
                 wait_s = waited_s(in_pipeline.seconds(), finished.stages)
                 self._learn(caller, watch.seconds(), wait_s, finished.stages)
             span.note(attempt=finished.attempt, **finished.stages.logged())

@@ -29,7 +29,6 @@ class JobExecutor:
         """
         if job.attempt == 1:
             self._tracer.past("queue", job.trace, job.waited_s)
-        request = request_of(job, time.time() + self._deadline_s)
         with request_span(
             self._tracer,
             "execute",
@@ -41,6 +40,7 @@ class JobExecutor:
             attempt=job.attempt,
             waited_ms=round(job.waited_s * 1000, 3),
         ) as span:
+            request = request_of(job, time.time() + self._deadline_s)
             finished = await self._run(replace(request, trace=span.traceparent))
             span.note(**finished.stages.logged())
         return outcome_of(finished)

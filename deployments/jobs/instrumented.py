@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Coroutine
-from functools import wraps
+from functools import partial, wraps
 from operator import methodcaller
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from deployments.errors import StoreUnavailable
 from deployments.jobs.store import Store
+from deployments.jobs.store_retry import attempt_failed
 from deployments.telemetry.metrics import Recorder
 
 P = ParamSpec("P")
@@ -23,13 +24,16 @@ def measured(
     @wraps(method)
     async def call(self: "InstrumentedStore", /, *args: P.args, **options: P.kwargs) -> T:
         started_at = time.perf_counter()
+        count_error = partial(self.recorder.record, "florence_store_errors_total", operation=name)
+        outer = attempt_failed.set(count_error)
         try:
             answer: T = await methodcaller(name, *args, **options)(self.store)
             return answer
         except StoreUnavailable:  # a refusal, such as QueueFull, is an answer
-            self.recorder.record("florence_store_errors_total", operation=name)
+            count_error()
             raise
         finally:
+            attempt_failed.reset(outer)
             seconds = time.perf_counter() - started_at
             self.recorder.record("florence_store_call_seconds", seconds, operation=name)
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -13,6 +14,9 @@ T = TypeVar("T")
 
 PAUSE_S, MAX_PAUSE_S = 0.05, 0.5
 BACKOFF = 1.5
+
+# Called for each failed attempt that another one follows, so that an outage is seen while it lasts.
+attempt_failed: ContextVar[Callable[[], None] | None] = ContextVar("attempt_failed", default=None)
 
 
 class Retrying(Protocol):
@@ -37,6 +41,8 @@ async def retry(call: Callable[[], Awaitable[T]], retry_s: float) -> T:
         except StoreUnavailable:
             if time.monotonic() + pause_s > deadline:
                 raise
+            if note := attempt_failed.get():
+                note()
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * BACKOFF, MAX_PAUSE_S)
 

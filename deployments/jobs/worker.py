@@ -181,6 +181,8 @@ class Worker:
         """Wait for the execution, then store its result. Only the execution is ever cancelled."""
         try:
             await asyncio.wait({running.task})
+            if not running.task.cancelled() and running.task.exception() is None:
+                self._readiness.confirm()
             while running.has_lease:
                 try:
                     outcome = await self._store_result(running)
@@ -203,7 +205,6 @@ class Worker:
             return await self._requeue(job, "stopped")
         match task.exception():
             case None:
-                self._readiness.confirm()
                 return await self._finish(job, task.result())
             case Overloaded(retry_after_s=delay_s):
                 return await self._requeue(job, "overloaded", delay_s)

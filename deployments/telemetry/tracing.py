@@ -19,6 +19,7 @@ from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode
 from opentelemetry.trace import Span as Span  # for others to import
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from deployments import __version__
 from deployments.settings import TracingSettings
 
 Value = str | int | float | bool | None
@@ -109,7 +110,8 @@ def open_tracer(settings: TracingSettings, deployment: str) -> Tracer:
 
     exporter = open_exporter(settings, deployment)
     provider = open_provider(exporter, settings, deployment)
-    return Tracer(provider.get_tracer("florence"), lambda: shut_down(provider, exporter))
+    tracer = provider.get_tracer("florence", __version__)
+    return Tracer(tracer, lambda: shut_down(provider, exporter))
 
 
 def check_tracing(settings: TracingSettings) -> None:

@@ -266,16 +266,15 @@ def test_the_checks_have_an_order(serve: Serve) -> None:
     assert service.runs == []
 
 
-def test_a_body_is_read_after_the_checks(serve: Serve) -> None:
-    """A key without a free slot gets its 429, whatever it sends."""
+def test_a_body_is_read_before_a_slot_is_taken(serve: Serve) -> None:
+    """A key without a free slot hears first that its body is wrong, then that it has to wait."""
     service = serve(keys={"hashes": []})
     service.add_key(concurrency=1)
     service.post({"image_url": "u"}, f"/queue{CAPTION}", Authorization=f"Key {OTHER_KEY}")
     service.claim()
 
-    response = service.post_bytes(b"no JSON", Authorization=f"Key {OTHER_KEY}")
+    wrong = service.post_bytes(b"no JSON", Authorization=f"Key {OTHER_KEY}")
+    right = service.post_bytes(b'{"image_url": "u"}', Authorization=f"Key {OTHER_KEY}")
 
-    assert (response.status_code, response.json()["error_type"]) == (
-        429,
-        "concurrent_requests_limit",
-    )
+    assert wrong.status_code == 422
+    assert (right.status_code, right.json()["error_type"]) == (429, "concurrent_requests_limit")

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from deployments.errors import QueueFull, StoreUnavailable
 from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.job import Submission
+from deployments.jobs.store_retry import retried
 from deployments.settings import QueueSettings
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.jobs.memory import MemoryStore
@@ -53,4 +54,27 @@ async def test_a_store_that_is_away_is_counted() -> None:
     with pytest.raises(StoreUnavailable):
         await store.claim("worker", 1, 60.0)
     assert numbers(recorder, "florence_store_errors_total") == {"claim": 1}
+    assert numbers(recorder, "florence_store_call_seconds_count") == {"claim": 1}
+
+
+class RestartingStore(MemoryStore):
+    """A store whose first claims find it unavailable, and are retried."""
+
+    retry_s = 60.0
+    failures = 2
+
+    @retried
+    async def claim(self, *args: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable
+        return []
+
+
+async def test_each_failed_attempt_is_counted() -> None:
+    """So an outage is seen while it lasts, although the caller gets its answer."""
+    recorder = PrometheusRecorder()
+    store = InstrumentedStore(RestartingStore(QueueSettings()), recorder)
+    assert await store.claim("worker", 1, 60.0) == []
+    assert numbers(recorder, "florence_store_errors_total") == {"claim": 2}
     assert numbers(recorder, "florence_store_call_seconds_count") == {"claim": 1}

@@ -525,3 +525,25 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
     assert tables.finish(claimed.lease, JobOutcome.done({}))
     assert [hook.trace for hook in tables.webhooks(None, 9)] == [""]
     connection.close()
+
+
+def test_a_temporary_queue_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to do about it is said in one line."""
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    with pytest.raises(SetupError, match="set TMPDIR"):
+        SqliteStore.open_temporary(QueueSettings())
+
+
+def test_a_temporary_queue_that_cannot_be_opened_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner tries again at every call."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SetupError("no")
+
+    monkeypatch.setattr("deployments.jobs.sqlite.store.open_file", refuse)
+    with pytest.raises(SetupError):
+        SqliteStore.open_temporary(QueueSettings())
+    assert list(tmp_path.iterdir()) == []

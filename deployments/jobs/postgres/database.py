@@ -168,7 +168,10 @@ class Database:
         return await retry(attempt, retry_s)
 
     async def _is_committed(self, id_: str) -> bool:
-        status = await self.value("transaction_status", id_)
+        try:
+            status = await self.value("transaction_status", id_)
+        except asyncpg.DataError:  # an id of the future: the server before a failover gave it
+            return False
         if status == "in progress":  # of a connection that PostgreSQL has not given up yet
             raise StoreUnavailable
         return bool(status == "committed")

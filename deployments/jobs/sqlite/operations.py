@@ -360,8 +360,7 @@ class Tables:
         counted = self._row("stats", now=now, cap=cap)
         assert counted
         busiest = self._rows("busiest_keys", now=now, limit=max_keys)
-        free_bytes = shutil.disk_usage(Path(counted["file"]).parent).free
-        return stats_in(counted, busiest, free_bytes)
+        return stats_in(counted, busiest, free_bytes_at(Path(counted["file"]).parent))
 
     def secret(self, name: str) -> bytes | None:
         row = self._row("secret", name=name)
@@ -409,3 +408,11 @@ class Tables:
 
     def _changes(self, statement: str, /, **values: Any) -> bool:
         return self._run(statement, **values).rowcount > 0
+
+
+def free_bytes_at(folder: Path) -> int | None:
+    """Free bytes on the disk of `folder`; None when it is gone, as a temporary one may be."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
 from deployments.errors import SetupError, StoreUnavailable
 from deployments.jobs.coalescer import Coalescer
@@ -201,7 +201,7 @@ def surviving(send: Send) -> Send:
             except RayActorError as error:
                 if time.monotonic() > deadline:
                     raise StoreUnavailable from error
-            except RayTaskError as error:
+            except RayError as error:  # whether the calls were applied is not known
                 raise StoreUnavailable from error
             await asyncio.sleep(RETRY_DELAY_S)
 

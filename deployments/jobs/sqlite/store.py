@@ -6,6 +6,7 @@ Calls that only read have connections of their own, so they never wait for a com
 
 import asyncio
 import os
+import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -14,7 +15,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from deployments.jobs.sqlite.file import connect, lock, open_file
+from deployments.errors import SetupError
+from deployments.jobs.sqlite.file import connect, lock, open_file, unusable
 from deployments.jobs.sqlite.group_commit import GroupCommit
 from deployments.jobs.sqlite.operations import Tables
 from deployments.jobs.sqlite.readers import Readers
@@ -82,7 +84,10 @@ class SqliteStore:
                 opened.enter_context(lock(file))
             writing = open_file(file, is_owner=is_owner)
             opened.callback(writing.close)
-            reading = [connect(file, reads_only=True) for _ in range(NUM_READERS)]
+            try:
+                reading = [connect(file, reads_only=True) for _ in range(NUM_READERS)]
+            except sqlite3.Error as error:
+                raise unusable(file, error) from None
             for connection in reading:
                 opened.callback(connection.close)
             commits = GroupCommit(writing)
@@ -97,12 +102,16 @@ class SqliteStore:
 
         No other process can open it, and it goes with this process, however that ends.
         """
-        handle, name = tempfile.mkstemp(prefix="florence-store-", suffix=".db")
+        try:
+            handle, name = tempfile.mkstemp(prefix="florence-store-", suffix=".db")
+        except OSError as error:
+            raise SetupError(f"no temporary file for the queue ({error}): set TMPDIR") from None
         os.close(handle)
-        store = cls.open(Path(name), rules, clock)
-        for suffix in ("", "-wal", "-shm"):
-            Path(name + suffix).unlink()
-        return store
+        try:
+            return cls.open(Path(name), rules, clock)
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                Path(name + suffix).unlink(missing_ok=True)
 
     submit = writes(Tables.submit)
     claim = writes(Tables.claim)
