@@ -21,7 +21,7 @@ from tests.chaos.service import Service
 
 WHAT = "SIGTERM to `florence serve`, and started again"
 NUM_RUNS = 4
-NUM_QUEUED = 30
+NUM_QUEUED = 20
 SLOW = ("--set", "inference.min_new_tokens=150")  # so that there is something under way
 UNDER_WAY_S = 1.0
 DONE_S = 180.0

@@ -16,7 +16,7 @@ from tests.chaos.load import until
 from tests.chaos.verdict import amid, check
 
 SECONDS = 4.0
-PER_FAULT = 90  # jobs submitted around each fault
+PER_FAULT = 70  # jobs submitted around each fault
 CHOSEN = (
     "ingress",
     "dispatcher",

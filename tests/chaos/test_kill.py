@@ -13,8 +13,8 @@ from tests.chaos.service import KEY, Service
 from tests.chaos.verdict import amid, check
 
 PARTS = ("Inference", "Preprocess", "Dispatcher", "Ingress", "StoreOwner")
-NUM_JOBS = 600
-PER_DEATH = 90  # of them around each death
+NUM_JOBS = 450
+PER_DEATH = 70  # of them around each death
 SETTINGS = {
     "queue.lease_s": 5,
     "inference.num_beams": 1,
