@@ -23,7 +23,7 @@ test: install-test ## run the linter, the type checker and all tests
 	@.venv/bin/python -m pytest -q -m alone --ignore=tests/acceptance
 	@.venv/bin/python -m pytest -m alone tests/acceptance
 
-test-fast: install-test ## run the fast tests, in about a minute
+test-fast: install-test ## run the fast tests, in under a minute
 	@.venv/bin/python -m pytest -q -n 2 -m "not slow"
 
 bench: install-test ## compare requests/s, latencies and memory of the service with a plain loop
