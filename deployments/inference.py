@@ -9,7 +9,7 @@ from typing import Any
 from deployments.autoscaling import ONGOING
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batcher, Counters
-from deployments.florence.cpu_affinity import use_all_cores
+from deployments.florence.cpu_affinity import name_engine_thread
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.latest import latest
 from deployments.florence.messages import Generated, Partial, Prepared, Request
@@ -56,7 +56,7 @@ class Inference:
             max_queue=inference.max_queue,
             max_queue_tokens=inference.max_queue_tokens,
             turn_tokens=inference.turn_tokens,
-            prepare=use_all_cores if settings.model.own_cores else None,
+            prepare=name_engine_thread if settings.model.own_cores else None,
         )
         self._recorder = recorder or RayRecorder()
         self._counted = Counters()

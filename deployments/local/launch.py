@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 import psutil
@@ -33,7 +34,11 @@ from deployments.ray_compat import (
 )
 from deployments.settings import Settings, with_environment
 
+if TYPE_CHECKING:
+    from ray.serve.schema import DeploymentStatusOverview
+
 APPLICATION = "florence"
+DRAINED = ("Ingress", "Dispatcher")
 DRAIN_S = 10.0
 REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
@@ -57,14 +62,14 @@ def launch(profile: Profile) -> Iterator[None]:
         before = descendants()
         try:
             start(profile)
-            try:
-                yield
-            finally:
-                with ignored_signals():
-                    drain(before)
+            leave_engine_cores(profile, before)
+            yield
         finally:
             with ignored_signals():
-                stop(before)
+                try:
+                    drain(before)
+                finally:
+                    stop(before)
 
 
 def import_application() -> None:
@@ -114,17 +119,36 @@ def drain(before: set[psutil.Process]) -> None:
     from ray.serve.exceptions import RayServeException
 
     with suppress(RayError, RayServeException, TimeoutError):
-        ingress, dispatcher = (
-            serve.get_deployment_handle(name, APPLICATION) for name in ("Ingress", "Dispatcher")
-        )
-        endings = ingress.drain.remote(DRAIN_S), dispatcher.stop.remote()
-        for ending in endings:
-            ending.result(timeout_s=REQUEUE_S)
+        if may_answer():
+            ingress, dispatcher = (
+                serve.get_deployment_handle(name, APPLICATION) for name in DRAINED
+            )
+            endings = ingress.drain.remote(DRAIN_S), dispatcher.stop.remote()
+            for ending in endings:
+                ending.result(timeout_s=REQUEUE_S)
     silence_worker_deaths()
     for process in descendants() - before:
         with suppress(psutil.NoSuchProcess):
             if "".join(process.cmdline()).startswith(PROXIES) or process.name() in PROXIES:
                 process.kill()
+
+
+def may_answer() -> bool:
+    """Whether the replicas to drain are there. They answer clients before `start` returns."""
+    import ray
+    from ray import serve
+
+    if not ray.is_initialized():
+        return False
+    application = serve.status().applications.get(APPLICATION)
+    deployments = application.deployments if application else {}
+    return all(name in deployments and is_running(deployments[name]) for name in DRAINED)
+
+
+def is_running(deployment: "DeploymentStatusOverview") -> bool:
+    """Whether a replica of it takes calls."""
+    states = deployment.replica_states.items()
+    return any(state == "RUNNING" and number > 0 for state, number in states)
 
 
 def preflight(profile: Profile) -> None:
@@ -167,8 +191,7 @@ def start(profile: Profile) -> None:
 
     from deployments.app import assemble
 
-    model = profile.settings.model
-    with restored_handlers(), reserve_cores(model.torch_threads if model.own_cores else 0):
+    with restored_handlers():
         ray.init(
             address="local",
             include_dashboard=False,
@@ -187,6 +210,13 @@ def start(profile: Profile) -> None:
         reason = str(error).strip().splitlines()[-1]
         raise SetupError(f"the service did not start: {reason} (logs: {logs})") from error
     wait_until_ready(profile, logs)
+
+
+def leave_engine_cores(profile: Profile, before: set[psutil.Process]) -> None:
+    """Keep all processes but those that were there `before` off the engine's cores."""
+    model = profile.settings.model
+    if model.own_cores:
+        reserve_cores(model.torch_threads, [each.pid for each in descendants() - before])
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from tests.chaos.service import Service
 WHAT = "SIGTERM to `florence serve`, and started again"
 NUM_RUNS = 4
 NUM_QUEUED = 20
-SLOW = ("--set", "inference.min_new_tokens=150")  # so that there is something under way
-UNDER_WAY_S = 1.0
+SLOW = ("--set", "inference.min_new_tokens=300")  # so that there is something under way
+UNDER_WAY_S = 0.3  # it answers already, while `florence serve` itself still waits for Serve
 DONE_S = 180.0
 REFUSALS = {"503", "ConnectError", "ReadError", "RemoteProtocolError"}
 LEFT = "SELECT state, attempts FROM request WHERE state IN ('queued', 'running')"
@@ -51,12 +51,12 @@ def perform(haproxy: bool) -> DrillResult:
 def stopped_amid_work(service: Service, counts: LoadCounts) -> list[str]:
     """Complaints about wrong refusals during the shutdown; failed runs are in the counts."""
     clients = [client(service.target, counts) for _ in range(NUM_RUNS)]
-    for _ in range(NUM_QUEUED):
-        clients[0].submit()
-        counts.began(is_queued=True)
     with ThreadPoolExecutor(NUM_RUNS) as threads, asking(service.target) as responses:
         running = [threads.submit(each.run) for each in clients]
         time.sleep(UNDER_WAY_S)
+        for _ in range(NUM_QUEUED):  # at the last moment: a fast machine would have done them
+            clients[0].submit()
+            counts.began(is_queued=True)
         service.terminate()
         for run in running:
             run.result()

@@ -1,40 +1,106 @@
 """Which cores the engine and the others use."""
 
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 
 import pytest
 
-from deployments.florence.cpu_affinity import allowed, reserve_cores, use_all_cores
+from deployments.florence.cpu_affinity import name_engine_thread, reserve_cores
+
+THREADS = """
+import os, sys, threading
+from deployments.florence.cpu_affinity import name_engine_thread
+
+def begin(run):
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+def engine():
+    name_engine_thread()
+    started.set()
+    asked.wait()
+    threads["helper"] = begin(shown.wait)
+    begun.set()
+    shown.wait()
+
+started, asked, begun, shown = (threading.Event() for _ in range(4))
+threads = {"other": begin(shown.wait), "engine": begin(engine)}
+started.wait()
+print("started", flush=True)
+sys.stdin.readline()
+asked.set()
+begun.wait()
+threads["late"] = begin(shown.wait)
+for name, thread in threads.items():
+    print(name, len(os.sched_getaffinity(thread.native_id)))
+shown.set()
+"""
+NUM = os.cpu_count() or 1
+pytestmark = pytest.mark.skipif(NUM < 2, reason="needs two cores")
 
 
-def cores_of_a_child() -> set[int]:
-    """What a process started now may use."""
-    code = "import os; print(*os.sched_getaffinity(0))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    return set(map(int, done.stdout.split()))
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[str]]:
+    """A process with an engine thread and another."""
+    command, pipe = [sys.executable, "-c", THREADS], subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "started\n"
+        yield started
 
 
-def test_children_keep_off_the_engines_cores() -> None:
-    """A process started inside the block has one core less, if there is more than one."""
-    before = allowed()
-    with reserve_cores(1):
-        child = cores_of_a_child()
+def cores_by_thread(process: subprocess.Popen[str]) -> dict[str, str]:
+    """How many cores each thread may use; two of them begin only now."""
+    output, _ = process.communicate("go\n")
+    return dict(line.split() for line in output.splitlines())
 
-    assert len(child) == max(1, len(before) - 1)
-    assert allowed() == before
+
+def test_only_the_engines_threads_keep_their_cores(process: subprocess.Popen[str]) -> None:
+    """The others leave, and so do threads that they start later; the engine's helpers stay."""
+    reserve_cores(1, [process.pid])
+
+    fewer, every = str(NUM - 1), str(NUM)
+    assert cores_by_thread(process) == {
+        "other": fewer,
+        "late": fewer,
+        "engine": every,
+        "helper": every,
+    }
 
 
 @pytest.mark.parametrize("num", [0, 10_000])
-def test_nothing_changes_where_nothing_can_be_left(num: int) -> None:
-    """No core to leave, or more than there are: all processes use all."""
-    with reserve_cores(num):
-        assert cores_of_a_child() == allowed()
+def test_nothing_changes_where_no_core_can_be_left(
+    process: subprocess.Popen[str], num: int
+) -> None:
+    """No core to leave, or more than there are: all threads use all."""
+    reserve_cores(num, [process.pid])
+
+    assert set(cores_by_thread(process).values()) == {str(NUM)}
 
 
-def test_the_engine_takes_every_core_again() -> None:
-    """Inside the block the engine frees itself."""
-    before = allowed()
-    with reserve_cores(1):
-        use_all_cores()
-        assert allowed() >= before
+def test_a_process_that_has_ended_is_passed_over() -> None:
+    """Processes end while the others are restricted."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+
+    reserve_cores(1, [ended.pid])
+
+
+def test_an_engine_thread_takes_every_core_again() -> None:
+    """A replica that starts later begins on the others' cores, and its engine leaves them."""
+    cores: list[int] = []
+
+    def run() -> None:
+        os.sched_setaffinity(0, {0})
+        name_engine_thread()
+        cores.append(len(os.sched_getaffinity(0)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+    assert cores == [NUM]
