@@ -10,10 +10,10 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from deployments.api.admission import Shutdown
 from deployments.api.app import create_app
 from deployments.api.auth import Keyring
 from deployments.api.dependencies import Dependencies
-from deployments.api.shutdown import Shutdown
 from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint

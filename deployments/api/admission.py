@@ -19,10 +19,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 
 from fastapi import Request as HttpRequest
 
-from deployments.api.auth import Caller
-from deployments.api.dependencies import Dependencies
-from deployments.errors import Overloaded, RateLimited, StoreUnavailable
+from deployments.api.auth import Caller, Keyring
+from deployments.errors import NotReady, Overloaded, RateLimited, StoreUnavailable
 from deployments.jobs.store import KeyStore
+from deployments.settings import Settings
 from deployments.telemetry.metrics import Recorder
 from deployments.telemetry.request_span import RequestSpan
 
@@ -37,18 +37,24 @@ SMOOTHING = 0.1  # of averages: about the last twenty requests count
 class RequestLimits:
     """Every check, with the state that they share in this process."""
 
-    def __init__(self, dependencies: Dependencies) -> None:
-        settings, recorder = dependencies.settings, dependencies.recorder
+    def __init__(
+        self,
+        settings: Settings,
+        store: KeyStore,
+        keyring: Keyring,
+        recorder: Recorder,
+        shutdown: "Shutdown",
+    ) -> None:
         limit = AdaptiveLimit(
             settings.ingress.max_running, least=2 * settings.inference.max_batch_size
         )
-        self._shutdown = dependencies.shutdown
-        self._keyring = dependencies.keyring
+        self._shutdown = shutdown
+        self._keyring = keyring
         self._retry_after = RetryAfterEstimate()
-        self._rate = RateLimit(dependencies.store, recorder, settings.keys.rate_burst)
+        self._rate = RateLimit(store, recorder, settings.keys.rate_burst)
         self._admission = Admission(limit, recorder, self._retry_after)
         self._concurrency = ConcurrencyLimit(
-            dependencies.store, recorder, self._retry_after, settings.ingress.deadline_s
+            store, recorder, self._retry_after, settings.ingress.deadline_s
         )
 
     @asynccontextmanager
@@ -99,6 +105,40 @@ class RequestLimits:
         caller = await self._keyring.authorize(request.headers)
         span.set_key(caller.key_id)
         return caller
+
+
+class Shutdown:
+    """Counts the runs and submits that must end before the process does."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+        self._num_running = 0
+        self._ended = asyncio.Event()
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Postpone the end of the process to that of the `with` block.
+
+        Raises:
+            NotReady: the shutdown has begun.
+        """
+        if self._has_begun:
+            raise NotReady("The service stops; try again in a moment.")
+        self._num_running += 1
+        try:
+            yield
+        finally:
+            self._num_running -= 1
+            self._ended.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Begin the shutdown, and return when all have ended, or after `timeout_s`."""
+        self._has_begun = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._num_running:
+                    self._ended.clear()
+                    await self._ended.wait()
 
 
 class RateLimit:

@@ -10,14 +10,20 @@ from starlette.exceptions import HTTPException
 from deployments.api import files, health, openapi, queue, runs, uploads
 from deployments.api.admission import RequestLimits
 from deployments.api.dependencies import Dependencies
-from deployments.api.error_responses import route_error_response
 from deployments.api.middleware import Envelope
+from deployments.api.responses import route_error_response
 from deployments.api.usage_meter import UsageMeter
 
 
 def create_app(dependencies: Dependencies) -> FastAPI:
     """fal's protocol over `dependencies`."""
-    limits = RequestLimits(dependencies)
+    limits = RequestLimits(
+        dependencies.settings,
+        dependencies.store,
+        dependencies.keyring,
+        dependencies.recorder,
+        dependencies.shutdown,
+    )
     usage = UsageMeter(dependencies.store, dependencies.recorder)
 
     @asynccontextmanager

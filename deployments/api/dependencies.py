@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fastapi import Request as HttpRequest
 
+from deployments.api.admission import Shutdown
 from deployments.api.auth import Keyring
-from deployments.api.shutdown import Shutdown
 from deployments.files.base import FileStore
 from deployments.florence.messages import Finished, Request
 from deployments.florence.partial_parser import OnPartial

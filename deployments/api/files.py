@@ -17,10 +17,10 @@ from fastapi import APIRouter, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
 
+from deployments.api.auth import UrlSigner
 from deployments.api.deadline import cancel_on_disconnect
 from deployments.api.dependencies import Dependencies
 from deployments.api.openapi import add_get
-from deployments.api.signed_urls import UrlSigner
 from deployments.errors import Headers, NotFound, RangeNotSatisfiable, StoreUnavailable
 from deployments.files.base import FileStore, StoredFile, is_served
 from deployments.files.pending_pictures import is_pending, wait_for_file

@@ -30,8 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.auth import Keyring
 from deployments.api.dependencies import Dependencies
-from deployments.api.error_responses import error_response
 from deployments.api.headers import host
+from deployments.api.responses import error_response
 from deployments.errors import BadRequest, ClientDisconnected, InternalError, ServiceError
 from deployments.florence.tasks import APP
 from deployments.telemetry.log import about, logger

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel, Field
 
+from deployments.api.auth import Permission, UrlSigner
 from deployments.api.body import too_large
-from deployments.api.signed_urls import Permission, UrlSigner
 from deployments.errors import BadRequest, NotFound
 from deployments.files.base import OPAQUE, FileStore, StoredFile, name_for
 from deployments.images.decode import SNIFFED_BYTES

@@ -17,9 +17,14 @@ from pydantic_core import core_schema
 
 from deployments import __version__
 from deployments.api.dependencies import Dependencies
-from deployments.api.error_responses import ErrorResponse, FailureResponse, InputErrorResponse
 from deployments.api.headers import base_url
-from deployments.api.statuses import Cancelled, QueueStatus
+from deployments.api.responses import (
+    Cancelled,
+    ErrorResponse,
+    FailureResponse,
+    InputErrorResponse,
+    QueueStatus,
+)
 from deployments.errors import NotFound
 from deployments.florence.tasks import TASKS, Task
 

@@ -20,10 +20,14 @@ from deployments.api.auth import Caller
 from deployments.api.body import read_input
 from deployments.api.deadline import within
 from deployments.api.dependencies import Dependencies
-from deployments.api.error_responses import error_response
 from deployments.api.headers import base_url, files_ttl_s, priority, queue_url, start_timeout_s
+from deployments.api.responses import (
+    error_response,
+    queue_status,
+    status_response,
+    submitted_status,
+)
 from deployments.api.sse import HEADERS, EventStream, StatusEvents, StatusStream
-from deployments.api.statuses import queue_status, render, submitted_status
 from deployments.api.usage_meter import UsageMeter
 from deployments.errors import BadRequest, NotFound, QueueFull, RequestInProgress
 from deployments.florence.tasks import APP, TASKS, Task
@@ -151,7 +155,7 @@ class JobEndpoints:
         if status is None:
             return unknown()
         logs = status.logs if wants_logs(request) else ()
-        return render(queue_status(status, logs, self._queue_url(request)))
+        return status_response(queue_status(status, logs, self._queue_url(request)))
 
     async def stream(self, request: HttpRequest) -> Response:
         """The status, and each change of it until the job has ended."""

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.api.deadline import cancel_on_disconnect
-from deployments.api.statuses import QueueStatus
+from deployments.api.responses import QueueStatus
 from deployments.errors import ClientDisconnected, InternalError, ServiceError, StoreUnavailable
 from deployments.florence.latest import latest
 from deployments.florence.messages import Finished, Stopwatch

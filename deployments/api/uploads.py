@@ -25,13 +25,12 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from deployments.api.auth import key_in
+from deployments.api.auth import Action, Permission, UrlSigner, key_in
 from deployments.api.body import UploadReader
 from deployments.api.dependencies import Dependencies
 from deployments.api.files import tag
 from deployments.api.headers import base_url, files_ttl_s
 from deployments.api.multipart_upload import Completion, PartStore, max_part_bytes, number_in
-from deployments.api.signed_urls import Action, Permission, UrlSigner
 from deployments.errors import Forbidden, InputError
 from deployments.files.base import (
     CONTENT_TYPES,

@@ -9,10 +9,10 @@ from typing import Any, Protocol, TypeVar
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from deployments.api.admission import Shutdown
 from deployments.api.app import create_app
 from deployments.api.auth import Keyring
 from deployments.api.dependencies import Dependencies
-from deployments.api.shutdown import Shutdown
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store

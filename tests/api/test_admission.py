@@ -1,16 +1,17 @@
-"""The checks before work: their order, the fair share, the adaptive limit and retry-after."""
+"""The checks before work: order, shutdown, fair share, adaptive limit and retry-after."""
 
+import asyncio
 import random
 from collections import Counter, deque
 from contextlib import ExitStack, suppress
 
 import pytest
 
-from deployments.api.admission import AdaptiveLimit, Admission, RetryAfterEstimate
-from deployments.errors import Overloaded
+from deployments.api.admission import AdaptiveLimit, Admission, RetryAfterEstimate, Shutdown
+from deployments.errors import NotReady, Overloaded
 from deployments.telemetry.metrics import PrometheusRecorder
 
-from .service import CAPTION, OTHER_KEY, Serve, do
+from .service import CAPTION, OTHER_KEY, Serve, Service, do
 
 LIMIT = 24
 RUN_S = 0.6
@@ -278,3 +279,45 @@ def test_a_body_is_read_before_a_slot_is_taken(serve: Serve) -> None:
 
     assert wrong.status_code == 422
     assert (right.status_code, right.json()["error_type"]) == (429, "concurrent_requests_limit")
+
+
+@pytest.mark.anyio
+async def test_a_shutdown_ends_when_the_last_request_has_ended() -> None:
+    """A request that has begun is waited for."""
+    shutdown = Shutdown()
+    with shutdown.postponed(), shutdown.postponed():
+        drained = asyncio.create_task(shutdown.drain(60))
+        await asyncio.sleep(0)
+        assert not drained.done()
+    await drained
+
+
+@pytest.mark.anyio
+async def test_a_shutdown_does_not_wait_for_ever() -> None:
+    """A request that takes too long is given up."""
+    shutdown = Shutdown()
+    with shutdown.postponed():
+        await shutdown.drain(0.01)
+
+
+@pytest.mark.anyio
+async def test_no_request_begins_after_a_shutdown() -> None:
+    """It is refused at once."""
+    shutdown = Shutdown()
+    await shutdown.drain(0)
+    with pytest.raises(NotReady), shutdown.postponed():
+        pytest.fail("it began")
+
+
+def test_after_a_shutdown_runs_and_submits_are_refused_and_all_else_is_answered(
+    service: Service,
+) -> None:
+    """Each 503 says that it is worth another try."""
+    job = service.submit().json()
+    do(service.shutdown.drain(0))
+    refused = [service.post({"image_url": "u"}), service.submit()]
+    status = service.get(f"/queue/fal-ai/florence-2-large/requests/{job['request_id']}/status")
+
+    assert [answer.status_code for answer in refused] == [503, 503]
+    assert {answer.headers["x-fal-needs-retry"] for answer in refused} == {"1"}
+    assert status.status_code == 202

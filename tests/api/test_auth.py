@@ -1,12 +1,13 @@
-"""API keys: which are accepted, and how the others are answered."""
+"""API keys and signed URLs: which are accepted, and how the others are answered."""
 
 import asyncio
+import time
 
 import pytest
 
 from deployments.api import auth as keys
-from deployments.api.auth import Caller, Keyring
-from deployments.errors import StoreUnavailable, Unauthorized
+from deployments.api.auth import Action, Caller, Keyring, Permission, UrlSigner
+from deployments.errors import Forbidden, StoreUnavailable, Unauthorized
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import KeySettings, QueueSettings, hash_key
 from tests.jobs.memory import MemoryStore
@@ -246,3 +247,71 @@ def test_every_path_asks_for_the_key(service: Service, path: str) -> None:
     ]
 
     assert statuses == [401, 401, 200]
+
+
+def permission(action: Action = "file", subject: str = "a.png", lives_s: float = 60) -> Permission:
+    """To upload up to 1000 bytes."""
+    return Permission(action, subject, 1000, int(time.time() + lives_s))
+
+
+@pytest.mark.anyio
+async def test_any_replica_verifies_a_signature(store: MemoryStore) -> None:
+    """What one signs, another accepts: they share a secret."""
+    given = permission()
+    text = await UrlSigner(store).sign(given)
+
+    assert await UrlSigner(store).verify("file", "a.png", text) == given
+
+
+@pytest.mark.anyio
+async def test_another_service_signs_with_another_secret(store: MemoryStore) -> None:
+    """Its signatures are not ours."""
+    text = await UrlSigner(MemoryStore(QueueSettings())).sign(permission())
+
+    with pytest.raises(Forbidden):
+        await UrlSigner(store).verify("file", "a.png", text)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("action", "subject"), [("parts", "a.png"), ("token", "a.png"), ("file", "b.png"), ("file", "")]
+)
+async def test_a_signature_is_for_one_thing(
+    store: MemoryStore, action: Action, subject: str
+) -> None:
+    """It permits no other action, and no other subject."""
+    signer = UrlSigner(store)
+    text = await signer.sign(permission())
+
+    with pytest.raises(Forbidden):
+        await signer.verify(action, subject, text)
+
+
+@pytest.mark.anyio
+async def test_a_signature_cannot_be_altered(store: MemoryStore) -> None:
+    """No digit of it can be another: neither size, nor time, nor signature."""
+    signer = UrlSigner(store)
+    text = await signer.sign(permission())
+
+    for index, digit in enumerate(text):
+        altered = text[:index] + ("0" if digit != "0" else "1") + text[index + 1 :]
+        with pytest.raises(Forbidden):
+            await signer.verify("file", "a.png", altered)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", ["", "x", "1.2", "1.2." + "g" * 64, "1.2." + "0" * 64, "٣.2.3"])
+async def test_what_is_no_signature_is_refused(store: MemoryStore, text: str) -> None:
+    """Whatever it is."""
+    with pytest.raises(Forbidden):
+        await UrlSigner(store).verify("file", "a.png", text)
+
+
+@pytest.mark.anyio
+async def test_a_signature_expires(store: MemoryStore) -> None:
+    """Then it is refused."""
+    signer = UrlSigner(store)
+    text = await signer.sign(permission(lives_s=-1))
+
+    with pytest.raises(Forbidden):
+        await signer.verify("file", "a.png", text)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from deployments.api.responses import queue_status
 from deployments.api.sse import StatusEvents
-from deployments.api.statuses import queue_status
 from deployments.errors import (
     FileDownloadError,
     GenerationError,

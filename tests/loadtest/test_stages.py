@@ -2,8 +2,8 @@
 
 import pytest
 
+from deployments.api.responses import queue_status
 from deployments.api.runs import timing
-from deployments.api.statuses import queue_status
 from deployments.florence.stages import Stages
 from deployments.jobs.job import JobState, JobStatus
 from deployments.jobs.job_log import COMPLETED, RECEIVED, entry, started

@@ -1,4 +1,4 @@
-"""The status of a job in fal's words.
+"""What is sent back, in fal's shape: errors, and the status of a job.
 
 Only three statuses exist on the wire: a job that failed or was cancelled is COMPLETED as well,
 with `error` and `error_type`.
@@ -6,16 +6,50 @@ with `error` and `error_type`.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
+from fastapi import Request as HttpRequest
 from fastapi import Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServiceError
 from deployments.florence.tasks import APP
 from deployments.jobs.job import JobState, JobStatus, LogEntry
 
 Word = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 WAITING: dict[JobState, Word] = {JobState.QUEUED: "IN_QUEUE", JobState.RUNNING: "IN_PROGRESS"}
+ROUTE_ERRORS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
+
+
+class ErrorResponse(BaseModel):
+    """Why a request did not reach the model."""
+
+    detail: str = Field(description="A sentence for people")
+    error_type: str = Field(description="The error's name for programs")
+
+
+class Fault(BaseModel):
+    """One thing that is wrong with the input."""
+
+    loc: list[str | int] = Field(description="Where it is wrong")
+    msg: str = Field(description="A sentence for people")
+    type: str = Field(description="The error's name for programs")
+    url: str = Field(description="Where to read more")
+    ctx: dict[str, Any] = Field({}, description="The numbers behind the sentence")
+
+
+class InputErrorResponse(BaseModel):
+    """What is wrong with the input."""
+
+    detail: list[Fault] = Field(description="One item for each fault")
+
+
+class FailureResponse(BaseModel):
+    """A failure of the service: of the pipeline, or of the model on this one input."""
+
+    detail: str | list[Fault] = Field(description="A sentence for people, or one item per fault")
+    error_type: str = Field("", description="The error's name for programs, with a sentence")
 
 
 class QueueLog(BaseModel):
@@ -59,6 +93,25 @@ class Cancelled(BaseModel):
     status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
 
 
+def error_response(error: ServiceError, **more: str) -> Response:
+    return JSONResponse(more | error.body(), error.status, error.headers())
+
+
+async def route_error_response(_: HttpRequest, error: Exception) -> Response:
+    """The response when the router found no route, or none for this method."""
+    response = error_response(ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)())
+    allowed = (getattr(error, "headers", None) or {}).get("Allow")
+    if allowed:
+        response.headers["Allow"] = allow(allowed)
+    return response
+
+
+def allow(methods: str) -> str:
+    """All methods of a route: HEAD comes with GET, and OPTIONS is answered everywhere."""
+    names = set(methods.split(", ")) | {"OPTIONS"}
+    return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
+
+
 def submitted_status(request_id: str, position: int, queue_url: str) -> QueueStatus:
     return QueueStatus(
         status="IN_QUEUE",
@@ -96,7 +149,7 @@ def line(entry: LogEntry) -> QueueLog:
     return QueueLog(message=entry.message, timestamp=time.replace("+00:00", "Z"), level=entry.level)
 
 
-def render(status: QueueStatus) -> Response:
+def status_response(status: QueueStatus) -> Response:
     """202 while there is something to wait for, 200 afterwards."""
     code = 200 if status.status == "COMPLETED" else 202
     return Response(status.json_text(), code, media_type="application/json")
