@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 import deployments
-from deployments.errors import SetupError
 from deployments.settings import (
     Settings,
     api_key_from_environment,
@@ -20,6 +19,7 @@ from deployments.settings import (
     parse,
     state_home,
 )
+from tests.refusal import refusal_of
 
 PACKAGE = Path(deployments.__file__).parent
 MAY_TOUCH_ENVIRONMENT = {
@@ -46,11 +46,7 @@ def sections() -> list[BaseModel]:
 
 def refusal(tree: Any) -> str:
     """Why `tree` is refused, in one line."""
-    with pytest.raises(SetupError) as refused:
-        parse(tree)
-    line = str(refused.value)
-    assert len(line.splitlines()) == 1
-    return line
+    return refusal_of(parse, tree)
 
 
 def test_nothing_set_is_the_defaults() -> None:

@@ -15,6 +15,7 @@ from deployments.cli.options import (
     JsonOption,
     StateOption,
     StoreOption,
+    command_group,
     iso,
     minute,
     run_with_store,
@@ -30,12 +31,7 @@ from deployments.settings import hash_key
 RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(?:/([smh]))?")
 PER_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Create, list, rotate and revoke API keys.",
-)
+app = command_group("Create, list, rotate and revoke API keys.")
 KeyId = Annotated[
     str, typer.Argument(metavar="ID", help="The key's id, as in `florence keys list`.")
 ]

@@ -60,6 +60,13 @@ SetOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
+def command_group(help_text: str) -> typer.Typer:
+    """A command with commands of its own; without one it prints its help."""
+    return typer.Typer(
+        add_completion=False, rich_markup_mode=None, no_args_is_help=True, help=help_text
+    )
+
+
 def make_folder(folder: Path) -> None:
     """Make the folder of `--out`.
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from deployments.cli.options import (
     StateOption,
     StoreOption,
+    command_group,
     opened_store,
     progress,
     run_with_store,
@@ -26,12 +27,7 @@ from deployments.jobs.rows import TABLES
 from deployments.jobs.sql import migrations
 from deployments.jobs.store import RowStore
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="Check a store, or copy it to another.",
-)
+app = command_group("Check a store, or copy it to another.")
 
 
 @app.command()

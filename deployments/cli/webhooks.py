@@ -14,6 +14,7 @@ from deployments.cli.options import (
     JsonOption,
     StateOption,
     StoreOption,
+    command_group,
     iso,
     minute,
     run_with_store,
@@ -28,12 +29,7 @@ from deployments.webhooks.webhook import PublicKey, Webhook, WebhookState
 
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    no_args_is_help=True,
-    help="List and retry webhooks, and rotate the keys that sign them.",
-)
+app = command_group("List and retry webhooks, and rotate the keys that sign them.")
 KeysOption = Annotated[
     Path | None,
     typer.Option(

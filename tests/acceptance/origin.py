@@ -2,21 +2,20 @@
 
 import asyncio
 import gzip
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+
+from tests.acceptance.threaded_server import ThreadedServer
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
-class Origin:
-    """Listens on a free port from `start` to `stop`; `paths` has the behaviour of each path."""
+class Origin(ThreadedServer):
+    """`paths` has the behaviour of each path."""
 
     def __init__(self, picture: bytes) -> None:
+        super().__init__()
         self._picture = picture
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="origin")
-        self.port = 0
         self.paths: dict[str, Answer] = {
             "/scene.png": self._serve_picture,
             "/late.png": self._serve_late,
@@ -42,28 +41,7 @@ class Origin:
         """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Listen."""
-        self._thread.start()
-        listening = asyncio.start_server(self._answer, "127.0.0.1", 0)
-        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    def stop(self) -> None:
-        """End every connection and the thread."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        self._server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
             await self.paths[head.split()[1].decode()](writer)

@@ -126,15 +126,20 @@ def num_answered(caller: Caller, status: int) -> float:
     return sum(map(float, re.findall(line, text, re.MULTILINE)))
 
 
-def test_a_disconnect_cancels_the_run(caller: Caller, origin: Origin) -> None:
-    """A run whose caller has left is cancelled and counted as such, and others are served."""
+def hang_up(caller: Caller, origin: Origin, after_s: float) -> None:
+    """Begin a run that hangs, leave, and wait until the run is counted as cancelled."""
     before = num_answered(caller, 499)
-    impatient = httpx2.Client(timeout=0.3, trust_env=False)
+    impatient = httpx2.Client(timeout=after_s, trust_env=False)
     with impatient, pytest.raises(httpx2.ReadTimeout):
         Caller(caller.url, caller.key, impatient).send(f"{origin.url}/hangs")
     deadline = time.monotonic() + 10
     while num_answered(caller, 499) == before:
         assert time.monotonic() < deadline, "the disconnect was not noticed"
         time.sleep(0.1)
+
+
+def test_a_disconnect_cancels_the_run(caller: Caller, origin: Origin) -> None:
+    """A run whose caller has left is cancelled and counted as such, and others are served."""
+    hang_up(caller, origin, after_s=0.3)
 
     assert caller.send(scene(0).image).status_code == 200

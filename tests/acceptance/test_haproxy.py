@@ -14,7 +14,7 @@ from PIL import Image
 from tests.acceptance.caller import APP, Caller, scene, uri
 from tests.acceptance.origin import Origin
 from tests.acceptance.test_commands import api_key, base_url, serving
-from tests.acceptance.test_failures import num_answered
+from tests.acceptance.test_failures import hang_up
 
 KEY = "my-own-key"
 BODY = {"image_url": uri(scene(3, (256, 256)).image)}
@@ -69,14 +69,7 @@ def test_a_large_body(fronted: Caller) -> None:
 
 def test_a_disconnect_cancels_the_run(fronted: Caller, origin: Origin) -> None:
     """HAProxy passes the hanging up on."""
-    before = num_answered(fronted, 499)
-    impatient = httpx2.Client(timeout=1, trust_env=False)
-    with impatient, pytest.raises(httpx2.ReadTimeout):
-        Caller(fronted.url, fronted.key, impatient).send(f"{origin.url}/hangs")
-    deadline = time.monotonic() + 10
-    while num_answered(fronted, 499) == before:
-        assert time.monotonic() < deadline, "the run goes on"
-        time.sleep(0.1)
+    hang_up(fronted, origin, after_s=1)
 
 
 def test_it_listens_on_loopback_alone(fronted: Caller) -> None:

@@ -11,7 +11,7 @@ from deployments.local.config import compose
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.node import NEWEST, OLDEST, Node, installed
+from tests.acceptance.client_scripts import NEWEST, OLDEST, Node, installed
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy

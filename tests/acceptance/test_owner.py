@@ -18,11 +18,6 @@ KEY = "owner-test"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def store(caller: Caller) -> Store:
     """The store of the running service."""
     return owner_client(StoreSettings(), QueueSettings(), retry_s=0)

@@ -1,7 +1,5 @@
 """fal's own Python client, unmodified, over https with a private authority."""
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from deployments.demo.scoring import match_boxes
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
+from tests.acceptance.client_scripts import run_script
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy
@@ -23,7 +22,7 @@ from tests.acceptance.tls_proxy import TlsProxy
 NEWEST, OLDER = "1.0.3", "0.10.0"  # the older one finds the queue by its host name alone
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "out" / "clients"
-INSTALL_S, CALL_S = 180, 60
+INSTALL_S = 180
 
 Call = Callable[[str], list[Any]]
 Check = Callable[[dict[str, Any]], None]
@@ -62,16 +61,7 @@ def call(
     }
 
     def printed(name: str) -> list[Any]:
-        done = subprocess.run(
-            [sys.executable, "-m", script, name],
-            cwd=ROOT,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=CALL_S,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return run_script([sys.executable, "-m", script, name], ROOT, environment)
 
     return printed
 

@@ -8,7 +8,7 @@ import pytest
 
 from deployments.demo.scoring import match_boxes
 from tests.acceptance.caller import Caller, scene, truth
-from tests.acceptance.node import NEWEST, SERVER_PROXY, Node, installed
+from tests.acceptance.client_scripts import NEWEST, SERVER_PROXY, Node, installed
 from tests.acceptance.origin import Origin
 
 Page = Callable[..., list[Any]]

@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
 import fal_client
@@ -13,18 +12,19 @@ from fal_client.client import FalClientHTTPError
 from httpx_sse import SSEError
 
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
+from tests.clients.inputs import (
+    BASE_URL,
+    BYTES,
+    ENDPOINT,
+    FILE,
+    GOOD,
+    HANGING,
+    LATE,
+    NO_IMAGE,
+    SEVERAL,
+    TOO_MANY,
+)
 from tests.clients.output import failed, output, shown
-
-ENDPOINT = "fal-ai/florence-2-large/region-proposal"
-GOOD = {"image_url": os.environ["IMAGE_URL"]}
-SEVERAL = {"image_url": os.environ["SEVERAL_URL"], "num_beams": 1}
-TOO_MANY = SEVERAL | {"num_beams": 99}
-LATE = {"image_url": os.environ["LATE_URL"]}
-HANGING = {"image_url": os.environ["HANGING_URL"]}
-NO_IMAGE = {"image_url": fal_client.encode("Hello, World!", "image/png")}
-FILE = Path(os.environ["IMAGE_FILE"])
-BYTES = FILE.read_bytes()
-BASE_URL = os.environ["BASE_URL"]
 
 
 async def run() -> None:

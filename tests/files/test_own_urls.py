@@ -1,7 +1,6 @@
 """Our own files by their URLs."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -10,24 +9,11 @@ from deployments.files import pending_pictures as pending
 from deployments.files.base import StoredFile, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.own_urls import own_name, read_own
-from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio
 
 NAME = "0123456789abcdef0123456789abcdef-00ffffffff.png"
 BASES = ("https://Florence.example", "http://10.0.0.1:8000/florence/", "")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The loop that Serve runs on."""
-    return "asyncio"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalFileStore:
-    """A store."""
-    return LocalFileStore(FileSettings(root=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

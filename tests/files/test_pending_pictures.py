@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,21 +12,8 @@ from deployments.files import pending_pictures as pending
 from deployments.files.base import NAME, StoredFile, expiry_of, new_name
 from deployments.files.local import LocalFileStore
 from deployments.files.pending_pictures import is_pending, pending_name, wait_for_file
-from deployments.settings import FileSettings
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """The loop that Serve runs on."""
-    return "asyncio"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> LocalFileStore:
-    """A store."""
-    return LocalFileStore(FileSettings(root=str(tmp_path)))
 
 
 def test_a_pending_name_is_a_name_like_any_other() -> None:

@@ -27,12 +27,6 @@ pytestmark = pytest.mark.anyio
 KEY = "key"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """The loop that Serve runs on."""
-    return "asyncio"
-
-
 class HeldStore(LocalFileStore):
     """A store that takes files only while it is open, and none while it is away."""
 

@@ -13,6 +13,7 @@ from deployments.florence import checkpoint
 from deployments.florence.checkpoint import is_hub_id, open_checkpoint, refuse_remote_code
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, ModelSettings
+from tests.refusal import refusal_of
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -34,11 +35,7 @@ def change(file: Path, how: Change) -> None:
 
 def refusal(path: str) -> str:
     """Why the checkpoint at `path` is refused, in one line."""
-    with pytest.raises(SetupError) as refused:
-        open_checkpoint(ModelSettings(path=path))
-    line = str(refused.value)
-    assert len(line.splitlines()) == 1
-    return line
+    return refusal_of(open_checkpoint, ModelSettings(path=path))
 
 
 def test_sizes_come_from_the_files() -> None:

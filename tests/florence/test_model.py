@@ -15,6 +15,7 @@ from deployments.florence.engine.search import GenerationRules
 from deployments.florence.model import UNSUPPORTED, Model, device, dtype
 from deployments.settings import DEMO_CHECKPOINT, ModelSettings
 from tests.florence.sequences import demo, model, scene
+from tests.refusal import refusal_of
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -94,9 +95,7 @@ def test_a_rule_that_the_engine_does_not_know_is_refused(
     """It is not left out in silence: the line names it, its file and two ways out."""
     assert hasattr(config, name)
     setattr(config, name, WANTED[name])
-    with pytest.raises(SetupError) as refused:
-        model().rules()
-    line = str(refused.value)
+    line = refusal_of(model().rules)
     assert f"does not know {name} of {DEMO_CHECKPOINT / 'generation_config.json'}" in line
     assert "set inference.backend to generate, or take it out" in line
 
@@ -119,11 +118,7 @@ def test_there_is_one_last_token(config: GenerationConfig, eos: Any) -> None:
 
 def refusal(settings: ModelSettings) -> str:
     """Why no model is made, in one line."""
-    with pytest.raises(SetupError) as refused:
-        Model(settings)
-    line = str(refused.value)
-    assert len(line.splitlines()) == 1
-    return line
+    return refusal_of(Model, settings)
 
 
 def copied(folder: Path, *names: str) -> Path:

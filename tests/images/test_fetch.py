@@ -9,7 +9,7 @@ import contextlib
 import gzip
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,32 +26,16 @@ from deployments.images.fetch import Fetcher
 from deployments.net.connect import Resolve
 from deployments.net.guard import Address
 from deployments.settings import PreprocessSettings
-from tests.net.receiver import LoopbackServer, resolver
+from tests.net.receiver import Answer, Posted, Receiver, endless, moved, reply, resolver, silent
 
 pytestmark = pytest.mark.anyio
-
-Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 PICTURE = b"\x89PNG picture"
 MAX_BYTES = 4096
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-class Server(LoopbackServer):
-    """Answers every request with `answer`, and keeps the requests."""
-
-    def __init__(self, answer: Answer, context: ssl.SSLContext | None) -> None:
-        super().__init__(context)
-        self.answer = answer
-        self.requests: list[bytes] = []
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-        await self.answer(reader, writer)
+class Server(Receiver):
+    """A server of pictures."""
 
     def url(self, host: str = "pictures.example", path: str = "/cat.png") -> str:
         return super().url(host, path)
@@ -67,36 +51,9 @@ async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Asyn
         await server.stop()
 
 
-def reply(raw: bytes) -> Answer:
-    """Send these bytes and close."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(raw)
-        await writer.drain()
-
-    return answer
-
-
-def repeat(head: bytes, part: bytes, pause_s: float = 0.0) -> Answer:
-    """Send `head`, then `part` for ever."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(head)
-        while True:
-            writer.write(part)
-            await writer.drain()
-            await asyncio.sleep(pause_s)
-
-    return answer
-
-
 def ok(body: bytes, *headers: bytes) -> bytes:
     length = b"Content-Length: %d" % len(body)
     return b"\r\n".join([b"HTTP/1.1 200 OK", length, *headers, b"", body])
-
-
-def moved(location: str, status: int = 302) -> Answer:
-    return reply(f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\n\r\n".encode())
 
 
 AUTHORITIES = ssl.create_default_context()  # reading them takes 20 ms
@@ -140,12 +97,11 @@ async def test_download() -> None:
     """The bytes arrive, and the request asks for a plain body without cookies or credentials."""
     async with serving(reply(ok(PICTURE))) as server:
         assert await fetcher(server).fetch(server.url(path="/a%20b c?q=1#fragment")) == PICTURE
-    request = server.requests[0].decode().lower()
-    assert request.startswith("get /a%20b%20c?q=1 http/1.1\r\n")
-    assert f"host: pictures.example:{server.port}\r\n" in request
-    assert "accept-encoding: identity\r\n" in request
-    assert "cookie" not in request
-    assert "authorization" not in request
+    [request] = server.posted
+    assert request.line == "GET /a%20b%20c?q=1 HTTP/1.1"
+    assert request.headers["host"] == f"pictures.example:{server.port}"
+    assert request.headers["accept-encoding"] == "identity"
+    assert not {"cookie", "authorization"} & set(request.headers)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +150,13 @@ async def test_redirect(status: int) -> None:
 async def test_relative_redirect() -> None:
     """A relative location is resolved against the URL that sent it."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(asked: Posted, writer: asyncio.StreamWriter) -> None:
         first = server.num_connections == 1
-        await (moved("../b/dog.png") if first else reply(ok(PICTURE)))(reader, writer)
+        await (moved("../b/dog.png") if first else reply(ok(PICTURE)))(asked, writer)
 
     async with serving(answer) as server:
         assert await fetcher(server).fetch(server.url(path="/a/cat.png")) == PICTURE
-    assert server.requests[1].startswith(b"GET /b/dog.png ")
+    assert server.posted[1].line.startswith("GET /b/dog.png ")
 
 
 async def test_allowed_name() -> None:
@@ -438,10 +394,10 @@ async def test_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     "answer",
     [
-        repeat(b"HTTP/1.1 200 OK\r\n", b"X", 0.02),
-        repeat(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", 0.02),
-        repeat(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"x", 0.02),
-        repeat(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+        endless(b"HTTP/1.1 200 OK\r\n", b"X", 0.02),
+        endless(b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n", 0.02),
+        endless(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"x", 0.02),
+        endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
         moved("/again"),
     ],
     ids=["header-bytes", "header-lines", "body", "informational", "redirects"],
@@ -490,8 +446,8 @@ async def test_a_closed_port() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        repeat(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"400\r\n%1024d\r\n" % 0),
-        repeat(b"HTTP/1.1 200 OK\r\n\r\n", bytes(1024)),
+        endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"400\r\n%1024d\r\n" % 0),
+        endless(b"HTTP/1.1 200 OK\r\n\r\n", bytes(1024)),
         reply(b"HTTP/1.1 200 OK\r\nContent-Length: 4097\r\n\r\n"),
         reply(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n"),
         reply(ok(bytes(MAX_BYTES + 1))),
@@ -510,7 +466,7 @@ async def test_too_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body sent byte by byte is given up before it costs much CPU."""
     monkeypatch.setattr("deployments.images.fetch.MAX_PIECES", 1000)
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    async with serving(repeat(head, b"1\r\nx\r\n" * 1000)) as server:
+    async with serving(endless(head, b"1\r\nx\r\n" * 1000)) as server:
         message = await failure(fetcher(server).fetch(server.url()))
     assert message == "the server sent it in too many pieces."
 
@@ -648,7 +604,7 @@ async def test_unknown_authority(server_context: ssl.SSLContext) -> None:
 async def test_no_tls_at_an_https_url() -> None:
     """A server that does not speak TLS is not spoken to in the clear."""
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(asked: Posted, writer: asyncio.StreamWriter) -> None:
         raise AssertionError("a request in the clear")
 
     async with serving(answer) as server:
@@ -683,15 +639,15 @@ async def test_upgrade(server_context: ssl.SSLContext, trusting: ssl.SSLContext)
 
 async def test_cancellation() -> None:
     """A caller who leaves takes the download along; cancellation is not an error of the URL."""
-    asked = asyncio.Event()
+    began = asyncio.Event()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.set()
-        await reader.read()
+    async def answer(asked: Posted, writer: asyncio.StreamWriter) -> None:
+        began.set()
+        await silent(asked, writer)
 
     async with serving(answer) as server:
         task = asyncio.create_task(fetcher(server).fetch(server.url()))
-        await asked.wait()
+        await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -88,11 +88,12 @@ def resolver(**hosts: Sequence[str]) -> Resolve:
 
 
 async def read(reader: asyncio.StreamReader) -> Posted:
-    """A request with a declared length."""
+    """A request, with a body when its length is declared."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     line, *fields = head.split("\r\n")[:-2]
     headers = {name.lower(): value for name, value in (each.split(": ", 1) for each in fields)}
-    return Posted(line, headers, await reader.readexactly(int(headers["content-length"])))
+    length = int(headers.get("content-length", "0"))
+    return Posted(line, headers, await reader.readexactly(length))
 
 
 @contextlib.asynccontextmanager
@@ -108,7 +109,7 @@ async def receiving(
         await receiver.stop()
 
 
-def raw(content: bytes) -> Answer:
+def reply(content: bytes) -> Answer:
     """Send these bytes and close."""
 
     async def answer(posted: Posted, writer: asyncio.StreamWriter) -> None:
@@ -124,14 +125,14 @@ def status(*codes: int) -> Answer:
 
     async def answer(posted: Posted, writer: asyncio.StreamWriter) -> None:
         code = left.pop(0) if len(left) > 1 else left[0]
-        await raw(f"HTTP/1.1 {code} Said\r\nContent-Length: 2\r\n\r\nok".encode())(posted, writer)
+        await reply(f"HTTP/1.1 {code} Said\r\nContent-Length: 2\r\n\r\nok".encode())(posted, writer)
 
     return answer
 
 
 def moved(location: str, code: int = 302) -> Answer:
     """Send the caller elsewhere."""
-    return raw(
+    return reply(
         f"HTTP/1.1 {code} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
     )
 

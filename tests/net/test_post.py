@@ -23,8 +23,8 @@ from tests.net.receiver import (
     Receiver,
     endless,
     moved,
-    raw,
     receiving,
+    reply,
     resolver,
     silent,
     status,
@@ -34,11 +34,6 @@ pytestmark = pytest.mark.anyio
 
 BODY = b'{"status":"OK"}'
 SIGNED = {"X-Fal-Webhook-Request-Id": "r1"}
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def poster(
@@ -92,7 +87,7 @@ async def test_post() -> None:
 @pytest.mark.parametrize("code", [200, 201, 204, 304, 400, 401, 404, 410, 429, 500, 503])
 async def test_status(code: int) -> None:
     """Whatever the server answers is returned."""
-    async with receiving(raw(b"HTTP/1.1 %d Said\r\n\r\n" % code)) as receiver:
+    async with receiving(reply(b"HTTP/1.1 %d Said\r\n\r\n" % code)) as receiver:
         assert await poster(receiver).post(receiver.url(), BODY, {}) == code
 
 
@@ -203,7 +198,7 @@ async def test_slow_servers(answer: Answer) -> None:
 )
 async def test_no_proper_http(content: bytes) -> None:
     """A server that breaks off, or speaks something else, has not been reached."""
-    async with receiving(raw(content)) as receiver:
+    async with receiving(reply(content)) as receiver:
         reason = await failure(poster(receiver).post(receiver.url(), BODY, {}))
     assert reason in (
         "the server broke off or did not speak proper HTTP",
@@ -219,8 +214,8 @@ async def test_no_proper_http(content: bytes) -> None:
     [
         endless(b"HTTP/1.1 200 OK\r\n\r\n", bytes(1024)),
         endless(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b"x", 0.02),
-        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
-        raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+        reply(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+        reply(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
     ],
     ids=["endless", "slow", "broken off", "no chunk"],
 )

@@ -14,7 +14,7 @@ from deployments.settings import parse
 from tests.cli.conftest import Florence
 from tests.jobs.postgres import bench, postgres
 
-__all__ = ["anyio_backend", "bench", "postgres"]
+__all__ = ["bench", "postgres"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,6 @@ class Diagnosis:
 
 
 Doctor = Callable[..., Diagnosis]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Run on asyncio alone, as the service does."""
-    return "asyncio"
 
 
 @pytest.fixture

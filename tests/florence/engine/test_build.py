@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from deployments.errors import SetupError
 from deployments.florence.engine.batch import BatchShape, DecoderBatch
 from deployments.florence.engine.build import (
     aligned,
@@ -14,6 +13,7 @@ from deployments.florence.engine.build import (
 )
 from deployments.florence.engine.engine import EngineConfig
 from tests.florence.engine.pool import Pool
+from tests.refusal import refusal_of
 
 SHAPE = BatchShape(8, 3, num_positions=65, num_encoded=80, num_layers=2, num_heads=2, head_width=16)
 
@@ -76,10 +76,7 @@ def test_as_many_as_fit(sequences: float, expected: int) -> None:
 @pytest.mark.parametrize("num_bytes", [-5_000_000_000, 0, 1000])
 def test_no_memory_for_one(num_bytes: int) -> None:
     """One line that names the settings to change, and no negative memory."""
-    with pytest.raises(SetupError) as refused:
-        fitting(SHAPE, torch.float16, num_bytes)
-    line = str(refused.value)
-    assert len(line.splitlines()) == 1
+    line = refusal_of(fitting, SHAPE, torch.float16, num_bytes)
     assert "0.00 GB are left" in line
     for setting in ("max_new_tokens", "num_beams", "gpu_memory_utilization"):
         assert f"inference.{setting}" in line

@@ -1,6 +1,7 @@
-"""Runs the scripts of tests/clients with a version of fal's JavaScript client.
+"""Runs the scripts of tests/clients, which print JSON values, one per line.
 
-npm installs the packages once, into `out/`. Node is the machine's, else the one from PyPI.
+Those in JavaScript use a version of fal's client, which npm installs once, into `out/`.
+Node is the machine's, else the one from PyPI.
 """
 
 import json
@@ -33,17 +34,8 @@ class Node:
         self._folder = folder
 
     def run(self, script: str, environment: Mapping[str, str]) -> list[Any]:
-        """Run the script; the JSON values that it prints, one per line."""
-        done = subprocess.run(
-            [node(), script],
-            cwd=self._folder,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        """Run the script; the JSON values that it prints."""
+        return run_script([node(), script], self._folder, environment)
 
     @contextmanager
     def running(self, script: str, environment: Mapping[str, str]) -> Iterator[Any]:
@@ -61,6 +53,20 @@ class Node:
                 yield json.loads(process.stdout.readline())
             finally:
                 process.terminate()
+
+
+def run_script(command: list[str], folder: Path, environment: Mapping[str, str]) -> list[Any]:
+    """Run `command` in `folder`; the JSON values that it prints."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def installed(version: str, more: tuple[str, ...] = ()) -> Path:
