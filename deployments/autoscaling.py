@@ -28,7 +28,7 @@ KEY, NAMESPACE = b"backlog", b"florence"
 GAUGES = {
     "florence_autoscaling_backlog": "Requests in the queue that could be claimed, as last read.",
     "florence_autoscaling_oldest_seconds": "How long the oldest of them has waited.",
-    "florence_autoscaling_reading_age_seconds": "How long the policy has had no new reading.",
+    "florence_autoscaling_reading_age_seconds": "Age of the policy's reading of the backlog.",
     "florence_autoscaling_stale": "1 while the reading is too old, and no replica is given up.",
     "florence_autoscaling_demand": "Requests that replicas are counted for.",
     "florence_autoscaling_wanted_replicas": "Replicas that the policy asks for.",

@@ -253,7 +253,7 @@ class Admission:
         Raises:
             Overloaded: there is no room for it.
         """
-        if not self._has_room(key_id):
+        if not self._can_admit(key_id):
             count_refused(self._recorder, key_id, "share")
             raise Overloaded.after(self._wait_s())
         self._count(key_id, 1)
@@ -266,7 +266,7 @@ class Admission:
         """Learn from a request that has its result and is still counted."""
         self._limit.observe(self.num_running, wait_s, model_s)
 
-    def _has_room(self, key_id: str) -> bool:
+    def _can_admit(self, key_id: str) -> bool:
         limit, share = self._limit.value, self._limit.value / self._num_active(key_id)
         if self._running[key_id] < share:
             return self.num_running < limit

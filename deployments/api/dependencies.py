@@ -28,7 +28,7 @@ class Dependencies:
     time the output has grown. It raises a ServiceError for what the client should see; anything
     else is a 500.
     `ready` says whether a run would find every part of the pipeline.
-    `wake` tells the dispatcher that the queue has changed; it returns at once and may be lost.
+    `wake` notifies the dispatcher that the queue has changed; it returns at once and may be lost.
     """
 
     settings: Settings

@@ -28,7 +28,7 @@ from deployments.jobs.store import KeyStore
 
 CHUNK_BYTES = 1024 * 1024
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
-MAX_AGE_S = 365 * 24 * 3600  # as much as RFC 9111's readers make sense of
+MAX_AGE_S = 365 * 24 * 3600  # a year: no cache keeps a file longer
 MAX_WAITING = 64  # downloads in one replica: a caller may ask often for a picture that was lost
 MARGIN_S = 60.0  # a download waits for less, and the clocks of a cluster differ by less
 STORE_TIMEOUT_S = 1.0

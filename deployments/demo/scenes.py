@@ -54,7 +54,7 @@ def draw_scene(rng: random.Random, size: tuple[int, int], max_objects: int = 3) 
     kinds = rng.sample([(s, c) for s in SHAPES for c in COLOURS], rng.randint(1, max_objects))
     objects: list[SceneObject] = []
     for shape, colour in kinds:
-        extent = _find_room(rng, size, [o.box for o in objects])
+        extent = _find_extent(rng, size, [o.box for o in objects])
         if extent is not None:
             box = _paint(image, shape, _jittered(rng, COLOURS[colour], COLOUR_JITTER), extent)
             objects.append(SceneObject(shape, colour, box))
@@ -81,7 +81,7 @@ def random_size(rng: random.Random, side: int) -> tuple[int, int]:
     return round(side * math.sqrt(aspect)), round(side / math.sqrt(aspect))
 
 
-def _find_room(
+def _find_extent(
     rng: random.Random, size: tuple[int, int], taken: Sequence[Box]
 ) -> tuple[int, int, int, int] | None:
     """(x, y, width, height) in whole pixels, clear of the `taken` boxes; None if there is none."""

@@ -1,8 +1,8 @@
 """Pending files: an answer names a picture that is still being drawn, and a download waits for it.
 
 Half of the random digits of a pending file's name follow from the rest of the name and a key.
-A process that has the key can tell a pending name from an invented one, on any machine and without
-a call; without the key the name is as hard to guess as every other name of the store.
+With the key, a process on any machine distinguishes a pending name from an invented one without a
+call; without the key the name is as hard to guess as every other name of the store.
 """
 
 import asyncio

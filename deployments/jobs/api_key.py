@@ -7,7 +7,7 @@ ROUNDING_S = 1e-6  # a wait that is only rounding
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """A key without its secret, of which only the SHA-256 is stored, in hex.
+    """A key without its secret: only the SHA-256 of that is stored, in hex.
 
     `concurrency` bounds the requests that run at a time, queued and synchronous ones together;
     `rate` bounds the requests that begin per second; None is unbounded.

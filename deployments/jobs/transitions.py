@@ -168,5 +168,5 @@ def day_of(now: float) -> str:
 
 
 def fingerprint(path: str, input: str) -> str:
-    """A hash that tells whether a repeated submit is the same."""
+    """A hash that is the same when a submit is repeated."""
     return hashlib.sha256(f"{path}\0{input}".encode()).hexdigest()

@@ -27,7 +27,7 @@ from deployments.telemetry.metrics import Recorder
 RETRIED_STATUSES = (503, 504)  # as fal does; a 500 or a 4xx would repeat itself
 STORE_RETRY_S = 0.5
 CLAIM_TIMEOUT_S = 2.0
-WAKE_UP_INTERVAL_S = 0.05  # a remote call costs 1 ms of CPU; a late wake-up costs next to nothing
+WAKE_UP_INTERVAL_S = 0.05  # a remote call costs 1 ms of CPU; a delay costs next to nothing
 
 Execute = Callable[[Job], Coroutine[Any, Any, JobOutcome]]
 
@@ -77,7 +77,7 @@ class Worker:
         return len(self._running)
 
     def wake(self) -> None:
-        """Look into the queue now instead of at the next poll."""
+        """Poll the queue now instead of at the next interval."""
         self._changed.set()
 
     async def claim_forever(self) -> None:

@@ -31,7 +31,7 @@ CONCURRENCY = 16
 GOOD_TO_BAD = 9  # one request in ten is bad
 HANG_UP_S = 0.15
 Kind = Callable[[LocalService, bytes], str]
-LATE = {"X-Fal-Request-Timeout": "0.05"}
+TIMES_OUT = {"X-Fal-Request-Timeout": "0.05"}
 
 
 def main(
@@ -80,7 +80,7 @@ def bad_requests(
         outcomes.update([kind(service, good)])
 
     def send() -> None:
-        for kind in cycle((corrupt, hung_up, late)):
+        for kind in cycle((corrupt, hung_up, timed_out)):
             if over.wait(pause_s):
                 return
             threads.append(threading.Thread(target=note, args=(kind,)))
@@ -109,8 +109,8 @@ def hung_up(service: LocalService, good: bytes) -> str:
     return "hung up"
 
 
-def late(service: LocalService, good: bytes) -> str:
-    return f"late: {post(service, good, LATE).getresponse().status}"
+def timed_out(service: LocalService, good: bytes) -> str:
+    return f"timed out: {post(service, good, TIMES_OUT).getresponse().status}"
 
 
 def post(

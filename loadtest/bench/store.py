@@ -146,7 +146,7 @@ async def claim(stores: EmptyStores, num_keys: int, rows: int) -> Figures:
 
 
 async def claims(store: RowStore) -> Figures:
-    """Claims of BATCH, each of which is finished before the next."""
+    """Claims of BATCH; each is finished before the next."""
     took_s = []
     for _ in range(CLAIMS):
         before = time.perf_counter()

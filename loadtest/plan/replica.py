@@ -156,7 +156,7 @@ class SimulatedReplica:
             self._sleep()
 
     def _preempt(self) -> None:
-        """A sequence that has had its `turn_tokens` goes behind those that wait."""
+        """A sequence that has used its `turn_tokens` goes behind those that wait."""
         if self._scheduler.blocked(len(self._running)) is None:
             return
         over = [

@@ -12,7 +12,7 @@ from loadtest.plan.replica import EngineValues, SimulatedReplica, Speed
 from loadtest.plan.request import SimulatedRequest
 from loadtest.plan.serve_scaling import AutoscalingValues, MetricMean, reported
 
-IDLE_S = 60.0  # an unused node is kept for so long, as KubeRay does by default
+IDLE_S = 60.0  # how long an unused node is kept: KubeRay's default
 
 
 @dataclass(eq=False, slots=True)

@@ -94,7 +94,7 @@ def is_core(process: psutil.Process) -> bool:
 
 
 def readable(read: Callable[[], T], default: D) -> T | D:
-    """What `read` tells of a process; `default` when it has ended, or is not ours to inspect."""
+    """What `read` returns for a process; `default` when it has ended, or is not ours to inspect."""
     try:
         return read()
     except psutil.Error:

@@ -116,7 +116,7 @@ def pinned(tensor: Tensor) -> Tensor:
 
 
 def available_bytes(total: int, free: int, utilization: float) -> int:
-    """What this process may still take of a GPU of which `free` of `total` bytes are free.
+    """What this process may still take of a GPU with `free` of `total` bytes free.
 
     `utilization` is the share of the whole GPU that it may use.
     """

@@ -202,7 +202,7 @@ class Search:
         return tokens.scatter(2, end, chosen[..., None])
 
     def _are_full(self, view: BatchView) -> Tensor:
-        """Which sequences have as many ended beams as beams and look for no better: (n, 1)."""
+        """Which sequences have as many ended beams as beams, and need no better one: (n, 1)."""
         num_beams = self._batch.num_beams[: view.size, None]
         unused = view.beams >= num_beams
         full = (self._batch.ended[: view.size] | unused).all(dim=1, keepdim=True)

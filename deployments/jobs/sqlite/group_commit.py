@@ -109,9 +109,9 @@ class GroupCommit:
 def unavailable(error: sqlite3.Error) -> StoreUnavailable:
     """The error for callers; SQLite's message goes to the log."""
     logger.error("the store's file: %s", error)
-    refusal = StoreUnavailable()
-    refusal.__cause__ = error
-    return refusal
+    unavailable = StoreUnavailable()
+    unavailable.__cause__ = error
+    return unavailable
 
 
 def answer(group: Iterable[Change], outcomes: Iterable[Outcome]) -> None:
