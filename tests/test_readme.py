@@ -1,6 +1,7 @@
 """What the README and the reference pages say is what the code does."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from deployments import errors as errors_module
 from deployments.api.openapi import VERSION
 from deployments.errors import InputError, ModelError, RequestError, ServiceError
 from deployments.settings import Settings
+from tests.test_docs import options_of
 
 GATHERING = {ServiceError, ModelError, InputError, RequestError}
 ROOT = Path(__file__).parent.parent
@@ -115,6 +117,26 @@ def test_every_module_stands_in_the_folder_tree() -> None:
 def test_make_targets_exist(target: str) -> None:
     """Every `make` command of the README is in the Makefile."""
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+SHELL = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+
+
+def test_the_options_of_make_serve_exist() -> None:
+    """Those in ARGS; tests/acceptance/test_readme_snippets.py runs the other commands."""
+    given = re.findall(r'make serve ARGS="?([^"`]+)', README)
+    options = {word for text in given for word in shlex.split(text) if word.startswith("--")}
+
+    assert len(given) == 3
+    assert options - options_of(["serve"]) == set()
+
+
+def test_the_files_in_commands_exist() -> None:
+    """Those of the repository, such as the chart and the values that Helm installs it with."""
+    named = re.findall(r"(?<![\w/.])(?:k8s|deployments)/[\w/.-]+", SHELL)
+
+    assert "k8s/chart/examples/autoscaled-l4.yaml" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -1,7 +1,7 @@
 """Which cores the engine computes on, when it shares a machine with everything else.
 
 The kernel spreads many short tasks over all cores, and so takes the engine's core from it again
-and again while another is idle (docs/benchmarks.md has the figures).
+and again while another is idle.
 A start needs every core, so the others leave the engine's cores when the service is ready.
 Where the system knows no affinity, nothing happens.
 """
