@@ -16,7 +16,7 @@ from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance import test_python_client as python_client
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.node import NEWEST, OLDEST, installed, node
+from tests.acceptance.client_scripts import NEWEST, OLDEST, installed, node
 from tests.acceptance.snippets import ROOT, blocks, replaced, run_shell
 from tests.acceptance.tls_proxy import TlsProxy
 
@@ -87,7 +87,8 @@ def test_javascript(
     check(answer, 3)
     assert answer["image"]["url"].startswith(f"https://{host}/")
     assert answer["drawn"] == sorted(answer["drawn"])
-    assert answer["drawn"]
+    if version == NEWEST:  # the older one loses an event that comes right before the end
+        assert answer["drawn"][-1] == len(scene(3).objects)
 
 
 @pytest.mark.parametrize("version", [python_client.NEWEST, python_client.OLDER])

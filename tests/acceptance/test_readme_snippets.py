@@ -13,7 +13,7 @@ from deployments.local.launch import metrics_targets
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller
-from tests.acceptance.node import NEWEST, installed, node
+from tests.acceptance.client_scripts import NEWEST, installed, node
 from tests.acceptance.snippets import blocks, replaced, run_shell
 from tests.acceptance.tls_proxy import TlsProxy
 
