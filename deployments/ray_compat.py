@@ -1,7 +1,7 @@
 """Every part of Ray that this service uses although Ray does not promise it.
 
 All of it was read in the source of Ray `READ_IN`. tests/test_ray_compat.py fails when Ray changes
-one of these parts, and on every other version of Ray, so that somebody reads them again.
+one of these parts, and on every other version of Ray, so that they are read again.
 `autoscaling.py` alone has two more, which the same test covers: Serve pickles that module by value.
 
 Two parts have no function here:

@@ -1,6 +1,6 @@
-"""What becomes of a job, as every store writes it: ended for good, or queued again.
+"""The transitions of a job, as every store writes them: to its end, or back to the queue.
 
-The stores lock a row, have it decided here what becomes of the job, and write that.
+The stores lock a row, get the transition from here, and write it.
 """
 
 import hashlib

@@ -131,7 +131,7 @@ def test_a_retired_key_is_published(service: Service, folder: SigningKeys) -> No
     assert (kids[0], kids[-1], len(kids)) == (new.kid, old.kid, 3)
 
 
-def test_no_keys_are_not_remembered(service: Service) -> None:
+def test_missing_keys_are_not_cached(service: Service) -> None:
     """A service that has not yet made its keys has them a moment later."""
     response = service.client.get(PATHS[0])
 

@@ -470,7 +470,7 @@ async def test_unknown_requests_have_no_stream(service: Service, request_id: str
     assert '"status":"NOT_FOUND"' in body
 
 
-async def test_streams_take_no_places(serve: Serve) -> None:
+async def test_streams_take_no_slots(serve: Serve) -> None:
     """Status streams do not count as running."""
     service = serve(ingress={"max_running": 1})
     await submit(service.store)

@@ -12,7 +12,7 @@ from deployments.cli import main as cli
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str

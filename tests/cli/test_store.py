@@ -123,5 +123,5 @@ def test_a_store_that_is_lost_on_the_way_is_one_line(url: str) -> None:
     ],
 )
 def test_passwords_are_not_shown(url: str, expected: str) -> None:
-    """Who looks over the shoulder learns the host at most."""
+    """The output contains the host at most."""
     assert expected == without_password(url)

@@ -100,7 +100,7 @@ def service(request: pytest.FixtureRequest) -> Exporting:
 
 
 def requests(number: float, status: str = "200") -> str:
-    """An Ingress that has answered so many."""
+    """An Ingress that has answered a number of requests."""
     recorder = PrometheusRecorder()
     recorder.record(REQUESTS, number, endpoint="e", status=status)
     return text_of(recorder)

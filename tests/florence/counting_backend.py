@@ -1,4 +1,4 @@
-"""A backend for tests: it computes nothing, is stepped by the test, and checks its calls."""
+"""A backend for tests: it computes nothing, the test permits its steps, and it checks its calls."""
 
 import asyncio
 import threading
@@ -35,7 +35,7 @@ class Item(Sequence):
 def poison(
     id_: int, fails_at: int = 1, steps: int = 1, error: type[BaseException] = ValueError
 ) -> Item:
-    """An item that makes its first step fail, or its beginning: step 0."""
+    """An item that makes a step fail; step 0 is its beginning."""
     return Item(id_, steps, fails_at, error)
 
 

@@ -366,10 +366,10 @@ def test_a_deadline_on_the_way_ends_the_work(
     assert engine.steps == [(0,), (1, 2), (2,), (2,), (2,)]
 
 
-def test_an_answer_that_comes_too_late_is_none(
+def test_an_answer_after_the_deadline_is_an_error(
     engine: CountingBackend, make: Make, set_forward: Callable[[float], None]
 ) -> None:
-    """A backend may have cut it short at the deadline, so it is not given out as whole."""
+    """The backend may have truncated it at the deadline, so the caller gets an error."""
     batcher = make()
 
     async def scenario() -> list[Any]:
@@ -710,7 +710,7 @@ def test_one_that_leaves_while_preempted_is_forgotten(engine: CountingBackend, m
 def test_an_idle_engine_forgets_one_that_leaves_while_preempted(
     engine: CountingBackend, make: Make
 ) -> None:
-    """It sleeps in hope of others to go on with, and is woken for this."""
+    """It sleeps, and the cancellation wakes it."""
     engine.max_batch_size = engine.prefill_batch_size = 2
     batcher = make(turn_tokens=1, max_wait_s=60.0)
 
@@ -790,7 +790,7 @@ def test_what_a_backend_invents_is_ignored(engine: CountingBackend, make: Make) 
 
 
 def dead(batcher: Batcher) -> None:
-    """See that the engine thread is."""
+    """Wait until the engine thread is dead."""
     batcher._thread.join(SOON_S)
     with pytest.raises(InternalError, match="died"):
         batcher.check(SOON_S)
@@ -871,7 +871,7 @@ def test_the_engine_thread_is_prepared_before_any_work(engine: CountingBackend, 
 
 
 def test_a_step_that_takes_too_long_is_a_stall(engine: CountingBackend, make: Make) -> None:
-    """check() is quiet for an idle and a working engine, and speaks up for a stuck one."""
+    """check() raises for a stuck engine, not for an idle or a working one."""
     batcher = make()
     batcher.check(0)
 
@@ -933,7 +933,7 @@ def test_closing_finishes_the_step_and_refuses_the_rest(
 
 
 def test_an_idle_engine_closes_at_once(make: Make) -> None:
-    """It sleeps until something changes, and this is something."""
+    """Closing wakes it."""
     batcher = make(max_wait_s=60.0)
     batcher.close()
     batcher.close()
@@ -972,7 +972,7 @@ def test_a_loop_that_is_closed_is_not_called() -> None:
     assert reported == []
 
 
-def test_an_image_is_let_go_with_its_answer() -> None:
+def test_an_image_is_freed_with_its_answer() -> None:
     """No circle of references keeps a sequence until the next collection of garbage."""
 
     class Echo(CountingBackend):

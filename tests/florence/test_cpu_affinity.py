@@ -60,7 +60,7 @@ def cores_by_thread(process: subprocess.Popen[str]) -> dict[str, str]:
 
 
 def test_only_the_engines_threads_keep_their_cores(process: subprocess.Popen[str]) -> None:
-    """The others leave, and so do threads that they start later; the engine's helpers stay."""
+    """Other threads, also later ones, lose these cores; the engine's helpers keep them."""
     reserve_cores(1, [process.pid])
 
     fewer, every = str(NUM - 1), str(NUM)

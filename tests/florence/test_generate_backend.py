@@ -24,7 +24,7 @@ def backend(**generation: Any) -> Generate:
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
-def test_a_batch_says_what_each_says_alone(num_beams: int | None) -> None:
+def test_a_batch_has_the_answers_of_each_alone(num_beams: int | None) -> None:
     """In fp32 the tokens of a mixed batch are exactly those of its requests one by one."""
     batch = mixed_batch()
     assert len({len(each.prompt) for each in batch}) > 1
@@ -35,7 +35,7 @@ def test_a_batch_says_what_each_says_alone(num_beams: int | None) -> None:
 
 @pytest.mark.parametrize("chosen", [None, 1, 2])
 def test_sequences_with_beams_of_their_own_share_a_step(chosen: int | None) -> None:
-    """Each says what it would say if the settings had its beams, whatever they have."""
+    """Each has the answer that it would have if the settings had its beams."""
     wanted = [None, 1, 3, 2, 3, None]
     batch = [sequence(seed, "object-detection", num_beams=k) for seed, k in enumerate(wanted)]
     plain = [sequence(seed, "object-detection") for seed in range(len(wanted))]
@@ -97,7 +97,7 @@ def said(
 
 @pytest.mark.parametrize("num_beams", [None, 1])
 def test_a_batch_without_callers_ends_at_once(num_beams: int | None) -> None:
-    """A long generation stops at the step at which the last sequence is not wanted any more."""
+    """A long generation stops at the step at which the last caller leaves."""
     long = backend(num_beams=num_beams, min_new_tokens=500)
     callers = [Caller(3), Caller(7)]
     short = said(long, [sequence(seed, "dense-region-caption") for seed in (1, 2)], callers)
@@ -119,8 +119,8 @@ def test_the_others_of_a_batch_do_not_change(num_beams: int | None, left: int) -
 
 
 @pytest.mark.parametrize("num_beams", [None, 1])
-def test_a_sequence_that_is_not_wanted_holds_up_no_other(num_beams: int | None) -> None:
-    """A batch takes no more steps than its longest wanted sequence."""
+def test_a_dropped_sequence_delays_no_other(num_beams: int | None) -> None:
+    """A batch takes no more steps than the longest sequence that still has a caller."""
     batch = [sequence(2, "region-proposal"), sequence(9, "dense-region-caption")]
     alone, together, left = Caller(), Caller(), Caller()
     generate = backend(num_beams=num_beams)

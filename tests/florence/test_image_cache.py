@@ -1,4 +1,4 @@
-"""The cache: bounded, least recently used first out, honest about what it holds."""
+"""The cache is bounded, evicts the least recently used value, and reports its size."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ def test_what_is_larger_than_all_is_not_kept() -> None:
 
 
 def test_without_a_key_nothing_is_kept() -> None:
-    """An image without a key is looked at again."""
+    """An image without a key is not cached."""
     cache: ImageCache[Value] = ImageCache(20)
     cache.put(None, Value(10))
     assert cache.get(None) is None

@@ -1,4 +1,4 @@
-"""One request on its way through the pipeline: what is left behind."""
+"""A request sent through the pipeline without its image."""
 
 import pickle
 from dataclasses import replace

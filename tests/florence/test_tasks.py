@@ -42,7 +42,7 @@ def test_what_is_parsed_fits_the_output(task: Task) -> None:
 
 @each_task
 def test_what_is_drawn_can_be_drawn(task: Task) -> None:
-    """A task has a picture if its output has one, and somebody can draw its shapes."""
+    """A task draws a picture if its output has one, and its shapes can be drawn."""
     assert (task.draw is not None) == ("image" in task.output.model_fields)
     if task.draw:
         location = Vocabulary(DEMO_CHECKPOINT).id("<loc_7>")

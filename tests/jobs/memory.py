@@ -524,7 +524,7 @@ class MemoryStore:
 
     async def acquire_slot(self, key_id: str, run_id: str, ttl_s: float) -> bool:
         """Acquire a slot."""
-        self._slots.pop(run_id, None)  # a run that asks again keeps one place
+        self._slots.pop(run_id, None)  # a run that asks again keeps one slot
         bound = self._bound(key_id)
         if bound is not None and self._busy(key_id) >= bound:
             return False

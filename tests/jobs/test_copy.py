@@ -103,7 +103,7 @@ async def test_a_copy_has_every_row(source: RowStore, target: RowStore) -> None:
     assert await rows_of(source) == await rows_of(target)
 
 
-async def test_a_copy_keeps_the_order_of_requests(source: RowStore, target: RowStore) -> None:
+async def test_a_copy_keeps_the_order_of_jobs(source: RowStore, target: RowStore) -> None:
     """Workers take them by priority and arrival, and new ones after them."""
     await copy_store(source, target, lambda _: None)
     await target.submit(submission("new", priority=1))

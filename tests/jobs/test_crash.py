@@ -113,7 +113,7 @@ def found(lives: Lives) -> Found:
     return lives.found()
 
 
-def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
+def test_every_acknowledged_job_ends(lives: Lives, found: Found) -> None:
     """None is lost, none stays behind, none fails for a death that another attempt made good."""
     assert set(lives.journal.ids("submitted")) == set(map(str, range(NUM)))
     assert set(found.statuses) == set(map(str, range(NUM)))
@@ -123,13 +123,13 @@ def test_every_acknowledged_request_ends(lives: Lives, found: Found) -> None:
     }
 
 
-def test_every_result_is_the_requests_own(found: Found) -> None:
+def test_every_result_is_the_jobs_own(found: Found) -> None:
     """A result belongs to its own job, whichever worker finished it."""
     done = {id_: r.body for id_, r in found.results.items() if r.state is JobState.DONE}
     assert {id_: answer(id_) for id_ in done} == done
 
 
-def test_a_request_ends_once(found: Found) -> None:
+def test_a_job_ends_once(found: Found) -> None:
     """One terminal line in its log, one webhook, one count in its key's usage."""
     ends = ("Completed", "The request was cancelled by its caller.")
     for status in found.statuses.values():

@@ -1,4 +1,4 @@
-"""A store whose calls are measured does what it does without."""
+"""An instrumented store behaves like the store that it wraps."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class AwayStore(MemoryStore):
 
 
 def submission(name: str) -> Submission:
-    """A request."""
+    """A job."""
     return Submission(id=name, key_id="key", path="caption", input="{}")
 
 
@@ -48,7 +48,7 @@ async def test_each_call_is_measured_under_its_name() -> None:
 
 
 async def test_a_store_that_is_away_is_counted() -> None:
-    """By the operation that found it so; the caller hears of it as before."""
+    """By operation; the caller gets the same error."""
     recorder = PrometheusRecorder()
     store = InstrumentedStore(AwayStore(QueueSettings()), recorder)
     with pytest.raises(StoreUnavailable):

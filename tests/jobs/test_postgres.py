@@ -54,7 +54,7 @@ async def fill(store: PostgresStore, key_id: str, num: int, **more: Any) -> list
 
 
 async def add_key(store: PostgresStore, key_id: str, concurrency: int | None) -> None:
-    """A key that may have so many at a time."""
+    """Add a key with a concurrency limit."""
     await store.add_key(ApiKey(id=key_id, hash=f"hash of {key_id}", concurrency=concurrency))
 
 
@@ -115,7 +115,7 @@ async def test_limits_hold_for_claimers_everywhere(bench: Bench) -> None:
 
 @pytest.mark.parametrize("num_capped", [1, 30])
 async def test_a_key_at_its_limit_blocks_no_other(bench: Bench, num_capped: int) -> None:
-    """Behind any number of jobs of keys that may not run, those of others are found."""
+    """A claim finds the jobs of other keys behind any number of jobs of keys at their limit."""
     capped = [f"capped-{nth}" for nth in range(num_capped)]
     for key_id in capped:
         await add_key(bench.store, key_id, 1)
@@ -128,8 +128,8 @@ async def test_a_key_at_its_limit_blocks_no_other(bench: Bench, num_capped: int)
     assert await bench.store.claim("worker", 10, LEASE_S) == []
 
 
-async def test_past_a_key_without_room_the_order_is_that_of_arrival(bench: Bench) -> None:
-    """The way from key to key takes them by priority and arrival, not by key, as any other way."""
+async def test_past_a_key_at_its_limit_the_order_is_that_of_arrival(bench: Bench) -> None:
+    """The query that goes from key to key takes jobs by priority and arrival, like the others."""
     await add_key(bench.store, "capped", 1)
     await fill(bench.store, "capped", 100)
     dice, names = random.Random(0), "abcdefgh"
@@ -153,14 +153,14 @@ async def test_past_a_key_without_room_the_order_is_that_of_arrival(bench: Bench
 # ------------------------------------------------------------------------------- groups
 
 
-async def test_those_who_come_together_share_a_commit(bench: Bench) -> None:
+async def test_simultaneous_submits_share_a_commit(bench: Bench) -> None:
     """A hundred submits at a time take a handful of transactions."""
     await fill(bench.store, "key", 100)
     count = "SELECT count(DISTINCT xmin::text) FROM request"
     assert await bench.connection.fetchval(count) < 10
 
 
-async def test_a_refused_submit_harms_no_mate(bench: Bench) -> None:
+async def test_a_refused_submit_does_not_affect_its_group(bench: Bench) -> None:
     """Each of a group gets its own result: added, repeated, full, in conflict, or not text."""
     await bench.store.submit(given("old", idempotency_key="used"))
     results = await submit_all(
@@ -186,16 +186,16 @@ async def test_a_refused_submit_harms_no_mate(bench: Bench) -> None:
     assert isinstance(results[7], IdempotencyConflict)
 
 
-async def test_a_submit_that_cannot_be_written_harms_no_mate(bench: Bench) -> None:
-    """PostgreSQL stores no NUL, and UTF-8 no half of a pair; only who sends them fails."""
+async def test_a_submit_that_cannot_be_written_does_not_affect_its_group(bench: Bench) -> None:
+    """PostgreSQL stores no NUL, and UTF-8 no half of a pair; only submits with them fail."""
     bad = [given("nul", base_url="\0"), given("half", base_url="\ud800")]
     results = await submit_all(bench.store, [given("a"), *bad, given("b")])
     assert [one.id for one in results if isinstance(one, Submitted)] == ["a", "b"]
     assert [await bench.store.status("key", id_) for id_ in ("nul", "half")] == [None, None]
 
 
-async def test_a_caller_who_leaves_harms_no_mate(bench: Bench) -> None:
-    """A submit whose caller is gone is written, and so are those in its group."""
+async def test_a_cancelled_caller_does_not_affect_its_group(bench: Bench) -> None:
+    """A submit of a cancelled caller is written, and so are the others in its group."""
     tasks = [asyncio.create_task(bench.store.submit(given(str(nth)))) for nth in range(3)]
     await asyncio.sleep(0)
     tasks[1].cancel()
@@ -224,7 +224,7 @@ async def test_simultaneous_finishes_are_kept_apart(bench: Bench) -> None:
 # -------------------------------------------------------------------------------- bounds
 
 
-async def test_the_last_places_are_given_out_once(bench: Bench) -> None:
+async def test_simultaneous_submits_fill_the_queue_to_its_bound(bench: Bench) -> None:
     """Four processes that submit at once fill the queue up to its bound and no further."""
     rules = QueueSettings(max_queued=20)
     stores = [await bench.another(rules) for _ in range(4)]
@@ -258,7 +258,7 @@ async def test_a_long_queue_is_counted_once_a_second() -> None:
 # -------------------------------------------------------------------------------- losses
 
 
-async def test_no_acknowledged_request_is_lost_with_its_connection(bench: Bench) -> None:
+async def test_no_acknowledged_job_is_lost_with_its_connection(bench: Bench) -> None:
     """While every backend is killed again and again, submits succeed or are refused."""
     acknowledged: list[str] = []
     refused = 0
@@ -301,8 +301,8 @@ async def until_it_answers(store: PostgresStore) -> None:
     raise AssertionError("the store does not heal")
 
 
-async def test_two_who_wait_for_each_other_both_get_through(bench: Bench) -> None:
-    """PostgreSQL ends one of them; it is run again."""
+async def test_a_deadlock_is_retried(bench: Bench) -> None:
+    """PostgreSQL ends one of the transactions; it runs again."""
     await fill(bench.store, "key", 2)
     database = await Database(bench.url, 2).open()
     both_have_one = asyncio.Barrier(2)
@@ -444,7 +444,7 @@ async def test_dispatchers_share_the_work(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("name", "values"), [("stats", "10000"), ("busiest_keys", "20")])
 async def test_metrics_are_read_along_indexes(bench: Bench, name: str, values: str) -> None:
-    """They are asked for every other second, however long the queue is."""
+    """The queries run every other second, however long the queue is."""
     await bench.connection.execute(SESSION)
     statement = statements("postgres")[name].removesuffix(";").replace("$1", values)
     plan = await bench.connection.fetch(f"EXPLAIN {statement}")

@@ -1,4 +1,4 @@
-"""What the queue's metrics say is what the store holds."""
+"""The queue's metrics equal what the store has."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ def values(recorder: PrometheusRecorder) -> dict[str, float]:
 
 
 async def submit(bench: Bench, name: str, **more: Any) -> None:
-    """A request called `name`."""
+    """Submit a job called `name`."""
     given = {"id": name, "key_id": "key", "path": "caption", "input": "{}"} | more
     await bench.store.submit(Submission(**given))
 

@@ -56,7 +56,7 @@ async def store(file: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def test_a_store_is_found_as_it_was_left(file: Path) -> None:
-    """Jobs, leases and keys survive that the owner goes."""
+    """Jobs, leases and keys outlive the owner."""
     store = SqliteStore.open(file, RULES, is_owner=True)
     await store.submit(submission(1))
     await store.submit(submission(2))
@@ -144,14 +144,16 @@ def test_a_file_has_one_owner(file: Path, tmp_path: Path) -> None:
         process.kill()
 
 
-async def test_an_owner_that_goes_makes_room(file: Path) -> None:
+async def test_an_owner_that_closes_lets_the_next_open(file: Path) -> None:
     """The lock ends with the store."""
     for _ in range(2):
         await SqliteStore.open(file, RULES, is_owner=True).close()
 
 
-async def test_a_command_may_look_in(store: SqliteStore, file: Path) -> None:
-    """The owner sees what another process adds."""
+async def test_a_command_can_use_the_file_while_the_owner_runs(
+    store: SqliteStore, file: Path
+) -> None:
+    """The owner sees the rows that another process adds."""
     second = SqliteStore.open(file, RULES)
     await second.add_key(ApiKey(id="a", hash="h"))
     await second.submit(submission(1))
@@ -353,7 +355,7 @@ async def test_a_change_that_fails_is_alone(
 async def test_a_change_outlives_its_caller(
     writer: GroupCommit, connection: sqlite3.Connection
 ) -> None:
-    """A caller who is cancelled has changed what he wanted to."""
+    """A change is applied although its caller was cancelled."""
     waiting, opened = blocked(writer)
     change = asyncio.ensure_future(writer.run(add(connection, 1)))
     await asyncio.sleep(0)
@@ -411,7 +413,7 @@ async def test_too_many_are_refused(
 
 
 async def test_reading_does_not_wait_for_writing(store: SqliteStore, file: Path) -> None:
-    """A status comes while somebody else holds the file for writing."""
+    """A status is read while another process holds the file for writing."""
     await store.submit(submission(1))
     other = connect(file)
     other.execute("BEGIN IMMEDIATE")
@@ -479,7 +481,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tables, Eff
 
 @pytest.mark.slow
 def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
-    """What a job costs does not grow with the number of those that wait."""
+    """The cost of a job does not grow with the number of waiting jobs."""
     tables, effort = deep
     assert effort.of(lambda: tables.submit(submission(99_999))) < 1_000
     assert effort.of(lambda: tables.position("r000500")) < 20_000
@@ -492,7 +494,7 @@ def test_a_deep_queue_is_no_effort(deep: tuple[Tables, Effort]) -> None:
 
 
 async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Path) -> None:
-    """However large the picture, to keep its lease is to write a few pages."""
+    """However large the picture, a heartbeat writes a few pages."""
     await store.submit(submission(1, input='"' + "x" * 5_000_000 + '"'))
     (claimed,) = await store.claim("worker", 1, LEASE_S)
     wal = file.with_name("queue.db-wal")
@@ -528,7 +530,7 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
 
 
 def test_a_temporary_queue_needs_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to do about it is said in one line."""
+    """The error is one line with a remedy."""
     monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
     with pytest.raises(SetupError, match="set TMPDIR"):
         SqliteStore.open_temporary(QueueSettings())

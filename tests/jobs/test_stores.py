@@ -123,7 +123,7 @@ async def response_of(store: RowStore, request_id: str) -> tuple[int, str, dict[
 # ---------------------------------------------------------------------- submit
 
 
-async def test_submit_returns_the_place(bench: Bench) -> None:
+async def test_submit_returns_the_position(bench: Bench) -> None:
     """A new job is queued behind the others."""
     first, second = submission(), submission()
     assert await bench.store.submit(first) == Submitted(first.id, 0, created=True)
@@ -138,7 +138,7 @@ async def test_places_a_priority_before_the_next(bench: Bench) -> None:
     assert (await bench.store.submit(submission(priority=1))).position == 3
 
 
-async def test_same_id_is_the_same_request(bench: Bench) -> None:
+async def test_same_id_is_the_same_job(bench: Bench) -> None:
     """The same id again, queued or ended, gives the existing job."""
     given = submission()
     await bench.store.submit(given)
@@ -149,7 +149,7 @@ async def test_same_id_is_the_same_request(bench: Bench) -> None:
     assert await claim_ids(bench.store) == []
 
 
-async def test_same_idempotency_key_is_the_same_request(bench: Bench) -> None:
+async def test_same_idempotency_key_is_the_same_job(bench: Bench) -> None:
     """The same idempotency key of the same API key gives the existing job."""
     await submit(bench.store)
     (known,) = await submit(bench.store, idempotency_key="once")
@@ -171,7 +171,7 @@ async def test_idempotency_survives_the_input(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("change", [{"path": "caption"}, {"input": '{"n":2}'}])
-async def test_idempotency_key_is_for_one_request(bench: Bench, change: dict[str, str]) -> None:
+async def test_idempotency_key_is_for_one_job(bench: Bench, change: dict[str, str]) -> None:
     """An idempotency key that was used for another path or input is refused."""
     await submit(bench.store, idempotency_key="once")
     with pytest.raises(IdempotencyConflict):
@@ -186,7 +186,7 @@ async def test_idempotency_key_is_of_one_api_key(bench: Bench) -> None:
     assert submitted.created
 
 
-async def test_repeats_at_once_are_one_request(bench: Bench) -> None:
+async def test_repeats_at_once_are_one_job(bench: Bench) -> None:
     """Of many submits with one idempotency key at the same time, one creates."""
     submissions = [submission(idempotency_key="once") for _ in range(20)]
     answers = await asyncio.gather(*(bench.store.submit(each) for each in submissions))
@@ -318,7 +318,7 @@ async def test_a_delay_in_the_midst_of_a_queue(bench: Bench) -> None:
     assert await claim_ids(bench.store) == [before, behind]
 
 
-async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
+async def test_one_past_its_start_timeout_in_the_midst_of_a_queue(bench: Bench) -> None:
     """Jobs before and behind one past its start timeout are claimed."""
     (before,) = await submit(bench.store)
     await submit(bench.store, start_timeout_s=60.0)
@@ -327,7 +327,7 @@ async def test_a_late_one_in_the_midst_of_a_queue(bench: Bench) -> None:
     assert await claim_ids(bench.store) == [before, behind]
 
 
-async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
+async def test_claims_none_past_its_start_timeout(bench: Bench) -> None:
     """A job past its start timeout is not claimed, also before a rescue."""
     await submit(bench.store, start_timeout_s=60.0)
     (longer,) = await submit(bench.store, start_timeout_s=90.0)
@@ -335,7 +335,7 @@ async def test_takes_none_whose_time_to_start_is_over(bench: Bench) -> None:
     assert await claim_ids(bench.store) == [longer]
 
 
-async def test_time_to_start_is_that_of_the_first_attempt(bench: Bench) -> None:
+async def test_the_start_timeout_is_that_of_the_first_attempt(bench: Bench) -> None:
     """A job that started in time may start again later."""
     lease = await begin(bench.store, start_timeout_s=60.0)
     await bench.store.retry_or_finish(lease, FAILED)
@@ -354,7 +354,7 @@ async def test_a_key_runs_no_more_than_it_may(bench: Bench) -> None:
     assert await claim_ids(bench.store, 4) == []
 
 
-async def test_an_end_makes_room(bench: Bench) -> None:
+async def test_an_end_lets_the_next_job_of_the_key_run(bench: Bench) -> None:
     """When a job of a key at its limit ends, the next one is claimed."""
     await limit_key(bench.store, 1)
     ids = await submit(bench.store, 3)
@@ -363,8 +363,8 @@ async def test_an_end_makes_room(bench: Bench) -> None:
     assert await claim_ids(bench.store) == ids[1:2]
 
 
-async def test_places_of_runs_count(bench: Bench) -> None:
-    """Synchronous runs and jobs of a key share its limit; an old place counts no more."""
+async def test_slots_of_runs_count(bench: Bench) -> None:
+    """Synchronous runs and jobs of a key share its limit; an expired slot does not count."""
     await limit_key(bench.store, 2)
     ids = await submit(bench.store, 3)
     assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
@@ -396,7 +396,7 @@ async def test_a_low_priority_goes_on_where_the_high_one_ends(bench: Bench) -> N
 # ------------------------------------------------------------------------ beat
 
 
-async def test_a_beat_keeps_the_lease(bench: Bench) -> None:
+async def test_a_heartbeat_extends_the_lease(bench: Bench) -> None:
     """An extended lease expires at its new end."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S - 5)
@@ -408,7 +408,7 @@ async def test_a_beat_keeps_the_lease(bench: Bench) -> None:
     assert await bench.store.rescue() == Rescued(requeued=1)
 
 
-async def test_beats_answer_in_order(bench: Bench) -> None:
+async def test_heartbeats_answer_in_order(bench: Bench) -> None:
     """One answer for each lease, in the same order: held, stale, unknown, cancelled."""
     await submit(bench.store, 3)
     first, second, third = (claimed.lease for claimed in await claim(bench.store))
@@ -423,7 +423,7 @@ async def test_beats_answer_in_order(bench: Bench) -> None:
     assert await bench.store.heartbeat([], LEASE_S) == []
 
 
-async def test_a_beat_in_time_before_the_rescue_saves_the_lease(bench: Bench) -> None:
+async def test_a_heartbeat_before_the_rescue_saves_the_lease(bench: Bench) -> None:
     """An expired lease that was not given away can still be extended and used."""
     lease = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
@@ -474,7 +474,7 @@ async def test_an_end_is_for_good(bench: Bench) -> None:
     assert await rows_of(bench.store, "request") == before
 
 
-async def test_a_late_worker_changes_nothing(bench: Bench) -> None:
+async def test_a_worker_without_the_lease_changes_nothing(bench: Bench) -> None:
     """An older lease than the latest, or an unknown one, changes nothing."""
     stale = await begin(bench.store)
     await bench.advance(LEASE_S + 1)
@@ -564,7 +564,7 @@ async def test_release_cancels_what_was_to_be_cancelled(bench: Bench) -> None:
     assert await state_of(bench.store, lease.id) is JobState.CANCELLED
 
 
-async def test_release_gives_the_time_to_start_back(bench: Bench) -> None:
+async def test_release_keeps_the_start_timeout(bench: Bench) -> None:
     """A job that never started ends at its start timeout."""
     lease = await begin(bench.store, start_timeout_s=60.0)
     await bench.store.requeue(lease)
@@ -618,7 +618,7 @@ async def test_cancels_nothing_that_has_ended(bench: Bench, outcome: JobOutcome)
     assert await bench.store.cancel(KEY, cancelled) is Cancellation.ALREADY_COMPLETED
 
 
-async def test_a_request_is_its_keys(bench: Bench) -> None:
+async def test_a_job_belongs_to_its_key(bench: Bench) -> None:
     """For another key, the job does not exist."""
     (request_id,) = await submit(bench.store)
     for key_id, id_ in (("other", request_id), (KEY, "unknown")):
@@ -631,7 +631,7 @@ async def test_a_request_is_its_keys(bench: Bench) -> None:
 # ---------------------------------------------------------------------- rescue
 
 
-async def test_a_lost_request_is_queued_again(bench: Bench) -> None:
+async def test_a_job_with_an_expired_lease_is_requeued(bench: Bench) -> None:
     """When the lease expires, another worker gets the job, in its place, with a new token."""
     lease = await begin(bench.store)
     (behind,) = await submit(bench.store)
@@ -643,7 +643,7 @@ async def test_a_lost_request_is_queued_again(bench: Bench) -> None:
     assert first.lease.token > lease.token + 1
 
 
-async def test_a_poisonous_request_kills_no_more_than_it_may(bench: Bench) -> None:
+async def test_a_job_that_kills_its_workers_ends_after_its_attempts(bench: Bench) -> None:
     """A job whose workers are lost each time ends after its last attempt."""
     (request_id,) = await submit(bench.store, max_attempts=3)
     rescued = []
@@ -654,7 +654,7 @@ async def test_a_poisonous_request_kills_no_more_than_it_may(bench: Bench) -> No
     assert await response_of(bench.store, request_id) == response(RunnerDisconnected())
 
 
-async def test_a_lost_request_that_must_not_be_repeated_ends(bench: Bench) -> None:
+async def test_a_job_with_an_expired_lease_and_no_attempt_left_ends(bench: Bench) -> None:
     """With one attempt, the loss of the worker is the end."""
     lease = await begin(bench.store, max_attempts=1)
     await bench.advance(LEASE_S + 1)
@@ -662,7 +662,7 @@ async def test_a_lost_request_that_must_not_be_repeated_ends(bench: Bench) -> No
     assert await state_of(bench.store, lease.id) is JobState.ERROR
 
 
-async def test_a_lost_request_that_was_to_be_cancelled_is(bench: Bench) -> None:
+async def test_a_cancelled_job_with_an_expired_lease_ends(bench: Bench) -> None:
     """It is never queued again."""
     lease = await begin(bench.store)
     await bench.store.cancel(KEY, lease.id)
@@ -671,7 +671,7 @@ async def test_a_lost_request_that_was_to_be_cancelled_is(bench: Bench) -> None:
     assert await response_of(bench.store, lease.id) == response(ClientCancelled())
 
 
-async def test_what_is_not_begun_in_time_ends(bench: Bench) -> None:
+async def test_a_job_past_its_start_timeout_ends(bench: Bench) -> None:
     """The error names the client's own limit."""
     (request_id,) = await submit(bench.store, start_timeout_s=60.0)
     assert await bench.store.rescue() == Rescued()
@@ -790,7 +790,7 @@ async def test_what_has_not_ended_is_not_forgotten(bench: Bench) -> None:
     assert len(await rows_of(bench.store, "request")) == 2
 
 
-async def test_a_pending_webhook_keeps_its_request(bench: Bench) -> None:
+async def test_a_pending_webhook_keeps_its_job(bench: Bench) -> None:
     """A job is kept until its webhook is delivered or given up."""
     request_id = await ended(bench.store, webhook_url=HOOK)
     await bench.advance(3601.0)
@@ -833,8 +833,8 @@ async def test_revoked_keys_of_old_are_forgotten(bench: Bench) -> None:
 # ------------------------------------------------------------------ what clients see
 
 
-async def test_status_has_the_place(bench: Bench) -> None:
-    """Those that are queued ahead are counted; running and ended ones are not."""
+async def test_status_has_the_position(bench: Bench) -> None:
+    """The position counts queued jobs ahead; it does not count running and ended ones."""
     ids = await submit(bench.store, 4)
     status = await bench.store.status(KEY, ids[2])
     assert status
@@ -943,7 +943,7 @@ async def test_logs_list_what_the_store_did(bench: Bench) -> None:
 
 
 async def test_backlog_is_what_could_be_claimed(bench: Bench) -> None:
-    """Neither a delay, nor an end of the time to start, nor a key at its limit counts."""
+    """It does not count jobs with a delay, past their start timeout, or of a key at its limit."""
     assert await bench.store.backlog() == Backlog(0, 0.0)
     delayed = await begin(bench.store)
     await bench.store.retry_or_finish(delayed, FAILED, delay_s=60.0)
@@ -996,7 +996,7 @@ async def test_every_way_to_end_makes_one_webhook(bench: Bench) -> None:
     assert errors[late] == "Invalid status code: 504"
 
 
-async def test_a_request_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
+async def test_a_job_belongs_to_its_trace_to_the_end(bench: Bench) -> None:
     """Every claim of it, at any attempt, and its webhook have the trace."""
     lease = await begin(bench.store, webhook_url=HOOK, trace=TRACE)
     await bench.store.retry_or_finish(lease, FAILED)
@@ -1208,7 +1208,7 @@ async def test_a_key_gets_another_secret(bench: Bench) -> None:
     assert not await bench.store.replace_key_hash("a", "newer")
 
 
-async def test_rates_admit_a_burst_and_then_a_pace(bench: Bench) -> None:
+async def test_rates_admit_a_burst_and_then_the_rate(bench: Bench) -> None:
     """Up to `burst` at once, then one each 1/rate seconds; a refused one costs nothing."""
     rate, burst = 0.1, 3  # so slow that a real clock does not matter
     waits = [await bench.store.check_rate_limit(KEY, rate, burst) for _ in range(3)]
@@ -1231,7 +1231,7 @@ async def test_rates_are_each_keys_own(bench: Bench) -> None:
     assert await bench.store.check_rate_limit("other", 0.01, 1) == 0.0
 
 
-async def test_runs_take_places(bench: Bench) -> None:
+async def test_runs_take_slots(bench: Bench) -> None:
     """No more at a time than the key's limit; a released slot is free."""
     await limit_key(bench.store, 2)
     entered = await asyncio.gather(
@@ -1244,7 +1244,7 @@ async def test_runs_take_places(bench: Bench) -> None:
     await bench.store.release_slot("unknown")
 
 
-async def test_places_are_lost_in_time(bench: Bench) -> None:
+async def test_slots_are_released_at_their_timeout(bench: Bench) -> None:
     """The slot of a run whose replica died is released at its timeout."""
     await limit_key(bench.store, 1)
     assert await bench.store.acquire_slot(KEY, "dead", ttl_s=60.0)
@@ -1253,7 +1253,7 @@ async def test_places_are_lost_in_time(bench: Bench) -> None:
     assert await bench.store.acquire_slot(KEY, "waiting", ttl_s=60.0)
 
 
-async def test_a_run_has_one_place(bench: Bench) -> None:
+async def test_a_run_has_one_slot(bench: Bench) -> None:
     """A run that asks again after a lost answer keeps its slot."""
     await limit_key(bench.store, 1)
     assert await bench.store.acquire_slot(KEY, "run", ttl_s=60.0)
@@ -1262,8 +1262,8 @@ async def test_a_run_has_one_place(bench: Bench) -> None:
     assert await bench.store.acquire_slot(KEY, "another", ttl_s=60.0)
 
 
-async def test_running_requests_leave_less_room_for_runs(bench: Bench) -> None:
-    """Running jobs take places; those that wait do not."""
+async def test_running_jobs_leave_fewer_slots_for_runs(bench: Bench) -> None:
+    """Running jobs take slots; waiting jobs do not."""
     await limit_key(bench.store, 2)
     await submit(bench.store, 3)
     await claim(bench.store, 1)
@@ -1443,7 +1443,7 @@ async def test_stats_count_what_there_is(bench: Bench) -> None:
 
 
 async def test_stats_have_the_busiest_keys(bench: Bench) -> None:
-    """By what they run: jobs, and places of synchronous ones while they last."""
+    """By running jobs, and by slots of synchronous runs that have not expired."""
     for key_id, number in (("one", 1), ("three", 3), ("two", 2)):
         await submit(bench.store, number, key_id=key_id)
     await claim(bench.store)

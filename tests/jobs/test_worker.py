@@ -40,7 +40,7 @@ DONE = JobOutcome.done({"results": "a red circle"})
 
 
 class Bench:
-    """A worker at a store; `plans` says what becomes of each attempt at a request."""
+    """A worker at a store; `plans` gives the outcome of each attempt at a job."""
 
     def __init__(self, store: MemoryStore, readiness: Readiness | None = None) -> None:
         self.store = store
@@ -49,20 +49,20 @@ class Bench:
         self.held: dict[str, asyncio.Event] = {}
         self.started: list[str] = []
         self.running: set[str] = set()
-        self.most_beside_a_retry = 0
+        self.most_during_a_retry = 0
         self.recorder = PrometheusRecorder()
         self.worker = Worker(
             store, self.execute, self.readiness, RULES, self.recorder, name="worker"
         )
 
     async def submit(self, name: str, *plan: ServiceError | Exception | None) -> str:
-        """A request that takes the course of `plan`, then succeeds."""
+        """Submit a job whose attempts follow `plan`, then succeed."""
         self.plans[name] = list(plan)
         await self.store.submit(Submission(id=name, key_id=KEY, path="caption", input="{}"))
         return name
 
     def hold(self, name: str) -> asyncio.Event:
-        """Lets the request go on when it is set."""
+        """Lets the job continue when it is set."""
         self.held[name] = asyncio.Event()
         return self.held[name]
 
@@ -72,7 +72,7 @@ class Bench:
         self.started.append(name)
         self.running.add(name)
         if job.attempt > 1:
-            self.most_beside_a_retry = max(self.most_beside_a_retry, len(self.running))
+            self.most_during_a_retry = max(self.most_during_a_retry, len(self.running))
         try:
             if name in self.held:
                 await self.held[name].wait()
@@ -130,7 +130,7 @@ def bench() -> Bench:
     return Bench(MemoryStore(RULES))
 
 
-async def test_requests_are_done(bench: Bench) -> None:
+async def test_jobs_are_done(bench: Bench) -> None:
     """Whatever is queued, before or after the start, ends with its result."""
     await bench.submit("before")
     async with bench.working():
@@ -196,7 +196,7 @@ async def test_retries_run_one_by_one(bench: Bench) -> None:
         for name in names:
             assert (await bench.result(name)).status == 200
 
-    assert bench.most_beside_a_retry == 1
+    assert bench.most_during_a_retry == 1
 
 
 async def test_a_full_pipeline_costs_no_attempt(bench: Bench) -> None:
@@ -220,7 +220,7 @@ async def test_an_unforeseen_error_is_ours(bench: Bench) -> None:
 
 
 async def test_a_cancel_reaches_running_work(bench: Bench) -> None:
-    """The work is stopped within a heartbeat, and the request ends as cancelled."""
+    """The work stops within a heartbeat, and the job ends as cancelled."""
     bench.hold(await bench.submit("unwanted"))
     async with bench.working():
         await bench.until(lambda: bench.running == {"unwanted"})
@@ -278,7 +278,7 @@ async def test_a_job_that_is_claimed_at_the_end_is_requeued_too() -> None:
 
 
 async def test_an_expired_lease_stops_the_execution() -> None:
-    """What another worker has is neither continued nor persisted here."""
+    """Work on a job of another worker is neither continued nor persisted."""
     now = 1000.0
     store = MemoryStore(RULES, lambda: now)
     bench = Bench(store)
@@ -343,7 +343,7 @@ async def test_a_store_that_is_unavailable_is_waited_for(monkeypatch: pytest.Mon
 
 
 async def test_two_workers_share_the_work() -> None:
-    """Each request is done once, by either."""
+    """Each job is done once, by either worker."""
     store = MemoryStore(RULES)
     first, second = Bench(store), Bench(store)
     names = [await first.submit(f"r{number}") for number in range(40)]
@@ -440,7 +440,7 @@ async def test_wake_ups_of_one_moment_become_one_call() -> None:
 
 @pytest.mark.usefixtures("quick_wake_ups")
 async def test_a_change_during_a_call_makes_another_call() -> None:
-    """It came too late for the first one."""
+    """The first call had begun before it."""
 
     def change() -> None:
         if wakings.num == 1:

@@ -1,8 +1,8 @@
-"""How workers claim jobs, hold them, and let them go.
+"""How workers claim jobs, extend their leases, and end or requeue them.
 
-Limits are exact and no key starves another: what starts a job or a synchronous run does so under
-one lock, so its counts stay true until it is done. All other changes only free slots.
-What lets jobs go locks their rows, decides what becomes of each, and writes all together.
+Limits are exact and no key starves another: jobs and synchronous runs start under one lock, so the
+counts stay true until the transaction ends. All other changes only free slots.
+An end or a requeue locks the rows, decides on each job, and writes all rows together.
 """
 
 import json

@@ -98,7 +98,7 @@ def test_a_url_is_checked_alone(doctor: Doctor) -> None:
 def test_without_kubectl_a_cluster_is_one_failure(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest waits."""
+    """The other checks are skipped."""
     monkeypatch.setenv("PATH", "/nowhere")
     left = doctor("--release", "florence")
     assert left.code == 1

@@ -131,7 +131,7 @@ def test_open_ports_of_others_fail() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "a.localhost"])
 def test_this_machine_sees_its_own(host: str) -> None:
-    """That says nothing of what others see."""
+    """This does not show what other machines can reach."""
     assert check_remote_ports(f"http://{host}:8000").level is Level.SKIP
 
 

@@ -61,7 +61,7 @@ def healthy() -> Iterator[Document]:
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    """A cluster in which all is well."""
+    """A cluster without faults."""
     filled = ApiServer(healthy())
     filled.objects["/version"] = {"gitVersion": "v1.36.2"}
     filled.objects["/apis/ray.io/v1"] = {"kind": "APIResourceList"}
@@ -247,7 +247,7 @@ def test_a_release_is_found_by_helms_name_too(examine: Examine, server: ApiServe
 
 
 def test_a_release_that_is_not_there_is_one_failure(examine: Examine) -> None:
-    """The rest rests on it."""
+    """The other checks need it."""
     found = examine("--release", "nothing", "--namespace", "elsewhere")
     assert found["cluster"].said == "there is no RayService nothing in elsewhere"
     assert "kubectl get rayservices -A" in found["cluster"].remedy

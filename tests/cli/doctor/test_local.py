@@ -41,7 +41,7 @@ from tests.jobs.postgres import Bench, with_schema
 
 
 def test_what_is_installed_here_is_what_is_pinned() -> None:
-    """What only the tests need is not asked for."""
+    """Packages that only the tests need are not checked."""
     assert check_versions().level is Level.OK
     assert f"florence {__version__}" in check_versions().said
     assert all(f", {name} " in check_versions().said for name in ("ray", "torch", "transformers"))
@@ -158,7 +158,7 @@ def test_a_place_where_no_file_can_be_fails() -> None:
 
 
 def test_a_store_in_memory_is_forgotten() -> None:
-    """That is worth a word."""
+    """The check warns about it."""
     assert check_store(setup_of({"store": {"url": "memory:"}})).level is Level.WARN
 
 

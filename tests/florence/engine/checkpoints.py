@@ -1,9 +1,9 @@
-"""Small checkpoints with random weights, whose answers end anywhere.
+"""Small checkpoints with random weights, whose answers end at any length.
 
-With weights as transformers draws them the image hardly matters and no answer ends. So these are
-drawn larger, and one channel of the decoder's embeddings is left to the end: each position says it
-a little louder, of all tokens only `</s>` listens, and what the layers make of an image and a
-prompt decides when it wins.
+With the weights that transformers draws, the image hardly matters and no answer ends. So these
+weights are larger. One channel of the decoder's embeddings is reserved for the end: it grows with
+the position, and only the score of `</s>` depends on it. The image and the prompt decide at which
+position `</s>` gets the highest score.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Sequences, and what transformers' `generate` says to each when it runs it alone.
+"""Sequences, and the answer of transformers' `generate` to each alone.
 
 An answer is worked out once. Whether a batch gives the same tokens must not hang on the last bits
 of a sum, so each answer comes with its margin: by how much a score could have been different before
@@ -36,7 +36,7 @@ SENTENCES = (*(task.sentence for task in TASKS.values()), "Where?", "What is the
 
 @dataclass(frozen=True)
 class Way:
-    """How answers are searched for: what a generation config says, and the lengths asked for."""
+    """How answers are searched for: a generation config, and the lengths."""
 
     ngram: int = 3
     forced: bool = True
@@ -85,7 +85,7 @@ class Pool:
         self._known: dict[tuple[int, Way, int], Answer] = {}
 
     def answer(self, number: int, way: Way, num_beams: int) -> Answer:
-        """What `generate` says to a sequence alone."""
+        """The answer of `generate` to a sequence alone."""
         key = number, way, num_beams
         if key not in self._known:
             self._known[key] = self._ask(self.sequences[number], way, num_beams)
@@ -159,7 +159,7 @@ class Margin(LogitsProcessor):
         return scores
 
     def smallest(self) -> float:
-        """The least distance between two scores of which one was chosen."""
+        """The least distance between a chosen score and one that was not chosen."""
         ranked = pairwise(sorted(self._rivals))
         return min(
             [*self._gaps, *((b - a) * min(m, n) for (a, m), (b, n) in ranked if b > a)], default=inf

@@ -88,7 +88,7 @@ def answers(backend: Engine, given: Iterable[Sequence], preempted: float = 0.0) 
 
 @cache
 def expected(name: str) -> list[Tokens]:
-    """What the engine says when it looks before each step."""
+    """The answers of the engine when it reads each result before the next step."""
     return answers(engine(ahead=False), sequences(name))
 
 

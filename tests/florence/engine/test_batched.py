@@ -1,4 +1,4 @@
-"""The batcher with a real engine: each caller gets the answer of being alone."""
+"""The batcher with a real engine: each caller gets the answer that it would get alone."""
 
 import asyncio
 import collections.abc
@@ -33,7 +33,7 @@ class Caller:
 
 
 def callers(num_sequences: int) -> st.SearchStrategy[list[Caller]]:
-    """Some that come, and a few that leave."""
+    """Callers that arrive, and a few that leave early."""
     each = st.builds(
         Caller,
         st.integers(0, num_sequences - 1),
@@ -51,7 +51,7 @@ async def serve(
     asking: collections.abc.Sequence[Caller],
     turn_tokens: float,
 ) -> tuple[list[Tokens | BaseException], list[list[Tokens]]]:
-    """What each caller gets in the end, and on the way."""
+    """The answer and the partial answers of each caller."""
     batcher = Batcher(engine, max_wait_s=0.001, max_queue=100, turn_tokens=turn_tokens)
     progress: list[list[Tokens]] = [[] for _ in asking]
     tasks: list[Task] = []

@@ -1,4 +1,4 @@
-"""The engine says what transformers' `generate` says to each sequence alone, to the token.
+"""The engine's tokens equal those of transformers' `generate` for each sequence alone.
 
 In fp32 on the CPU; what comes when, with which others, and what leaves early is drawn by
 hypothesis.
@@ -43,7 +43,7 @@ exactly = settings(
 
 
 def expected(pool: Pool, way: Way, planned: Planned) -> Answer:
-    """What `generate` says to a sequence alone."""
+    """The answer of `generate` to a sequence alone."""
     own = replace(way, max_new_tokens=planned.max_new_tokens)
     answer = pool.answer(planned.number, own, planned.num_beams)
     assert answer.margin > MARGIN, "a near-tie: take another sequence into the pool"
@@ -145,7 +145,7 @@ def finished(engine: Engine, sequences: collections.abc.Sequence[Sequence]) -> l
 
 
 def alone(pool: Pool, numbers: collections.abc.Sequence[int]) -> list[Tokens]:
-    """What `generate` says to each of these."""
+    """The answers of `generate` to each of these."""
     return [pool.answer(number, Way(), 3).tokens for number in numbers]
 
 
@@ -231,7 +231,7 @@ def are_gone(batch: list[Sequence]) -> bool:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_nothing_is_kept_of_who_has_left(uneven: Pool, ahead: bool) -> None:
+def test_no_state_is_kept_of_a_dropped_sequence(uneven: Pool, ahead: bool) -> None:
     """With an answer, or dropped from the batch, from the encoder or while preempted."""
     engine = uneven.engine(Way(), 3, 4, 2, ahead)
     batch = fresh(uneven.sequences[:4])
@@ -246,7 +246,7 @@ def test_nothing_is_kept_of_who_has_left(uneven: Pool, ahead: bool) -> None:
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_nothing_is_kept_after_a_reset(uneven: Pool, ahead: bool) -> None:
+def test_no_state_is_kept_after_a_reset(uneven: Pool, ahead: bool) -> None:
     """Of what runs, what is with the encoder, and what is preempted."""
     engine = uneven.engine(Way(), 3, 4, 2, ahead)
     batch = fresh(uneven.sequences[:3])

@@ -23,7 +23,7 @@ MAX_NEW_TOKENS = 60
 
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model that has learned nothing, so that it breaks every rule it can."""
+    """A model with random weights, which breaks every rule that it can."""
     folder: Path = tmp_path_factory.mktemp("wild") / "checkpoint"
     return Model(ModelSettings(path=str(random_checkpoint(UNEVEN, folder)), device="cpu"))
 
@@ -52,7 +52,7 @@ def about_scenes(model: Model, num: int) -> list[Sequence]:
 def answers(
     model: Model, given: collections.abc.Sequence[Sequence], *, constrained: bool, beams: int
 ) -> list[Tokens]:
-    """What an engine says to all of them."""
+    """The answers of an engine to all sequences."""
     settings = InferenceSettings(
         constrained=constrained, num_beams=beams, max_new_tokens=MAX_NEW_TOKENS
     )
@@ -94,7 +94,7 @@ def broken(model: Model, tokens: Tokens) -> bool:
 
 
 def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
-    """Between the frame's tokens stand locations alone."""
+    """All tokens between the first and the last are locations."""
     given = [replace(each, grammar=Grammar.BOXES) for each in about_scenes(wild, 8)]
     for tokens in answers(wild, given, constrained=True, beams=1):
         inner = wild.checkpoint.vocabulary.trim(tokens)
@@ -102,7 +102,7 @@ def test_proposals_are_nothing_but_boxes(wild: Model) -> None:
 
 
 def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
-    """Next to others that are held, its tokens do not change."""
+    """Its tokens do not change next to sequences with a grammar."""
     given = about_scenes(wild, 8)
     free = answers(wild, given, constrained=False, beams=3)
     held = answers(wild, given, constrained=True, beams=3)
@@ -113,7 +113,7 @@ def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_a_trained_model_says_does_not_change(demo: Model, beams: int) -> None:
-    """The grammar rules out what it would not say."""
+    """The grammar excludes only tokens that it would not choose."""
     given = about_scenes(demo, 8)
     free = answers(demo, given, constrained=False, beams=beams)
     assert answers(demo, given, constrained=True, beams=beams) == free

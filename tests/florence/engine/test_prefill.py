@@ -1,4 +1,4 @@
-"""Sequences as the encoder reads them, and images that it does not look at again."""
+"""The encoder's input, and images whose tokens are cached."""
 
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def about(seed: int, task: str = "region-proposal", key: str | None = None) -> S
 
 
 def said(batches: list[list[Sequence]], image_cache: ImageCache[Tensor] | None) -> list[Tokens]:
-    """What an engine says, a batch after the other."""
+    """The answers of an engine, one batch after the other."""
     engine = open_engine(model(), InferenceSettings(), 200, image_cache)
     return [tokens for batch in batches for tokens in answers(engine, batch)]
 
@@ -84,16 +84,16 @@ def test_a_known_image_gets_the_same_answer() -> None:
 
 
 @pytest.mark.slow
-def test_the_image_is_not_looked_at_again() -> None:
-    """With the key of another image, the answer is about that one: the tower was not asked."""
+def test_a_cached_image_skips_the_vision_tower() -> None:
+    """With the key of another image, the answer is about that image."""
     shown, other = about(1, key="a"), replace(about(2), image_key="a")
     found = said([[shown], [other]], ImageCache(1_000_000))
     assert found[0] == found[1]
 
 
 @pytest.mark.slow
-def test_without_a_key_every_image_is_looked_at() -> None:
-    """Nothing is remembered of it."""
+def test_without_a_key_no_image_is_cached() -> None:
+    """The cache stays empty."""
     cache: ImageCache[Tensor] = ImageCache(1_000_000)
     said([[about(1)], [about(1)]], cache)
     assert (cache.num_bytes, cache.take_hits()) == (0, 0)
@@ -101,7 +101,7 @@ def test_without_a_key_every_image_is_looked_at() -> None:
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_whole_images() -> None:
-    """Room for one image holds one."""
+    """A cache for one image holds one."""
     num_bytes = model().checkpoint.num_image_tokens * 128 * 4
     cache: ImageCache[Tensor] = ImageCache(num_bytes)
     said([[about(seed, key=str(seed))] for seed in range(3)], cache)

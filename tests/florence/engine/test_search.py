@@ -1,4 +1,4 @@
-"""The next token: what transformers' processors leave over, for sequences of any lengths."""
+"""The next token equals that of transformers' processors, for sequences of any lengths."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ histories = st.lists(
 
 
 def rules(ngram: int, forced: bool) -> GenerationRules:
-    """Greedy ones."""
+    """The rules of greedy search."""
     return GenerationRules(
         start=EOS,
         pad=PAD,
@@ -48,7 +48,7 @@ def rules(ngram: int, forced: bool) -> GenerationRules:
 
 
 def batch_with(said: list[list[int]], min_length: int) -> DecoderBatch:
-    """A batch whose sequences have said so much."""
+    """A batch whose sequences have these tokens."""
     shape = BatchShape(
         len(said), 1, MAX_LENGTH, num_encoded=1, num_layers=1, num_heads=1, head_width=1
     )

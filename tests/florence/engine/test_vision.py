@@ -1,4 +1,4 @@
-"""The vision tower: the same sums as transformers', with the channels last."""
+"""The vision tower computes what transformers' does, with the channels last."""
 
 import pytest
 import torch
