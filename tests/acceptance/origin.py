@@ -9,6 +9,8 @@ from tests.acceptance.threaded_server import ThreadedServer
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
+LATE_S = 1.5  # clients that ask every half second see that the request runs
+
 
 class Origin(ThreadedServer):
     """`paths` has the behaviour of each path."""
@@ -52,7 +54,7 @@ class Origin(ThreadedServer):
         writer.write(head(200, len(self._picture)) + self._picture)
 
     async def _serve_late(self, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(1)
+        await asyncio.sleep(LATE_S)
         await self._serve_picture(writer)
 
     async def _missing(self, writer: asyncio.StreamWriter) -> None:

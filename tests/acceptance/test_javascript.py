@@ -1,6 +1,6 @@
 """fal's own JavaScript client, unmodified: its published examples, and what they leave out."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from deployments.local.config import compose
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.client_scripts import NEWEST, OLDEST, Node, installed
+from tests.acceptance.client_scripts import NEWEST, OLDEST, Node, Scripts, installed
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy
@@ -25,18 +25,39 @@ WAYS = [
 ]
 STATUSES = ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 
-Script = Callable[..., list[Any]]
+AHEAD: list[tuple[str, dict[str, str]]] = [
+    ("subscribe.mjs", {}),
+    ("queue.mjs", {}),
+    ("storage.mjs", {}),
+    ("files.mjs", {}),
+    ("follow.mjs", {"MODE": "polling"}),
+    ("follow.mjs", {"MODE": "streaming"}),
+    ("run.mjs", {}),
+    ("stream.mjs", {}),
+    ("errors.mjs", {}),
+    ("unauthorized.mjs", {"KEY": "wrong"}),
+]
+
+
+@pytest.fixture(scope="module")
+def https(front: TlsProxy, state: StateFolder) -> dict[str, str]:
+    """The service behind TLS, with an authority that Node must be told to trust."""
+    return {
+        "BASE_URL": f"https://localhost:{front.port}",
+        "NODE_EXTRA_CA_CERTS": str(certificates(state.tls).authority),
+    }
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: " by ".join(way))
 def script(
     request: pytest.FixtureRequest,
     caller: Caller,
+    https: dict[str, str],
     origin: Origin,
     receiver: Receiver,
     image_file: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Script:
+) -> Iterator[Scripts]:
     """Runs a script with one version of the client, set up in one way; gives what it printed."""
     version, way = request.param
     node = Node(tmp_path_factory.mktemp("client"), installed(version))
@@ -52,11 +73,9 @@ def script(
         "LATE_URL": f"{origin.url}/late.png",
         "NUM_OTHERS": str(3 * compose({}, {}).settings.queue.max_running),
     }
-
-    def printed(name: str, **more: str) -> list[Any]:
-        return node.run(name, environment | more)
-
-    return printed
+    scripts = Scripts(node, environment, [*AHEAD, ("subscribe.mjs", https)])
+    yield scripts
+    scripts.close()
 
 
 def check(output: dict[str, Any]) -> None:
@@ -70,7 +89,7 @@ def is_id(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 36
 
 
-def test_published_subscribe(script: Script) -> None:
+def test_published_subscribe(script: Scripts) -> None:
     """fal's example prints the log while it waits, then the boxes and the request id."""
     *messages, data, request_id = script("subscribe.mjs")
 
@@ -80,19 +99,17 @@ def test_published_subscribe(script: Script) -> None:
 
 
 def test_published_subscribe_with_a_private_authority(
-    script: Script, front: TlsProxy, state: StateFolder
+    script: Scripts, https: dict[str, str]
 ) -> None:
     """The same over https, with the authority in NODE_EXTRA_CA_CERTS."""
-    authority = str(certificates(state.tls).authority)
-    url = f"https://localhost:{front.port}"
-    *_, data, _ = script("subscribe.mjs", BASE_URL=url, NODE_EXTRA_CA_CERTS=authority)
+    *_, data, _ = script("subscribe.mjs", **https)
 
     check(data)
-    assert data["image"]["url"].startswith(url)
+    assert data["image"]["url"].startswith(https["BASE_URL"])
 
 
 def test_published_queue(
-    script: Script, caller: Caller, receiver: Receiver, request: pytest.FixtureRequest
+    script: Scripts, caller: Caller, receiver: Receiver, request: pytest.FixtureRequest
 ) -> None:
     """fal's examples submit, ask for the status and fetch the result; the webhook is called."""
     request_id, status, data, result_id = script("queue.mjs")
@@ -109,7 +126,7 @@ def test_published_queue(
     assert delivery.message["payload"] == data
 
 
-def test_published_upload(script: Script, caller: Caller) -> None:
+def test_published_upload(script: Scripts, caller: Caller) -> None:
     """fal's example gives a URL; the file there is what was uploaded, and nothing to render."""
     [url] = script("storage.mjs")
     file = caller.http.get(url)
@@ -119,7 +136,7 @@ def test_published_upload(script: Script, caller: Caller) -> None:
     assert file.headers["content-disposition"].startswith("attachment")
 
 
-def test_files_as_input(script: Script) -> None:
+def test_files_as_input(script: Scripts) -> None:
     """A Blob or a File as image_url is uploaded by the client itself, and found by us."""
     answers = script("files.mjs")
 
@@ -129,7 +146,7 @@ def test_files_as_input(script: Script) -> None:
 
 
 @pytest.mark.parametrize("mode", ["polling", "streaming"])
-def test_subscribe_hears_each_step(script: Script, mode: str) -> None:
+def test_subscribe_hears_each_step(script: Scripts, mode: str) -> None:
     """The updates go forward, end as completed, and bring each line of the log once."""
     [*enqueued, last] = script("follow.mjs", MODE=mode)
     updates = last["updates"]
@@ -150,7 +167,7 @@ def test_subscribe_hears_each_step(script: Script, mode: str) -> None:
     assert len(messages) == len(set(messages))
 
 
-def test_run_and_stream(script: Script, request: pytest.FixtureRequest) -> None:
+def test_run_and_stream(script: Scripts, request: pytest.FixtureRequest) -> None:
     """The synchronous run has a request id; the last event of its stream is the whole output."""
     [version, _] = request.node.callspec.params["script"]
     run, stream = script("run.mjs")
@@ -163,7 +180,7 @@ def test_run_and_stream(script: Script, request: pytest.FixtureRequest) -> None:
 
 
 def test_boxes_are_streamed_as_they_are_found(
-    script: Script, request: pytest.FixtureRequest
+    script: Scripts, request: pytest.FixtureRequest
 ) -> None:
     """Each event has more boxes than the one before; the last has those of a run."""
     [version, _] = request.node.callspec.params["script"]
@@ -182,7 +199,7 @@ def test_boxes_are_streamed_as_they_are_found(
     assert "3, the number of beams of this deployment" in refused["body"]["detail"][0]["msg"]
 
 
-def test_cancel(script: Script) -> None:
+def test_cancel(script: Scripts) -> None:
     """What runs and what waits can be cancelled, and ends as cancelled; what has ended cannot."""
     begun, running, waiting, late = script("cancel.mjs")
 
@@ -206,7 +223,7 @@ INVALID = {
 UNKNOWN = ("unknown status", "unknown result", "unknown cancel", "unknown endpoint")
 
 
-def test_errors(script: Script, request: pytest.FixtureRequest) -> None:
+def test_errors(script: Scripts, request: pytest.FixtureRequest) -> None:
     """A 422 is a ValidationError that names the field; any other is an ApiError."""
     [version, _] = request.node.callspec.params["script"]
     errors = {error["attempt"]: error for error in script("errors.mjs")}
@@ -227,7 +244,7 @@ def test_errors(script: Script, request: pytest.FixtureRequest) -> None:
         assert all(is_id(error["requestId"]) for error in errors.values())
 
 
-def test_a_wrong_key(script: Script) -> None:
+def test_a_wrong_key(script: Scripts) -> None:
     """It is an ApiError that says so."""
     for error in script("unauthorized.mjs", KEY="wrong"):
         assert (error["isApiError"], error["status"]) == (True, 401)

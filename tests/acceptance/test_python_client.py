@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,15 +21,69 @@ from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy
 
 NEWEST, OLDER = "1.0.3", "0.10.0"  # the older one finds the queue by its host name alone
+VERSIONS = (NEWEST, OLDER)
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "out" / "clients"
 INSTALL_S = 180
+CALLS = (
+    "run", "subscribe", "submit", "iter_events", "by_id", "cancel", "stream", "encode_file",
+    "upload", "errors",
+)  # fmt: skip
 
+Printed = dict[str, list[Any]]
 Call = Callable[[str], list[Any]]
 Check = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture(scope="module", params=[NEWEST, OLDER])
+@pytest.fixture(scope="module")
+def printed(
+    caller: Caller,
+    front: TlsProxy,
+    state: StateFolder,
+    origin: Origin,
+    receiver: Receiver,
+    image_file: Path,
+) -> Iterator[dict[tuple[str, str], "Future[Printed]"]]:
+    """What each call of each client printed; the clients run at the same time."""
+    host = f"localhost:{front.port}"
+    environment = {
+        "SSL_CERT_FILE": str(certificates(state.tls).authority),
+        "FAL_KEY": caller.key,
+        "BASE_URL": f"https://{host}",
+        "IMAGE_URL": f"{origin.url}/scene.png",
+        "SEVERAL_URL": uri(scene(3).image),
+        "LATE_URL": f"{origin.url}/late.png",
+        "HANGING_URL": f"{origin.url}/hangs",
+        "IMAGE_FILE": str(image_file),
+    }
+
+    places = {version: hosts(version, host) for version in VERSIONS}
+
+    def run(version: str, kind: str) -> Printed:
+        webhook = {"WEBHOOK_URL": receiver.url(f"/python/{version}/{kind}")}
+        command = [sys.executable, "-m", f"tests.clients.{kind}_calls", *CALLS]
+        return by_call(run_script(command, ROOT, environment | places[version] | webhook))
+
+    with ThreadPoolExecutor(4) as threads:
+        yield {
+            (version, kind): threads.submit(run, version, kind)
+            for version in VERSIONS
+            for kind in ("sync", "async")
+        }
+
+
+def by_call(values: Iterable[Any]) -> Printed:
+    """What was printed after the name of each call."""
+    found: Printed = {}
+    for value in values:
+        if isinstance(value, dict) and value.keys() == {"call"}:
+            current = found[value["call"]] = []
+        else:
+            current.append(value)
+    return found
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
     """Which client."""
     return str(request.param)
@@ -38,32 +93,16 @@ def version(request: pytest.FixtureRequest) -> str:
 def call(
     request: pytest.FixtureRequest,
     version: str,
-    caller: Caller,
-    front: TlsProxy,
-    state: StateFolder,
-    origin: Origin,
-    receiver: Receiver,
-    image_file: Path,
+    printed: dict[tuple[str, str], "Future[Printed]"],
 ) -> Call:
-    """Runs one call of a script, and gives what it printed."""
-    script = f"tests.clients.{request.param}_calls"
-    host = f"localhost:{front.port}"
-    environment = hosts(version, host) | {
-        "SSL_CERT_FILE": str(certificates(state.tls).authority),
-        "FAL_KEY": caller.key,
-        "BASE_URL": f"https://{host}",
-        "IMAGE_URL": f"{origin.url}/scene.png",
-        "SEVERAL_URL": uri(scene(3).image),
-        "LATE_URL": f"{origin.url}/late.png",
-        "HANGING_URL": f"{origin.url}/hangs",
-        "WEBHOOK_URL": receiver.url(f"/python/{version}/{request.param}"),
-        "IMAGE_FILE": str(image_file),
-    }
+    """What one call of a client printed; the name of the call is its argument."""
 
-    def printed(name: str) -> list[Any]:
-        return run_script([sys.executable, "-m", script, name], ROOT, environment)
+    def values(name: str) -> list[Any]:
+        found = printed[version, request.param].result()[name]
+        assert not any(isinstance(each, dict) and "failed" in each for each in found), found
+        return found
 
-    return printed
+    return values
 
 
 def hosts(version: str, host: str) -> dict[str, str]:

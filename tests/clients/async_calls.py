@@ -1,4 +1,4 @@
-"""One call of fal's asynchronous Python client, named on the command line."""
+"""Calls of fal's asynchronous Python client, named on the command line."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.clients.inputs import (
     SEVERAL,
     TOO_MANY,
 )
-from tests.clients.output import failed, output, shown
+from tests.clients.output import failed, output, section, shown
 
 
 async def run() -> None:
@@ -123,5 +123,12 @@ async def error_of(call: Awaitable[Any]) -> dict[str, Any]:
         return failed(error)
 
 
+async def perform(names: list[str]) -> None:
+    """One call after the other."""
+    for name in names:
+        with section(name):
+            await globals()[name]()
+
+
 if __name__ == "__main__":
-    asyncio.run(globals()[sys.argv[1]]())
+    asyncio.run(perform(sys.argv[1:]))

@@ -2,6 +2,9 @@
 
 import json
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fal_client.client import FalClientHTTPError, Status
@@ -10,6 +13,16 @@ from fal_client.client import FalClientHTTPError, Status
 def output(value: Any) -> None:
     """Print a value."""
     sys.stdout.write(json.dumps(value) + "\n")
+
+
+@contextmanager
+def section(name: str) -> Iterator[None]:
+    """The output of the call `name`; an error is part of it, and the next call goes on."""
+    output({"call": name})
+    try:
+        yield
+    except Exception:
+        output({"failed": traceback.format_exc()})
 
 
 def shown(status: Status) -> dict[str, Any]:

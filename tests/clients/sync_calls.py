@@ -1,4 +1,4 @@
-"""One call of fal's Python client, named on the command line."""
+"""Calls of fal's Python client, named on the command line."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ from tests.clients.inputs import (
     SEVERAL,
     TOO_MANY,
 )
-from tests.clients.output import failed, output, shown
+from tests.clients.output import failed, output, section, shown
 
 
 def run() -> None:
@@ -120,4 +120,6 @@ def error_of(call: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    for name in sys.argv[1:]:
+        with section(name):
+            globals()[name]()
