@@ -34,10 +34,9 @@ class Observed:
         """Wait for at least `number` spans of a trace."""
 
         def is_whole(found: Sequence[spans.SpanRecord]) -> bool:
-            return len([span for span in found if span.trace == trace_id]) >= number
+            return len(found) >= number
 
-        found = spans.spans_of(self.traces, is_whole)
-        return [span for span in found if span.trace == trace_id]
+        return spans.spans_of(self.traces, is_whole, trace_id)
 
     def text(self) -> str:
         """The content of all files."""

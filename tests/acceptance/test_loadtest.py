@@ -40,17 +40,17 @@ def test_every_webhook_of_a_storm_arrives_and_is_genuine(
     caller: Caller, storm_address: str, tmp_path: Path
 ) -> None:
     """A missing or a forged one would be a failed arrival."""
-    arguments = ("webhooks", "--rate", "5", "--duration", "4s", "--arrivals", "constant")
+    arguments = ("webhooks", "--rate", "10", "--duration", "1s", "--arrivals", "constant")
     rows = loaded(caller, tmp_path, *arguments, "--receiver", storm_address)
 
     webhooks = rows["webhook", "region-proposal"]
-    assert (webhooks["Request Count"], webhooks["Failure Count"]) == ("20", "0")
+    assert (webhooks["Request Count"], webhooks["Failure Count"]) == ("10", "0")
     assert float(rows["stage", "webhook: model"]["Average Response Time"]) > 0
 
 
 def test_polls_of_queued_requests_are_answered(caller: Caller, tmp_path: Path) -> None:
     """Forty-nine for each request that is submitted."""
-    rows = loaded(caller, tmp_path, "polling", "--rate", "25", "--duration", "4s")
+    rows = loaded(caller, tmp_path, "polling", "--rate", "50", "--duration", "2s")
     polls = int(rows["status", "region-proposal"]["Request Count"])
 
     assert polls >= 0.9 * int(rows["", "Aggregated"]["Request Count"]) > 0

@@ -49,16 +49,18 @@ def record_of(line: str) -> SpanRecord:
     )
 
 
-def spans_in(folder: Path) -> list[SpanRecord]:
-    """All spans in the files of a folder, but for a line that is still being written."""
+def spans_in(folder: Path, words: str = "") -> list[SpanRecord]:
+    """All spans in the files of a folder that have these words, but for an unfinished line."""
     lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines(True)]
-    return [record_of(line) for line in lines if line.endswith("\n")]
+    return [record_of(line) for line in lines if words in line and line.endswith("\n")]
 
 
-def spans_of(folder: Path, wanted: Callable[[Sequence[SpanRecord]], bool]) -> list[SpanRecord]:
-    """All spans, as soon as they are what is `wanted`."""
+def spans_of(
+    folder: Path, wanted: Callable[[Sequence[SpanRecord]], bool], words: str = ""
+) -> list[SpanRecord]:
+    """All spans that have these words, as soon as they are what is `wanted`."""
     deadline = time.monotonic() + TIMEOUT_S
-    while not wanted(spans := spans_in(folder)):
+    while not wanted(spans := spans_in(folder, words)):
         assert time.monotonic() < deadline, f"these are not what was expected: {spans}"
         time.sleep(0.1)
     return spans
