@@ -3,7 +3,12 @@
 import base64
 import io
 import random
+import re
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +44,45 @@ class Caller:
             time.sleep(float(answer.headers["retry-after"]))
         return answer
 
+    def num_ended(self, status: int) -> float:
+        """How many runs ended with this status, as /metrics says."""
+        text = self.http.get(f"{self.url}/metrics").text
+        line = rf'^florence_ingress_requests_total{{.*region-proposal.*"{status}"}} (\S+)'
+        return sum(map(float, re.findall(line, text, re.MULTILINE)))
+
     @property
     def authorization(self) -> dict[str, str]:
         """The header with the key."""
         return {"Authorization": f"Key {self.key}"}
+
+
+@contextmanager
+def load(caller: Caller, concurrency: int) -> Iterator[list[httpx2.Response]]:
+    """Clients that ask again and again while the block runs; yields what they were answered."""
+    image_url = uri(scene(0, (256, 256)).image)
+    answers: list[httpx2.Response] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answers.append(caller.send(image_url))
+
+    with ThreadPoolExecutor(concurrency) as threads:
+        clients = [threads.submit(client) for _ in range(concurrency)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+            for asking in clients:
+                asking.result()
+
+
+def wait_for(answers: list[httpx2.Response], more: int) -> None:
+    """Wait until `more` further answers have come, for at most a minute."""
+    goal, deadline = len(answers) + more, time.monotonic() + 60
+    while len(answers) < goal:
+        assert time.monotonic() < deadline, "no more answers"
+        time.sleep(0.05)
 
 
 def uri(image: Image.Image | bytes, content_type: str = "image/png") -> str:

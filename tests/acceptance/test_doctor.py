@@ -1,13 +1,11 @@
 """`florence doctor` looks at the running service, from outside and from inside."""
 
 import json
-import os
-import subprocess
-import sys
 
 from deployments import __version__
 from deployments.local.state import StateFolder
 from tests.acceptance.caller import Caller
+from tests.acceptance.command import florence
 
 AT_URL = {"service", "service-clock", "service-key", "service-webhook-keys", "service-paths"}
 Findings = dict[str, dict[str, str]]
@@ -15,23 +13,7 @@ Findings = dict[str, dict[str, str]]
 
 def doctor(state: StateFolder, *words: str) -> tuple[int, Findings]:
     """The exit code, and what was said of each check."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "deployments.cli",
-            "doctor",
-            "--json",
-            "--state",
-            state.folder,
-            *words,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-        env=os.environ,
-    )
+    done = florence("doctor", "--json", "--state", str(state.folder), *words)
     assert done.stderr == ""
     return done.returncode, {
         each["check"]: each for each in map(json.loads, done.stdout.splitlines())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx2
@@ -23,14 +24,16 @@ from deployments.local.state import StateFolder
 from deployments.ray_compat import exporter_addresses
 from deployments.telemetry.metrics import METRICS
 from k8s.generate.panels import ROWS
-from tests.acceptance.caller import APP, PROPOSAL, Caller, scene, uri
+from tests.acceptance.caller import APP, PROPOSAL, Caller, load, scene, uri, wait_for
+from tests.acceptance.command import FLORENCE, florence
+from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
-from tests.acceptance.test_commands import FLORENCE, florence
-from tests.acceptance.test_failures import kill, load, processes, wait_for
+from tests.acceptance.replicas import kill, replicas, wait_until_idle
 from tests.k8s.promtool import alerts, exported_names
 
 SOON_S = 90.0
 REPORT_S = 5.0  # deployments report to Ray every two seconds
+IMAGE = uri(scene(0, (256, 256)).image)
 
 # What does not happen here, and the tests in which it does.
 ELSEWHERE = {
@@ -83,76 +86,78 @@ def named() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def used(caller: Caller, receiver: Receiver, state: StateFolder) -> Mapping[str, float]:
-    """Use every part of the service; the metrics from before."""
-    before = exported()
-    image_url = uri(scene(0, (256, 256)).image)
+def used(
+    caller: Caller, origin: Origin, receiver: Receiver, state: StateFolder
+) -> Mapping[str, float]:
+    """Use every part of the service, and wait for the next report to Ray; the metrics then."""
+    refuse(caller, state)
+    path = f"/hooks/{uuid4()}"
+    long = submit(caller, f"{origin.url}/hangs", 1, receiver.url(path))
+    until_moved("florence_queue_key_running", lambda: wait_until_begun(caller, long[0]))
+    with load(caller, 6) as answers:
+        until_moved("florence_ingress_retries_total", lambda: die_under_runs(answers))
+        until_moved("florence_dispatcher_retries_total", lambda: die_under_jobs(caller, answers))
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert receiver.deliveries(path)
+    deadline = time.monotonic() + SOON_S
+    while missing(found := exported()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def refuse(caller: Caller, state: StateFolder) -> None:
+    """Ask more often than a key may."""
     made = florence(
         "keys", "create", "--name", "slow", "--rate", "1/h", "--state", str(state.folder), "--json"
     )
     slow = Caller(caller.url, json.loads(made.stdout)["key"], caller.http)
-    path = f"/hooks/{uuid4()}"
     statuses = []
     while 429 not in statuses:
-        statuses.append(slow.send(image_url).status_code)
+        statuses.append(slow.send(IMAGE).status_code)
         assert len(statuses) < 30
-    hook = {"fal_webhook": receiver.url(path)}
-
-    submitted: list[str] = []
-
-    def submit(number: int) -> None:
-        with ThreadPoolExecutor(8) as threads:
-            asked = [threads.submit(ask) for _ in range(number)]
-        submitted.extend(answer.result().json()["request_id"] for answer in asked)
-
-    def ask() -> httpx2.Response:
-        return caller.post({"image_url": image_url}, f"/queue{PROPOSAL}", params=hook)
-
-    def die_under_runs() -> None:
-        wait_for(answers, 12)
-        for replica in processes("Inference"):
-            replica.suspend()
-        time.sleep(2)  # in which runs come to it
-        kill("Inference")
-
-    def die_under_the_queue() -> None:
-        submit(48)
-        wait_until_begun(caller, submitted[-1])
-        kill("Inference")
-        wait_for(answers, 12)
-
-    with load(caller, 6) as answers:
-        # It is exported while they run
-        until_moved("florence_queue_key_running", {}, lambda: submit(8))
-        until_moved("florence_ingress_retries_total", before, die_under_runs)
-        until_moved("florence_dispatcher_retries_total", before, die_under_the_queue)
-    assert {answer.status_code for answer in answers} <= {200, 429}
-    assert receiver.deliveries(path, len(submitted))
-    return before
 
 
-@pytest.fixture(scope="module")
-def after(used: Mapping[str, float]) -> Mapping[str, float]:
-    """The metrics after the next report to Ray."""
-    deadline = time.monotonic() + SOON_S
-    while missing(used, found := exported()) and time.monotonic() < deadline:
-        time.sleep(1)
-    return found
+def submit(caller: Caller, image_url: str, number: int, webhook_url: str = "") -> list[str]:
+    """Submit jobs at the same time; their ids."""
+    hook = {"fal_webhook": webhook_url} if webhook_url else {}
+
+    def ask(_: int) -> str:
+        answer = caller.post({"image_url": image_url}, f"/queue{PROPOSAL}", params=hook)
+        return str(answer.json()["request_id"])
+
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(ask, range(number)))
 
 
-def until_moved(name: str, before: Mapping[str, float], step: Callable[[], None]) -> None:
+def die_under_runs(answers: list[httpx2.Response]) -> None:
+    """Kill the model while runs wait for it."""
+    for replica in replicas("Inference"):
+        replica.suspend()
+    wait_until_idle([*replicas("Ingress"), *replicas("Preprocess")])
+    kill("Inference")
+    wait_for(answers, 12)
+
+
+def die_under_jobs(caller: Caller, answers: list[httpx2.Response]) -> None:
+    """Kill the model while jobs are with it."""
+    wait_until_begun(caller, submit(caller, IMAGE, 48)[-1])
+    kill("Inference")
+    wait_for(answers, 12)
+
+
+def until_moved(name: str, step: Callable[[], None]) -> None:
     """Take a step until a metric has moved: what it counts is likely then, and not certain."""
     deadline = time.monotonic() + 2 * SOON_S  # for some steps, each of which restarts the model
-    while not has_moved(name, before, exported()):
+    while not has_moved(name, exported()):
         assert time.monotonic() < deadline, f"{name} does not move"
         step()
-        wait_for_ray(name, before)
+        wait_for_ray(name)
 
 
-def wait_for_ray(name: str, before: Mapping[str, float]) -> None:
+def wait_for_ray(name: str) -> None:
     """Wait until a metric has moved, for as long as exporting it may take."""
     deadline = time.monotonic() + REPORT_S
-    while not has_moved(name, before, exported()) and time.monotonic() < deadline:
+    while not has_moved(name, exported()) and time.monotonic() < deadline:
         time.sleep(0.2)
 
 
@@ -164,29 +169,27 @@ def wait_until_begun(caller: Caller, request_id: str) -> None:
         assert time.monotonic() < deadline
 
 
-def missing(before: Mapping[str, float], after: Mapping[str, float]) -> set[str]:
+def missing(found: Mapping[str, float]) -> set[str]:
     """The metrics that should have appeared or moved, and have not."""
     return {
         name
         for name in METRICS.keys() - ELSEWHERE.keys()
-        if name not in after or (name not in LEVELS and not has_moved(name, before, after))
+        if name not in found or (name not in LEVELS and not has_moved(name, found))
     }
 
 
-def has_moved(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> bool:
-    """A counter or histogram has more than before; a gauge that cannot be zero is not."""
-    return after[name] > (before.get(name, 0.0) if METRICS[name].kind != "gauge" else 0.0)
+def has_moved(name: str, found: Mapping[str, float]) -> bool:
+    """It is above zero, where a service begins that has not been used."""
+    return found.get(name, 0.0) > 0
 
 
-def test_every_metric_is_exported_and_moves(
-    used: Mapping[str, float], after: Mapping[str, float]
-) -> None:
+def test_every_metric_is_exported_and_moves(used: Mapping[str, float]) -> None:
     """All that are declared, but those that are about what does not happen here."""
-    assert missing(used, after) == set()
+    assert missing(used) == set()
     assert not set(ELSEWHERE) - set(METRICS)
 
 
-def test_what_alerts_and_dashboard_ask_for_is_exported(after: Mapping[str, float]) -> None:
+def test_what_alerts_and_dashboard_ask_for_is_exported(used: Mapping[str, float]) -> None:
     """Under the very name, which for Ray's own nothing else holds to."""
     lacking, deadline = asked_for(), time.monotonic() + SOON_S
     while lacking and time.monotonic() < deadline:
@@ -212,18 +215,34 @@ def known(caller: Caller, state: StateFolder) -> Iterator[Path]:
 
 def test_top_finds_the_service_by_itself(caller: Caller, known: Path) -> None:
     """Its numbers are those of the load; nothing but the state folder is given."""
-    with load(caller, 4) as answers:
-        wait_for(answers, 4)
-        done = florence("top", "--json", "--window", "10", "--state", str(known))
-    assert (done.returncode, done.stderr) == (0, "")
-    seen = json.loads(done.stdout)
-    assert seen["traffic"]["by_status_per_s"]["200"] > 0
-    assert 0 < seen["engine"]["busy"] <= 1
-    assert 0 < seen["engine"]["fill"] <= 1
+    deadline = time.monotonic() + SOON_S
+    with load(caller, 4):
+        while not all(rates(seen := seen_by_top(known))):  # no report to Ray lay between
+            assert time.monotonic() < deadline, seen
+    assert all(rate > 0 for rate in rates(seen))
+    assert seen["engine"]["busy"] <= 1
+    assert seen["engine"]["fill"] <= 1
     assert seen["engine"]["replicas"] == 1
-    assert seen["stages"]["model"]["p95_s"] > 0
-    assert seen["cpu"]["inference"]["per_image_s"] > 0
     assert seen["store"]["is_up"]
+
+
+def seen_by_top(state: Path) -> dict[str, Any]:
+    """What `florence top` says of a few seconds."""
+    done = florence("top", "--json", "--window", "4", "--state", str(state))
+    assert (done.returncode, done.stderr) == (0, "")
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def rates(seen: dict[str, Any]) -> list[float]:
+    """What is above zero under load: responses per second, shares of the model, seconds."""
+    return [
+        seen["traffic"]["by_status_per_s"].get("200", 0.0),
+        seen["engine"]["busy"],
+        seen["engine"]["fill"],
+        seen["stages"]["model"]["p95_s"],
+        seen["cpu"]["inference"]["per_image_s"],
+    ]
 
 
 def test_top_draws_on_a_terminal_until_it_is_interrupted(caller: Caller, known: Path) -> None:
