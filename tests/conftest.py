@@ -2,7 +2,7 @@
 
 import gc
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from uuid import uuid4
 
@@ -50,18 +50,32 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
 RAY = {"acceptance", "chaos", "scaling"}  # folders whose tests start Ray, and need both cores
 SLOW = RAY | {"k8s"}  # Helm renders the chart hundreds of times
 WITHOUT_RAY = {"test_clients"}  # of tests/chaos
+LEFT_OUT = {"not slow": SLOW, "not alone": RAY}  # by the `-m` of a run
+
+
+def pytest_configure() -> None:
+    """Imports leave no garbage worth a search."""
+    gc.disable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no module of which no test is asked for."""
+    left_out = LEFT_OUT.get(config.option.markexpr, set())
+    return (collection_path.suffix == ".py" and is_slow(collection_path, left_out)) or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make test-fast` leaves out, and what `make test` runs alone."""
     for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        if item.path.stem in WITHOUT_RAY:
-            continue
-        if folder in SLOW or needs_postgres(item):
+        if is_slow(item.path) or needs_postgres(item):
             item.add_marker(pytest.mark.slow)
-        if folder in RAY:
+        if is_slow(item.path, RAY):
             item.add_marker(pytest.mark.alone)
+
+
+def is_slow(module: Path, folders: Set[str] = SLOW) -> bool:
+    """Whether all tests of a module are slow, for it lies in one of `folders`."""
+    return module.relative_to(TESTS).parts[0] in folders and module.stem not in WITHOUT_RAY
 
 
 def needs_postgres(item: pytest.Item) -> bool:
@@ -74,7 +88,8 @@ def needs_postgres(item: pytest.Item) -> bool:
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what stays anyway: modules, torch, thousands of tests.
 
-    It takes nearly half a second each time, which is a third of the fast tests.
+    It took a quarter of the fast tests, and finds little in what they leave.
     """
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+    gc.enable()
