@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import psutil
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ray.serve.schema import DeploymentStatusOverview
 
 APPLICATION = "florence"
-DRAINED = ("Ingress", "Dispatcher")
 DRAIN_S = 10.0
 REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
@@ -114,41 +113,57 @@ def drain(before: set[psutil.Process]) -> None:
     Serve would stop all deployments at once, also those that the requests under way still need,
     and would meanwhile answer 404 to others, after which clients do not retry.
     """
-    from ray import serve
     from ray.exceptions import RayError
     from ray.serve.exceptions import RayServeException
 
-    with suppress(RayError, RayServeException, TimeoutError):
-        if may_answer():
-            ingress, dispatcher = (
-                serve.get_deployment_handle(name, APPLICATION) for name in DRAINED
-            )
-            endings = ingress.drain.remote(DRAIN_S), dispatcher.stop.remote()
-            for ending in endings:
-                ending.result(timeout_s=REQUEUE_S)
-    silence_worker_deaths()
-    for process in descendants() - before:
-        with suppress(psutil.NoSuchProcess):
-            if "".join(process.cmdline()).startswith(PROXIES) or process.name() in PROXIES:
-                process.kill()
+    lost = suppress(RayError, RayServeException, TimeoutError)  # a replica has died, or Serve
+    try:
+        with lost:
+            for ending in begin_endings():
+                with lost:
+                    ending.result(timeout_s=REQUEUE_S)
+    finally:
+        silence_worker_deaths()
+        kill_proxies(before)
 
 
-def may_answer() -> bool:
-    """Whether the replicas to drain are there. They answer clients before `start` returns."""
+def begin_endings() -> list[Any]:
+    """Call the Ingress and the Dispatcher, if they run: also before `start` returns they may."""
+    from ray import serve
+
+    running = running_deployments()
+    endings: list[Any] = []
+    if "Ingress" in running:
+        ingress = serve.get_deployment_handle("Ingress", APPLICATION)
+        endings.append(ingress.drain.remote(DRAIN_S))
+    if "Dispatcher" in running:
+        dispatcher = serve.get_deployment_handle("Dispatcher", APPLICATION)
+        endings.append(dispatcher.stop.remote())
+    return endings
+
+
+def running_deployments() -> set[str]:
     import ray
     from ray import serve
 
     if not ray.is_initialized():
-        return False
+        return set()
     application = serve.status().applications.get(APPLICATION)
     deployments = application.deployments if application else {}
-    return all(name in deployments and is_running(deployments[name]) for name in DRAINED)
+    return {name for name, deployment in deployments.items() if is_running(deployment)}
 
 
 def is_running(deployment: "DeploymentStatusOverview") -> bool:
     """Whether a replica of it takes calls."""
     states = deployment.replica_states.items()
     return any(state == "RUNNING" and number > 0 for state, number in states)
+
+
+def kill_proxies(before: set[psutil.Process]) -> None:
+    for process in descendants() - before:
+        with suppress(psutil.NoSuchProcess):
+            if "".join(process.cmdline()).startswith(PROXIES) or process.name() in PROXIES:
+                process.kill()
 
 
 def preflight(profile: Profile) -> None:
@@ -216,7 +231,7 @@ def leave_engine_cores(profile: Profile, before: set[psutil.Process]) -> None:
     """Keep all processes but those that were there `before` off the engine's cores."""
     model = profile.settings.model
     if model.own_cores:
-        reserve_cores(model.torch_threads, [each.pid for each in descendants() - before])
+        reserve_cores(model.torch_threads, lambda: [each.pid for each in descendants() - before])
 
 
 @contextmanager
