@@ -26,8 +26,13 @@ def replaced(text: str, *changes: tuple[str, str]) -> str:
 
 def run_shell(script: str, environment: Mapping[str, str], folder: Path = ROOT) -> str:
     """Run `script` with sh in `folder`, up to its first failure; what it printed."""
+    return run_command(["sh", "-e", "-c", script], environment, folder)
+
+
+def run_command(command: list[str], environment: Mapping[str, str], folder: Path = ROOT) -> str:
+    """Run `command` in `folder`; what it printed."""
     done = subprocess.run(
-        ["sh", "-e", "-c", script],
+        command,
         cwd=folder,
         env=os.environ | environment,
         capture_output=True,

@@ -1,11 +1,25 @@
-"""A server that answers runs at once, but for a while: then it answers none until that is over."""
+"""Servers for load: of any handler, and one that answers runs at once but for a while."""
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 ANSWER = b'{"results": {"bboxes": []}}'
 TIMING = "fetch;dur=0.1, decode;dur=1.5, queue;dur=2.0, model;dur=3.5, postprocess;dur=0.3"
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a server that listens inside the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class StallingServer(ThreadingHTTPServer):

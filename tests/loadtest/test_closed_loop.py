@@ -1,13 +1,13 @@
 """The loop that every figure about a server comes from."""
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from loadtest.bench.closed_loop import ClosedLoop
+from tests.loadtest.server import serving
 
 WAIT_S = 0.1
 
@@ -34,11 +34,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as url:
+        yield f"{url}/"
 
 
 def test_latencies_stand_in_the_order_of_the_bodies(url: str) -> None:

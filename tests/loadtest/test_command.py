@@ -1,13 +1,13 @@
 """The command line: what is wrong is one line with the remedy and exit code 2, before any load."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from loadtest.__main__ import main
+from tests.loadtest.server import serving
 
 
 class Refusing(BaseHTTPRequestHandler):
@@ -31,11 +31,8 @@ class Refusing(BaseHTTPRequestHandler):
 @pytest.fixture
 def refusing() -> Iterator[str]:
     """The URL of a server that is no service of ours."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Refusing) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)
