@@ -24,6 +24,12 @@ DATA = bytes(range(256)) * 4
 
 
 @pytest.fixture
+def service(shared: Service) -> Service:
+    """Every file has a name of its own."""
+    return shared
+
+
+@pytest.fixture
 def picture(service: Service) -> StoredFile:
     """A picture in the store."""
     return service.files.put(DATA, "image/png")

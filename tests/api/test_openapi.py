@@ -11,6 +11,12 @@ from deployments.florence.tasks import TASKS, Task
 from .service import Serve, Service
 
 
+@pytest.fixture
+def service(shared: Service) -> Service:
+    """What is described is the same for all."""
+    return shared
+
+
 def document(service: Service, endpoint: str) -> Any:
     """The document of one endpoint."""
     return service.client.get("/openapi.json", params={"endpoint_id": endpoint}).json()

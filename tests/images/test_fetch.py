@@ -26,7 +26,17 @@ from deployments.images.fetch import Fetcher
 from deployments.net.connect import Resolve
 from deployments.net.guard import Address
 from deployments.settings import PreprocessSettings
-from tests.net.receiver import Answer, Posted, Receiver, endless, moved, reply, resolver, silent
+from tests.net.receiver import (
+    AUTHORITIES,
+    Answer,
+    Posted,
+    Receiver,
+    endless,
+    moved,
+    reply,
+    resolver,
+    silent,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -54,9 +64,6 @@ async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Asyn
 def ok(body: bytes, *headers: bytes) -> bytes:
     length = b"Content-Length: %d" % len(body)
     return b"\r\n".join([b"HTTP/1.1 200 OK", length, *headers, b"", body])
-
-
-AUTHORITIES = ssl.create_default_context()  # reading them takes 20 ms
 
 
 def fetcher(
@@ -223,7 +230,7 @@ async def test_private_address(host: str) -> None:
     """No way to write a private address leads to it: the system's resolver has the last word."""
     async with serving(reply(ok(b"secret"))) as server:
         settings = PreprocessSettings(allowed_ports=(server.port,), fetch_timeout_s=3.0)
-        await failure(Fetcher(settings).fetch(server.url(host)))
+        await failure(Fetcher(settings, ssl_context=AUTHORITIES).fetch(server.url(host)))
     assert server.num_connections == 0
 
 

@@ -19,6 +19,7 @@ from deployments.net.guard import Address, CallRefused
 from deployments.net.guarded_client import CallFailed, Poster
 from deployments.settings import WebhookSettings
 from tests.net.receiver import (
+    AUTHORITIES,
     Answer,
     Receiver,
     endless,
@@ -44,7 +45,7 @@ def poster(
     """A poster for which `receivers`, under any name, are public."""
     allowed = tuple(f"127.0.0.1:{receiver.port}" for receiver in receivers)
     settings = WebhookSettings(**{"timeout_s": 3.0, "allowed_hosts": allowed} | changes)
-    return Poster(settings, resolve=resolve or resolver())
+    return Poster(settings, resolve=resolve or resolver(), ssl_context=AUTHORITIES)
 
 
 async def refusal(call: Awaitable[int]) -> str:
@@ -118,7 +119,8 @@ async def test_redirects_are_not_followed(code: int) -> None:
 async def test_private_addresses(host: str) -> None:
     """No way to write a private address leads to it: the system's resolver has the last word."""
     async with receiving(status(200)) as receiver:
-        client = Poster(WebhookSettings(allowed_ports=(receiver.port,), timeout_s=3.0))
+        settings = WebhookSettings(allowed_ports=(receiver.port,), timeout_s=3.0)
+        client = Poster(settings, ssl_context=AUTHORITIES)
         assert await refusal(client.post(receiver.url(host), BODY, {})) in (
             "the host has no public address",
             "the URL is not valid",

@@ -37,7 +37,7 @@ from deployments.webhooks.signing import SigningKeys, jwks
 from deployments.webhooks.webhook import DeliveryResult, Webhook, WebhookState
 from tests.jobs.bench import Bench as StoreBench
 from tests.jobs.memory import MemoryStore
-from tests.net.receiver import Answer, Posted, Receiver, moved, receiving, status
+from tests.net.receiver import AUTHORITIES, Answer, Posted, Receiver, moved, receiving, status
 from tests.telemetry.spans import spans_in
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +87,7 @@ class Bench:
         return WebhookSender(
             self.store,
             self.keys,
-            post or Poster(self.settings).post,
+            post or Poster(self.settings, ssl_context=AUTHORITIES).post,
             self.settings,
             self.recorder,
             clock=lambda: self.now,
