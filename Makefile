@@ -20,7 +20,7 @@ test: install-test ## run the linter, the type checker and all tests
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/python -m pytest -q -n 2 --dist loadgroup -m "not alone"
-	@.venv/bin/python -m pytest -q -m alone --ignore=tests/acceptance
+	@.venv/bin/python -m pytest -q -m alone tests/chaos tests/scaling
 	@.venv/bin/python -m pytest -m alone tests/acceptance
 
 test-fast: install-test ## run the fast tests, in under a minute

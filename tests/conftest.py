@@ -67,9 +67,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make test-fast` leaves out, and what `make test` runs alone."""
     for item in items:
+        is_alone = is_slow(item.path, RAY)
+        if item.get_closest_marker("alone") and not is_alone:
+            raise pytest.UsageError(f"{item.nodeid}: `make test` runs such tests of {RAY} only")
         if is_slow(item.path) or needs_postgres(item):
             item.add_marker(pytest.mark.slow)
-        if is_slow(item.path, RAY):
+        if is_alone:
             item.add_marker(pytest.mark.alone)
 
 

@@ -102,7 +102,7 @@ def performed(
             assert whole
             drill = DRILLS[name]()
             status.update(f"{drill.what} …")
-            yield perform(drill, whole, seconds)
+            yield perform(drill, whole, seconds=seconds)
         stack.close()
         if SIGTERM in names:
             status.update(f"{sigterm.WHAT} …")

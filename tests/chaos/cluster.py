@@ -72,7 +72,7 @@ class Cluster:
 
     def kill_head(self) -> None:
         """Kill all processes of the head."""
-        end(each for process in self._head for each in family(process))
+        end(below(self._head))
         # Ray takes the worker for a cluster that runs, because it is on the same machine.
         (self._folder / "ray_current_cluster").unlink(missing_ok=True)
 
@@ -90,10 +90,7 @@ class Cluster:
 
     def members(self) -> list[psutil.Process]:
         """All processes of the cluster."""
-        ours = [each for each in psutil.process_iter() if str(self._folder) in command(each)]
-        found = {member.pid: member for each in ours for member in family(each)}
-        found.pop(os.getpid(), None)
-        return list(found.values())
+        return below(each for each in psutil.process_iter() if str(self._folder) in command(each))
 
     def _start_node(self, *given: str, **environment: str) -> None:
         [agent_port] = free_ports(1)
@@ -132,11 +129,21 @@ def is_called(process: psutil.Process, title: str) -> bool:
     return False
 
 
-def family(process: psutil.Process) -> list[psutil.Process]:
-    """A process and all below it."""
+def below(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """These processes and all that they have started, directly or not; without this one."""
+    found = {process.pid: process for process in processes}
+    all_ = [(process, parent(process)) for process in psutil.process_iter()]
+    while more := [each for each, pid in all_ if pid in found and each.pid not in found]:
+        found |= {each.pid: each for each in more}
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+def parent(process: psutil.Process) -> int | None:
+    """The pid of the process's parent; None when the process is gone."""
     with suppress(psutil.Error):
-        return [process, *process.children(recursive=True)]
-    return []
+        return process.ppid()
+    return None
 
 
 def end(processes: Iterable[psutil.Process]) -> None:

@@ -7,6 +7,8 @@ import pytest
 from tests.chaos.inbox import Inbox
 from tests.chaos.installation import Installation, installation
 
+SINGLE = ("Preprocess", "Inference", "Postprocess", "Dispatcher")
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
@@ -24,7 +26,15 @@ def inbox() -> Iterator[Inbox]:
 
 @pytest.fixture(scope="module")
 def whole(inbox: Inbox) -> Iterator[Installation]:
-    """One installation for all: what was mended is broken again."""
+    """One installation for all: what was mended is broken again.
+
+    Where a deployment's only replica is lost or replaced, its callers wait for the next.
+    """
     webhooks = {"allowed_hosts": [f"127.0.0.1:{inbox.port}"], "timeout_s": 5, "span_s": 60}
-    with installation(args={"webhooks": webhooks, "queue": {"lease_s": 5}}) as found:
+    queue = {"lease_s": 5, "max_running": 4}  # so few that others wait
+    application = {
+        "args": {"webhooks": webhooks, "queue": queue},
+        "deployments": [{"name": name, "num_replicas": 1} for name in SINGLE],
+    }
+    with installation(application=application) as found:
         yield found

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ NUM_SCENES = 6
 NUM_CLIENTS = 8
 CANCELLED_EVERY = 7
 RETRY_S = 0.2
+POLL_S = 0.25  # of what takes a call
 TIMEOUT_S = 120.0
 RETRIED = (429, 500, 502, 503, 504)
 
@@ -67,21 +69,34 @@ class Crowd:
         """The results of a synchronous run for each question, without pictures."""
         return {question: await self._run(question) for question in QUESTIONS}
 
-    async def submit(self, num: int) -> None:
-        """Submit `num` jobs from several clients; every seventh is cancelled at once."""
-        numbers = iter(range(num))
+    async def submit(self, is_enough: asyncio.Event) -> None:
+        """Submit jobs from several clients until it `is_enough`; cancel every seventh at once."""
+        numbers = count()
 
         async def client() -> None:
-            for number in numbers:
+            while not is_enough.is_set():
+                number = next(numbers)
                 id_ = await self._submit(QUESTIONS[number % len(QUESTIONS)])
                 if number % CANCELLED_EVERY == 0:
                     await self._cancel(id_)
 
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
 
-    async def reached(self, num: int) -> None:
-        """Wait until `num` jobs are acknowledged."""
-        await until(lambda: self._has_reached(num))
+    async def acknowledges(self, more: int) -> None:
+        """Wait until `more` jobs are acknowledged than now."""
+        goal = len(self.acknowledged) + more
+        await until(lambda: self._has_reached(goal))
+
+    async def first_endings(self) -> dict[str, dict[str, Any]]:
+        """The statuses of all jobs when at least one has ended."""
+        statuses: dict[str, dict[str, Any]] = {}
+
+        async def is_one_completed() -> bool:
+            statuses.update(await self.statuses())
+            return any(status["status"] == "COMPLETED" for status in statuses.values())
+
+        await until(is_one_completed, POLL_S)
+        return statuses
 
     async def statuses(self) -> dict[str, dict[str, Any]]:
         """The status and log of every acknowledged job."""
@@ -137,7 +152,7 @@ class Crowd:
             status.update(await self._status(id_))
             return bool(status["status"] == "COMPLETED")
 
-        await until(has_ended)
+        await until(has_ended, POLL_S)
         return await self._status(id_)
 
     async def _call(self, method: str, path: str, **options: Any) -> httpx2.Response:
@@ -167,11 +182,11 @@ class Crowd:
         return answers
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], poll_s: float = 0.02) -> None:
     """Wait until `condition` holds."""
     async with asyncio.timeout(TIMEOUT_S):
         while not await condition():  # noqa: ASYNC110, it is another process that changes
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(poll_s)
 
 
 def is_passing(answer: httpx2.Response) -> bool:

@@ -15,8 +15,8 @@ from tests.chaos.counts import LoadCounts
 from tests.chaos.installation import Installation
 from tests.chaos.load import load, until
 
-NUM_PAIRS = 4
 RECOVERY_S = 240.0
+ANSWER_S = 120.0
 ENDING_S = 120.0
 
 
@@ -60,18 +60,32 @@ class DrillResult:
         return not self.counts.final and not self.complaints
 
 
-def perform(drill: Drill, installation: Installation, seconds: float) -> DrillResult:
-    """Break and repair a part under load of at least `seconds`."""
-    calm_s = seconds / 4
-    with load(installation.target, NUM_PAIRS) as counts:
-        time.sleep(calm_s)
+def perform(
+    drill: Drill, installation: Installation, num_pairs: int = 4, seconds: float = 0.0
+) -> DrillResult:
+    """Break and repair a part under load of at least `seconds`, by pairs of clients."""
+    started = time.monotonic()
+    with load(installation.target, num_pairs) as counts:
+        complaints = unanswered(counts, num_pairs)
         began = time.monotonic()
-        complaints = break_and_mend(drill, installation)
+        complaints += break_and_mend(drill, installation)
         whole_s = time.monotonic() - began
-        time.sleep(max(calm_s, seconds - calm_s - whole_s))
+        complaints += unanswered(counts, num_pairs)
+        time.sleep(max(0.0, started + seconds - time.monotonic()))
     recovered_s = max(whole_s, counts.last_failure - began)
     complaints += [*lost(installation, counts), *drill.complaints(installation, counts)]
     return DrillResult(drill.what, counts, recovered_s, complaints)
+
+
+def unanswered(counts: LoadCounts, num_pairs: int) -> list[str]:
+    """A complaint unless runs and jobs are answered that begin from now on."""
+    # A client begins another only after an answer, so this is at least one answer for each pair.
+    runs, queued = counts.runs + 2 * num_pairs, counts.queued + 2 * num_pairs
+    try:
+        until(lambda: counts.runs >= runs and counts.queued >= queued, ANSWER_S, "no answers")
+    except TimeoutError as error:
+        return [str(error)]
+    return []
 
 
 def break_and_mend(drill: Drill, installation: Installation) -> list[str]:

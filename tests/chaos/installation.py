@@ -106,8 +106,11 @@ class Installation:
 
 
 @contextmanager
-def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Installation]:
-    """An installation with the settings `args`, removed after the block."""
+def installation(haproxy: bool = True, application: Tree | None = None) -> Iterator[Installation]:
+    """An installation, removed after the block.
+
+    `application` has settings and options that are laid over those of installation.yaml.
+    """
     with ExitStack() as stack:
         # Not TMPDIR, which may be too long for the addresses of Ray's sockets.
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="drill-", dir="/tmp"))
@@ -127,8 +130,8 @@ def installation(haproxy: bool = True, args: Tree | None = None) -> Iterator[Ins
         stack.callback(cluster.stop)
         cluster.start()
         over = configuration(port, front, database.url, bucket.url, folder)
-        release = Release(cluster, over)
-        release.adopt(args or {})
+        own = {"applications": [{"name": APPLICATION, **(application or {})}]}
+        release = Release(cluster, merge(over, own))
         target = Target(f"http://127.0.0.1:{port}", KEY)
         whole = Installation(folder, target, cluster, database, bucket, release)
         release.deploy()

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import httpx2
@@ -27,6 +28,7 @@ class Service:
     """One service on the state in `folder`, at one port; `flags` are those of `florence serve`."""
 
     def __init__(self, folder: Path, flags: Sequence[str]) -> None:
+        self.folder = folder
         port = quiet_port()
         self.target = Target(f"http://127.0.0.1:{port}", KEY)
         self._log = folder / "serve.log"
@@ -34,12 +36,17 @@ class Service:
         self._command = [*command, "--state", str(folder), *flags]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it is ready."""
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started and not stopped since."""
+        return self._process is not None
+
+    def start(self, *more: str) -> None:
+        """Start it, with `more` flags, and wait until it is ready."""
         environment = os.environ | {"FLORENCE_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=environment, stdout=log, stderr=log
+                [*self._command, *more], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
         self.wait_until_ready()
 
@@ -47,13 +54,14 @@ class Service:
         """Ask until every deployment answers."""
         until(self._is_ready, START_S, "florence serve is not ready")
 
-    def kill(self, part: str) -> None:
-        """Kill every process whose title ends in `part`, such as `Inference` or `StoreOwner`."""
-        found = [member for member in self._members() if is_called(member, part)]
-        assert found, f"no process is called {part}"
-        for member in found:
+    def kill(self, *parts: str) -> None:
+        """Kill every process whose title ends in one of `parts`: `Inference`, `StoreOwner`, …"""
+        members = self._members()
+        found = {part: [each for each in members if is_called(each, part)] for part in parts}
+        assert all(found.values()), found
+        for member in chain.from_iterable(found.values()):
             member.kill()
-        wait_for_death(found)
+        wait_for_death(chain.from_iterable(found.values()))
 
     def kill_everything(self) -> None:
         """Kill all processes at once."""

@@ -9,16 +9,19 @@ import httpx2
 from tests.chaos.crowd import Crowd, Question, num_started, until
 from tests.chaos.inbox import Inbox
 
-AMID = 40  # jobs that are acknowledged when the fault comes
+BEFORE = 12  # jobs that are acknowledged before the fault
+AFTER = 16  # and after it: so many that some were submitted and cancelled since
 
 
-async def amid(crowd: Crowd, num: int, fault: Callable[[], None]) -> None:
-    """Submit `num` jobs; cause the fault when some of them are acknowledged."""
-    goal = len(crowd.acknowledged) + AMID
+async def amid(crowd: Crowd, fault: Callable[[], None]) -> None:
+    """Cause the fault while jobs are submitted: from before it until after it."""
+    is_enough = asyncio.Event()
     async with asyncio.TaskGroup() as both:
-        both.create_task(crowd.submit(num))
-        await crowd.reached(goal)
+        both.create_task(crowd.submit(is_enough))
+        await crowd.acknowledges(BEFORE)
         await asyncio.to_thread(fault)
+        await crowd.acknowledges(AFTER)
+        is_enough.set()
 
 
 async def check(

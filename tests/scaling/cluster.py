@@ -21,6 +21,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
     FakeMultiNodeProvider,
 )
 
+from deployments.ray_compat import ONE_MACHINE
+
 ROOT = Path(__file__).parents[2]
 HEAD, NODE = "head", "node"  # resources that only the head has, and only the others
 PROVIDER = FakeMultiNodeProvider.__module__ + ".FakeMultiNodeProvider"
@@ -51,7 +53,7 @@ def growing_cluster(folder: Path, max_workers: int) -> Iterator[dict[str, str]]:
                 *(f'--resources={{"{HEAD}": 1}}', f"--object-store-memory={STORE_BYTES}"),
                 *("--include-dashboard=false", "--disable-usage-stats"),
             ],
-            env=os.environ | key | environment(),
+            env=os.environ | ONE_MACHINE | key | environment(),
             check=True,
             capture_output=True,
             timeout=START_S,
@@ -74,7 +76,6 @@ def environment() -> dict[str, str]:
         "RAY_enable_autoscaler_v2": "1",
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "RAY_enable_worker_prestart": "0",
         "PYTHONPATH": str(ROOT),
     }
 
@@ -100,7 +101,7 @@ def cluster_config(address: str, max_workers: int) -> dict[str, Any]:
         "cluster_name": "growing",
         "max_workers": max_workers,
         "upscaling_speed": 10.0,
-        "idle_timeout_minutes": 0.1,
+        "idle_timeout_minutes": 0.05,
         "head_node_type": "ray.head.default",
         "provider": {
             "type": "external",

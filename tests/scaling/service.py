@@ -16,6 +16,7 @@ import psutil
 from PIL import Image
 
 from deployments.local.config import compose, merge, without_nulls
+from deployments.ray_compat import ONE_MACHINE
 from deployments.settings import hash_key
 from tests.acceptance.caller import APP, PROPOSAL, uri
 from tests.scaling.cluster import ROOT, free_port
@@ -109,10 +110,11 @@ def deployed(
     file = folder / "profile.json"
     file.write_text(json.dumps(profile(folder, port, options, args)))
     (folder / "ray").mkdir()  # Ray notes there which cluster is the current one
+    own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scaling.deploy", str(file)],
         cwd=ROOT,
-        env=os.environ | access | {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder)},
+        env=os.environ | access | ONE_MACHINE | own,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -18,6 +18,9 @@ from tests.scaling.cluster import HEAD, NODE, access
 from tests.scaling.service import TIMEOUT_S, Service, deployed, placed
 
 CLIENTS = 6
+JOBS = 20
+QUEUE = {"max_running": 1, "lease_s": 5}  # submits outrun two at a time, so some are left
+SOON = {"RAY_health_check_period_ms": "500"}  # after five, Ray gives a node up; 3 s by default
 ON_NODES = placed(NODE, num_replicas=2, max_replicas_per_node=1)
 DEPLOYMENTS = ("Preprocess", "Inference", "Postprocess", "Dispatcher")
 SMALL = scene(0, (256, 256)).image
@@ -67,17 +70,18 @@ def load(service: Service) -> Iterator[Load]:
 def test_a_lost_node_is_no_error_for_a_client(postgres: str) -> None:
     """The remaining node answers every run and finishes every job."""
     options = dict.fromkeys(DEPLOYMENTS, ON_NODES) | {"Ingress": placed(HEAD)}
+    args = {"store": {"url": postgres}, "queue": QUEUE}
     with (
         tempfile.TemporaryDirectory(prefix="fl-") as folder,
-        deployed(access(), Path(folder), options, {"store": {"url": postgres}}) as service,
+        deployed(access() | SOON, Path(folder), options, args) as service,
     ):
         service.observer.wait_for(lambda now: now["nodes"] == 3 and now["running"] == 2)
         with load(service) as clients:
-            clients.wait_for(20)
-            names = [service.submit(SMALL) for _ in range(40)]
+            clients.wait_for(2 * CLIENTS)
+            names = [service.submit(SMALL) for _ in range(JOBS)]
             service.lose_a_node()
             service.observer.wait_for(lambda now: now["nodes"] == 2)
-            clients.wait_for(60)
+            clients.wait_for(5 * CLIENTS)
         results = [service.result(name) for name in names]
 
     failed = [answer for answer in (*clients.answers, *results) if answer.status_code != 200]
