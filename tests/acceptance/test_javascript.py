@@ -25,13 +25,13 @@ WAYS = [
 ]
 STATUSES = ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 
-AHEAD: list[tuple[str, dict[str, str]]] = [
+AHEAD: list[tuple[str, dict[str, str]]] = [  # first those that wait for a late image
     ("subscribe.mjs", {}),
+    ("follow.mjs", {"MODE": "polling"}),
+    ("follow.mjs", {"MODE": "streaming"}),
     ("queue.mjs", {}),
     ("storage.mjs", {}),
     ("files.mjs", {}),
-    ("follow.mjs", {"MODE": "polling"}),
-    ("follow.mjs", {"MODE": "streaming"}),
     ("run.mjs", {}),
     ("stream.mjs", {}),
     ("errors.mjs", {}),
@@ -71,9 +71,9 @@ def script(
         "HANGING_URL": f"{origin.url}/hangs",
         "WEBHOOK_URL": receiver.url(f"/javascript/{version}/{way}"),
         "LATE_URL": f"{origin.url}/late.png",
-        "NUM_OTHERS": str(3 * compose({}, {}).settings.queue.max_running),
+        "NUM_OTHERS": str(2 * compose({}, {}).settings.queue.max_running),
     }
-    scripts = Scripts(node, environment, [*AHEAD, ("subscribe.mjs", https)])
+    scripts = Scripts(node, environment, [("subscribe.mjs", https), *AHEAD])
     yield scripts
     scripts.close()
 

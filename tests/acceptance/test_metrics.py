@@ -92,8 +92,12 @@ def used(
     """Use every part of the service, and wait for the next report to Ray; the metrics then."""
     refuse(caller, state)
     path = f"/hooks/{uuid4()}"
-    long = submit(caller, f"{origin.url}/hangs", 1, receiver.url(path))
-    until_moved("florence_queue_key_running", lambda: wait_until_begun(caller, long[0]))
+
+    def run_long() -> None:
+        submit(caller, f"{origin.url}/hangs", 1, receiver.url(path))
+
+    run_long()
+    until_moved("florence_queue_key_running", run_long)
     with load(caller, 6) as answers:
         until_moved("florence_ingress_retries_total", lambda: die_under_runs(answers))
         until_moved("florence_dispatcher_retries_total", lambda: die_under_jobs(caller, answers))

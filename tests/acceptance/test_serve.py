@@ -44,7 +44,7 @@ class Ending:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the service keeps its state without being told."""
+    """The user's state folder, in which the service has its own."""
     return tmp_path_factory.mktemp("home")
 
 
@@ -70,8 +70,8 @@ def ending(home: Path, first: Serving, fronted: Caller) -> Ending:
     body = BODY | {"image_url": photograph}
     processes = [first.process, *first.process.children(recursive=True)]
     folders = [Path(each.cmdline()[3]).parents[1] for each in haproxies(processes)]
-    with asking(fronted), ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(fronted.post, [body] * 8))
+    with asking(fronted), ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(fronted.post, [body] * 4))
         first.process.send_signal(signal.SIGINT)
         psutil.wait_procs(processes, timeout=STOP_S)
     promised = {answer.json()["image"]["file_name"] for answer in answers}
@@ -147,9 +147,9 @@ def test_haproxy_takes_a_large_body(fronted: Caller) -> None:
 
 
 def test_the_model_stops_when_its_caller_disconnects(first: Serving, fronted: Caller) -> None:
-    """HAProxy passes it on. A run left after a tenth of its processor time costs under half."""
+    """After a tenth of a run's processor time it costs less than half; HAProxy passes it on."""
     model = replicas("Inference", first.process)
-    fronted.post(BODY)  # whatever is done once is done now
+    fronted.post(BODY)  # so that the first run's own work is done
     before = cpu_seconds(model)
     fronted.post(SLOW)
     whole_s = cpu_seconds(model) - before
@@ -165,7 +165,7 @@ def test_the_model_stops_when_its_caller_disconnects(first: Serving, fronted: Ca
 
 @contextmanager
 def asked(caller: Caller, body: dict[str, object]) -> Iterator[None]:
-    """A run that nobody waits for after the block."""
+    """A run whose caller disconnects after the block."""
     parts = urlsplit(caller.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
     headers = caller.authorization | {"Content-Type": "application/json"}
@@ -200,7 +200,7 @@ def test_ctrl_c_ends_every_process(ending: Ending) -> None:
 def test_ctrl_c_loses_no_picture(ending: Ending, home: Path) -> None:
     """Those that answers have named were drawn and stored before the end."""
     stored = {file.name for file in StateFolder(home / "florence").files.rglob("*.jpg")}
-    assert len(ending.promised) == 8
+    assert len(ending.promised) == 4
     assert ending.promised - stored == set()
 
 
