@@ -22,7 +22,6 @@ MAX_BYTES = 4 * 1024 * 1024
 SETTINGS = (
     f"preprocess.max_bytes={MAX_BYTES}",
     "preprocess.fetch_timeout_s=6",
-    "preprocess.connect_timeout_s=1",
     "ingress.max_body_bytes=8388608",
     "inference.max_queue=24",
     "tracing.exporter=file",
