@@ -1,6 +1,7 @@
 """Fixtures that more than one part of the tests needs."""
 
 import gc
+import signal
 import urllib.request
 from collections.abc import Iterator, Set
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("tests", deadline=None)  # speed is never a test, and machines are shared
 settings.load_profile("tests")
 TESTS = Path(__file__).parent
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is below a shell's `&`
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands under test inherit it
 
 
 @pytest.fixture
