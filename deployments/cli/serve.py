@@ -119,7 +119,7 @@ def welcome(profile: Profile, state: StateFolder) -> str:
         "JavaScript (@fal-ai/client 1.10 or newer)",
         javascript(url, key, authority),
         "",
-        "Python (fal-client 1.0 or newer)",
+        "Python (fal-client 0.12 or newer)",
         python(url, key, authority) if authority else NEEDS_TLS,
         "",
     ]

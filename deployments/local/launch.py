@@ -23,7 +23,12 @@ from deployments.jobs.open import open_store
 from deployments.local.config import Profile, Tree
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_port
-from deployments.local.signals import deferred_interrupts, ignored_signals, restored_handlers
+from deployments.local.signals import (
+    deferred_interrupts,
+    ignored_signals,
+    own_process_groups,
+    restored_handlers,
+)
 from deployments.local.state import StateFolder, write_private
 from deployments.ray_compat import (
     ONE_MACHINE,
@@ -43,6 +48,7 @@ REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
 EXIT_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+RAY_LOGS = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/session_latest/logs")
 ENVIRONMENT = ONE_MACHINE | {"TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -200,31 +206,48 @@ def start(profile: Profile) -> None:
     Raises:
         SetupError: it did not come up.
     """
-    import ray
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
     from deployments.app import assemble
 
-    with restored_handlers():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+    start_ray()
     stop_idle_helpers()
-    logs = Path("/tmp/ray/session_latest/logs/serve")
+    logs = RAY_LOGS / "serve"
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     application = assemble(with_environment(profile.settings), profile.options)
     try:
         serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
         serve.run(application, name=APPLICATION, logging_config=profile.logging)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise SetupError(f"the service did not start: {reason} (logs: {logs})") from error
+        raise SetupError(f"the service did not start: {reason(error)} (logs: {logs})") from error
     wait_until_ready(profile, logs)
+
+
+def start_ray() -> None:
+    """Start a Ray for this service alone.
+
+    Raises:
+        SetupError: it did not start.
+    """
+    import ray
+
+    try:
+        with restored_handlers(), own_process_groups():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:  # Ray raises this very class when it waits in vain
+        raise SetupError(f"Ray did not start: {reason(error)} (logs: {RAY_LOGS})") from error
+
+
+def reason(error: Exception) -> str:
+    """The last line of its message, which says the most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def leave_engine_cores(profile: Profile, before: set[psutil.Process]) -> None:

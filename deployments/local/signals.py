@@ -1,14 +1,17 @@
 """The signals that end a command: Ctrl-C, and what a supervisor or a closed terminal sends."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = signal.SIGALRM
 AGAIN_S = 0.01
+starts_groups = False
 
 
 def raise_interrupts() -> None:
@@ -71,3 +74,25 @@ def deferred_interrupts() -> Iterator[None]:
         yield
     if came:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def own_process_groups() -> Iterator[None]:
+    """Processes that Ray starts inside the block lead groups of their own.
+
+    Ctrl-C, `timeout` and a closed terminal signal a whole group. Ray's processes would end before
+    us, and the requests under way with them.
+    """
+    global starts_groups
+    register_fork()
+    starts_groups = True
+    try:
+        yield
+    finally:
+        starts_groups = False
+
+
+@cache
+def register_fork() -> None:
+    """Python calls this in a child that has a `preexec_fn`, as Ray's have."""
+    os.register_at_fork(after_in_child=lambda: os.setpgid(0, 0) if starts_groups else None)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def serving(log: Path, *arguments: str, **environment: str) -> Iterator[Serving]
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + START_S
@@ -66,5 +67,11 @@ def serving(log: Path, *arguments: str, **environment: str) -> Iterator[Serving]
             time.sleep(0.1)
         yield Serving(psutil.Process(process.pid), log.read_text())
     finally:
-        process.send_signal(signal.SIGINT)
+        interrupt(process.pid)
         assert process.wait(STOP_S) == 0
+
+
+def interrupt(leader: int, number: signal.Signals = signal.SIGINT) -> None:
+    """Signal a whole process group, as a terminal, `timeout` and many supervisors do."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, number)

@@ -115,6 +115,17 @@ def write_config(folder: Path, port: int, front: dict[str, str]) -> Path:
     return file
 
 
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    """Ray's sockets have no room in a folder of so long a name."""
+    folder = tmp_path / ("long" * 30)
+    done = florence("serve", "--port", "0", "--ephemeral", RAY_TMPDIR=str(folder))
+
+    [complaint] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Ray did not start" in complaint
+    assert str(folder) in complaint
+
+
 def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:
     """`florence demo` writes its four files for each scene, exits 0, and Ray says nothing."""
     done = florence("demo", "--seed", "7", "--out", str(tmp_path))

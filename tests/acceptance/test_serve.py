@@ -22,7 +22,7 @@ from PIL import Image
 
 from deployments.local.state import StateFolder
 from tests.acceptance.caller import APP, PROPOSAL, Caller, encoded, scene, uri
-from tests.acceptance.command import FLORENCE, Serving, florence, serving
+from tests.acceptance.command import FLORENCE, Serving, florence, interrupt, serving
 from tests.acceptance.replicas import cpu_seconds, replicas, wait_until_idle
 
 STOP_S = 15.0
@@ -72,7 +72,7 @@ def ending(home: Path, first: Serving, fronted: Caller) -> Ending:
     folders = [Path(each.cmdline()[3]).parents[1] for each in haproxies(processes)]
     with asking(fronted), ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(fronted.post, [body] * 4))
-        first.process.send_signal(signal.SIGINT)
+        interrupt(first.process.pid)
         psutil.wait_procs(processes, timeout=STOP_S)
     promised = {answer.json()["image"]["file_name"] for answer in answers}
     return Ending(promised, processes, folders, (home / "first.log").read_text())
@@ -260,7 +260,7 @@ BEGUN: dict[str, Callable[[Path, psutil.Process], bool]] = {
 
 @pytest.mark.parametrize(
     ("begun", "number"),
-    [("its checks", signal.SIGINT), ("Ray", signal.SIGTERM), ("the model", signal.SIGINT)],
+    [("its checks", signal.SIGINT), ("Ray", signal.SIGTERM), ("the model", signal.SIGHUP)],
 )
 def test_serve_can_be_stopped_while_it_starts(
     tmp_path: Path, begun: str, number: signal.Signals
@@ -269,15 +269,17 @@ def test_serve_can_be_stopped_while_it_starts(
     state, log = tmp_path / "state", tmp_path / "log"
     with log.open("w") as out:
         command = [*FLORENCE, "serve", "--port", "0", "--state", str(state)]
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
         member, deadline = psutil.Process(process.pid), time.monotonic() + DEADLINE_S
         while not BEGUN[begun](state, member):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, f"it does not begin {begun}"
             time.sleep(0.05)
         started = member.children(recursive=True)
-        process.send_signal(number)
-        process.wait(DEADLINE_S)
+        interrupt(process.pid, number)
+        process.wait(DEADLINE_S / 2)
     _, left = psutil.wait_procs(started, timeout=5)
 
     assert left == []
