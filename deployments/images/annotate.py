@@ -1,31 +1,33 @@
-"""Draws labelled boxes on a picture, so that people can read them on any background."""
+"""Draws labelled shapes on a picture, so that people can read them on any background."""
 
 import io
 from collections.abc import Iterable
 from itertools import cycle
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from deployments.images.decode import decode
+from deployments.images.label import Rectangle, draw_label
 from deployments.settings import PreprocessSettings
 
-COLOURS = ("#e6194b", "#0b7de3", "#2e9e3f", "#f58231", "#911eb4", "#00a3a3", "#d426c9", "#8a5a12")
+# White text can be read on each: a contrast of 4.5 at least, as WCAG 2 counts.
+COLOURS = ("#d7143c", "#0a6cc8", "#1e7d32", "#b85400", "#8a1fb0", "#007a80", "#c0189f", "#7a4f10")
 HALO = "white"
+FILL_ALPHA = 90  # of 255: what lies under it can still be seen
 LARGEST_SIDE = 65_500  # of a JPEG, as libjpeg writes it
+# A slanted line is drawn larger and reduced, within so many pixels, which takes milliseconds;
+# what is too large for that is so fine that nobody sees its steps.
+SMOOTH_PIXELS = 2_000_000
+SCALES = (4, 2)
+
+Ring = list[tuple[float, float]]  # corners in pixels; the last is joined to the first
 
 
 class Drawable(Protocol):
-    """What can be drawn: a function in `DRAW` knows its kind.
-
-    x, y, w and h are the rectangle around it, in pixels. The label may be empty.
-    """
+    """What can be drawn: `RINGS` knows its kind. The label may be empty."""
 
     kind: ClassVar[str]
-    x: float
-    y: float
-    w: float
-    h: float
     label: str
 
 
@@ -41,51 +43,92 @@ def annotated(
 
 
 def annotate(image: Image.Image, shapes: Iterable[Drawable]) -> Image.Image:
-    """A copy of the RGB `image` with each shape in a colour between two white lines."""
+    """A copy of the RGB `image` with each shape in a colour between two white lines.
+
+    Fills come first and labels last, so that nothing that can be read is covered.
+    """
     picture = image.copy()
-    canvas = ImageDraw.Draw(picture)
     stroke = max(2, round(max(image.size) / 320))
-    font = ImageFont.load_default(max(12, round(max(image.size) / 40)))
-    for shape, colour in zip(shapes, cycle(COLOURS), strict=False):
-        DRAW[shape.kind](canvas, shape, colour, stroke)
-        if shape.label:
-            tag(canvas, shape, colour, font, image.size)
+    drawn = [
+        (shape, RINGS[shape.kind](shape), colour)
+        for shape, colour in zip(shapes, cycle(COLOURS), strict=False)
+    ]
+    for shape, ring, colour in drawn:
+        if shape.kind in FILLED:
+            fill(picture, ring, colour)
+    for shape, ring, colour in drawn:
+        outline(picture, shape.kind, ring, colour, stroke)
+    plates: list[Rectangle] = []
+    for shape, ring, colour in drawn:
+        if shape.label.strip():
+            plates.append(draw_label(picture, shape.label, around(ring), colour, plates))
     return picture
 
 
-def outline(canvas: ImageDraw.ImageDraw, box: Drawable, colour: str, stroke: int) -> None:
-    """The box's edge; a thin white line on each side keeps it apart from what lies under it."""
-    corners = (box.x, box.y, box.x + box.w, box.y + box.h)
-    halo = max(1, stroke // 2)
-    canvas.rectangle(grown(corners, halo), outline=HALO, width=stroke + 2 * halo)
-    canvas.rectangle(corners, outline=colour, width=stroke)
+def corners(box: Any) -> Ring:
+    left, top, right, bottom = box.x, box.y, box.x + box.w, box.y + box.h
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
-DRAW = {"box": outline}  # by kind
+def points(shape: Any) -> Ring:
+    return [(point.x, point.y) for point in shape.points]
 
 
-def grown(
-    corners: tuple[float, float, float, float], by: float
-) -> tuple[float, float, float, float]:
+RINGS = {"box": corners, "quad": points, "polygon": points}  # by kind
+FILLED = {"polygon"}
+
+
+def fill(picture: Image.Image, ring: Ring, colour: str) -> None:
+    """Lay a translucent colour inside the ring; it costs what lies inside, not the picture."""
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    ImageDraw.Draw(picture, "RGBA").polygon(ring, fill=(red, green, blue, FILL_ALPHA))
+
+
+def outline(picture: Image.Image, kind: str, ring: Ring, colour: str, stroke: int) -> None:
+    """The ring's edge; a thin white line on each side keeps it apart from what lies under it."""
+    edge = rectangle if kind == "box" else slanted
+    edge(picture, ring, HALO, stroke + 2 * max(1, stroke // 2))
+    edge(picture, ring, colour, stroke)
+
+
+def rectangle(picture: Image.Image, ring: Ring, colour: str, width: int) -> None:
+    ImageDraw.Draw(picture).rectangle(grown(around(ring), width / 2), outline=colour, width=width)
+
+
+def slanted(picture: Image.Image, ring: Ring, colour: str, width: int) -> None:
+    """A line along the ring, without visible steps in a small picture."""
+    left, top, right, bottom = grown(around(ring), width)
+    x, y = max(0, int(left)), max(0, int(top))
+    w = min(picture.width, int(right) + 1) - x
+    h = min(picture.height, int(bottom) + 1) - y
+    scale = next((scale for scale in SCALES if w * h * scale**2 <= SMOOTH_PIXELS), 1)
+    if w <= 0 or h <= 0:
+        return
+    if scale == 1:
+        line(ImageDraw.Draw(picture), ring, colour, width)
+        return
+    mask = Image.new("L", (w * scale, h * scale))
+    line(
+        ImageDraw.Draw(mask),
+        [((px - x) * scale, (py - y) * scale) for px, py in ring],
+        255,
+        width * scale,
+    )
+    picture.paste(ImageColor.getrgb(colour), (x, y), mask.reduce(scale))
+
+
+def line(canvas: ImageDraw.ImageDraw, ring: Ring, ink: str | int, width: int) -> None:
+    canvas.line([*ring, *ring[:2]], fill=ink, width=width, joint="curve")
+
+
+def around(ring: Ring) -> Rectangle:
+    xs, ys = zip(*ring, strict=True)
+    return Rectangle(min(xs), min(ys), max(xs), max(ys))
+
+
+def grown(edge: Rectangle, by: float) -> Rectangle:
     """The rectangle with every side moved outwards by `by` pixels."""
-    x1, y1, x2, y2 = corners
-    return x1 - by, y1 - by, x2 + by, y2 + by
-
-
-def tag(
-    canvas: ImageDraw.ImageDraw,
-    shape: Drawable,
-    colour: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
-) -> None:
-    """The label in white on the colour: above the shape, or inside where there is no room."""
-    left, top, right, bottom = canvas.textbbox((0, 0), shape.label, font=font)
-    width, height = right - left + 8, bottom - top + 6
-    x = max(0.0, min(shape.x, size[0] - width))
-    y = shape.y - height if shape.y >= height else shape.y
-    canvas.rectangle((x, y, x + width, y + height), fill=colour, outline=HALO)
-    canvas.text((x + 4 - left, y + 3 - top), shape.label, fill="white", font=font)
+    return Rectangle(edge.x1 - by, edge.y1 - by, edge.x2 + by, edge.y2 + by)
 
 
 def encode(picture: Image.Image, quality: int) -> bytes:

@@ -7,7 +7,7 @@ from deployments.florence.parsing import ModelAnswer
 from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
 from deployments.florence.tasks import TASKS, Task
 from deployments.florence.vocabulary import Vocabulary
-from deployments.images.annotate import DRAW
+from deployments.images.annotate import RINGS
 from deployments.settings import DEMO_CHECKPOINT
 
 each_task = pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
@@ -49,7 +49,7 @@ def test_what_is_drawn_can_be_drawn(task: Task) -> None:
         word = Vocabulary(DEMO_CHECKPOINT).encode("circle")[1]
         answer = ModelAnswer((word, *[location] * 4), Vocabulary(DEMO_CHECKPOINT), (10, 10))
         results = task.parse(answer, ImageInput(image_url="u"))
-        assert {shape.kind for shape in task.draw(results)} <= set(DRAW)
+        assert {shape.kind for shape in task.draw(results)} <= set(RINGS)
 
 
 @each_task
