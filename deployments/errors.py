@@ -51,6 +51,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+    hint: str = ""  # how to do it right, where that is known
 
     def __init_subclass__(cls, status: int = 0, type: str = "", retryable: bool = False) -> None:
         """A class gives its status and type in its first line, or has its parent's."""
@@ -67,7 +68,14 @@ class ServiceError(Exception):
         return str(self.args[0])
 
     def body(self) -> dict[str, Any]:
-        """The JSON body in fal's shape."""
+        """The JSON body in fal's shape; a hint is ours."""
+        return self._body() | ({"hint": self.hint} if self.hint else {})
+
+    def with_hint(self, hint: str) -> Self:
+        self.hint = hint
+        return self
+
+    def _body(self) -> dict[str, Any]:
         return {"detail": self.message, "error_type": self.type}
 
     def headers(self) -> Headers:
@@ -96,7 +104,7 @@ class ModelError(ServiceError):
     def items(self) -> list[dict[str, Any]]:
         return [fault(self.type, self.loc, self.message, **self.ctx)]
 
-    def body(self) -> dict[str, Any]:
+    def _body(self) -> dict[str, Any]:
         return {"detail": self.items()}
 
 

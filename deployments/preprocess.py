@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deployments.errors import InternalError
+from deployments.errors import FileDownloadError, InternalError
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
 from deployments.files.own_urls import own_name, read_own
@@ -21,7 +21,7 @@ from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.messages import Prepared, Request, Stopwatch
 from deployments.florence.sequence import Pixels
 from deployments.florence.stages import Stages
-from deployments.images.data_uri import read_data_uri
+from deployments.images.data_uri import hint_of_url, read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
 from deployments.settings import Settings
@@ -102,7 +102,10 @@ class Preprocess:
         name = own_name(url, (request.base_url, self._public_url))
         if name is not None:
             return await read_own(self._files, name, max_bytes)
-        return await self._fetcher.fetch(url)
+        try:
+            return await self._fetcher.fetch(url)
+        except FileDownloadError as error:
+            raise error.with_hint(hint_of_url(url)) from None
 
     def _prepare(self, source: bytes, fetch_s: float) -> Prepared:
         watch = Stopwatch()

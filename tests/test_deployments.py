@@ -481,6 +481,14 @@ def test_an_own_file_that_is_gone_is_explained(settings: Settings) -> None:
         prepare(settings, f"https://here/cdn/files/{gone}")
 
 
+def test_base64_that_is_no_data_uri_gets_a_hint(settings: Settings) -> None:
+    """Its URL is refused as before, and what it lacks is named."""
+    with pytest.raises(FileDownloadError) as error:
+        prepare(settings, uri(scene(0).image).partition(",")[2])
+
+    assert error.value.body()["hint"].startswith("Put `data:image/")
+
+
 def test_pictures_can_be_turned_off(inference: Inference, settings: Settings) -> None:
     """Without annotate there is no picture and no file."""
     plain = settings.model_copy(

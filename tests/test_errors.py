@@ -125,6 +125,7 @@ def samples() -> Iterator[ServiceError]:
         if issubclass(cls, ModelError):
             yield cls("words", loc=("body", "inputs", 2), max_bytes=5)
     yield Overloaded.after(12.5)
+    yield errors.NotFound().with_hint("Did you mean this?")
     yield InvalidInput.of([fault("missing", ("body", "image_url"), "Field required")])
 
 
@@ -144,6 +145,13 @@ def test_an_error_survives_its_journey(error: ServiceError) -> None:
 def test_a_setup_error_survives_its_journey() -> None:
     """A replica's start can fail far from the operator."""
     assert str(pickle.loads(pickle.dumps(SetupError("no key")))) == "no key"
+
+
+def test_a_hint_stands_beside_the_detail() -> None:
+    """fal's clients read `detail`, which a hint leaves as it is."""
+    for error in (errors.NotFound(), errors.FileTooLarge()):
+        plain = error.body()
+        assert error.with_hint("Do this.").body() == plain | {"hint": "Do this."}
 
 
 def test_context_is_shown() -> None:

@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from deployments.api.deadline import within
+from deployments.api.hints import BODY, hint_of_body
 from deployments.errors import (
     ClientDisconnected,
     FileTooLarge,
@@ -106,10 +107,12 @@ def too_large(max_bytes: int) -> PayloadTooLarge:
 
 def parse(body: bytes | bytearray, model: type[Model], context: Any = None) -> Model:
     """The body as a `model`; an empty body is an object without fields."""
+    value = decode(body) if body else {}
     try:
-        return model.model_validate(decode(body) if body else {}, context=context)
+        return model.model_validate(value, context=context)
     except ValidationError as error:
-        raise InvalidInput.of(faults(error)) from None
+        hint = hint_of_body(value, model, missing(error))
+        raise InvalidInput.of(faults(error)).with_hint(hint) from None
 
 
 def decode(body: bytes | bytearray) -> Any:
@@ -123,7 +126,14 @@ def decode(body: bytes | bytearray) -> Any:
     except ValueError as error:
         reason = str(error)
         message = f"Invalid JSON: {reason}"
-        raise InvalidInput.of([fault("json_invalid", ("body",), message, error=reason)]) from None
+        found = fault("json_invalid", ("body",), message, error=reason)
+        raise InvalidInput.of([found]).with_hint(BODY) from None
+
+
+def missing(error: ValidationError) -> list[str]:
+    """The fields that are not there."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [str(each["loc"][0]) for each in found if each["type"] == "missing"]
 
 
 def faults(error: ValidationError) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from deployments.api.body import read_input
 from deployments.api.deadline import within
 from deployments.api.dependencies import Dependencies
 from deployments.api.headers import base_url, files_ttl_s, priority, queue_url, start_timeout_s
+from deployments.api.hints import hint_of_path
 from deployments.api.responses import (
     error_response,
     queue_status,
@@ -216,7 +217,7 @@ def id_in(request: HttpRequest) -> str | None:
     """
     task = request.path_params.get("task")
     if task is not None and task not in TASKS:
-        raise NotFound
+        raise NotFound().with_hint(hint_of_path(request.url.path))
     request_id = str(request.path_params["request_id"])
     return request_id.lower() if ID.fullmatch(request_id) else None
 

@@ -13,12 +13,14 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from deployments.api.hints import hint_of_method, hint_of_path
 from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServiceError
 from deployments.florence.tasks import APP
 from deployments.jobs.job import JobState, JobStatus, LogEntry
 
 Word = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 WAITING: dict[JobState, Word] = {JobState.QUEUED: "IN_QUEUE", JobState.RUNNING: "IN_PROGRESS"}
+HINT = "How to do it right, where that is known. An extension of fal's schema"
 ROUTE_ERRORS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
 
@@ -27,6 +29,7 @@ class ErrorResponse(BaseModel):
 
     detail: str = Field(description="A sentence for people")
     error_type: str = Field(description="The error's name for programs")
+    hint: str = Field("", description=HINT)
 
 
 class Fault(BaseModel):
@@ -43,6 +46,7 @@ class InputErrorResponse(BaseModel):
     """What is wrong with the input."""
 
     detail: list[Fault] = Field(description="One item for each fault")
+    hint: str = Field("", description=HINT)
 
 
 class FailureResponse(BaseModel):
@@ -97,19 +101,23 @@ def error_response(error: ServiceError, **more: str) -> Response:
     return JSONResponse(more | error.body(), error.status, error.headers())
 
 
-async def route_error_response(_: HttpRequest, error: Exception) -> Response:
+async def route_error_response(request: HttpRequest, error: Exception) -> Response:
     """The response when the router found no route, or none for this method."""
-    response = error_response(ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)())
+    found = ROUTE_ERRORS.get(getattr(error, "status_code", 0), BadRequest)()
+    path = request.url.path.removeprefix(request.scope.get("root_path", ""))
     allowed = (getattr(error, "headers", None) or {}).get("Allow")
-    if allowed:
-        response.headers["Allow"] = allow(allowed)
+    if not allowed:
+        return error_response(found.with_hint(hint_of_path(path)))
+    methods = allow(allowed)
+    response = error_response(found.with_hint(hint_of_method(path, methods)))
+    response.headers["Allow"] = ", ".join(methods)
     return response
 
 
-def allow(methods: str) -> str:
+def allow(methods: str) -> list[str]:
     """All methods of a route: HEAD comes with GET, and OPTIONS is answered everywhere."""
     names = set(methods.split(", ")) | {"OPTIONS"}
-    return ", ".join(sorted(names | ({"HEAD"} if "GET" in names else set())))
+    return sorted(names | ({"HEAD"} if "GET" in names else set()))
 
 
 def submitted_status(request_id: str, position: int, queue_url: str) -> QueueStatus:

@@ -5,6 +5,7 @@ The media type is ignored, because it says nothing that the bytes do not say bet
 """
 
 import binascii
+import re
 from string import hexdigits, whitespace
 
 import numpy as np
@@ -16,6 +17,8 @@ FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 # Base64 makes 4 characters of 3 bytes and percent-encoding 3 of each, so a byte takes at most 4;
 # one more is for padding and line breaks.
 MAX_EXPANSION = 5
+
+BARE_BASE64 = re.compile(r"[\w+/-]{40,}={0,2}\s")
 
 NOT_HEX = 255
 HEX = np.full(256, NOT_HEX, np.uint8)
@@ -39,6 +42,18 @@ def read_data_uri(uri: str, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise FileTooLarge.of(max_bytes)
     return content
+
+
+def hint_of_url(url: str) -> str:
+    """How to write what cannot be fetched because it is no URL; nothing about a URL."""
+    if re.match(r"[a-z]+://", url, re.IGNORECASE):
+        return ""
+    if BARE_BASE64.match(url[:64] + " "):
+        return "Put `data:image/jpeg;base64,` before the base64, whatever kind of image it is."
+    return (
+        "`image_url` takes an http or https URL, a base64 data URI, or the URL of an upload; "
+        "a file has to be uploaded or sent as a data URI."
+    )
 
 
 def split(uri: str) -> tuple[bool, str]:

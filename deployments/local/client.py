@@ -77,12 +77,13 @@ def ssl_context(authority: Path | None) -> ssl.SSLContext:
 
 def error_line(response: httpx2.Response) -> str:
     try:
-        detail = response.json()["detail"]
+        body = response.json()
+        detail, hint = body["detail"], body.get("hint", "")
     except (ValueError, KeyError, TypeError):
         return f"{response.status_code} {response.reason_phrase}"
     if isinstance(detail, list):
         detail = "; ".join(f"{item.get('msg')} ({item.get('type')})" for item in detail)
-    return f"{response.status_code}: {' '.join(str(detail).split())}"
+    return f"{response.status_code}: {' '.join(f'{detail} {hint}'.split())}"
 
 
 def data_uri(data: bytes, content_type: str) -> str:

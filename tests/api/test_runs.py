@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Message
 
 from deployments.api.deadline import cancel_on_disconnect
+from deployments.api.hints import hint_of_path
 from deployments.errors import (
     ClientDisconnected,
     FileDownloadError,
@@ -193,6 +194,7 @@ def test_unknown_tasks_are_not_found(shared: Service, path: str) -> None:
     assert response.json() == {
         "detail": "Nothing is served at this path.",
         "error_type": "not_found",
+        "hint": hint_of_path(f"/run/fal-ai/florence-2-large/{path}"),
     }
 
 
