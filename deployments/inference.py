@@ -47,9 +47,7 @@ class Inference:
         self._encode = lru_cache(NUM_PROMPTS)(model.checkpoint.prompt)
         self._num_beams = inference.num_beams or model.num_beams
         self._forecast = LengthForecast()
-        self._image_cache: ImageCache[Any] | None = None
-        if inference.image_cache_mb:
-            self._image_cache = ImageCache(inference.image_cache_mb * 1_000_000)
+        self._image_cache: ImageCache[Any] = ImageCache(inference.image_cache_bytes)
         self._batcher = Batcher(
             open_backend(model, inference, prompts, self._image_cache),
             max_wait_s=inference.max_wait_ms / 1000,
@@ -162,10 +160,8 @@ class Inference:
 
     def _record(self, stages: Stages) -> None:
         stages.record(self._recorder, "Inference")
-        if self._image_cache is not None:
-            record = self._recorder.record
-            record("florence_inference_image_hits_total", self._image_cache.take_hits())
-            record("florence_inference_image_cache_bytes", self._image_cache.num_bytes)
+        num_bytes = self._image_cache.num_bytes
+        self._recorder.record("florence_inference_image_cache_bytes", num_bytes)
 
     def _record_batcher(self) -> None:
         """How full the batch is, and what the engine has done since the last call."""
@@ -189,4 +185,5 @@ def measured(sequence: Sequence, before: Stages) -> Stages:
         batch_size=round(1 / sequence.share) if sequence.share else 1,
         batch_share=sequence.share,
         num_tokens=len(sequence.tokens),
+        image_hits=int(sequence.image_is_known),
     )

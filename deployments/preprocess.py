@@ -47,7 +47,7 @@ class Preprocess:
     ) -> None:
         hide_client_errors()
         self._settings = settings.preprocess
-        self._needs_digest = settings.inference.image_cache_mb > 0
+        self._needs_digest = settings.inference.backend == "engine"
         self._public_url = settings.ingress.public_url or ""
         self._files = files or open_file_store(settings.files)
         self._checkpoint = open_checkpoint(settings.model)

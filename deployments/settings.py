@@ -241,13 +241,17 @@ class InferenceSettings(Section):
         description="Let tasks that find boxes write only complete boxes with ordered corners.",
     )
     image_cache_mb: int = Field(
-        0,
+        64,
         ge=0,
-        description="Cache of encoded images in one replica, separate for each key; 0 is none.",
+        description="Memory for encoded images in one replica, each for its own key; 0 keeps none.",
     )
     stall_timeout_s: float = Field(
         300.0, gt=0, description="Longest pass through the model; after it the replica is replaced."
     )
+
+    @property
+    def image_cache_bytes(self) -> int:
+        return self.image_cache_mb * 1_000_000
 
 
 class PostprocessSettings(Section):

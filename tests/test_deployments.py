@@ -593,12 +593,10 @@ def test_inference_reports_how_full_the_batch_is(settings: Settings) -> None:
 
 def test_images_that_were_seen_before_are_counted(settings: Settings) -> None:
     """The second question about one image is a hit; the first is none, and no error."""
-    remembering = settings.inference.model_copy(update={"image_cache_mb": 10})
-    changed = settings.model_copy(update={"inference": remembering})
     recorder = PrometheusRecorder()
-    inference = Inference(changed, recorder)
+    inference = Inference(settings, recorder)
     for _ in range(2):
-        asyncio.run(through(changed, inference, run(uri(scene(0).image))))
+        asyncio.run(through(settings, inference, run(uri(scene(0).image))))
     families = text_string_to_metric_families(recorder.exposition().decode())
     values = {each.name: each.value for family in families for each in family.samples}
     assert values["florence_inference_image_hits_total"] == 1

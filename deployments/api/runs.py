@@ -129,8 +129,12 @@ def waited_s(seconds: float, stages: Stages) -> float:
 
 
 def render(finished: Finished) -> Response:
-    """The output as it is, and where the time went."""
-    return JSONResponse(finished.output, headers={"Server-Timing": timing(finished.stages)})
+    """The output as it is, where the time went, and whether the image was known."""
+    headers = {
+        "Server-Timing": timing(finished.stages),
+        "X-Florence-Image-Cache": "hit" if finished.stages.image_hits else "miss",
+    }
+    return JSONResponse(finished.output, headers=headers)
 
 
 def timing(stages: Stages) -> str:

@@ -23,33 +23,24 @@ class ImageCache(Generic[V]):
     """The most recently used values, up to `max_bytes` together; used by one thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._values: OrderedDict[Hashable, V] = OrderedDict()
         self.num_bytes = 0
-        self._num_hits = 0
 
     def get(self, key: Hashable | None) -> V | None:
         """The value, which counts as used now; a key of None is never known."""
-        if key is None:
+        if key is None or key not in self._values:
             return None
-        value = self._values.get(key)
-        if value is not None:
-            self._num_hits += 1
-            self._values.move_to_end(key)
-        return value
-
-    def take_hits(self) -> int:
-        """How often a value was known since the last time that this was asked."""
-        num_hits, self._num_hits = self._num_hits, 0
-        return num_hits
+        self._values.move_to_end(key)
+        return self._values[key]
 
     def put(self, key: Hashable | None, value: V) -> None:
         """Keep a value, and forget those that were not used for longest."""
-        if key is None or value.nbytes > self._max_bytes:
+        if key is None or value.nbytes > self.max_bytes:
             return
         if key in self._values:
             self.num_bytes -= self._values.pop(key).nbytes
         self._values[key] = value
         self.num_bytes += value.nbytes
-        while self.num_bytes > self._max_bytes:
+        while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._values.popitem(last=False)[1].nbytes

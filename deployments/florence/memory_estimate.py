@@ -25,16 +25,17 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that the weights take, that one sequence takes, and that are available."""
+    """Bytes of the weights, of the image cache and of one sequence, and how many are available."""
 
     weights: int
+    image_cache: int
     sequence: int
     available: int
 
     @property
     def max_batch_size(self) -> int:
         """How many sequences fit; the encoder's passes take some of the memory too."""
-        return max(0, self.available - self.weights) // self.sequence
+        return max(0, self.available - self.weights - self.image_cache) // self.sequence
 
 
 def first_gpu() -> GpuMemory | None:
@@ -59,6 +60,7 @@ def estimate_memory(
     config = engine_config(inference, checkpoint, longest, checkpoint.num_beams)
     return MemoryEstimate(
         weights=checkpoint.count_weights() * kind.itemsize,
+        image_cache=inference.image_cache_bytes,
         sequence=shape_of(text, checkpoint.num_image_tokens, config).num_bytes(kind),
         available=available_bytes(gpu.total, gpu.free, inference.gpu_memory_utilization),
     )

@@ -40,7 +40,7 @@ class Prepared:
 
     `pixels` is RGB at the model's own size, (height, width, 3);
     `source` holds the bytes as they came, to draw on;
-    `digest` is equal for equal pixels, where the model caches images;
+    `digest` is equal for equal pixels, where the model encodes equal images once;
     `size` is the (width, height) of the image as a person sees it.
     """
 

@@ -36,7 +36,7 @@ class Sequence:
         pixels: RGB at the model's size: (height, width, 3).
         prompt: token ids, those of the image's place first.
         num_beams, max_new_tokens: the deployment's where they are None.
-        image_key: equal for equal images of the same API key, where images are cached.
+        image_key: equal for equal images of the same API key, which are encoded once.
         priority: the smallest goes first.
         num_tokens: tokens that it reads and will probably write, see `max_queue_tokens`.
         start_by, deadline: seconds since the epoch.
@@ -68,6 +68,7 @@ class Sequence:
     # The backend's: `length` is the most tokens that it can have by now, the start token included.
     length: int = field(init=False, default=1)
     tokens: Tokens = field(init=False, default=())
+    image_is_known: bool = field(init=False, default=False)  # another's pass served its image
 
     def __lt__(self, other: "Sequence") -> bool:
         """Whether it goes before another: by priority, then by arrival."""

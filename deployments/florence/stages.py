@@ -89,6 +89,7 @@ class Stages:
         "florence_inference_written_tokens_total",
         log="tokens",
     )
+    image_hits: int = count("Inference", "florence_inference_image_hits_total", log="image_hits")
     source_bytes: int = count("Preprocess", log="source_bytes")
     width: int = count("Preprocess")
     height: int = count("Preprocess")

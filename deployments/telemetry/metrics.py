@@ -101,7 +101,7 @@ METRICS: dict[str, Metric] = {
         "counter", "Tokens of all answers, added up."
     ),
     "florence_inference_image_hits_total": Metric(
-        "counter", "Requests whose image was in the cache (inference.image_cache_mb)."
+        "counter", "Requests whose image another request had encoded (inference.image_cache_mb)."
     ),
     "florence_inference_image_cache_bytes": Metric(
         "gauge", "Memory of the image cache in one replica."

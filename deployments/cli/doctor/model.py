@@ -75,6 +75,8 @@ def check_gpu(setup: Setup) -> Finding:
     estimate = estimate_memory(device, Checkpoint(folder), settings, setup.settings.inference)
     available, weights = estimate.available / 1e9, estimate.weights / 1e9
     said = f"{device.name}, {available:.1f} GB to take, {weights:.1f} GB of weights"
+    if estimate.image_cache:
+        said += f", {estimate.image_cache / 1e9:.2f} GB for images"
     return gpu_finding(said, estimate.max_batch_size, setup.settings.inference)
 
 

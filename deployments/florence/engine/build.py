@@ -54,6 +54,7 @@ def build(
     prefill = Prefill(Encoder(florence), inputs, image_cache)
     if inputs.mean.is_cuda:
         available = bytes_for_batch(prefill, longest, config)
+        available -= image_cache.max_bytes if image_cache else 0
         most = fitting(shape, inputs.dtype, available)
         shape = replace(shape, max_batch_size=most)
         config = replace(config, prefill_batch_size=min(config.prefill_batch_size, most))
@@ -128,8 +129,9 @@ def fitting(shape: BatchShape, dtype: torch.dtype, num_bytes: int) -> int:
     if num_bytes < each:
         raise SetupError(
             f"one sequence takes {each / GB:.2f} GB of the card and "
-            f"{max(num_bytes, 0) / GB:.2f} GB are left: set inference.max_new_tokens or "
-            "inference.num_beams lower, or inference.gpu_memory_utilization higher"
+            f"{max(num_bytes, 0) / GB:.2f} GB are left: set inference.max_new_tokens, "
+            "inference.num_beams or inference.image_cache_mb lower, or "
+            "inference.gpu_memory_utilization higher"
         )
     return min(shape.max_batch_size, num_bytes // each)
 

@@ -4,6 +4,7 @@ On a GPU it runs on a stream of its own, while the decoder goes on.
 """
 
 import collections.abc
+from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,7 @@ class Prefill:
         self._encode_images = RecordedFunction(graphs, encoder.encode_images, 0, "images")
         self._encode = RecordedFunction(graphs, encoder.encode, 1, "prompts")
         self._inputs = inputs
-        self._image_cache = image_cache
+        self._image_cache = image_cache or ImageCache(0)
         self._stream = torch.cuda.Stream() if inputs.mean.is_cuda else None
 
     def __call__(self, sequences: Sequences) -> Encoded:
@@ -125,16 +126,33 @@ class Prefill:
             self._encode.record(self._encode_images(images), *text)
 
     def _image_tokens(self, sequences: Sequences) -> Tensor:
-        """The image tokens of all sequences: (B, I, d_model)."""
-        if self._image_cache is None:
-            return self._see(sequences)
-        known = [self._image_cache.get(sequence.image_key) for sequence in sequences]
-        new = [each for each, tokens in zip(sequences, known, strict=True) if tokens is None]
-        seen = self._see(new).clone() if new else ()
-        for sequence, tokens in zip(new, seen, strict=True):
+        """The image tokens of all sequences: (B, I, d_model).
+
+        Those that are new go through the vision tower, each once.
+        An earlier pass may still run: it has the same stream, so this one comes after it.
+        """
+        keys = [sequence.image_key or n for n, sequence in enumerate(sequences)]
+        known = self._known(sequences)
+        new: dict[Hashable, Sequence] = {}
+        for key, sequence in zip(keys, sequences, strict=True):
+            sequence.image_is_known = key in known or key in new
+            if not sequence.image_is_known:
+                new[key] = sequence
+        if not new:
+            return torch.stack([known[key] for key in keys])
+        seen = self._see(list(new.values()))
+        for sequence, tokens in zip(new.values(), seen, strict=True):
             self._image_cache.put(sequence.image_key, tokens.clone())
-        fresh = iter(seen)
-        return torch.stack([next(fresh) if tokens is None else tokens for tokens in known])
+        if len(new) == len(sequences):
+            return seen
+        known |= zip(new, seen, strict=True)
+        return torch.stack([known[key] for key in keys])
+
+    def _known(self, sequences: Sequences) -> dict[Hashable, Tensor]:
+        """The cached image tokens, by image key."""
+        keys = {sequence.image_key for sequence in sequences}
+        found = ((key, self._image_cache.get(key)) for key in keys)
+        return {key: tokens for key, tokens in found if tokens is not None}
 
     def _see(self, sequences: Sequences) -> Tensor:
         """The vision tower's pass: (B, I, d_model)."""

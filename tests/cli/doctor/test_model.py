@@ -190,7 +190,7 @@ def test_without_a_gpu() -> None:
     ("free", "level", "said"),
     [
         (20 * GIB, Level.OK, "all 8 slots fit"),
-        (24 * GIB // 10 + 10_000_000, Level.WARN, "3 of 8 slots fit"),
+        (24 * GIB // 10 + 74_000_000, Level.WARN, "3 of 8 slots fit"),
         (GIB, Level.FAIL, "no slot fits"),
     ],
 )

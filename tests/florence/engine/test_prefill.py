@@ -1,6 +1,6 @@
 """The encoder's input, and images whose tokens are cached."""
 
-from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,10 +9,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
+from deployments.florence.engine.engine import Engine
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Tokens
+from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.engine.pool import Pool
 from tests.florence.sequences import answers, model, prompt
@@ -66,44 +68,127 @@ def about(seed: int, task: str = "region-proposal", key: str | None = None) -> S
     return Sequence(pixels, prompt(task), image_key=key)
 
 
-def said(batches: list[list[Sequence]], image_cache: ImageCache[Tensor] | None) -> list[Tokens]:
-    """The answers of an engine, one batch after the other."""
-    engine = open_engine(model(), InferenceSettings(), 200, image_cache)
-    return [tokens for batch in batches for tokens in answers(engine, batch)]
+class Watched:
+    """An engine with a cache, and how many images each pass of its vision tower saw."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.cache: ImageCache[Tensor] = ImageCache(max_bytes)
+        self.engine = open_engine(model(), InferenceSettings(prefill_batch_size=8), 200, self.cache)
+        self.passes: list[int] = []
+        self.fails = False
+        prefill = self.engine._prefill
+        self._encode_images = prefill._encode_images
+        prefill._encode_images = self  # type: ignore[assignment]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The pass, seen."""
+        self.passes.append(len(images))
+        if self.fails:
+            raise RuntimeError("the tower fell")
+        return self._encode_images(images)
+
+    def begin(self, *sequences: Sequence) -> list[bool]:
+        """Send sequences to the encoder; which of their images were known."""
+        self.engine.add(sequences)
+        return [sequence.image_is_known for sequence in sequences]
+
+
+@pytest.fixture(scope="module")
+def shared() -> Watched:
+    """One engine for all tests, each of which has image keys of its own."""
+    return Watched(1_000_000)
+
+
+@pytest.fixture
+def watched(shared: Watched) -> Watched:
+    """The engine without sequences, and nothing counted."""
+    shared.engine.reset()
+    shared.passes.clear()
+    shared.fails = False
+    return shared
+
+
+@cache
+def alone(seed: int, task: str) -> Tokens:
+    """The answer of an engine that shares nothing."""
+    [tokens] = answers(plain_engine(), [about(seed, task)])
+    return tokens
+
+
+@cache
+def plain_engine() -> Engine:
+    """An engine without a cache."""
+    return open_engine(model(), InferenceSettings(), 200)
 
 
 @pytest.mark.slow
-def test_a_known_image_gets_the_same_answer() -> None:
-    """Also next to a new one, and for another task."""
-    first, second = about(1, key="a"), about(2, key="b")
-    again = about(1, "caption", key="a")
-    batches = [[first], [second, first, again]]
-    cache: ImageCache[Tensor] = ImageCache(1_000_000)
-    assert said(batches, cache) == said(batches, None)
-    assert cache.take_hits() == 2
+def test_questions_that_begin_together_share_a_pass(watched: Watched) -> None:
+    """Each image goes through the tower once; the first question of each counts as the miss."""
+    sequences = [about(seed, task, f"together {seed}") for task in TASKS for seed in (1, 2)][:8]
+    assert watched.begin(*sequences) == [False] * 2 + [True] * (len(sequences) - 2)
+    assert watched.passes == [2]
 
 
 @pytest.mark.slow
-def test_a_cached_image_skips_the_vision_tower() -> None:
-    """With the key of another image, the answer is about that image."""
-    shown, other = about(1, key="a"), replace(about(2), image_key="a")
-    found = said([[shown], [other]], ImageCache(1_000_000))
-    assert found[0] == found[1]
+def test_the_answers_are_those_that_each_gets_alone(watched: Watched) -> None:
+    """Whether its image comes with it, from its batch or from the cache, next to new images."""
+    asked = [(seed, task) for task in TASKS for seed in (1, 2, 1)]
+    found = answers(watched.engine, [about(seed, task, f"alone {seed}") for seed, task in asked])
+    assert found == [alone(*each) for each in asked]
+    assert sum(watched.passes) == 2
 
 
 @pytest.mark.slow
-def test_without_a_key_no_image_is_cached() -> None:
-    """The cache stays empty."""
-    cache: ImageCache[Tensor] = ImageCache(1_000_000)
-    said([[about(1)], [about(1)]], cache)
-    assert (cache.num_bytes, cache.take_hits()) == (0, 0)
+def test_the_next_question_needs_no_pass(watched: Watched) -> None:
+    """Also while the first is still being answered; a batch of known images has none at all."""
+    assert watched.begin(about(1, key="next")) == [False]
+    assert watched.begin(about(1, "caption", "next"), about(2, key="next 2")) == [True, False]
+    assert watched.begin(about(1, key="next"), about(2, key="next 2")) == [True, True]
+    assert watched.passes == [1, 1]
+
+
+@pytest.mark.slow
+def test_other_keys_share_nothing(watched: Watched) -> None:
+    """The same image of another API key, or of none, goes through the tower itself."""
+    sequences = [about(1, key="mine"), about(1, key="yours"), about(1), about(1)]
+    assert watched.begin(*sequences) == [False] * 4
+    assert watched.begin(about(1), about(1, key="mine")) == [False, True]
+    assert watched.passes == [4, 1]
+
+
+@pytest.mark.slow
+def test_the_second_goes_on_without_the_first(watched: Watched) -> None:
+    """A caller that leaves takes nothing from another that shares its image."""
+    first, second = about(1, key="left"), about(1, "caption", "left")
+    watched.begin(first, second)
+    watched.engine.drop(first)
+    while not second.tokens:
+        watched.engine.step()
+    assert second.tokens == alone(1, "caption")
+    assert watched.passes == [1]
+
+
+@pytest.mark.slow
+def test_a_pass_that_fails_is_not_remembered(watched: Watched) -> None:
+    """The next question sees the image itself."""
+    watched.fails = True
+    with pytest.raises(RuntimeError, match="the tower fell"):
+        watched.begin(about(1, key="failed"), about(1, key="failed"))
+    watched.fails = False
+    assert watched.begin(about(1, key="failed")) == [False]
+    assert watched.passes == [1, 1]
 
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_whole_images() -> None:
-    """A cache for one image holds one."""
-    num_bytes = model().checkpoint.num_image_tokens * 128 * 4
-    cache: ImageCache[Tensor] = ImageCache(num_bytes)
-    said([[about(seed, key=str(seed))] for seed in range(3)], cache)
-    assert cache.num_bytes == num_bytes
-    assert cache.get("2") is not None
+    """A budget for one image keeps one; without any, a batch still shares, and nothing is kept."""
+    width = model().florence.config.text_config.d_model
+    num_bytes = 4 * width * model().checkpoint.num_image_tokens
+    watched = Watched(num_bytes)
+    watched.begin(*(about(seed, key=str(seed)) for seed in range(3)))
+    assert watched.cache.num_bytes == num_bytes
+    assert watched.begin(about(2, key="2"), about(1, key="1")) == [True, False]
+    nothing = Watched(0)
+    assert nothing.begin(about(1, key="a"), about(1, key="a")) == [False, True]
+    assert nothing.begin(about(1, key="a")) == [False]
+    assert nothing.passes == [1, 1]
