@@ -40,7 +40,9 @@ def predict(
     ],
     url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
     key: KeyOption = None,
-    task: Annotated[str, typer.Option(help="What to do with each image.")] = "region-proposal",
+    task: Annotated[
+        str, typer.Option(help="What to do with each image; several, with commas between, at once.")
+    ] = "region-proposal",
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
     ] = None,
@@ -56,9 +58,10 @@ def predict(
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image with its answer, or with the reason why there is none."""
+    """One task about one image with its answer, or with the reason why there is none."""
 
     image: str
+    task: str
     answer: dict[str, Any] | None = None
     picture: Path | None = None
     error: str | None = None
@@ -73,13 +76,12 @@ def predict_all(
     as_json: bool,
     state: StateFolder,
 ) -> int:
-    """Ask about every image and report; the exit code is 1 when one failed.
+    """Ask every task about every image and report; the exit code is 1 when one failed.
 
     Raises:
         SetupError: no key, no such task, or a folder that cannot be written.
     """
-    if task not in TASKS:
-        raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
+    tasks = tasks_in(task)
     if out is not None:
         make_folder(out)
     secret = api_key(key, state)
@@ -89,16 +91,34 @@ def predict_all(
     output, errors = Console(), Console(stderr=True)
     predictions: list[Prediction] = []
     client = ServiceClient(url, secret, state.tls / "ca.pem")
-    with client, progress("Asking", len(names)) as advance:
-        pictures = picture_names(names, out)
-        with ThreadPoolExecutor(AT_ONCE) as threads:
-            for prediction in threads.map(
-                lambda name: predict_one(client, task, name, pictures.get(name)), names
-            ):
-                predictions.append(prediction)
-                advance(1)
-    report(output, errors, predictions, as_json)
+    questions = [(name, task) for name in names for task in tasks]
+    pictures = picture_names(names, out, tasks)
+    with (
+        client,
+        progress("Asking", len(questions)) as advance,
+        ThreadPoolExecutor(AT_ONCE) as threads,
+    ):
+        for prediction in threads.map(
+            lambda name, task: predict_one(client, name, task, pictures.get((name, task))),
+            *zip(*questions, strict=True),
+        ):
+            predictions.append(prediction)
+            advance(1)
+    report(output, errors, predictions, tasks, as_json)
     return int(any(each.error for each in predictions))
+
+
+def tasks_in(text: str) -> list[str]:
+    """The tasks between commas, each once, in the order given.
+
+    Raises:
+        SetupError: one of them does not exist.
+    """
+    tasks = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for task in tasks:
+        if task not in TASKS:
+            raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
+    return tasks
 
 
 def expand(images: Sequence[str]) -> list[str]:
@@ -129,18 +149,34 @@ def is_image(file: Path) -> bool:
     return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
 
 
-def picture_names(names: Sequence[str], out: Path | None) -> dict[str, Path]:
-    """Where each annotated picture goes; images of the same name get a number."""
+def picture_names(
+    names: Sequence[str], out: Path | None, tasks: Sequence[str] = ("",)
+) -> dict[tuple[str, str], Path]:
+    """Where the annotated picture of each image and task goes.
+
+    Images of the same name get a number. Of several tasks, each stands in its pictures' names.
+    """
     if out is None:
         return {}
-    pictures: dict[str, Path] = {}
+    stems = picture_stems(names)
+    middles = [f".{task}" if len(tasks) > 1 else "" for task in tasks]
+    return {
+        (name, task): out / f"{stems[name]}{middle}.annotated.jpg"
+        for name in names
+        for task, middle in zip(tasks, middles, strict=True)
+    }
+
+
+def picture_stems(names: Sequence[str]) -> dict[str, str]:
+    """What the pictures of each image are called, without the end."""
+    stems: dict[str, str] = {}
     for name in names:
         path = urlsplit(name).path if is_url(name) else name
         stem = "image" if name.startswith("data:") else PurePosixPath(path).stem or "image"
-        taken = set(pictures.values())
-        candidates = (out / f"{stem}{number}.annotated.jpg" for number in numbers())
-        pictures[name] = next(file for file in candidates if file not in taken)
-    return pictures
+        taken = set(stems.values())
+        candidates = (f"{stem}{number}" for number in numbers())
+        stems[name] = next(each for each in candidates if each not in taken)
+    return stems
 
 
 def numbers() -> Iterator[str]:
@@ -152,19 +188,19 @@ def numbers() -> Iterator[str]:
         number += 1
 
 
-def predict_one(client: ServiceClient, task: str, name: str, picture: Path | None) -> Prediction:
-    """Ask about one image. A failure is a prediction with an error."""
+def predict_one(client: ServiceClient, name: str, task: str, picture: Path | None) -> Prediction:
+    """Ask one task about one image. A failure is a prediction with an error."""
     try:
         image_url = name if is_url(name) else data_uri_of_file(Path(name))
         answer = read_answer(client.run(task, image_url))
         if picture is None or not answer.get("image"):
-            return Prediction(name, answer)
+            return Prediction(name, task, answer)
         picture.write_bytes(client.download(answer["image"]["url"]))
     except CallError as error:
-        return Prediction(name, error=str(error))
+        return Prediction(name, task, error=str(error))
     except OSError as error:
-        return Prediction(name, error=f"cannot write {picture}: {error.strerror}")
-    return Prediction(name, answer, picture)
+        return Prediction(name, task, error=f"cannot write {picture}: {error.strerror}")
+    return Prediction(name, task, answer, picture)
 
 
 def read_answer(body: bytes) -> dict[str, Any]:
@@ -182,19 +218,27 @@ def read_answer(body: bytes) -> dict[str, Any]:
 
 
 def report(
-    output: Console, errors: Console, predictions: Sequence[Prediction], as_json: bool
+    output: Console,
+    errors: Console,
+    predictions: Sequence[Prediction],
+    tasks: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Print the answers to standard output, and a line for each failure to standard error."""
+    several = len(tasks) > 1
     answered = [each for each in predictions if each.answer is not None]
     if as_json:
-        for each in answered:
-            typer.echo(json.dumps({"input": each.image, **(each.answer or {})}))
-    elif answered:
-        output.print(table(answered))
+        for line in json_by_task(answered) if several else map(json_alone, answered):
+            typer.echo(json.dumps(line))
+    else:
+        for task in tasks:
+            if of_task := [each for each in answered if each.task == task]:
+                output.print(table(of_task, task if several else None))
     for each in predictions:
         if each.error:
+            of_which = f"{each.image[:200]}: {each.task}" if several else each.image[:200]
             errors.print(
-                f"{each.image[:200]}: {each.error}",
+                f"{of_which}: {each.error}",
                 style="red",
                 markup=False,
                 highlight=False,
@@ -202,8 +246,21 @@ def report(
             )
 
 
-def table(predictions: Sequence[Prediction]) -> Table:
-    shown = Table("image", "x", "y", "w", "h", "label")
+def json_alone(prediction: Prediction) -> dict[str, Any]:
+    return {"input": prediction.image, **(prediction.answer or {})}
+
+
+def json_by_task(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """For each image its answers, by task."""
+    lines: dict[str, dict[str, Any]] = {}
+    for each in predictions:
+        line = lines.setdefault(each.image, {"input": each.image, "tasks": {}})
+        line["tasks"][each.task] = each.answer
+    return list(lines.values())
+
+
+def table(predictions: Sequence[Prediction], title: str | None) -> Table:
+    shown = Table("image", "x", "y", "w", "h", "label", title=title, title_justify="left")
     for column in shown.columns[1:5]:
         column.justify = "right"
     for each in predictions:

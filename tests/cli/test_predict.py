@@ -233,6 +233,74 @@ def test_a_person_gets_a_table(
     assert all(cell in out for cell in cells)
 
 
+TASKS = ["object-detection", "caption", "region-proposal"]
+
+
+def test_several_tasks_are_one_object_for_each_image(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every task is asked once about every image, and its answer stands under its name."""
+    names = images(tmp_path, a=b"1", b=b"2")
+    assert predict(names, url, tmp_path / "state", task=" , ".join([*TASKS, "caption"])) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["input"] for line in lines] == names
+    for line in lines:
+        assert list(line["tasks"]) == TASKS
+        assert line["tasks"]["caption"] == {"results": "a [/red] circle"}
+        assert line["tasks"]["object-detection"]["results"] == {"bboxes": [BOX]}
+    assert len(Service.asked) == 6
+
+
+def test_several_tasks_are_asked_at_the_same_time(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service has all of them before it answers the first."""
+    together = threading.Barrier(len(TASKS), timeout=30.0)
+    answer = Service.do_POST
+
+    def wait_for_all(service: Service) -> None:
+        together.wait()
+        answer(service)
+
+    monkeypatch.setattr(Service, "do_POST", wait_for_all)
+    names = images(tmp_path, a=b"1")
+    assert predict(names, url, tmp_path / "state", task=",".join(TASKS)) == 0
+
+
+def test_several_tasks_are_a_table_each(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the name of the task, in the order asked."""
+    task, names = ",".join(TASKS), images(tmp_path, a=b"1")
+    predict(names, url, tmp_path / "state", task=task, as_json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line in TASKS] == TASKS
+    caption = lines[lines.index("caption") : lines.index("region-proposal")]
+    assert any("[/red]" in line for line in caption)
+
+
+def test_one_task_that_fails_costs_the_others_nothing(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line names the image and the task."""
+    names = images(tmp_path, a=b"1", bad=b"broken")
+    assert predict(names, url, tmp_path / "state", task="caption,region-proposal") == 1
+    printed = capsys.readouterr()
+    complaint = "422: Failed to load the image. (image_load_error)"
+    assert printed.err.splitlines() == [
+        f"{names[1]}: {task}: {complaint}" for task in ("caption", "region-proposal")
+    ]
+    assert [json.loads(line)["input"] for line in printed.out.splitlines()] == names[:1]
+
+
+def test_the_pictures_of_several_tasks_are_named_for_them(url: str, tmp_path: Path) -> None:
+    """One that has no picture leaves none."""
+    names, out = images(tmp_path, a=b"1"), tmp_path / "out"
+    assert predict(names, url, tmp_path / "state", task=",".join(TASKS), out=out) == 0
+    found = sorted(file.name for file in out.iterdir())
+    assert found == ["a.object-detection.annotated.jpg", "a.region-proposal.annotated.jpg"]
+
+
 def test_the_local_services_key_is_used(url: str, tmp_path: Path) -> None:
     """Without a key, the one that a service on this machine made is taken."""
     state = tmp_path / "state"
@@ -249,8 +317,9 @@ def test_no_key_is_refused(url: str, tmp_path: Path) -> None:
 
 def test_an_unknown_task_is_refused(url: str, tmp_path: Path) -> None:
     """The line names those that there are."""
-    with pytest.raises(SetupError, match="takes one of region-proposal, "):
-        predict(["a.png"], url, tmp_path / "state", task="dance")
+    for task in ("dance", "caption,dance", "caption,", ""):
+        with pytest.raises(SetupError, match="takes one of region-proposal, "):
+            predict(["a.png"], url, tmp_path / "state", task=task)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(url: str, tmp_path: Path) -> None:
@@ -287,9 +356,9 @@ addresses = st.one_of(
 @given(names=st.lists(addresses, unique=True, max_size=12))
 def test_every_picture_has_a_name_of_its_own(names: list[str]) -> None:
     """No picture overwrites another, and none leaves the folder."""
-    pictures = picture_names(names, Path("out"))
-    assert list(pictures) == names
-    assert len(set(pictures.values())) == len(names)
+    pictures = picture_names(names, Path("out"), ["caption", "ocr"])
+    assert list(pictures) == [(name, task) for name in names for task in ("caption", "ocr")]
+    assert len(set(pictures.values())) == 2 * len(names)
     assert all(picture.parent == Path("out") for picture in pictures.values())
 
 
