@@ -10,6 +10,7 @@ from deployments.autoscaling import ONGOING
 from deployments.errors import GenerationError, ServiceError
 from deployments.florence.batcher import Batcher, Counters
 from deployments.florence.cpu_affinity import name_engine_thread
+from deployments.florence.identity import identity, name_of
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.latest import latest
 from deployments.florence.messages import Generated, Partial, Prepared, Request
@@ -46,6 +47,8 @@ class Inference:
         self._stall_timeout_s = inference.stall_timeout_s
         self._encode = lru_cache(NUM_PROMPTS)(model.checkpoint.prompt)
         self._num_beams = inference.num_beams or model.num_beams
+        self._name = name_of(model.checkpoint)
+        self._dtype = str(model.dtype).removeprefix("torch.")
         self._forecast = LengthForecast()
         self._image_cache: ImageCache[Any] = ImageCache(inference.image_cache_bytes)
         self._batcher = Batcher(
@@ -85,7 +88,7 @@ class Inference:
                     yield result
                 elif len(result) > length:
                     length = len(result)
-                    yield Partial(result, prepared.size)
+                    yield Partial(result, prepared.size, self._identity(request))
 
     def check_health(self) -> None:
         """Serve asks this.
@@ -123,14 +126,13 @@ class Inference:
             self._forecast.add(request.task, len(tokens))
             self._record(stages)
             stages.trace(self._tracer, span, "Inference")
-            return Generated(tokens, stages)
+            return Generated(tokens, stages, self._identity(request))
 
     def _sequence(self, prepared: Prepared, request: Request) -> Sequence:
         task = TASKS[request.task]
         prompt = self._encode(task.prompt(request.input, prepared.size))
-        # A queued request may have been submitted when there were more.
-        num_beams = request.input.num_beams and min(request.input.num_beams, self._num_beams)
-        num_written = (num_beams or self._num_beams) * self._forecast.num_tokens(request.task)
+        num_beams = self._beams_of(request)
+        num_written = num_beams * self._forecast.num_tokens(request.task)
         return Sequence(
             prepared.pixels,
             prompt,
@@ -142,6 +144,13 @@ class Inference:
             start_by=request.start_by,
             deadline=request.deadline,
         )
+
+    def _beams_of(self, request: Request) -> int:
+        """A queued request may have been submitted when there were more."""
+        return min(request.input.num_beams or self._num_beams, self._num_beams)
+
+    def _identity(self, request: Request) -> str:
+        return identity(self._name, self._dtype, self._beams_of(request))
 
     async def _generate(
         self,

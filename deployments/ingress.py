@@ -17,6 +17,7 @@ from deployments.api.dependencies import Dependencies
 from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
+from deployments.florence.identity import name_of
 from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.open import replica_store
 from deployments.jobs.worker import WakeUp
@@ -67,6 +68,7 @@ class Ingress:
             Dependencies(
                 settings=self._settings,
                 num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
+                model=name_of(self._checkpoint),
                 run=self._pipeline.run,
                 ready=self._ready,
                 wake=self._wake_up,

@@ -120,7 +120,7 @@ class Pipeline:
     async def run(self, request: Request, on_partial: OnPartial | None = None) -> Finished:
         """The finished request.
 
-        `on_partial` gets the output so far, as JSON values, each time it has grown.
+        `on_partial` gets the output so far each time it has grown.
 
         Raises:
             ServiceError: what the client should see; nothing of Ray's gets out.

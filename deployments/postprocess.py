@@ -63,7 +63,7 @@ class Postprocess:
             stages = generated.stages.with_(postprocess_s=watch.seconds())
             stages.record(self._recorder, "Postprocess")
             self._prune()
-            return Finished(output, stages, files)
+            return Finished(output, stages, files, model=generated.model)
 
     async def ready(self) -> bool:
         return True

@@ -31,7 +31,7 @@ from deployments.files.pending_pictures import is_pending
 from deployments.florence import parsing
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.generate_backend import Generate
-from deployments.florence.messages import Finished, Generated, Prepared, Request
+from deployments.florence.messages import Finished, Generated, PartialOutput, Prepared, Request
 from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput
 from deployments.florence.tasks import TASKS, Task
 from deployments.images.annotate import LARGEST_SIDE
@@ -189,7 +189,8 @@ def test_a_new_task_is_one_row(
         [box] = output["results"]["bboxes"]
         assert min(box["w"], box["h"]) == largest
         assert output["image"]["url"].startswith("https://here/cdn/files/")
-    assert partial == [{"results": outputs[0]["results"], "image": None}]
+    [part] = partial
+    assert part == PartialOutput({"results": outputs[0]["results"], "image": None}, "demo")
 
 
 def begin(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Awaitable[Any]]:

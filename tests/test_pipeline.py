@@ -37,7 +37,14 @@ from deployments.errors import (
     ServiceError,
 )
 from deployments.florence.checkpoint import image_size, open_checkpoint
-from deployments.florence.messages import Finished, Generated, Partial, Prepared, Request
+from deployments.florence.messages import (
+    Finished,
+    Generated,
+    Partial,
+    PartialOutput,
+    Prepared,
+    Request,
+)
 from deployments.florence.schemas import ImageInput
 from deployments.florence.stages import Stages
 from deployments.pipeline import Handle, Pipeline, are_small
@@ -513,8 +520,8 @@ class Streaming(Deployments):
         assert request.input.image_url == ""
         return self._left.pop(0)
 
-    def _count(self, output: Any) -> None:
-        self.num_boxes.append(len(output["results"]["bboxes"]))
+    def _count(self, partial: PartialOutput) -> None:
+        self.num_boxes.append(len(partial.output["results"]["bboxes"]))
 
 
 def test_partial_answers_come_as_they_are_written() -> None:

@@ -23,9 +23,9 @@ from deployments.telemetry.tracing import OFF, Tracer
 class Dependencies:
     """Everything that routes call, as plain functions, so that tests can pass their own.
 
-    `num_beams` is the most that a request may ask for.
-    `run` calls its second argument, if there is one, with the output so far, as JSON values, each
-    time the output has grown. It raises a ServiceError for what the client should see; anything
+    `num_beams` is the most that a request may ask for; `model` is the checkpoint's name.
+    `run` calls its second argument, if there is one, with the output so far each time it has
+    grown. It raises a ServiceError for what the client should see; anything
     else is a 500.
     `ready` says whether a run would find every part of the pipeline.
     `wake` notifies the dispatcher that the queue has changed; it returns at once and may be lost.
@@ -33,6 +33,7 @@ class Dependencies:
 
     settings: Settings
     num_beams: int
+    model: str
     run: Callable[[Request, OnPartial | None], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
     wake: Callable[[], None]

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from deployments.api.dependencies import Dependencies
 from deployments.api.openapi import add_get
 from deployments.errors import NotReady
+from deployments.florence.identity import DEMO, DEMO_NOTE
 from deployments.florence.tasks import TASKS
 from deployments.jobs.queue_metrics import QueueMetrics
 from deployments.webhooks.signing import jwks, published_keys
@@ -38,9 +39,12 @@ class Health:
 
     async def index(self) -> Response:
         """What is served here."""
+        model = self._dependencies.model
         return JSONResponse(
             {
                 "name": "Florence Serve",
+                "model": model,
+                **({"note": DEMO_NOTE} if model == DEMO else {}),
                 "endpoints": [f"/{task.endpoint}" for task in TASKS.values()],
                 "openapi": "/openapi.json",
                 "health": "/health",

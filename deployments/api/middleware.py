@@ -45,7 +45,8 @@ ACCEPTED_HEADERS = (
 )
 EXPOSED_HEADERS = (
     "x-fal-request-id, x-fal-request-timeout-type, x-fal-error-type, x-fal-needs-retry, "
-    "etag, retry-after, server-timing, idempotent-replayed, x-florence-image-cache"
+    "etag, retry-after, server-timing, idempotent-replayed, x-florence-image-cache, "
+    "x-florence-model"
 )
 PREFLIGHT_MAX_AGE_S = 600
 # Files are public to those who know the name, and public keys to all: so on any page.

@@ -20,6 +20,7 @@ from deployments.api.headers import base_url, files_ttl_s, priority, start_by
 from deployments.api.openapi import run_operation, run_stream_operation
 from deployments.api.sse import EventStream, output_stream
 from deployments.api.usage_meter import UsageMeter
+from deployments.florence import identity
 from deployments.florence.messages import Finished, Request, Stopwatch
 from deployments.florence.partial_parser import OnPartial
 from deployments.florence.stages import Stages
@@ -129,10 +130,11 @@ def waited_s(seconds: float, stages: Stages) -> float:
 
 
 def render(finished: Finished) -> Response:
-    """The output as it is, where the time went, and whether the image was known."""
+    """The output as it is, where the time went, whether the image was known, who answered."""
     headers = {
         "Server-Timing": timing(finished.stages),
         "X-Florence-Image-Cache": "hit" if finished.stages.image_hits else "miss",
+        **identity.headers(finished.model),
     }
     return JSONResponse(finished.output, headers=headers)
 

@@ -1,8 +1,9 @@
 """Server-sent events: the output of a run while it is generated, and the status of a job."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from types import MappingProxyType
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import StreamingResponse
@@ -11,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.api.deadline import cancel_on_disconnect
 from deployments.api.responses import QueueStatus
 from deployments.errors import ClientDisconnected, InternalError, ServiceError, StoreUnavailable
+from deployments.florence import identity
 from deployments.florence.latest import latest
 from deployments.florence.messages import Finished, Stopwatch
 from deployments.florence.partial_parser import OnPartial
@@ -25,27 +27,22 @@ DescribeStatus = Callable[[JobStatus, Sequence[LogEntry]], QueueStatus]
 
 
 class EventStream(StreamingResponse):
-    """`first`, and then `events`, which are closed when they cannot be sent.
+    """Some `events`, which are closed when they cannot be sent.
 
     Only their source can notice a caller who hangs up while no event is sent.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[str, None], first: str = "") -> None:
-        self._first = first
+    def __init__(
+        self, events: AsyncGenerator[str, None], headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._events = events
-        super().__init__(self._all(), headers=HEADERS)
+        super().__init__(events, headers={**HEADERS, **headers})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
             await self.stream_response(send)
-
-    async def _all(self) -> AsyncIterator[str]:
-        if self._first:
-            yield self._first
-        async for each in self._events:
-            yield each
 
 
 class StatusStream(EventStream):
@@ -67,25 +64,33 @@ async def output_stream(
 ) -> EventStream:
     """The partial outputs of `run` and its result, once the first of them is there.
 
+    The header names the model that writes the first.
+
     Raises:
         Exception: what `run` raises before that, so that the error has a status of its own.
     """
     events = output_events(run, request_id)
-    return EventStream(events, first=await anext(events))
+    return EventStream(events, identity.headers(await anext(events)))
 
 
 async def output_events(
     run: Callable[[OnPartial], Awaitable[Finished]], request_id: str
 ) -> AsyncGenerator[str, None]:
-    """An event for each output; an error after the first one is the last event."""
-    num_sent = 0
+    """The model's name, then an event for each output; an error is the last event.
+
+    Raises:
+        Exception: what `run` raises before there is an output.
+    """
+    model: str | None = None
     try:
         async with aclosing(latest(run)) as outputs:
             async for output in outputs:
-                yield event(compact(output.output if isinstance(output, Finished) else output))
-                num_sent += 1
+                if model is None:
+                    model = output.model
+                    yield model
+                yield event(compact(output.output))
     except Exception as error:
-        if not num_sent:
+        if model is None:
             raise
         if not isinstance(error, ClientDisconnected):
             yield error_event(error, request_id)

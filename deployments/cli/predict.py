@@ -22,6 +22,7 @@ from deployments.cli.options import (
     state_folder,
 )
 from deployments.errors import SetupError
+from deployments.florence.identity import DEMO, DEMO_NOTE
 from deployments.florence.tasks import TASKS
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
@@ -105,6 +106,9 @@ def predict_all(
             predictions.append(prediction)
             advance(1)
     report(output, errors, predictions, tasks, as_json)
+    if client.model:
+        said = DEMO_NOTE if client.model == DEMO else f"Answered by {client.model}"
+        errors.print(said, markup=False, highlight=False, soft_wrap=True)
     return int(any(each.error for each in predictions))
 
 

@@ -12,11 +12,14 @@ from rich.console import Console
 
 from deployments.cli.options import SetOption, StateOption, state_folder
 from deployments.errors import SetupError
+from deployments.florence.checkpoint import Checkpoint, local_folder
+from deployments.florence.identity import DEMO_NOTE
 from deployments.florence.tasks import APP
 from deployments.local.client import data_uri_of
 from deployments.local.config import Profile, Tree, local_profile, merge, parse_sets
 from deployments.local.launch import launch, metrics_targets
 from deployments.local.state import StateFolder, write_private
+from deployments.settings import ModelSettings
 
 ENDPOINT = f"{APP}/region-proposal"
 NEEDS_TLS = "  fal's Python client speaks https only: start again with --tls"
@@ -109,6 +112,7 @@ def welcome(profile: Profile, state: StateFolder) -> str:
     authority = state.tls / "ca.pem" if url.startswith("https:") else None
     lines = [
         f"Florence Serve is ready: {model.path} on {model.device}. Ctrl-C stops it.",
+        *([DEMO_NOTE] if is_demo(model) else []),
         "",
         f"  Base URL  {url}",
         f"  API key   {key}",
@@ -124,6 +128,11 @@ def welcome(profile: Profile, state: StateFolder) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def is_demo(model: ModelSettings) -> bool:
+    folder = local_folder(model)  # the hub has no demo
+    return folder is not None and Checkpoint(folder).is_demo
 
 
 def example_body(state: StateFolder) -> Path:

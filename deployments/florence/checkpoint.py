@@ -12,6 +12,7 @@ from deployments.florence.vocabulary import Vocabulary
 from deployments.settings import DEMO_CHECKPOINT, ModelSettings
 
 DESCRIPTION_FILES = ("*.json",)
+DEMO_MARK = "florence_serve_demo"  # in config.json
 ALL_FILES = ("*.json", "*.safetensors")
 
 
@@ -58,6 +59,11 @@ class Checkpoint:
         file = self.folder / "generation_config.json"
         config = read(self.folder, file.name) if file.is_file() else {}
         return int(config.get("num_beams") or 1)
+
+    @cached_property
+    def is_demo(self) -> bool:
+        """Whether it is the demo's, wherever it lies: the recipe in `demo/training` marks it."""
+        return self._config.get(DEMO_MARK) is True
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

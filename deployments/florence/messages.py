@@ -61,31 +61,42 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Partial:
-    """The tokens so far of an answer about an image of `size` (width, height)."""
+    """The tokens so far of an answer of `model` about an image of `size` (width, height)."""
 
     tokens: Tokens
     size: tuple[int, int]
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The model's answer: token ids without padding."""
+    """The model's answer: token ids without padding, and which model it was, see `identity`."""
 
     tokens: Tokens
     stages: Stages
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class PartialOutput:
+    """The output so far, as JSON values, and the model that writes it."""
+
+    output: dict[str, Any]
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class Finished:
     """The answer for the client, as JSON values, how long each stage took, and files it names.
 
-    `attempt` is the one that succeeded, from 1.
+    `attempt` is the one that succeeded, from 1; `model` is the one that answered.
     """
 
     output: dict[str, Any]
     stages: Stages
     files: tuple[str, ...] = ()
     attempt: int = 1
+    model: str = ""
 
 
 class Stopwatch:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from deployments.florence.messages import Partial
+from deployments.florence.messages import Partial, PartialOutput
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.schemas import ImageInput
 from deployments.florence.tasks import Task
@@ -11,7 +11,7 @@ from deployments.florence.vocabulary import Vocabulary
 
 UNFINISHED = "\ufffd"  # stands for a letter whose bytes have not all been written
 
-OnPartial = Callable[[Any], None]  # takes an output as JSON values
+OnPartial = Callable[[PartialOutput], None]
 
 
 class PartialParser:
@@ -38,4 +38,5 @@ class PartialParser:
             results = results.rstrip(UNFINISHED)
         if len(results) > self._length:
             self._length = len(results)
-            self._on_partial(self._task.output_of(results, **self._image))
+            output = self._task.output_of(results, **self._image)
+            self._on_partial(PartialOutput(output, partial.model))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from deployments.florence import identity
 from deployments.florence.messages import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.job import Job, JobOutcome, LogLine
@@ -65,6 +66,7 @@ def outcome_of(finished: Finished) -> JobOutcome:
         finished.output,
         inference_s=round(stages.model_s, 6),
         model_s=stages.own_model_s,
+        headers=identity.headers(finished.model),
         files=finished.files,
         logs=tuple(LogLine(line, age_s=ago_s) for line, ago_s in stages.lines()),
     )

@@ -11,6 +11,7 @@ import httpx2
 from PIL import Image
 
 from deployments.errors import SetupError
+from deployments.florence import identity
 from deployments.florence.tasks import APP
 
 TIMEOUT_S = 300.0
@@ -26,6 +27,7 @@ class ServiceClient:
     def __init__(self, url: str, key: str, authority: Path | None = None) -> None:
         self._url = url.rstrip("/")
         self._authorization = {"Authorization": f"Key {key}"}
+        self.model = ""  # that answered last, in its own words
         try:
             self._http = httpx2.Client(verify=ssl_context(authority), timeout=TIMEOUT_S)
             httpx2.URL(self._url)
@@ -63,6 +65,7 @@ class ServiceClient:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise CallError(f"no answer from {self._url}: {error}") from None
         if response.is_success:
+            self.model = response.headers.get(identity.HEADER, self.model)
             return response.content
         raise CallError(error_line(response))
 

@@ -44,7 +44,8 @@ STAGES = Stages(
     batch_share=0.25,
     num_tokens=12,
 )
-ANSWER = Finished({"results": "a red square"}, STAGES)
+MODEL = "owner/name@abc; dtype=float16; beams=3"
+ANSWER = Finished({"results": "a red square"}, STAGES, model=MODEL)
 
 NUM_BEAMS = 3
 
@@ -158,6 +159,7 @@ def build(
     services = Dependencies(
         settings=settings,
         num_beams=NUM_BEAMS,
+        model="demo",
         run=answer,
         ready=ready or always,
         wake=lambda: wakes.append(None),

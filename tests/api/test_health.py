@@ -67,6 +67,14 @@ def test_index_points_to_the_rest(service: Service) -> None:
     assert service.client.get(index["openapi"]).status_code == 200
 
 
+def test_index_says_what_the_demo_is_good_for(service: Service) -> None:
+    """Photographs are not, and nothing in an answer shows it."""
+    index = service.client.get("/").json()
+
+    assert index["model"] == "demo"
+    assert "a photograph is noise" in index["note"]
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/openapi.json"])
 def test_head_is_answered(service: Service, path: str) -> None:
     """Probes may send HEAD, and a slash at the end does not matter."""

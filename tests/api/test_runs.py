@@ -32,6 +32,7 @@ from .service import (
     CAPTION,
     KEY,
     KEY_ID,
+    MODEL,
     NUM_BEAMS,
     OTHER_KEY,
     AwayStore,
@@ -92,6 +93,11 @@ def test_response_says_whether_the_image_was_known(
 
     assert response.headers["x-florence-image-cache"] == said
     assert "x-florence-image-cache" in response.headers["access-control-expose-headers"]
+
+
+def test_response_says_who_answered(shared: Service) -> None:
+    """In the words of the replica that did."""
+    assert shared.post(INPUT).headers["x-florence-model"] == MODEL
 
 
 def test_run_carries_the_request(shared: Service) -> None:

@@ -16,7 +16,7 @@ from deployments.errors import (
     RequestTimeout,
     RunnerDisconnected,
 )
-from deployments.florence.messages import Finished, Request
+from deployments.florence.messages import Finished, PartialOutput, Request
 from deployments.florence.partial_parser import OnPartial
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
@@ -27,8 +27,10 @@ from tests.jobs.memory import MemoryStore
 from .http_exchange import HttpExchange
 from .service import (
     ANSWER,
+    AUTHORIZED,
     CAPTION,
     KEY_ID,
+    MODEL,
     OTHER_KEY,
     QUEUED,
     AwayStore,
@@ -50,11 +52,24 @@ def events(response: Any) -> list[Any]:
     ]
 
 
+def test_a_stream_says_who_answers(serve: Serve) -> None:
+    """From its first output on, which may be the last."""
+
+    async def stream(given: Request, on_partial: OnPartial) -> Finished:
+        on_partial(PartialOutput(PARTS[0], MODEL))
+        await asyncio.sleep(0.01)
+        return ANSWER
+
+    for service in (serve(stream=stream), serve()):
+        response = service.client.post(STREAM, content=BODY, headers=AUTHORIZED)
+        assert response.headers["x-florence-model"] == MODEL
+
+
 def failing(error: Exception) -> StreamFunction:
     """A run that sends a partial output, then fails."""
 
     async def stream(given: Request, on_partial: OnPartial) -> Finished:
-        on_partial(PARTS[0])
+        on_partial(PartialOutput(PARTS[0], MODEL))
         await asyncio.sleep(0.01)
         raise error
 
@@ -93,7 +108,7 @@ def test_each_event_is_sent_at_once(serve: Serve) -> None:
 
         async def stream(given: Request, on_partial: OnPartial) -> Finished:
             for part, go_on in zip(PARTS, sent, strict=True):
-                on_partial(part)
+                on_partial(PartialOutput(part))
                 await go_on.wait()
             return ANSWER
 
@@ -154,7 +169,7 @@ def test_a_stream_ends_at_its_deadline(serve: Serve) -> None:
     cancelled = []
 
     async def stream(given: Request, on_partial: OnPartial) -> Finished:
-        on_partial(PARTS[0])
+        on_partial(PartialOutput(PARTS[0], MODEL))
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -177,7 +192,7 @@ def test_a_run_is_cancelled_on_disconnect(serve: Serve, has_begun: bool) -> None
 
         async def stream(given: Request, on_partial: OnPartial) -> Finished:
             if has_begun:
-                on_partial(PARTS[0])
+                on_partial(PartialOutput(PARTS[0], MODEL))
             began.set()
             try:
                 await asyncio.Event().wait()
@@ -205,7 +220,7 @@ def test_a_stream_counts_as_running(serve: Serve) -> None:
 
     async def scenario() -> None:
         async def stream(given: Request, on_partial: OnPartial) -> Finished:
-            on_partial(PARTS[0])
+            on_partial(PartialOutput(PARTS[0], MODEL))
             await asyncio.Event().wait()
             return ANSWER
 
@@ -227,7 +242,7 @@ def test_what_cannot_be_sent_is_not_worked_on(serve: Serve) -> None:
         cancelled = asyncio.Event()
 
         async def stream(given: Request, on_partial: OnPartial) -> Finished:
-            on_partial(PARTS[0])
+            on_partial(PartialOutput(PARTS[0], MODEL))
             try:
                 await asyncio.Event().wait()
             finally:
@@ -252,7 +267,7 @@ def test_a_stream_is_counted_as_a_run(serve: Serve) -> None:
     """Its metrics are the run's."""
 
     async def stream(given: Request, on_partial: OnPartial) -> Finished:
-        on_partial(PARTS[0])
+        on_partial(PartialOutput(PARTS[0], MODEL))
         return ANSWER
 
     service = serve(stream=stream)

@@ -26,6 +26,7 @@ class Service(BaseHTTPRequestHandler):
     """Answers each image by what is in it."""
 
     asked: list[tuple[str, str]]
+    model = ""
 
     def do_POST(self) -> None:
         """Run a task."""
@@ -69,6 +70,8 @@ class Service(BaseHTTPRequestHandler):
         """An answer of bytes."""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
+        if self.model:
+            self.send_header("x-florence-model", self.model)
         self.end_headers()
         self.wfile.write(body)
 
@@ -113,6 +116,32 @@ def test_each_image_is_a_line_of_json(
     assert [line["input"] for line in lines] == names
     assert [line["results"] for line in lines] == [{"bboxes": [BOX]}] * 3
     assert all(line["image"]["url"].startswith(url) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("demo", "a photograph is noise"),
+        ("a/b@c; dtype=float16; beams=3", "a/b@c; dtype"),
+        ("", ""),
+    ],
+)
+def test_who_answered_is_a_line_beside_the_answers(
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    words: str,
+) -> None:
+    """On standard error, so that what reads the answers reads nothing else."""
+    monkeypatch.setattr(Service, "model", model)
+    predict(images(tmp_path, a=b"1"), url, tmp_path / "state")
+    printed = capsys.readouterr()
+
+    assert len(printed.out.splitlines()) == 1
+    assert len(printed.err.splitlines()) == bool(model)
+    assert words in printed.err
 
 
 def test_a_file_is_sent_as_it_is(url: str, tmp_path: Path) -> None:

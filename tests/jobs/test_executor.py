@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from deployments.errors import NotReady
 from deployments.florence.messages import Finished, Request
 from deployments.florence.stages import Stages
-from deployments.jobs.executor import JobExecutor
+from deployments.jobs.executor import JobExecutor, outcome_of
 from deployments.jobs.job import Job, JobState, Lease, LogLine
 from deployments.settings import TracingSettings
 from deployments.telemetry.tracing import Tracer, open_tracer
@@ -63,6 +64,13 @@ def lines() -> Iterator[Lines]:
     """What is logged in a test."""
     with logging_lines() as kept:
         yield kept
+
+
+def test_a_result_says_who_answered() -> None:
+    """In a header that is replayed with it, and not at all where nobody said so."""
+    for model, headers in (("demo", {"x-florence-model": "demo"}), ("", {})):
+        outcome = outcome_of(replace(FINISHED, model=model))
+        assert outcome.headers == headers
 
 
 async def test_a_job_becomes_a_request() -> None:

@@ -29,6 +29,7 @@ from deployments.demo.training.tokenizer import (
     save_tokenizer_free_of_paths,
     token_id,
 )
+from deployments.florence.checkpoint import DEMO_MARK
 
 IMAGE_SIDE = 128  # pixels; every image is squashed to a square of it
 GRID = 8  # cells per side that the vision tower reduces an image to
@@ -142,7 +143,11 @@ def location_embeddings(model: Florence2ForConditionalGeneration, locations: sli
 def save_checkpoint(
     model: Florence2ForConditionalGeneration, processor: Florence2Processor, folder: Path
 ) -> None:
-    """Write all files, weights as float16; each is replaced at once for readers."""
+    """Write all files, weights as float16; each is replaced at once for readers.
+
+    Its configuration says that it is the demo's, so that its answers can say so, too.
+    """
+    setattr(model.config, DEMO_MARK, True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as name:
         fresh = Path(name)

@@ -1,0 +1,40 @@
+"""Which model answers, in words for clients: of the replica that answered, never of its settings.
+
+    demo
+    florence-community/Florence-2-large@<revision>; dtype=float16; beams=3
+
+A name's characters outside ASCII letters, digits and `/._~-` are percent-encoded, so that `@`, `;`
+and `=` are never in it. A local folder is its name alone: where it lies is nobody's business.
+"""
+
+from urllib.parse import quote
+
+from deployments.florence.checkpoint import Checkpoint
+
+HEADER = "x-florence-model"
+DEMO = "demo"
+DEMO_NOTE = (
+    "The demo checkpoint knows drawn shapes and words only: "
+    "what it answers about a photograph is noise."
+)
+
+
+def name_of(checkpoint: Checkpoint) -> str:
+    """The hub's id and revision, the folder's name, or `demo`."""
+    if checkpoint.is_demo:
+        return DEMO
+    folder = checkpoint.folder
+    if folder.parent.name != "snapshots":
+        return quote(folder.name)
+    repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return f"{quote(repository)}@{quote(folder.name)}"
+
+
+def identity(name: str, dtype: str, num_beams: int) -> str:
+    """A model by its name, and how it was run; nobody compares precisions of the demo."""
+    return name if name == DEMO else f"{name}; dtype={dtype}; beams={num_beams}"
+
+
+def headers(model: str) -> dict[str, str]:
+    """What an answer of `model` says of it."""
+    return {HEADER: model} if model else {}
