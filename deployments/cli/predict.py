@@ -1,10 +1,11 @@
 """`florence predict`: images in, a table or JSON out, annotated pictures in a folder."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -21,13 +22,15 @@ from deployments.cli.options import (
     progress,
     state_folder,
 )
+from deployments.cli.questions import check_use, fields_for, fields_of
 from deployments.errors import SetupError
 from deployments.florence.identity import DEMO, DEMO_NOTE
-from deployments.florence.tasks import TASKS
+from deployments.florence.tasks import APP, TASKS
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
 
 AT_ONCE = 8
+MAX_CORNERS = 4  # that are shown one by one
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -44,6 +47,13 @@ def predict(
     task: Annotated[
         str, typer.Option(help="What to do with each image; several, with commas between, at once.")
     ] = "region-proposal",
+    text: Annotated[
+        str | None, typer.Option(help="Words for a task about words, such as a phrase to find.")
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Pixels for a task about a region.", metavar="X1,Y1,X2,Y2"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
     ] = None,
@@ -54,7 +64,8 @@ def predict(
 
     The exit code is 1 when one of them failed.
     """
-    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state_folder(state)))
+    fields = fields_of(text, region)
+    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state_folder(state), fields))
 
 
 @dataclass(frozen=True)
@@ -76,13 +87,19 @@ def predict_all(
     out: Path | None,
     as_json: bool,
     state: StateFolder,
+    fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> int:
     """Ask every task about every image and report; the exit code is 1 when one failed.
 
+    `fields` are of the tasks' inputs, beside the image.
+
     Raises:
-        SetupError: no key, no such task, or a folder that cannot be written.
+        SetupError: no key, no such task, a field that is missing or of no use, or a folder that
+            cannot be written.
     """
     tasks = tasks_in(task)
+    given = {each: fields_for(each, fields) for each in tasks}
+    check_use(fields, tasks)
     if out is not None:
         make_folder(out)
     secret = api_key(key, state)
@@ -100,7 +117,9 @@ def predict_all(
         ThreadPoolExecutor(AT_ONCE) as threads,
     ):
         for prediction in threads.map(
-            lambda name, task: predict_one(client, name, task, pictures.get((name, task))),
+            lambda name, task: predict_one(
+                client, name, task, given[task], pictures.get((name, task))
+            ),
             *zip(*questions, strict=True),
         ):
             predictions.append(prediction)
@@ -118,7 +137,8 @@ def tasks_in(text: str) -> list[str]:
     Raises:
         SetupError: one of them does not exist.
     """
-    tasks = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = (name.strip().strip("/").removeprefix(f"{APP}/") for name in text.split(","))
+    tasks = list(dict.fromkeys(names))
     for task in tasks:
         if task not in TASKS:
             raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
@@ -192,11 +212,13 @@ def numbers() -> Iterator[str]:
         number += 1
 
 
-def predict_one(client: ServiceClient, name: str, task: str, picture: Path | None) -> Prediction:
+def predict_one(
+    client: ServiceClient, name: str, task: str, fields: Mapping[str, Any], picture: Path | None
+) -> Prediction:
     """Ask one task about one image. A failure is a prediction with an error."""
     try:
         image_url = name if is_url(name) else data_uri_of_file(Path(name))
-        answer = read_answer(client.run(task, image_url))
+        answer = read_answer(client.run(task, image_url, **fields))
         if picture is None or not answer.get("image"):
             return Prediction(name, task, answer)
         picture.write_bytes(client.download(answer["image"]["url"]))
@@ -267,6 +289,8 @@ def table(predictions: Sequence[Prediction], title: str | None) -> Table:
     shown = Table("image", "x", "y", "w", "h", "label", title=title, title_justify="left")
     for column in shown.columns[1:5]:
         column.justify = "right"
+    if any("points" in item for each in predictions for item in items(each)):
+        shown.add_column("corners")
     for each in predictions:
         for row in rows(each):
             shown.add_row(*map(escape, row))
@@ -276,14 +300,36 @@ def table(predictions: Sequence[Prediction], title: str | None) -> Table:
 def rows(prediction: Prediction) -> Iterator[tuple[str, ...]]:
     """The rows of one image; its name stands in the first."""
     results = (prediction.answer or {})["results"]
-    image = prediction.image
+    found, image = items(prediction), prediction.image
     name = image if len(image) < 60 else image[:57] + "…"
     if isinstance(results, str):
         yield name, "", "", "", "", results
         return
-    boxes = results["bboxes"]
-    if not boxes:
+    if not found:
         yield name, "", "", "", "", "(nothing found)"
-    for number, box in enumerate(boxes):
-        corner = (f"{box[side]:.1f}" for side in ("x", "y", "w", "h"))
-        yield name if number == 0 else "", *corner, box["label"]
+    for number, item in enumerate(found):
+        place = (f"{side:.1f}" for side in place_of(item))
+        row = (name if number == 0 else "", *place, item["label"])
+        yield (*row, corners_of(item["points"])) if "points" in item else row
+
+
+def items(prediction: Prediction) -> list[dict[str, Any]]:
+    """The boxes, lines of text or outlines of an answer, whatever it calls them; none in text."""
+    results = (prediction.answer or {})["results"]
+    lists = [] if isinstance(results, str) else results.values()
+    return next((each for each in lists if isinstance(each, list)), [])
+
+
+def place_of(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """x, y, w and h of a shape, or of the rectangle around its corners."""
+    if "x" in item:
+        return item["x"], item["y"], item["w"], item["h"]
+    xs, ys = ([point[axis] for point in item["points"]] for axis in ("x", "y"))
+    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+
+
+def corners_of(points: Sequence[Mapping[str, float]]) -> str:
+    """A few corners as they are, of many their number."""
+    if len(points) > MAX_CORNERS:
+        return str(len(points))
+    return " ".join(f"{point['x']:.0f},{point['y']:.0f}" for point in points)

@@ -40,13 +40,13 @@ class ServiceClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def run(self, task: str, image_url: str) -> bytes:
-        """The body of the answer.
+    def run(self, task: str, image_url: str, **fields: Any) -> bytes:
+        """The body of the answer to an image, and to what else the task takes.
 
         Raises:
             CallError: the service refused, or does not answer.
         """
-        url, body = f"{self._url}/{APP}/{task}", {"image_url": image_url}
+        url, body = f"{self._url}/{APP}/{task}", {"image_url": image_url, **fields}
         return self._ask("POST", url, json=body, headers=self._authorization)
 
     def download(self, url: str) -> bytes:

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.cli.predict import expand, picture_names, predict_all
+from deployments.cli.questions import fields_of
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
+from deployments.florence.schemas import ImageInput
+from deployments.florence.tasks import TASKS as KNOWN
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
 
@@ -22,10 +26,20 @@ PICTURE = b"\xff\xd8 an annotated picture"
 BOX = {"x": 1.5, "y": 2.0, "w": 30.25, "h": 4.0, "label": "red [circle]"}
 
 
+POINTS = [{"x": 1.0, "y": 2.0}, {"x": 31.0, "y": 2.5}, {"x": 30.0, "y": 9.0}, {"x": 0.4, "y": 8.0}]
+SHAPES = {
+    "turned": {"quad_boxes": [BOX | {"label": "STOP", "points": POINTS}]},
+    "outlines": {
+        "polygons": [{"label": "", "points": POINTS[:3]}, {"label": "", "points": POINTS * 3}]
+    },
+}
+
+
 class Service(BaseHTTPRequestHandler):
     """Answers each image by what is in it."""
 
     asked: list[tuple[str, str]]
+    fields: list[dict[str, Any]]
     model = ""
 
     def do_POST(self) -> None:
@@ -34,6 +48,7 @@ class Service(BaseHTTPRequestHandler):
         image = body["image_url"]
         content = base64.b64decode(image.partition(",")[2]) if image.startswith("data:") else b""
         self.asked.append((self.path, image))
+        self.fields.append({name: value for name, value in body.items() if name != "image_url"})
         if self.headers["Authorization"] != f"Key {KEY}":
             self.refuse(Unauthorized())
         elif content == b"broken":
@@ -48,6 +63,8 @@ class Service(BaseHTTPRequestHandler):
             self.say(418, b"short and stout")
         elif self.path.endswith("/caption"):
             self.answer_json(200, {"results": "a [/red] circle"})
+        elif self.path.endswith(("/turned", "/outlines")):
+            self.answer_json(200, {"results": SHAPES[self.path.rpartition("/")[2]]})
         else:
             name = "missing" if content == b"lost" else "picture.jpg"
             url = f"http://{self.headers['Host']}/cdn/files/{name}"
@@ -84,7 +101,7 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The base URL of a running service."""
     monkeypatch.delenv("FLORENCE_API_KEY", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
-    Service.asked = []
+    Service.asked, Service.fields = [], []
     with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -260,6 +277,107 @@ def test_a_person_gets_a_table(
     predict(images(tmp_path, a=b"1"), url, tmp_path / "state", task=task, as_json=False)
     out = capsys.readouterr().out
     assert all(cell in out for cell in cells)
+
+
+class TextInput(ImageInput):
+    """Of a task about words."""
+
+    text_input: str
+
+
+class RegionInput(ImageInput):
+    """Of a task about a place."""
+
+    region: dict[str, int]
+
+
+@pytest.fixture
+def more_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task of each kind, whatever else there is."""
+    for name, model in (("turned", ImageInput), ("words", TextInput), ("outlines", RegionInput)):
+        row = replace(KNOWN["region-proposal"], path=name, input=model)
+        monkeypatch.setitem(KNOWN, name, row)
+
+
+@pytest.mark.parametrize(
+    ("task", "cells"),
+    [
+        ("turned", ["1.5", "30.2", "STOP", "1,2 31,2 30,9 0,8"]),
+        ("outlines", ["1.0", "2.0", "30.0", "7.0", "1,2 31,2 30,9", "12"]),
+    ],
+)
+def test_turned_text_and_outlines_are_rows_with_their_corners(
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more_tasks: None,
+    task: str,
+    cells: list[str],
+) -> None:
+    """An outline has the rectangle around it; of many corners, only the number is shown."""
+    fields: dict[str, Any] = {"region": {}} if task == "outlines" else {}
+    predict(
+        images(tmp_path, a=b"1"), url, tmp_path / "state", task=task, as_json=False, fields=fields
+    )
+    out = capsys.readouterr().out
+    assert [cell for cell in cells if cell not in out] == []
+
+
+def test_each_task_gets_the_fields_that_it_takes(
+    url: str, tmp_path: Path, more_tasks: None
+) -> None:
+    """Of several tasks, one that takes no words gets none."""
+    fields = fields_of("a cat", "-1, 2,30,40")
+    names = images(tmp_path, a=b"1")
+    predict(names, url, tmp_path / "state", task="words,outlines,caption", fields=fields)
+    region = {"x1": -1, "y1": 2, "x2": 30, "y2": 40}
+    assert sorted(map(str, Service.fields)) == sorted(
+        map(str, ({"text_input": "a cat"}, {"region": region}, {}))
+    )
+
+
+def test_empty_words_are_words(url: str, tmp_path: Path, more_tasks: None) -> None:
+    """As in fal's own examples."""
+    names = images(tmp_path, a=b"1")
+    assert predict(names, url, tmp_path / "state", task="words", fields=fields_of("", None)) == 0
+    assert Service.fields == [{"text_input": ""}]
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "line"),
+    [
+        ("words", {}, "words needs --text TEXT"),
+        ("caption,words", {}, "words needs --text TEXT"),
+        ("outlines", {"text_input": "x"}, "outlines needs --region X1,Y1,X2,Y2"),
+        ("caption", {"text_input": "x"}, "caption takes no --text: it is for .*words"),
+        (
+            "words",
+            {"text_input": "x", "region": {}},
+            "words takes no --region: it is for .*outlines",
+        ),
+    ],
+)
+def test_an_option_that_is_missing_or_of_no_use_is_refused(
+    url: str, tmp_path: Path, more_tasks: None, task: str, fields: dict[str, Any], line: str
+) -> None:
+    """Before any request, in one line that says which."""
+    with pytest.raises(SetupError, match=line):
+        predict(["a.png"], url, tmp_path / "state", task=task, fields=fields)
+    assert Service.asked == []
+
+
+@pytest.mark.parametrize("region", ["", "1,2,3", "1,2,3,4,5", "0.1,0,1,1", "a,b,c,d", "1 2 3 4"])
+def test_a_region_that_is_none_is_refused(region: str) -> None:
+    """The line has an example."""
+    with pytest.raises(SetupError, match="as in 100,100,200,200"):
+        fields_of(None, region)
+
+
+def test_a_task_may_have_its_whole_path(url: str, tmp_path: Path) -> None:
+    """As it is copied from an address."""
+    task = "/fal-ai/florence-2-large/caption"
+    assert predict(images(tmp_path, a=b"1"), url, tmp_path / "state", task=task) == 0
+    assert [path for path, _ in Service.asked] == [task]
 
 
 TASKS = ["object-detection", "caption", "region-proposal"]
