@@ -9,6 +9,8 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +26,7 @@ from deployments.florence.stages import Stages
 from deployments.images.data_uri import hint_of_url, read_data_uri
 from deployments.images.decode import decode, to_pixels
 from deployments.images.fetch import Fetcher
+from deployments.images.single_flight import SingleFlight
 from deployments.settings import Settings
 from deployments.telemetry.log import hide_client_errors
 from deployments.telemetry.metrics import RayRecorder, Recorder
@@ -53,6 +56,7 @@ class Preprocess:
         self._checkpoint = open_checkpoint(settings.model)
         self._fetcher = Fetcher(settings.preprocess)
         self._threads = ThreadPoolExecutor(settings.preprocess.decode_threads, "Preprocess")
+        self._under_way: SingleFlight[Prepared] = SingleFlight()
         self._decoding: dict[int, float] = {}
         self._recorder = recorder or RayRecorder()
         self._metrics = ProcessMetrics(self._recorder, "Preprocess")
@@ -67,9 +71,7 @@ class Preprocess:
         """
         with self._tracer.span("preprocess", request.trace, request_id=request.id) as span:
             watch = Stopwatch()
-            source = await self._read(request)
-            fetch_s = watch.seconds()
-            prepared = await self._in_thread(self._prepare, source, fetch_s)
+            prepared = await self._prepared(request)
             prepared.stages.record(self._recorder, "Preprocess")
             prepared.stages.trace(self._tracer, span, "Preprocess", watch.seconds())
             return prepared
@@ -94,6 +96,18 @@ class Preprocess:
 
     async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *given)
+
+    async def _prepared(self, request: Request) -> Prepared:
+        """The image, together with those of the same key who ask for the same URL now."""
+        watch = Stopwatch()
+        key = (request.key_id, request.base_url, request.input.image_url)
+        prepared, is_shared = await self._under_way(key, partial(self._read_and_prepare, request))
+        return joined(prepared, watch.seconds()) if is_shared else prepared
+
+    async def _read_and_prepare(self, request: Request) -> Prepared:
+        watch = Stopwatch()
+        source = await self._read(request)
+        return await self._in_thread(self._prepare, source, watch.seconds())
 
     async def _read(self, request: Request) -> bytes:
         url, max_bytes = request.input.image_url, self._settings.max_bytes
@@ -125,6 +139,13 @@ class Preprocess:
         )
         digest = digest_of(pixels) if self._needs_digest else ""
         return Prepared(pixels, np.frombuffer(source, np.uint8), image.size, stages, digest)
+
+
+def joined(prepared: Prepared, seconds: float) -> Prepared:
+    """What another request has begun, with the `seconds` that this one waited for it."""
+    decode_s = min(prepared.stages.decode_s, seconds)
+    stages = prepared.stages.with_(fetch_s=seconds - decode_s, decode_s=decode_s, fetches_shared=1)
+    return replace(prepared, stages=stages)
 
 
 def digest_of(pixels: Pixels) -> str:

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -109,6 +110,109 @@ def test_preprocess_is_healthy_while_images_decode_in_time(settings: Settings) -
 
     with pytest.raises(InternalError):
         preprocess.check_health()
+
+
+class Downloads:
+    """Serves one picture on loopback, when the test lets it, and counts who asks."""
+
+    def __init__(self, picture: bytes) -> None:
+        self._picture = picture
+        self.count = 0
+        self.asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One download."""
+        await reader.readuntil(b"\r\n\r\n")
+        self.count += 1
+        self.asked.set()
+        await self.may_answer.wait()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(self._picture)}\r\n\r\n"
+        writer.write(head.encode() + self._picture)
+        await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def downloads(
+    settings: Settings, picture: bytes
+) -> AsyncIterator[tuple[Downloads, Preprocess, Callable[[str], "asyncio.Task[Prepared]"]]]:
+    """A server, a Preprocess that may fetch from it, and how to ask that one as a key."""
+    served = Downloads(picture)
+    server = await asyncio.start_server(served.handle, "127.0.0.1", 0)
+    host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    allowed = settings.preprocess.model_copy(update={"allowed_hosts": (host,)})
+    changed = settings.model_copy(update={"preprocess": allowed})
+    preprocess = Preprocess(changed, PrometheusRecorder())
+
+    def ask(key_id: str) -> "asyncio.Task[Prepared]":
+        request = replace(run(f"http://{host}/a.png"), key_id=key_id)
+        return asyncio.create_task(preprocess.run(request))
+
+    async with server:
+        yield served, preprocess, ask
+
+
+def png(seed: int) -> bytes:
+    """A scene as a file."""
+    buffer = io.BytesIO()
+    scene(seed).image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_url_asked_for_twice_at_the_same_time_is_fetched_once(settings: Settings) -> None:
+    """By one key; another key fetches for itself, and so does who comes later."""
+
+    async def scenario() -> None:
+        async with downloads(settings, png(0)) as (served, preprocess, ask):
+            calls = [ask(key_id) for key_id in ("mine", "mine", "yours", "mine")]
+            await served.asked.wait()
+            served.may_answer.set()
+            first, second, other, third = await asyncio.gather(*calls)
+            assert served.count == 2
+            assert [each.stages.fetches_shared for each in (first, second, other, third)] == [
+                0, 1, 0, 1,
+            ]  # fmt: skip
+            assert first.digest == second.digest == other.digest != ""
+            await ask("mine")
+            assert served.count == 3
+            text = preprocess._recorder.exposition().decode()  # type: ignore[attr-defined]
+            assert "florence_preprocess_shared_total 2.0" in text
+
+    asyncio.run(scenario())
+
+
+def test_who_leaves_takes_no_download_from_another(settings: Settings) -> None:
+    """The first caller's end is its own: the second gets the image that the first asked for."""
+
+    async def scenario() -> None:
+        async with downloads(settings, png(0)) as (served, _, ask):
+            first, second = ask("mine"), ask("mine")
+            await served.asked.wait()
+            first.cancel()
+            await asyncio.wait([first])
+            served.may_answer.set()
+            assert (await second).size == (640, 480)
+            assert served.count == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_file_is_an_error_for_all_who_asked(settings: Settings) -> None:
+    """With one download, and nothing of it is remembered."""
+
+    async def scenario() -> None:
+        async with downloads(settings, b"no image") as (served, _, ask):
+            calls = [ask("mine"), ask("mine")]
+            served.may_answer.set()
+            errors = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(each) for each in errors] == [ImageLoadError] * 2
+            assert served.count == 1
+            with pytest.raises(ImageLoadError):
+                await ask("mine")
+            assert served.count == 2
+
+    asyncio.run(scenario())
 
 
 def test_a_file_that_fails_leaves_nothing_decoding(settings: Settings) -> None:
@@ -260,7 +364,7 @@ def test_a_model_that_fails_is_fals_generation_error(
 ) -> None:
     """What the model raises is not shown to the client, and the next request is answered."""
     prepared = prepare(settings, uri(scene(0).image))
-    two_colours = replace(prepared, pixels=prepared.pixels[..., :2])
+    two_colours = replace(prepared, pixels=prepared.pixels[..., :2], digest="")
     with pytest.raises(GenerationError) as caught:
         asyncio.run(inference.run(two_colours, run()))
 

@@ -90,6 +90,7 @@ class Stages:
         log="tokens",
     )
     image_hits: int = count("Inference", "florence_inference_image_hits_total", log="image_hits")
+    fetches_shared: int = count("Preprocess", "florence_preprocess_shared_total")
     source_bytes: int = count("Preprocess", log="source_bytes")
     width: int = count("Preprocess")
     height: int = count("Preprocess")

@@ -69,6 +69,9 @@ METRICS: dict[str, Metric] = {
     "florence_preprocess_decode_seconds": Metric(
         "histogram", "Decoding and resizing one image.", (), SECONDS
     ),
+    "florence_preprocess_shared_total": Metric(
+        "counter", "Requests whose image another request was fetching and decoding."
+    ),
     "florence_inference_queue_wait_seconds": Metric(
         "histogram", "Wait of one request for the model.", (), SECONDS
     ),

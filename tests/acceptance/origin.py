@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ class Origin(ThreadedServer):
     def __init__(self, picture: bytes) -> None:
         super().__init__()
         self._picture = picture
+        self.asked: Counter[str] = Counter()
         self.paths: dict[str, Answer] = {
             "/scene.png": self._serve_picture,
             "/late.png": self._serve_late,
@@ -46,7 +48,9 @@ class Origin(ThreadedServer):
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = await reader.readuntil(b"\r\n\r\n")
-            await self.paths[head.split()[1].decode()](writer)
+            path = head.split()[1].decode()
+            self.asked[path] += 1
+            await self.paths[path](writer)
             await writer.drain()
         writer.close()
 
@@ -109,6 +113,16 @@ def head(status: int, length: int) -> bytes:
         f"HTTP/1.1 {status} -\r\nContent-Type: image/png\r\n"
         f"Content-Length: {length}\r\nConnection: close\r\n\r\n"
     ).encode()
+
+
+def held(picture: bytes, seconds: float) -> Answer:
+    """An answer that comes after so many seconds."""
+
+    async def answer(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(seconds)
+        writer.write(head(200, len(picture)) + picture)
+
+    return answer
 
 
 def redirect(target: str) -> Answer:

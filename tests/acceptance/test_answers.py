@@ -10,8 +10,9 @@ from PIL import Image
 
 from deployments.demo.scoring import match_boxes
 from tests.acceptance.caller import APP, Caller, encoded, error_type, scene, truth, uri
-from tests.acceptance.origin import Origin
+from tests.acceptance.origin import Origin, held
 
+HELD_S = 4.0  # in which three requests reach Preprocess
 SIZES = ((640, 480), (512, 512), (480, 640), (256, 256))
 
 
@@ -171,6 +172,26 @@ def test_fetches_an_image_by_url(caller: Caller, origin: Origin) -> None:
     for path in ("/scene.png", "/moved"):
         found = caller.send(origin.url + path).json()["results"]["bboxes"]
         assert min(pair.iou for pair in match_boxes(truth(scene(0)), found)) >= 0.5
+
+
+def test_tasks_about_one_url_share_its_download_and_its_pass(
+    caller: Caller, origin: Origin
+) -> None:
+    """Three at the same time: one miss, and the answers that each gets of the file itself."""
+    picture = encoded(scene(2000).image, "PNG")
+    origin.paths["/asked-together.png"] = held(picture, HELD_S)
+    paths = [f"{APP}/{task}" for task in ("region-proposal", "object-detection", "caption")]
+    with ThreadPoolExecutor(len(paths)) as threads:
+        url = f"{origin.url}/asked-together.png"
+        together = list(threads.map(lambda path: caller.send(url, path), paths))
+    alone = [caller.send(picture, path) for path in paths]
+
+    assert origin.asked["/asked-together.png"] == 1
+    said = sorted(each.headers["x-florence-image-cache"] for each in together)
+    assert said == ["hit", "hit", "miss"]
+    assert [each.headers["x-florence-image-cache"] for each in alone] == ["hit"] * 3
+    for one, other in zip(together, alone, strict=True):
+        assert one.json()["results"] == other.json()["results"]
 
 
 def test_object_detection_names_the_shapes(caller: Caller) -> None:

@@ -37,6 +37,7 @@ IMAGE = uri(scene(0, (256, 256)).image)
 
 # What does not happen here, and the tests in which it does.
 ELSEWHERE = {
+    "florence_preprocess_shared_total": "no URL is asked for twice; tests/test_deployments.py",
     "florence_postprocess_pictures_lost_total": "no picture is lost; tests/files/test_pictures.py",
     "florence_queue_key_running": "nothing runs any more; but see `used`",
     "florence_dispatcher_rescued_total": "no worker dies; tests/jobs/test_maintenance.py",

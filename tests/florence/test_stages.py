@@ -73,6 +73,7 @@ def test_every_metric_is_recorded_by_one_deployment() -> None:
     assert parts[0] == {
         "florence_preprocess_fetch_seconds": 0.5,
         "florence_preprocess_decode_seconds": 0.25,
+        "florence_preprocess_shared_total": 0,
     }
 
 
