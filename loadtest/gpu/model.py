@@ -12,6 +12,7 @@ from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
+from deployments.florence.image_cache import ImageCache
 from deployments.florence.sequence import Sequence, Sequences, Tokens
 
 SEED = 0
@@ -71,6 +72,7 @@ class ModelShape:
 
 # 777 M parameters; the vocabulary is padded to a multiple of 64, as transformers' conversion does.
 LARGE = ModelShape((256, 512, 1024, 2048), (1, 1, 9, 1), (8, 16, 32, 64), 1024, 12, 16, 51328, 768)
+BASE = ModelShape((128, 256, 512, 1024), (1, 1, 9, 1), (4, 8, 16, 32), 768, 6, 12, 51328, 768)
 SMALL = ModelShape((32, 64, 128, 256), (1, 1, 2, 1), (1, 2, 4, 8), 128, 3, 4, 1472, 128)
 
 
@@ -83,8 +85,10 @@ class BenchModel:
     rules: GenerationRules
     image: tuple[int, int]
 
-    def engine(self, config: EngineConfig) -> Engine:
-        return build(self.florence, self.inputs, self.rules, config, self.image)
+    def engine(
+        self, config: EngineConfig, image_cache: ImageCache[torch.Tensor] | None = None
+    ) -> Engine:
+        return build(self.florence, self.inputs, self.rules, config, self.image, image_cache)
 
     @torch.inference_mode()
     def is_finite(self) -> bool:
