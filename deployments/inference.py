@@ -15,7 +15,7 @@ from deployments.florence.image_cache import ImageCache
 from deployments.florence.latest import latest
 from deployments.florence.messages import Generated, Partial, Prepared, Request
 from deployments.florence.scheduler import LengthForecast
-from deployments.florence.sequence import Sequence, Tokens
+from deployments.florence.sequence import Progress, Sequence, Tokens
 from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS
 from deployments.settings import Settings
@@ -86,9 +86,10 @@ class Inference:
             async for result in results:
                 if isinstance(result, Generated):
                     yield result
-                elif len(result) > length:
-                    length = len(result)
-                    yield Partial(result, prepared.size, self._identity(request))
+                elif len(result.tokens) > length:
+                    length = len(result.tokens)
+                    model = self._identity(request)
+                    yield Partial(result.tokens, prepared.size, model, result.scores)
 
     def check_health(self) -> None:
         """Serve asks this.
@@ -115,7 +116,7 @@ class Inference:
         self,
         prepared: Prepared,
         request: Request,
-        on_progress: Callable[[Tokens], None] | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Generated:
         with self._tracer.span(
             "inference", request.trace, request_id=request.id, task=request.task
@@ -126,7 +127,8 @@ class Inference:
             self._forecast.add(request.task, len(tokens))
             self._record(stages)
             stages.trace(self._tracer, span, "Inference")
-            return Generated(tokens, stages, self._identity(request))
+            model, scores = self._identity(request), sequence.scores
+            return Generated(tokens, stages, model, scores, sequence.truncated)
 
     def _sequence(self, prepared: Prepared, request: Request) -> Sequence:
         task = TASKS[request.task]
@@ -156,7 +158,7 @@ class Inference:
         self,
         sequence: Sequence,
         request: Request,
-        on_progress: Callable[[Tokens], None] | None,
+        on_progress: Callable[[Progress], None] | None,
     ) -> Tokens:
         try:
             return await self._batcher.submit(sequence, on_progress)

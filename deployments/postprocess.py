@@ -87,7 +87,13 @@ class Postprocess:
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The output as JSON values, and the names of its files."""
         task = TASKS[request.task]
-        answer = ModelAnswer.of(generated.tokens, self._vocabulary, prepared.size)
+        answer = ModelAnswer.of(
+            generated.tokens,
+            self._vocabulary,
+            prepared.size,
+            generated.scores,
+            generated.truncated,
+        )
         results = await asyncio.to_thread(task.parse, answer, request.input)
         if task.draw is None or not self._annotate:
             return task.output_of(results), ()

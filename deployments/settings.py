@@ -236,6 +236,13 @@ class InferenceSettings(Section):
     min_new_tokens: int = Field(
         0, ge=0, description="Shortest answer in tokens; for benchmarks of equal length."
     )
+    no_repeat_ngram_size: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="Length in tokens of the n-grams that may not come twice in an answer; "
+        "0 allows true repeats, as in tables; the checkpoint's own when not given.",
+    )
     constrained: bool = Field(
         False,
         description="Let tasks that find boxes write only complete boxes with ordered corners.",

@@ -91,10 +91,11 @@ LAZY = {
     ("inference.py", "deployments.florence.open"),
 }
 # What a benchmark runs where neither Ray nor pydantic is installed, and what else it may import.
+BESIDE_THE_ENGINE = ("image_cache.py", "scheduler.py", "sequence.py", "token_scores.py")
 ENGINE = [
     *(PACKAGE / "florence" / "engine").rglob("*.py"),
     PACKAGE / "errors.py",
-    *(PACKAGE / "florence" / name for name in ("image_cache.py", "scheduler.py", "sequence.py")),
+    *(PACKAGE / "florence" / name for name in BESIDE_THE_ENGINE),
 ]
 ENGINE_LIBRARIES = {"numpy", "torch"} | sys.stdlib_module_names
 

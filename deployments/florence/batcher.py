@@ -21,7 +21,7 @@ from typing import Protocol, Self
 
 from deployments.errors import InternalError, Overloaded, RequestTimeout
 from deployments.florence.scheduler import Scheduler
-from deployments.florence.sequence import Sequence, Sequences, Tokens
+from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
 
 PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Forget all sequences, after a step that failed."""
         ...
 
-    def progress(self, sequence: Sequence) -> Tokens | None:
+    def progress(self, sequence: Sequence) -> Progress | None:
         """The tokens so far, where the backend knows."""
         ...
 
@@ -153,7 +153,7 @@ class Batcher:
         self._thread.start()
 
     async def submit(
-        self, sequence: Sequence, on_progress: Callable[[Tokens], None] | None = None
+        self, sequence: Sequence, on_progress: Callable[[Progress], None] | None = None
     ) -> Tokens:
         """The tokens of `sequence`, which then knows how long it waited and ran.
 
@@ -388,9 +388,9 @@ class Batcher:
     def _report(self) -> None:
         for sequence in self._running:
             if sequence.on_progress is not None and sequence.num_steps % PROGRESS_STEPS == 0:
-                tokens = self._backend.progress(sequence)
-                if tokens is not None:
-                    sequence.on_progress(tokens)
+                progress = self._backend.progress(sequence)
+                if progress is not None:
+                    sequence.on_progress(progress)
 
     def _refuse_all(self) -> None:
         with self._changed:
@@ -402,11 +402,11 @@ class Batcher:
 
 
 def call_on(
-    loop: asyncio.AbstractEventLoop, on_progress: Callable[[Tokens], None], tokens: Tokens
+    loop: asyncio.AbstractEventLoop, on_progress: Callable[[Progress], None], progress: Progress
 ) -> None:
     """Call `on_progress` on its own event loop, unless that is closed."""
     with suppress(RuntimeError):
-        loop.call_soon_threadsafe(on_progress, tokens)
+        loop.call_soon_threadsafe(on_progress, progress)
 
 
 def without_expired(sequences: Sequences) -> list[Sequence]:

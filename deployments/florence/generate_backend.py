@@ -4,13 +4,24 @@ fallback.
 A whole batch goes through one pass, which no sequence can join and which ends with the longest.
 """
 
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from numpy.typing import NDArray
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from deployments.florence.model import Model
-from deployments.florence.sequence import Sequence, Sequences, Tokens
+from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
+from deployments.florence.token_scores import NEAR_BINS, TokenScorer
 from deployments.settings import InferenceSettings
 
 
@@ -20,6 +31,7 @@ class Generate:
     def __init__(self, model: Model, settings: InferenceSettings) -> None:
         self._model = model
         self._settings = settings
+        self._scorer = TokenScorer(model.checkpoint.vocabulary.bins)
         self._sequences: list[Sequence] = []
 
     @property
@@ -51,14 +63,15 @@ class Generate:
     def reset(self) -> None:
         self._sequences = []
 
-    def progress(self, _sequence: Sequence) -> Tokens | None:
+    def progress(self, _sequence: Sequence) -> Progress | None:
         """Nothing: `generate` returns at its end."""
         return None
 
     def warm_up(self, sequence: Sequence) -> None:
         """Run `sequence` alone and as a full batch, so that no client waits for it."""
+        short = replace(sequence, max_new_tokens=4)
         for size in {1, self.max_batch_size}:
-            self._generate([sequence] * size, max_new_tokens=4, min_new_tokens=0)
+            self._generate([short] * size, min_new_tokens=0)
 
     def answers(self, sequences: Sequences) -> list[Tokens]:
         """The tokens of each sequence, from the start token on."""
@@ -69,17 +82,78 @@ class Generate:
     @torch.inference_mode()
     def _generate(self, sequences: Sequences, **changed: Any) -> None:
         """Set the tokens of each sequence, from the start token on, without padding."""
-        ids, mask = self._model.padded([sequence.prompt for sequence in sequences])
-        rows = self._model.florence.generate(
+        model, first = self._model, sequences[0]
+        ids, mask = model.padded([sequence.prompt for sequence in sequences])
+        options = generate_options(model, self._settings, first) | changed
+        end = NotedEnd(model.florence.generation_config, options["max_new_tokens"])
+        output: Any = model.florence.generate(
             input_ids=ids,
             attention_mask=mask,
-            pixel_values=self._model.normalised([sequence.pixels for sequence in sequences]),
+            pixel_values=model.normalised([sequence.pixels for sequence in sequences]),
             stopping_criteria=StoppingCriteriaList([StopUnwanted(sequences)]),
-            **generate_options(self._model, self._settings, sequences[0]) | changed,
+            logits_processor=LogitsProcessorList([end]),
+            generation_config=without_forced_end(model.florence.generation_config),
+            return_dict_in_generate=True,
+            output_logits=first.scored,
+            **options,
         )
-        pad = self._model.pad
-        for sequence, row in zip(sequences, rows.tolist(), strict=True):
-            sequence.tokens = tuple(id_ for id_ in row if id_ != pad)
+        windows = self._windows(output) if first.scored else None
+        for number, (sequence, row) in enumerate(
+            zip(sequences, output.sequences.tolist(), strict=True)
+        ):
+            sequence.tokens = tuple(id_ for id_ in row if id_ != model.pad)
+            sequence.truncated = end.cut(sequence.tokens)
+            if windows is not None:
+                tokens = sequence.tokens[1:]
+                sequence.scores = self._scorer(tokens, windows[number, : len(tokens)])
+
+    def _windows(self, output: Any) -> NDArray[np.float32]:
+        """The log-probabilities of the ids about each token's own: (sequences, tokens, WINDOW)."""
+        near = [
+            self._model.florence.compute_transition_scores(
+                (output.sequences + offset).clamp(0, output.logits[0].shape[-1] - 1),
+                output.logits,
+                getattr(output, "beam_indices", None),
+                normalize_logits=True,
+            )
+            for offset in range(-NEAR_BINS, NEAR_BINS + 1)
+        ]
+        return torch.stack(near, dim=-1).cpu().numpy()
+
+
+class NotedEnd(LogitsProcessor):
+    """Forces the last token, as transformers does, and notes what would have come instead.
+
+    Comes as the last of the processors.
+    """
+
+    def __init__(self, config: GenerationConfig, max_new_tokens: int) -> None:
+        self._eos = config.eos_token_id
+        self._forced = config.forced_eos_token_id
+        self._limit = max_new_tokens  # the length before the last token, with the start token
+        self._cut: dict[Tokens, bool] = {}
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Scores (beams, V)."""
+        if self._forced is None or input_ids.shape[1] != self._limit:
+            return scores
+        wanted = (scores.argmax(dim=-1) != self._eos).tolist()
+        self._cut |= zip(map(tuple, input_ids.tolist()), wanted, strict=True)
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self._forced] = 0.0
+        return forced
+
+    def cut(self, tokens: Tokens) -> bool:
+        """Whether an answer would have gone on beyond its limit."""
+        if len(tokens) <= self._limit:
+            return False
+        return self._cut.get(tokens[:-1], bool(tokens[-1] != self._eos))
+
+
+def without_forced_end(config: GenerationConfig) -> GenerationConfig:
+    changed = copy(config)
+    changed.forced_eos_token_id = None
+    return changed
 
 
 class StopUnwanted(StoppingCriteria):
@@ -102,7 +176,13 @@ def grouped(sequences: Sequences) -> list[list[Sequence]]:
     """The sequences by their bounds: those of a pass have the same."""
     found: dict[object, list[Sequence]] = {}
     for sequence in sequences:
-        found.setdefault((sequence.num_beams, sequence.max_new_tokens), []).append(sequence)
+        bounds = (
+            sequence.num_beams,
+            sequence.max_new_tokens,
+            sequence.no_repeat_ngram_size,
+            sequence.scored,
+        )
+        found.setdefault(bounds, []).append(sequence)
     return list(found.values())
 
 
@@ -119,6 +199,9 @@ def generate_options(
     }
     if num_beams := sequence.num_beams or settings.num_beams:
         options["num_beams"] = num_beams
+    ngram = sequence.no_repeat_ngram_size
+    if (ngram := settings.no_repeat_ngram_size if ngram is None else ngram) is not None:
+        options["no_repeat_ngram_size"] = ngram
     if num_beams == 1:
         options["early_stopping"] = False
     return options

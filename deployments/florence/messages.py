@@ -7,6 +7,7 @@ from typing import Any, Self
 from deployments.florence.schemas import ImageInput
 from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.stages import Stages
+from deployments.florence.token_scores import TokenScores
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,29 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Partial:
-    """The tokens so far of an answer of `model` about an image of `size` (width, height)."""
+    """The tokens so far of an answer of `model` about an image of `size` (width, height).
+
+    They begin with the start token; `scores` are there where they are wanted.
+    """
 
     tokens: Tokens
     size: tuple[int, int]
     model: str = ""
+    scores: TokenScores | None = None
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The model's answer: token ids without padding, and which model it was, see `identity`."""
+    """The model's answer: token ids without padding, and which model it was, see `identity`.
+
+    `scores` are there where they are wanted. A truncated one would have gone on beyond its limit.
+    """
 
     tokens: Tokens
     stages: Stages
     model: str = ""
+    scores: TokenScores | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

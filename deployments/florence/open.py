@@ -1,6 +1,7 @@
 """Opens the backend that the settings name, over a loaded model."""
 
 import collections.abc
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -9,6 +10,7 @@ from deployments.florence.batcher import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
 from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.search import GenerationRules
 from deployments.florence.generate_backend import Generate
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.model import Model
@@ -49,12 +51,19 @@ def open_engine(
     return build(
         model.florence,
         model.inputs,
-        model.rules(),
+        with_settings(model.rules(), settings),
         engine_config(settings, checkpoint, longest_prompt, model.num_beams),
         checkpoint.image_size,
         image_cache,
-        checkpoint.vocabulary.bins if settings.constrained else None,
+        checkpoint.vocabulary.bins,
+        settings.constrained,
     )
+
+
+def with_settings(rules: GenerationRules, settings: InferenceSettings) -> GenerationRules:
+    """The checkpoint's rules, but for what is set."""
+    ngram = settings.no_repeat_ngram_size
+    return rules if ngram is None else replace(rules, ngram=ngram)
 
 
 def engine_config(

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, Self
 
 from deployments.florence.schemas import BoundingBox, BoundingBoxes
+from deployments.florence.token_scores import TokenScores
 from deployments.florence.vocabulary import Vocabulary
 
 NUM_BINS = 1000
@@ -20,16 +21,36 @@ NUM_BINS = 1000
 
 @dataclass(frozen=True)
 class ModelAnswer:
-    """Token ids without their frame, their vocabulary, and the (width, height) of the image."""
+    """Token ids without their frame, their vocabulary, and the (width, height) of the image.
+
+    `scores` are those of the `tokens`, where they are wanted. A truncated answer would have gone
+    on: what stands at its end may be half of something.
+    """
 
     tokens: tuple[int, ...]
     vocabulary: Vocabulary
     size: tuple[int, int]
+    scores: TokenScores | None = None
+    truncated: bool = False
 
     @classmethod
-    def of(cls, ids: Sequence[int], vocabulary: Vocabulary, size: tuple[int, int]) -> Self:
-        """The answer in what the model has written, `</s><s>` and `</s>` included."""
-        return cls(vocabulary.trim(ids), vocabulary, size)
+    def of(
+        cls,
+        ids: Sequence[int],
+        vocabulary: Vocabulary,
+        size: tuple[int, int],
+        scores: TokenScores | None = None,
+        truncated: bool = False,
+    ) -> Self:
+        """The answer in what the model has written, `</s><s>` and `</s>` included.
+
+        `scores` are those of all `ids` but the first.
+        """
+        tokens = vocabulary.trim(ids)
+        if scores is not None:
+            start = vocabulary.start(ids) - 1
+            scores = scores[start : start + len(tokens)]
+        return cls(tokens, vocabulary, size, scores, truncated)
 
 
 def unlabelled_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:

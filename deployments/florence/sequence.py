@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import RequestTimeout, ServiceError, StartTimeout
+from deployments.florence.token_scores import TokenScores
 
 Pixels = NDArray[np.uint8]
 Tokens = tuple[int, ...]
+LONGEST_NGRAM = 32  # that may be asked not to come twice
 
 
 class Grammar(IntEnum):
@@ -28,6 +30,14 @@ class Grammar(IntEnum):
     LABELLED = 2  # texts, each before its boxes
 
 
+@dataclass(frozen=True)
+class Progress:
+    """The tokens that are certain so far, from the start token on, and their scores if wanted."""
+
+    tokens: Tokens
+    scores: TokenScores | None = None
+
+
 @dataclass(eq=False)
 class Sequence:
     """What the model shall write, until when, and how far it is.
@@ -35,11 +45,12 @@ class Sequence:
     Args:
         pixels: RGB at the model's size: (height, width, 3).
         prompt: token ids, those of the image's place first.
-        num_beams, max_new_tokens: the deployment's where they are None.
+        num_beams, max_new_tokens, no_repeat_ngram_size: the deployment's where they are None.
         image_key: equal for equal images of the same API key, which are encoded once.
         priority: the smallest goes first.
         num_tokens: tokens that it reads and will probably write, see `max_queue_tokens`.
         start_by, deadline: seconds since the epoch.
+        scored: whether the scores of its tokens are wanted.
     """
 
     pixels: Pixels
@@ -52,6 +63,8 @@ class Sequence:
     num_tokens: float = 1.0
     start_by: float = inf
     deadline: float = inf
+    no_repeat_ngram_size: int | None = None
+    scored: bool = False
 
     # The batcher's: `number` is the order of arrival, times are those of `time.perf_counter`.
     number: int = field(init=False, default=0)
@@ -62,13 +75,15 @@ class Sequence:
     resumed_at: int = field(init=False, default=0)  # the step at which it was preempted last
     shares: float = field(init=False, default=0.0)  # of all steps, added up
     future: "Future[Tokens]" = field(init=False, default_factory=Future)
-    on_progress: Callable[[Tokens], None] | None = field(init=False, default=None)
+    on_progress: "Callable[[Progress], None] | None" = field(init=False, default=None)
     _is_over: bool = field(init=False, default=False)
 
     # The backend's: `length` is the most tokens that it can have by now, the start token included.
     length: int = field(init=False, default=1)
     tokens: Tokens = field(init=False, default=())
     image_is_known: bool = field(init=False, default=False)  # another's pass served its image
+    scores: TokenScores | None = field(init=False, default=None)
+    truncated: bool = field(init=False, default=False)  # its limit came before its own end
 
     def __lt__(self, other: "Sequence") -> bool:
         """Whether it goes before another: by priority, then by arrival."""

@@ -70,5 +70,8 @@ class Vocabulary:
 
     def trim(self, ids: Sequence[int]) -> tuple[int, ...]:
         """`ids` of an answer without its frame: from after `</s><s>` up to the next `</s>`."""
-        start = next((i for i, id_ in enumerate(ids) if id_ not in self.frame), len(ids))
-        return tuple(takewhile(lambda id_: id_ not in self.frame, ids[start:]))
+        return tuple(takewhile(lambda id_: id_ not in self.frame, ids[self.start(ids) :]))
+
+    def start(self, ids: Sequence[int]) -> int:
+        """Where an answer begins in `ids`: after `</s><s>`."""
+        return next((i for i, id_ in enumerate(ids) if id_ not in self.frame), len(ids))

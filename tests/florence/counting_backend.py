@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deployments.florence.sequence import Sequence, Sequences, Tokens
+from deployments.florence.sequence import Progress, Sequence, Sequences
 
 SOON_S = 30.0  # the longest that a test waits for what must happen
 
@@ -108,10 +108,10 @@ class CountingBackend:
         self._taken = {}
         self._preempted = {}
 
-    def progress(self, sequence: Sequence) -> Tokens:
+    def progress(self, sequence: Sequence) -> Progress:
         """See Backend."""
         self.reported.append(item(sequence).id)
-        return item(sequence).id, self._taken[sequence]
+        return Progress((item(sequence).id, self._taken[sequence]))
 
     async def is_busy(self) -> None:
         """Wait for the next step to begin."""

@@ -30,7 +30,7 @@ from deployments.florence.batcher import (
     refuse,
     without_expired,
 )
-from deployments.florence.sequence import Sequences, Tokens
+from deployments.florence.sequence import Progress, Sequences, Tokens
 from tests.florence.counting_backend import SOON_S, CountingBackend, Item, ids, poison
 
 DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -952,7 +952,7 @@ def test_progress_is_reported_in_order_to_callers_that_want_it(
         other = await begin(batcher, Item(2, steps=12))
         answer = await batcher.submit(
             in_time(Item(1, steps=11)),
-            lambda tokens: reported.append((tokens, threading.get_ident())),
+            lambda progress: reported.append((progress.tokens, threading.get_ident())),
         )
         assert [tokens for tokens, _ in reported] == [(1, 4), (1, 8)]
         await other
@@ -967,8 +967,8 @@ def test_a_loop_that_is_closed_is_not_called() -> None:
     """A caller may be gone with its whole event loop."""
     loop = asyncio.new_event_loop()
     loop.close()
-    reported: list[Tokens] = []
-    call_on(loop, reported.append, (1, 4))
+    reported: list[Progress] = []
+    call_on(loop, reported.append, Progress((1, 4)))
     assert reported == []
 
 

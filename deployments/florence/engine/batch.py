@@ -10,11 +10,15 @@ their ancestors does.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from deployments.florence.token_scores import WINDOW
+
 NEVER = -1e9  # transformers' score of a beam that does not exist yet
+CHOICE = WINDOW + 1  # values that are kept of a token that was chosen, the beam before it last
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class BatchShape:
     def num_bytes(self, dtype: torch.dtype) -> int:
         """Memory of one sequence: keys and values of the decoder and the encoder, and tokens."""
         positions = self.num_positions * self.num_beams + self.num_encoded
-        tokens = self.num_positions * self.num_beams * (2 * 8 + 1)
+        tokens = self.num_positions * self.num_beams * (2 * 8 + 1 + 4 * CHOICE)
         width = self.num_heads * self.head_width
         return 2 * self.num_layers * positions * width * dtype.itemsize + tokens
 
@@ -42,12 +46,27 @@ class SequenceLimits:
     """The beams of one sequence, its grammar, and how many tokens it may and must have.
 
     Lengths count the start token, as transformers' `max_length` does.
+    `ngram` is the length of the n-grams that may not come twice, 0 for none.
     """
 
     num_beams: int
     max_length: int
     min_length: int
     grammar: int = 0
+    ngram: int = 0
+
+
+class StepSize(NamedTuple):
+    """What a step is made for: so many sequences, beams of each, and positions.
+
+    No sequence has longer n-grams than `ngram`; scores of tokens are kept if one is `scored`.
+    """
+
+    num_sequences: int
+    num_beams: int
+    span: int
+    ngram: int = 0
+    scored: bool = False
 
 
 class DecoderBatch:
@@ -74,6 +93,7 @@ class DecoderBatch:
         self.min_length = torch.ones_like(self.length)
         self.num_beams = torch.ones_like(self.length)
         self.grammar = torch.zeros_like(self.length)
+        self.ngram = torch.zeros_like(self.length)
         self.scores = zeros(n, k, dtype=torch.float32)
         self.done = torch.ones_like(self.length, dtype=torch.bool)
         self.can_improve = torch.ones_like(self.done)  # a running beam may still beat an ended one
@@ -81,6 +101,10 @@ class DecoderBatch:
         self.ended_scores = zeros(n, k, dtype=torch.float32)
         self.ended_length = torch.ones_like(self.scores, dtype=torch.int64)
         self.ended = torch.zeros_like(self.scores, dtype=torch.bool)
+        self.ended_truncated = torch.zeros_like(self.ended)
+        # Of scored sequences, by the beam that wrote a position; one more for those that are done.
+        self.choices = zeros(n, k, t + 1, CHOICE, dtype=torch.float32)
+        self.ended_choices = zeros(n, k, CHOICE, dtype=torch.float32)  # of their last tokens
         self.indices = torch.arange(n, device=device)
         self.beams = torch.arange(k, device=device)
         self.positions = torch.arange(t, device=device)
@@ -107,6 +131,7 @@ class DecoderBatch:
         self.min_length[new] = self._column([each.min_length for each in limits])
         self.num_beams[new] = self._column([each.num_beams for each in limits])
         self.grammar[new] = self._column([each.grammar for each in limits])
+        self.ngram[new] = self._column([each.ngram for each in limits])
         self.scores[new] = NEVER
         self.scores[new, 0] = 0.0
         unused = self.beams >= self.num_beams[new, None]  # more than a sequence has: (new, K)
@@ -127,6 +152,8 @@ class DecoderBatch:
         used = num_positions * self.shape.num_beams
         self._kv[:, :, target, :, :used] = self._kv[:, :, source, :, :used]
         self._cross_kv[:, :, target] = self._cross_kv[:, :, source]
+        chosen = slice(num_positions + 1)
+        self.choices[target, :, chosen] = self.choices[source, :, chosen]
         for tensor in self._small():
             tensor[target] = tensor[source]
 
@@ -134,18 +161,20 @@ class DecoderBatch:
         """All that is kept of a sequence; `num_positions` of it are in use."""
         used = num_positions * self.shape.num_beams
         kv, cross_kv = self._kv[:, :, index, :, :used], self._cross_kv[:, :, index]
+        choices = self.choices[index, :, : num_positions + 1]
         small = (tensor[index] for tensor in self._small())
-        return tuple(part.clone() for part in (kv, cross_kv, *small))
+        return tuple(part.clone() for part in (kv, cross_kv, choices, *small))
 
     def copy_in(self, index: int, parts: tuple[Tensor, ...]) -> None:
-        kv, cross_kv, *small = parts
+        kv, cross_kv, choices, *small = parts
         self._kv[:, :, index, :, : kv.shape[3]] = kv
         self._cross_kv[:, :, index] = cross_kv
+        self.choices[index, :, : choices.shape[1]] = choices
         for tensor, value in zip(self._small(), small, strict=True):
             tensor[index] = value
 
     def _small(self) -> tuple[Tensor, ...]:
-        """What is kept of each sequence besides keys and values."""
+        """What is kept of each sequence besides keys, values and choices."""
         return (
             self.cross_mask,
             self.tokens,
@@ -155,6 +184,7 @@ class DecoderBatch:
             self.min_length,
             self.num_beams,
             self.grammar,
+            self.ngram,
             self.scores,
             self.done,
             self.can_improve,
@@ -162,6 +192,8 @@ class DecoderBatch:
             self.ended_scores,
             self.ended_length,
             self.ended,
+            self.ended_truncated,
+            self.ended_choices,
         )
 
     def clear(self, index: int | slice) -> None:
@@ -171,9 +203,10 @@ class DecoderBatch:
 
 
 class BatchView:
-    """What one step reads and writes: `size` sequences, `num_beams` of each, `span` positions."""
+    """What one step reads and writes."""
 
-    def __init__(self, batch: DecoderBatch, size: int, num_beams: int, span: int) -> None:
+    def __init__(self, batch: DecoderBatch, step: StepSize) -> None:
+        size, num_beams, span, self.ngram, self.scored = step
         self.size, self.num_beams, self.span = size, num_beams, span
         self._all_beams = batch.shape.num_beams
         self.length = batch.length[:size]

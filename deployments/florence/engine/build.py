@@ -19,6 +19,7 @@ from deployments.florence.engine.prefill import Inputs, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.sequence import Pixels, Sequence
+from deployments.florence.token_scores import TokenScorer
 
 GB = 1e9
 
@@ -34,13 +35,15 @@ def build(
     image_size: tuple[int, int],
     image_cache: ImageCache[Tensor] | None = None,
     bins: Mapping[int, int] | None = None,
+    constrained: bool = False,
 ) -> Engine:
     """An engine that is warm.
 
     Args:
         florence: transformers' `Florence2ForConditionalGeneration`, where it is to compute.
         image_size: (width, height) in pixels that the model sees.
-        bins: location tokens, id → bin, where decoding is to be constrained.
+        bins: location tokens: id → bin.
+        constrained: whether sequences are held to their grammars, which needs `bins`.
 
     Raises:
         SetupError: the GPU has no memory for a single sequence.
@@ -60,8 +63,9 @@ def build(
         config = replace(config, prefill_batch_size=min(config.prefill_batch_size, most))
     batch = DecoderBatch(shape, inputs.mean.device, inputs.dtype)
     decoder = Decoder(florence)
-    grammar = BoxGrammar(bins, decoder.vocab_size, rules.eos, batch) if bins else None
-    engine = Engine(prefill, decoder, rules, config, batch, grammar)
+    bins = bins or {}
+    grammar = BoxGrammar(bins, decoder.vocab_size, rules.eos, batch) if constrained else None
+    engine = Engine(prefill, decoder, rules, config, batch, TokenScorer(bins), grammar)
     engine.warm_up(longest)
     logger.info(described(shape, inputs.dtype))
     return engine

@@ -10,17 +10,22 @@ import collections.abc
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from deployments.florence.engine.batch import BatchView, DecoderBatch, SequenceLimits
+from deployments.florence.engine.batch import BatchView, DecoderBatch, SequenceLimits, StepSize
 from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.prefill import Encoded, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
-from deployments.florence.sequence import Sequence, Sequences, Tokens
+from deployments.florence.sequence import LONGEST_NGRAM, Progress, Sequence, Sequences
+from deployments.florence.token_scores import WINDOW, TokenScorer, TokenScores
 
+Choices = NDArray[np.float32]
 CPU_SPAN = 32  # positions by which the span of the attention grows on a CPU
 GPU_PREFILLS = (1, 2, 4, 8, 16, 32)
 GPU_SPANS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -45,7 +50,7 @@ class EngineConfig:
 class Engine:
     """A `Backend` over a loaded Florence-2.
 
-    With a `grammar`, sequences are held to theirs.
+    With a `grammar`, sequences are held to theirs. `scorer` knows the location tokens.
     """
 
     def __init__(
@@ -55,8 +60,10 @@ class Engine:
         rules: GenerationRules,
         config: EngineConfig,
         batch: DecoderBatch,
+        scorer: TokenScorer,
         grammar: BoxGrammar | None = None,
     ) -> None:
+        self._scorer = scorer
         self._graphs = CudaGraphs(batch.device)
         self._prefill = prefill
         self._decoder = decoder
@@ -136,7 +143,7 @@ class Engine:
         self._batch.clear(slice(None))
 
     @torch.inference_mode()
-    def progress(self, sequence: Sequence) -> Tokens | None:
+    def progress(self, sequence: Sequence) -> Progress | None:
         """The tokens that are certain so far: those that all beams have in common.
 
         Beams that have ended count: one of them may win.
@@ -144,11 +151,15 @@ class Engine:
         if sequence not in self._running:
             return None
         batch, index = self._batch, self._running.index(sequence)
-        num_beams = self._num_beams(sequence)
+        num_beams, length = self._num_beams(sequence), int(batch.length[index])
         ended = batch.ended_tokens[index, :num_beams][batch.ended[index, :num_beams]]
-        beams = torch.cat([batch.tokens[index, :num_beams], ended])[:, : int(batch.length[index])]
-        common = (beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum()
-        return tuple(beams[0, : int(common)].tolist())
+        beams = torch.cat([batch.tokens[index, :num_beams], ended])[:, :length]
+        common = int((beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum())
+        tokens = tuple(beams[0, :common].tolist())
+        if not sequence.scored:
+            return Progress(tokens)
+        windows = way_to(batch.choices[index].cpu().numpy(), 0, length)
+        return Progress(tokens, self._scorer(tokens[1:], windows[: common - 1]))
 
     @torch.inference_mode()
     def warm_up(self, sequence: Sequence) -> None:
@@ -158,8 +169,8 @@ class Engine:
             sizes = {at_least(GPU_PREFILLS, n + 1, most) for n in range(most)}
             for size in sorted(sizes, reverse=True):
                 self._prefill.record([sequence] * size)
-            for key in self._sizes():
-                self._graphs.record(key, partial(self._advance, *key))
+            for step in self._sizes():
+                self._graphs.record(step, partial(self._advance, step))
         self.add([replace(sequence) for _ in range(most)])
         self.step()
         self.reset()
@@ -193,40 +204,58 @@ class Engine:
         config = self._config
         most = min(sequence.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
         least = min(config.min_new_tokens, most)
-        return SequenceLimits(self._num_beams(sequence), most + 1, least + 1, sequence.grammar)
+        num_beams, ngram = self._num_beams(sequence), self._ngram(sequence)
+        return SequenceLimits(num_beams, most + 1, least + 1, sequence.grammar, ngram)
+
+    def _ngram(self, sequence: Sequence) -> int:
+        asked = sequence.no_repeat_ngram_size
+        return self._rules.ngram if asked is None else asked
 
     def _decode(self) -> None:
         size = self._size()
-        self._graphs.run(size, partial(self._advance, *size))
+        self._graphs.run(size, partial(self._advance, size))
         done = HostCopy(self._batch.done[: len(self._running)])
         self._done.append((list(self._running), done))
         for sequence in self._running:
             sequence.length = min(sequence.length + 1, self._config.max_new_tokens + 1)
 
-    def _advance(self, size: int, num_beams: int, span: int) -> None:
-        view = BatchView(self._batch, size, num_beams, span)
+    def _advance(self, size: StepSize) -> None:
+        view = BatchView(self._batch, size)
         self._search(self._decoder(self._batch, view), view)
 
-    def _size(self) -> tuple[int, int, int]:
-        """Sequences, beams and positions of the next step; ahead, those of a recorded one."""
+    def _size(self) -> StepSize:
+        """What the next step is made for; ahead, the smallest recorded one that will do."""
         shape, running = self._batch.shape, self._running
         beams = shape.num_beams if any(self._num_beams(each) > 1 for each in running) else 1
-        size, span = len(running), max(each.length for each in running)
+        span = max(each.length for each in running)
+        ngram = max(self._ngram(each) for each in running)
+        scored = any(each.scored for each in running)
         if self._config.launch_ahead:
-            return at_least(GPU_BATCHES, size, shape.max_batch_size), beams, self._gpu_span(span)
-        return size, beams, min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
+            size = at_least(GPU_BATCHES, len(running), shape.max_batch_size)
+            special = scored or ngram > self._rules.ngram
+            return StepSize(size, beams, self._gpu_span(span), *self._demands(special))
+        span = min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
+        return StepSize(len(running), beams, span, ngram, scored)
+
+    def _demands(self, special: bool) -> tuple[int, bool]:
+        """The n-grams and scores of a recorded step: as usual, or all that can be asked for."""
+        return (
+            (max(LONGEST_NGRAM, self._rules.ngram), True) if special else (self._rules.ngram, False)
+        )
 
     def _gpu_span(self, span: int) -> int:
         return at_least(GPU_SPANS, span, self._batch.shape.num_positions)
 
-    def _sizes(self) -> list[tuple[int, int, int]]:
+    def _sizes(self) -> list[StepSize]:
         """Every size that a step on a GPU can have, the largest first: others reuse its memory."""
         shape = self._batch.shape
         most = shape.max_batch_size
         sizes = {at_least(GPU_BATCHES, n + 1, most) for n in range(most)}
         spans = {self._gpu_span(n + 1) for n in range(shape.num_positions)}
         beams = {1, shape.num_beams}
-        return sorted(((n, k, t) for n in sizes for k in beams for t in spans), reverse=True)
+        demands = [self._demands(special) for special in (False, True)]
+        all_sizes = product(sizes, beams, spans, demands)
+        return sorted((StepSize(n, k, t, *d) for n, k, t, d in all_sizes), reverse=True)
 
     def _lag(self) -> int:
         """How many steps the host may stay behind: none when there is nothing left to launch."""
@@ -241,10 +270,16 @@ class Engine:
                 self._vacate(sequence)
 
     def _tokens(self, sequence: Sequence) -> HostCopy:
-        batch, index = self._batch, self._running.index(sequence)
-        return HostCopy(
-            batch.ended_tokens[index, 0, : sequence.length], batch.ended_length[index, 0]
-        )
+        """The tokens of one that has ended, their number, whether its limit cut it, its choices."""
+        batch, index, length = self._batch, self._running.index(sequence), sequence.length
+        tensors = [
+            batch.ended_tokens[index, 0, :length],
+            batch.ended_length[index, 0],
+            batch.ended_truncated[index, 0],
+        ]
+        if sequence.scored:
+            tensors += [batch.choices[index, :, :length], batch.ended_choices[index, 0]]
+        return HostCopy(*tensors)
 
     def _vacate(self, sequence: Sequence) -> None:
         """Free a place; the last sequence moves into it."""
@@ -260,10 +295,31 @@ class Engine:
         found = []
         while self._ended and (not self._running or self._ended[0][1].is_done()):
             sequence, copies = self._ended.popleft()
-            tokens, length = copies.read()
+            tokens, length, truncated, *choices = copies.read()
             sequence.tokens = tuple(tokens[: int(length)].tolist())
+            sequence.truncated = bool(truncated)
+            if choices:
+                sequence.scores = self._scores(sequence, *choices)
             found.append(sequence)
         return found
+
+    def _scores(self, sequence: Sequence, choices: Tensor, last: Tensor) -> TokenScores:
+        """The scores of one that has ended; `last` is the choice of its last token."""
+        before = way_to(choices.numpy(), int(last[-1]), len(sequence.tokens) - 1)
+        windows = np.concatenate([before, last[None, :-1].numpy()])
+        return self._scorer(sequence.tokens[1:], windows)
+
+
+def way_to(choices: Choices, beam: int, length: int) -> Choices:
+    """The log-probabilities about each token after the first of a `beam` of this `length`.
+
+    A beam is followed back through the parents in `choices` (k, T, CHOICE): (length - 1, WINDOW).
+    """
+    found = np.empty((length - 1, WINDOW), np.float32)
+    for place in range(length - 1, 0, -1):
+        found[place - 1] = choices[beam, place, :-1]
+        beam = int(choices[beam, place, -1])
+    return found
 
 
 def at_least(sizes: collections.abc.Sequence[int], wanted: int, most: int) -> int:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from deployments.florence.engine.batch import NEVER, BatchView, DecoderBatch
 from deployments.florence.sequence import Grammar
+from deployments.florence.token_scores import NEAR_BINS
 
 INFINITY = float("inf")
 BOX = 4  # location tokens of a box
+NO_TOKEN = -1
 NO_BIN = -1  # the bin of a token that is no location
 
 
@@ -25,7 +28,8 @@ class GenerationRules:
     """What a checkpoint's generation config says about every sequence.
 
     `forced_bos` and `forced_eos` are None where nothing is forced;
-    `ngram` is the length of the n-grams that may not come twice, 0 for none.
+    `ngram` is the length of the n-grams that may not come twice, 0 for none, unless a sequence
+    asks for another.
     """
 
     start: int
@@ -108,16 +112,44 @@ class Search:
 
     def _greedy(self, logits: Tensor, view: BatchView) -> None:
         batch, n = self._batch, view.size
+        logprobs = logits.log_softmax(dim=-1) if view.scored else None
         self._restrict(logits, view)
-        chosen = logits.argmax(dim=-1)[:, 0]
+        wanted = self._begun(logits.argmax(dim=-1), view)
+        chosen = self._ended(wanted, view)
         length, done = batch.length[:n], batch.done[:n]
-        ended = (chosen == self._rules.eos) | (length + 1 >= batch.max_length[:n])
-        self._append(chosen, length, done)
-        length += ~done
+        at_limit = length + 1 >= batch.max_length[:n]
+        ended = (chosen[:, 0] == self._rules.eos) | at_limit
         now = ended & ~done
+        if logprobs is not None:
+            choices = choices_of(logprobs, torch.zeros_like(chosen), chosen)
+            self._keep(choices, length)
+            self._set_tokens(batch.ended_choices, choices, now)
+        self._append(chosen[:, 0], length, done)
+        length += ~done
         self._set_tokens(batch.ended_tokens, batch.tokens[:n, :, : view.span + 1], now)
         self._set(batch.ended_length, length[:, None], now)
+        self._set(batch.ended_truncated, at_limit[:, None] & (wanted != self._rules.eos), now)
         done |= ended
+
+    def _begun(self, chosen: Tensor, view: BatchView) -> Tensor:
+        """The tokens (n, k) that beams choose, where the first is forced."""
+        bos = self._rules.forced_bos
+        return chosen if bos is None else chosen.masked_fill((view.length == 1)[:, None], bos)
+
+    def _ended(self, chosen: Tensor, view: BatchView) -> Tensor:
+        """The tokens (n, k) that beams choose, where the last is forced."""
+        eos = self._rules.forced_eos
+        return chosen if eos is None else chosen.masked_fill(self._is_last(view)[:, None], eos)
+
+    def _is_last(self, view: BatchView) -> Tensor:
+        """Which sequences may have one more token and no other: (n,)."""
+        return view.length == self._batch.max_length[: view.size] - 1
+
+    def _keep(self, choices: Tensor, length: Tensor) -> None:
+        """Keep what is known of the next token of each beam: (n, k, CHOICE)."""
+        n, k, _ = choices.shape
+        place = length[:, None, None, None].expand(n, k, 1, choices.shape[2])
+        self._batch.choices[:n, :k].scatter_(2, place, choices[:, :, None])
 
     def _append(self, chosen: Tensor, length: Tensor, done: Tensor) -> None:
         """Write each sequence's token behind its last one, unless it is done."""
@@ -127,32 +159,33 @@ class Search:
         tokens.scatter_(1, end, kept)
 
     def _restrict(self, scores: Tensor, view: BatchView) -> None:
-        """Rule out in `scores` (n, k, V) what may not come next, as transformers' processors do."""
+        """Rule out in `scores` (n, k, V) what may not come next, as transformers' processors do.
+
+        What must come is the matter of `_begun` and `_ended`.
+        """
         rules = self._rules
         self._ban_repetition(scores, view)
         if self._grammar is not None:
             self._grammar.restrict(scores, view)
         too_short = view.length < self._batch.min_length[: view.size]
         scores[..., rules.eos].masked_fill_(too_short[:, None], -INFINITY)
-        if rules.forced_bos is not None:
-            force(scores, view.length == 1, rules.forced_bos)
-        if rules.forced_eos is not None:
-            last = view.length == self._batch.max_length[: view.size] - 1
-            force(scores, last, rules.forced_eos)
 
     def _ban_repetition(self, scores: Tensor, view: BatchView) -> None:
         """Rule out the tokens that would complete an n-gram for the second time."""
-        size = self._rules.ngram
-        if size == 0 or view.span < size:
+        others = view.ngram - 1  # tokens of the longest n-gram before its last one
+        if others < 0:
             return
-        windows = view.tokens.unfold(2, size, 1)  # (n, k, windows, size)
-        again = view.positions[size - 1 :] < view.length[:, None]
-        again = again[:, None].expand(-1, view.num_beams, -1)
-        for back in range(1, size):
-            before = view.at((view.length - back).clamp(min=0))
-            again = again & (windows[..., size - 1 - back] == before[..., None])
+        ngram = self._batch.ngram[: view.size]
+        padded = functional.pad(view.tokens, (others, 0), value=NO_TOKEN)
+        before = padded.unfold(2, max(others, 1), 1)[:, :, : view.span, :others]  # each token
+        place = (view.length[:, None] + torch.arange(others, device=scores.device))[:, None]
+        last = padded.gather(2, place.expand(-1, view.num_beams, -1))  # the tokens at the end
+        backs = torch.arange(others, 0, -1, device=scores.device)
+        beyond = (backs >= ngram[:, None])[:, None, None]  # what a sequence's own are too short for
+        again = ((before == last[:, :, None]) | beyond).all(dim=-1)
+        again &= ((view.positions < view.length[:, None]) & (ngram > 0)[:, None])[:, None]
         ban = torch.zeros(again.shape, device=scores.device).masked_fill_(again, -INFINITY)
-        scores.scatter_add_(2, windows[..., -1], ban)
+        scores.scatter_add_(2, view.tokens, ban)
 
     def _beams(self, logits: Tensor, view: BatchView) -> None:
         """A step of transformers' beam search; sequences with one beam go on greedily."""
@@ -160,13 +193,13 @@ class Search:
         num_beams = batch.num_beams[:n, None]
         length = batch.length[:n, None]
         scores = logits.log_softmax(dim=-1)
+        logprobs = scores.clone() if view.scored else None
         self._restrict(scores, view)
-        totals = (scores + batch.scores[:n, :, None]).flatten(1)
-        best, index = totals.topk(2 * k)
-        parents, chosen = index // logits.shape[-1], index % logits.shape[-1]
+        best, parents, chosen, wanted = self._candidates(scores, view)
         order = torch.arange(2 * k, device=best.device)
         best = best.masked_fill(order >= 2 * num_beams, -INFINITY)
-        over = (chosen == rules.eos) | (length + 1 >= batch.max_length[:n, None])
+        at_limit = length + 1 >= batch.max_length[:n, None]
+        over = (chosen == rules.eos) | at_limit
         candidates = self._extended(parents, chosen, view)
 
         running, kept = (best + over * NEVER).topk(k)
@@ -180,19 +213,52 @@ class Search:
         ended_scores, winners = merged.topk(k)
         ended_flags = torch.cat([batch.ended[:n], ended], dim=1).gather(1, winners)
         lengths = torch.cat([batch.ended_length[:n], (length + 1).expand(-1, 2 * k)], dim=1)
+        truncated = torch.cat([batch.ended_truncated[:n], at_limit & (wanted != rules.eos)], dim=1)
         tokens = torch.cat([batch.ended_tokens[:n, :, : view.span + 1], candidates], dim=1)
 
         going = ~batch.done[:n]
         self._set(batch.ended_scores, ended_scores, going)
         self._set(batch.ended, ended_flags, going)
         self._set(batch.ended_length, lengths.gather(1, winners), going)
+        self._set(batch.ended_truncated, truncated.gather(1, winners), going)
         self._set_tokens(batch.ended_tokens, taken(tokens, winners), going)
         self._set(batch.scores, running, going)
         self._set_tokens(batch.tokens, taken(candidates, kept), going)
+        if logprobs is not None:
+            choices = choices_of(logprobs, parents, chosen)
+            self._keep(taken(choices, kept), length[:, 0])
+            choices = torch.cat([batch.ended_choices[:n], choices], dim=1)
+            self._set_tokens(batch.ended_choices, taken(choices, winners), going)
         origins = taken(view.ancestors, parents.gather(1, kept))
         self._set_tokens(batch.ancestors, origins, going)
         batch.length[:n] += going
         self._conclude(over | (order >= 2 * num_beams), view, going)
+
+    def _candidates(self, scores: Tensor, view: BatchView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best 2k tokens to go on with, by their `scores` (n, k, V).
+
+        Their totals, the beams before them, the tokens, and what they would be if no end were
+        forced: (n, 2k) each.
+        """
+        rules, k = self._rules, view.num_beams
+        before = self._batch.scores[: view.size]
+        totals, tokens = (scores + before[..., None]).topk(min(2 * k, scores.shape[-1]))
+        best, index = totals.flatten(1).topk(2 * k)
+        parents, chosen = index // totals.shape[-1], tokens.flatten(1).gather(1, index)
+        wanted = self._begun(tokens[..., 0], view)  # the best one of each beam
+        forced = self._ended(wanted, view)
+        is_forced = torch.zeros_like(view.length, dtype=torch.bool)
+        if rules.forced_bos is not None:
+            is_forced = is_forced | (view.length == 1)
+        if rules.forced_eos is not None:
+            is_forced = is_forced | self._is_last(view)
+        none = torch.full_like(before, -INFINITY)
+        best = torch.where(is_forced[:, None], torch.cat([before, none], dim=1), best)
+        parents = torch.where(is_forced[:, None], view.beams.repeat(2), parents)
+        chosen = torch.where(is_forced[:, None], torch.cat([forced, forced], dim=1), chosen)
+        if rules.forced_eos is None:
+            return best, parents, chosen, chosen
+        return best, parents, chosen, wanted.gather(1, parents)
 
     def _extended(self, parents: Tensor, chosen: Tensor, view: BatchView) -> Tensor:
         """The tokens of all candidates, one more than before: (n, 2k, span + 1)."""
@@ -237,10 +303,17 @@ class Search:
         old.copy_(torch.where(chosen[:, None, None], values, old))
 
 
-def force(scores: Tensor, chosen: Tensor, token: int) -> None:
-    """Leave `token` alone, with a score of zero, in `scores` (n, k, V) where `chosen` (n)."""
-    scores.masked_fill_(chosen[:, None, None], -INFINITY)
-    scores[..., token].masked_fill_(chosen[:, None], 0.0)
+def choices_of(logprobs: Tensor, parents: Tensor, chosen: Tensor) -> Tensor:
+    """What is kept of the tokens `chosen` (n, m) after the beams `parents`: (n, m, CHOICE).
+
+    The log-probabilities of the ids about each one's own, out of `logprobs` (n, k, V), and its
+    parent, by which the way to it is found again.
+    """
+    words = logprobs.shape[-1]
+    about = torch.arange(-NEAR_BINS, NEAR_BINS + 1, device=chosen.device)
+    ids = (chosen[..., None] + about).clamp(0, words - 1) + words * parents[..., None]
+    window = logprobs.flatten(1).gather(1, ids.flatten(1)).view(ids.shape)
+    return torch.cat([window, parents[..., None].float()], dim=-1)
 
 
 def taken(tokens: Tensor, index: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from deployments.florence.engine.batch import (
     BatchView,
     DecoderBatch,
     SequenceLimits,
+    StepSize,
 )
 from deployments.florence.engine.search import taken
 
@@ -124,7 +125,7 @@ def visible(view: BatchView, kv: Tensor) -> list[list[list[float]]]:
 
 def step(batch: DecoderBatch, num_beams: int, span: int, number: int) -> tuple[BatchView, Tensor]:
     """Write a state of each beam of two sequences; the view, and what was written (n, k)."""
-    view = BatchView(batch, 2, num_beams, span)
+    view = BatchView(batch, StepSize(2, num_beams, span))
     states = number * 10.0 + torch.arange(2.0 * num_beams).view(2, num_beams)
     view.write(batch.kv[0], states[..., None].expand(-1, -1, WIDTH))
     return view, states

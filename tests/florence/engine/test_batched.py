@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deployments.florence.batcher import Batcher
 from deployments.florence.engine.engine import Engine
-from deployments.florence.sequence import Sequence, Tokens
+from deployments.florence.sequence import Progress, Sequence, Tokens
 from tests.florence.engine.pool import Pool, Way
 
 SOON_S = 30.0  # the longest that all may take together
@@ -50,10 +50,10 @@ async def serve(
     pool: collections.abc.Sequence[Sequence],
     asking: collections.abc.Sequence[Caller],
     turn_tokens: float,
-) -> tuple[list[Tokens | BaseException], list[list[Tokens]]]:
+) -> tuple[list[Tokens | BaseException], list[list[Progress]]]:
     """The answer and the partial answers of each caller."""
     batcher = Batcher(engine, max_wait_s=0.001, max_queue=100, turn_tokens=turn_tokens)
-    progress: list[list[Tokens]] = [[] for _ in asking]
+    progress: list[list[Progress]] = [[] for _ in asking]
     tasks: list[Task] = []
     try:
         for caller, parts in zip(asking, progress, strict=True):
@@ -94,4 +94,4 @@ def test_every_caller_gets_its_own_answer(uneven: Pool, data: st.DataObject) -> 
         answer = uneven.answer(caller.number, Way(), caller.num_beams).tokens
         if caller.leaves_ms is None or not isinstance(end, asyncio.CancelledError):
             assert end == answer
-        assert all(answer[: len(part)] == part for part in parts)
+        assert all(answer[: len(part.tokens)] == part.tokens for part in parts)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Florence2Config, Florence2ForConditionalGeneration
 
-from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch
+from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch, StepSize
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
@@ -87,14 +87,17 @@ def empty(*size: int, dtype: torch.dtype = DTYPE) -> Tensor:
 @pytest.mark.parametrize("early_stopping", ENDS)
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("constrained", [False, True])
-def test_a_step(num_beams: int, early_stopping: bool | str, constrained: bool) -> None:
-    """Decoder, search and grammar."""
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_step(
+    num_beams: int, early_stopping: bool | str, constrained: bool, scored: bool
+) -> None:
+    """Decoder, search, grammar and scores."""
     batch, decoder = DecoderBatch(SHAPE, META, DTYPE), Decoder(florence())
     bins = {100 + bin_: bin_ for bin_ in range(1000)}
     grammar = BoxGrammar(bins, decoder.vocab_size, 2, batch)
     search = Search(rules(early_stopping), batch, grammar if constrained else None)
     with recording():
-        view = BatchView(batch, SHAPE.max_batch_size, num_beams, 64)
+        view = BatchView(batch, StepSize(SHAPE.max_batch_size, num_beams, 64, 3, scored))
         search(decoder(batch, view), view)
 
 

@@ -274,8 +274,8 @@ def test_progress_is_the_beginning_of_the_answer(
     while num_ended < len(batch):
         num_ended += len(engine.step())
         for each in batch:
-            if (tokens := engine.progress(each)) is not None:
-                progress[each].append(tokens)
+            if (found := engine.progress(each)) is not None:
+                progress[each].append(found.tokens)
     for each, parts in progress.items():
         assert parts == sorted(parts, key=len)
         assert all(each.tokens[: len(part)] == part for part in parts)

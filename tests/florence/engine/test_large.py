@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Florence2Config, Florence2ForConditionalGeneration
 
-from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch
+from deployments.florence.engine.batch import BatchShape, BatchView, DecoderBatch, StepSize
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
 
@@ -102,7 +102,7 @@ def test_an_image_takes_577_tokens() -> None:
 def test_a_step_scores_every_word(num_beams: int) -> None:
     """For each beam of each sequence."""
     batch = DecoderBatch(shape(8, 3, 65), META, FP16)
-    scores = Decoder(large())(batch, BatchView(batch, 8, num_beams, 64))
+    scores = Decoder(large())(batch, BatchView(batch, StepSize(8, num_beams, 64)))
     assert (scores.shape, scores.dtype) == ((8, num_beams, 51328), FP16)
 
 
