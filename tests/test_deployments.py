@@ -373,6 +373,41 @@ def test_a_model_that_fails_is_fals_generation_error(
     assert asyncio.run(inference.run(prepared, run())).tokens
 
 
+@pytest.mark.slow
+def test_a_bad_mate_spoils_no_shared_image(settings: Settings) -> None:
+    """The others of its batch get their answers, and their image is known afterwards."""
+    patient = settings.inference.model_copy(update={"max_wait_ms": 2000.0})
+    inference = Inference(settings.model_copy(update={"inference": patient}), PrometheusRecorder())
+    good = prepare(settings, uri(scene(3).image))
+    bad = replace(good, pixels=good.pixels[..., :2], digest="another")
+
+    async def scenario() -> list[Generated | BaseException]:
+        calls = (inference.run(each, run()) for each in (good, bad, good, good))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    first, failed, *others = asyncio.run(scenario())
+
+    assert isinstance(failed, GenerationError)
+    assert isinstance(first, Generated)
+    assert first.stages.image_hits == 0
+    for each in others:
+        assert isinstance(each, Generated)
+        assert (each.tokens, each.stages.image_hits) == (first.tokens, 1)
+
+
+@pytest.mark.slow
+def test_no_image_is_known_to_another_key(settings: Settings) -> None:
+    """Each key's first question is a miss."""
+    inference = Inference(settings, PrometheusRecorder())
+    prepared = prepare(settings, uri(scene(3).image))
+
+    def hits(key_id: str) -> int:
+        request = replace(run(), key_id=key_id)
+        return asyncio.run(inference.run(prepared, request)).stages.image_hits
+
+    assert [hits(key_id) for key_id in ("mine", "mine", "yours", "yours")] == [0, 1, 0, 1]
+
+
 def test_a_run_costs_what_it_reads_and_what_its_beams_will_write(
     settings: Settings, inference: Inference
 ) -> None:
