@@ -79,11 +79,13 @@ def main(
     torch.set_num_threads(1)
     asked = QuestionsBench(tokens, beams, rounds, max_batch_size, prefill_batch_size, shape)
     questions = Questions(asked)
-    measured = [questions.round(number) for number in range(rounds)]
+    console, measured = Console(), []
+    for number in range(rounds):
+        measured.append(questions.round(number))
+        console.print(measured[-1])
     apart_s = questions.apart_s()
     columns = summary(measured, apart_s)
     result = {"asked": asdict(asked), "rounds": [*map(asdict, measured)], "ways": columns}
-    console = Console()
     console.print(figures.table(f"Questions about one picture, {tokens} tokens", columns, ROWS))
     console.print("The answers equal those that each question gets alone.")
     console.print(f"Figures: {figures.write('questions', result)}")
