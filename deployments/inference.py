@@ -3,7 +3,7 @@
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from deployments.autoscaling import ONGOING
@@ -14,6 +14,7 @@ from deployments.florence.identity import identity, name_of
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.latest import latest
 from deployments.florence.messages import Generated, Partial, Prepared, Request
+from deployments.florence.prompts import Prompts
 from deployments.florence.scheduler import LengthForecast
 from deployments.florence.sequence import Progress, Sequence, Tokens
 from deployments.florence.stages import Stages
@@ -25,7 +26,6 @@ from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import Tracer, open_tracer
 
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
-NUM_PROMPTS = 256  # that are kept as token ids
 
 
 class Inference:
@@ -43,16 +43,16 @@ class Inference:
 
         sys.setswitchinterval(SWITCH_S)
         model, inference = Model(settings.model), settings.inference
-        prompts = [task.longest_prompt(model.checkpoint) for task in TASKS.values()]
+        self._prompts = Prompts(model.checkpoint, inference)
+        longest = [self._prompts.longest(task) for task in TASKS.values()]
         self._stall_timeout_s = inference.stall_timeout_s
-        self._encode = lru_cache(NUM_PROMPTS)(model.checkpoint.prompt)
         self._num_beams = inference.num_beams or model.num_beams
         self._name = name_of(model.checkpoint)
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._forecast = LengthForecast()
         self._image_cache: ImageCache[Any] = ImageCache(inference.image_cache_bytes)
         self._batcher = Batcher(
-            open_backend(model, inference, prompts, self._image_cache),
+            open_backend(model, inference, longest, self._image_cache),
             max_wait_s=inference.max_wait_ms / 1000,
             max_queue=inference.max_queue,
             max_queue_tokens=inference.max_queue_tokens,
@@ -69,6 +69,7 @@ class Inference:
 
         Raises:
             Overloaded: too much waits already.
+            InvalidInput: its text is too long, or more than text to this checkpoint.
             StartTimeout, RequestTimeout: its time was over before the model was free, or done.
             GenerationError: the model failed on this image.
         """
@@ -132,7 +133,7 @@ class Inference:
 
     def _sequence(self, prepared: Prepared, request: Request) -> Sequence:
         task = TASKS[request.task]
-        prompt = self._encode(task.prompt(request.input, prepared.size))
+        prompt = self._prompts.encode(task, request.input, prepared.size)
         num_beams = self._beams_of(request)
         num_written = num_beams * self._forecast.num_tokens(request.task)
         return Sequence(

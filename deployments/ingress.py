@@ -18,6 +18,7 @@ from deployments.errors import ServiceError
 from deployments.files.open import open_file_store
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.identity import name_of
+from deployments.florence.prompts import Prompts
 from deployments.jobs.instrumented import InstrumentedStore
 from deployments.jobs.open import replica_store
 from deployments.jobs.worker import WakeUp
@@ -69,6 +70,7 @@ class Ingress:
                 settings=self._settings,
                 num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
                 model=name_of(self._checkpoint),
+                prompts=Prompts(self._checkpoint, self._settings.inference),
                 run=self._pipeline.run,
                 ready=self._ready,
                 wake=self._wake_up,

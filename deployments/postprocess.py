@@ -18,7 +18,7 @@ from deployments.files.pending_pictures import Picture, PictureWriter
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.messages import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.schemas import Image
+from deployments.florence.schemas import Image, Shapes
 from deployments.florence.tasks import TASKS
 from deployments.images.annotate import LARGEST_SIDE, Drawable, annotated
 from deployments.settings import Settings
@@ -27,6 +27,7 @@ from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import Tracer, open_tracer, traceparent
 
+DROPPED = "florence_postprocess_shapes_dropped_total"
 PRUNE_EVERY_S = 60.0
 
 
@@ -95,6 +96,8 @@ class Postprocess:
             generated.truncated,
         )
         results = await asyncio.to_thread(task.parse, answer, request.input)
+        if isinstance(results, Shapes) and results.num_dropped:
+            self._recorder.record(DROPPED, results.num_dropped, endpoint=task.endpoint)
         if task.draw is None or not self._annotate:
             return task.output_of(results), ()
         image, files = await self._picture(prepared, task.draw(results), request)

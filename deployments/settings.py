@@ -233,6 +233,11 @@ class InferenceSettings(Section):
         None, ge=1, le=16, description="Beams; the checkpoint's own when not given, 1 is fastest."
     )
     max_new_tokens: int = Field(1024, ge=1, description="Longest answer in tokens.")
+    max_text_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Longest `text_input` in tokens; when not given, what the encoder takes.",
+    )
     min_new_tokens: int = Field(
         0, ge=0, description="Shortest answer in tokens; for benchmarks of equal length."
     )

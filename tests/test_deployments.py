@@ -33,7 +33,12 @@ from deployments.florence import parsing
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.generate_backend import Generate
 from deployments.florence.messages import Finished, Generated, PartialOutput, Prepared, Request
-from deployments.florence.schemas import BoundingBoxes, BoundingBoxOutput, ImageInput
+from deployments.florence.schemas import (
+    BoundingBoxes,
+    BoundingBoxOutput,
+    ImageInput,
+    ImageWithTextInput,
+)
 from deployments.florence.tasks import TASKS, Task
 from deployments.images.annotate import LARGEST_SIDE
 from deployments.inference import Inference
@@ -235,10 +240,9 @@ def test_the_deployments_find_what_is_there(settings: Settings, inference: Infer
     assert min(finished.stages.decode_s, finished.stages.model_s, finished.stages.postprocess_s) > 0
 
 
-class LargeInput(ImageInput):
+class LargeInput(ImageWithTextInput):
     """What to look for, and how long the shorter side of a box must be, in pixels."""
 
-    text_input: str
     min_side: float
 
 

@@ -11,6 +11,7 @@ from deployments.api.auth import Keyring
 from deployments.files.base import FileStore
 from deployments.florence.messages import Finished, Request
 from deployments.florence.partial_parser import OnPartial
+from deployments.florence.prompts import Prompts
 from deployments.florence.tasks import Task
 from deployments.jobs.store import Store
 from deployments.settings import Settings
@@ -23,7 +24,8 @@ from deployments.telemetry.tracing import OFF, Tracer
 class Dependencies:
     """Everything that routes call, as plain functions, so that tests can pass their own.
 
-    `num_beams` is the most that a request may ask for; `model` is the checkpoint's name.
+    `num_beams` is the most that a request may ask for; `model` is the checkpoint's name;
+    `prompts` checks the text of an input.
     `run` calls its second argument, if there is one, with the output so far each time it has
     grown. It raises a ServiceError for what the client should see; anything
     else is a 500.
@@ -34,6 +36,7 @@ class Dependencies:
     settings: Settings
     num_beams: int
     model: str
+    prompts: Prompts
     run: Callable[[Request, OnPartial | None], Awaitable[Finished]]
     ready: Callable[[], Awaitable[bool]]
     wake: Callable[[], None]

@@ -35,7 +35,6 @@ from deployments.florence.tasks import APP, TASKS, Task
 from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
 from deployments.net.guard import CallRefused
 from deployments.net.guarded_client import parse_url
-from deployments.settings import Settings
 from deployments.telemetry.request_span import RequestSpan
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -118,7 +117,7 @@ class SubmitEndpoint:
         deadline_s = self._settings.ingress.deadline_s
         async with within(deadline_s), self._limits.admit_submit(request, span) as caller:
             submission = await read_submission(
-                request, self._task, caller.key_id, self._settings, self._dependencies.num_beams
+                request, self._task, caller.key_id, self._dependencies
             )
             submitted = await self._store(replace(submission, trace=span.traceparent))
             span.set_request(submitted.id)
@@ -256,15 +255,15 @@ class RetryConfig(BaseModel):
 
 
 async def read_submission(
-    request: HttpRequest, task: Task, key_id: str, settings: Settings, num_beams: int
+    request: HttpRequest, task: Task, key_id: str, dependencies: Dependencies
 ) -> Submission:
-    """The job that `request` submits for `task`; it may ask for `num_beams` at most.
+    """The job that `request` submits for `task`.
 
     Raises:
         BadRequest: the query or a header cannot be understood.
         InvalidInput: the body does not fit the task.
     """
-    headers, query = request.headers, request.query_params
+    headers, query, settings = request.headers, request.query_params, dependencies.settings
     submission = Submission(
         id=request.state.request_id,
         key_id=key_id,
@@ -280,7 +279,9 @@ async def read_submission(
         keeps_input=headers.get("x-fal-store-io", "").strip() != "0",
         files_ttl_s=files_ttl_s(headers),
     )
-    given = await read_input(request, task.input, settings.ingress.max_body_bytes, num_beams)
+    most = settings.ingress.max_body_bytes
+    given = await read_input(request, task.input, most, dependencies.num_beams)
+    dependencies.prompts.check(task, given)
     return replace(submission, input=given.model_dump_json(exclude_none=True))
 
 

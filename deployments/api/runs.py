@@ -102,6 +102,7 @@ class RunEndpoint:
         given = await read_input(
             request, self._task.input, self._ingress.max_body_bytes, self._dependencies.num_beams
         )
+        self._dependencies.prompts.check(self._task, given)
         return Request(
             id=request.state.request_id,
             task=self._task.path,

@@ -10,6 +10,7 @@ from deployments.florence.engine.build import shape_of
 from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.model import dtype
 from deployments.florence.open import engine_config
+from deployments.florence.prompts import Prompts
 from deployments.florence.tasks import TASKS
 from deployments.settings import InferenceSettings, ModelSettings
 
@@ -56,7 +57,8 @@ def estimate_memory(
     """
     kind = dtype(model.dtype, torch.device("cuda"))
     text = Florence2Config.from_pretrained(checkpoint.folder, local_files_only=True).text_config
-    longest = max(len(task.longest_prompt(checkpoint)) for task in TASKS.values())
+    prompts = Prompts(checkpoint, inference)
+    longest = max(len(prompts.longest(task)) for task in TASKS.values())
     config = engine_config(inference, checkpoint, longest, checkpoint.num_beams)
     return MemoryEstimate(
         weights=checkpoint.count_weights() * kind.itemsize,

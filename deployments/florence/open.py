@@ -14,6 +14,7 @@ from deployments.florence.engine.search import GenerationRules
 from deployments.florence.generate_backend import Generate
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.model import Model
+from deployments.florence.prompts import usual_length
 from deployments.florence.sequence import Sequence
 from deployments.settings import InferenceSettings
 
@@ -78,5 +79,6 @@ def engine_config(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min(settings.min_new_tokens, max_new_tokens),
         max_text_tokens=longest_prompt - checkpoint.num_image_tokens,
+        usual_prompt_tokens=min(usual_length(checkpoint), longest_prompt),
         gpu_memory_utilization=settings.gpu_memory_utilization,
     )

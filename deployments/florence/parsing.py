@@ -1,22 +1,70 @@
-"""From token ids to boxes and text.
+"""From token ids to boxes, quads, polygons and text.
 
-Florence-2 writes a box as four location tokens x1 y1 x2 y2, each a bin of the image's side,
-and a labelled box as its label followed by the tokens of one or more boxes.
-A bin stands for its middle: pixel = (bin + 0.5) · side / number of bins.
-Boxes are floats; the library's own parser truncates them to whole pixels
-and strips every letter outside ASCII from labels, this one keeps both.
+Florence-2 writes a place as location tokens, x and y in turn, each a bin of the image's side: two
+points are a box, four the corners of a line of text, and any number a polygon, whose parts stand
+between `<sep>`s and whose instances may stand between `<poly>` and `</poly>`. A label comes before
+its places. A bin stands for its middle: pixel = (bin + 0.5) · side / number of bins.
+
+What is found is what transformers' own post-processing finds (Florence2PostProcessor), with these
+differences:
+
+- Coordinates are floats, which it truncates to whole pixels.
+- A label is the text since the last special token, in any script. It strips all letters outside
+  ASCII, and what it has cut a special token to may stay in the label.
+- Boxes and quads without width or height, polygons of less than three points or with a coordinate
+  too many, and boxes and quads without a label where there should be one, are dropped.
+- Free text has no special tokens.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Self
+from functools import cached_property
+from itertools import chain
+from typing import Any, Self, TypeVar
 
-from deployments.florence.schemas import BoundingBox, BoundingBoxes
+from deployments.florence.schemas import (
+    BoundingBox,
+    BoundingBoxes,
+    OCRBoundingBox,
+    OCRBoundingBoxSingle,
+    Point,
+    Polygon,
+    PolygonOutput,
+)
 from deployments.florence.token_scores import TokenScores
 from deployments.florence.vocabulary import Vocabulary
 
 NUM_BINS = 1000
+
+# Over the tokens' kinds (Vocabulary.kinds): the first group is a label, the second its places.
+BOXES, LABELLED_BOXES = re.compile("()(l{4,})"), re.compile("(t+)(l{4,})")
+LABELLED_QUADS = re.compile("(t+)(l{8})")
+POLYGONS, LABELLED_POLYGONS = re.compile("()([lspq]{4,})"), re.compile("(t+)([lspq]{4,})")
+INSTANCE = re.compile("p([^q]*)q")
+PART, ENDED_PART = re.compile("(l+)(?:s|$)"), re.compile("(l+)s")
+
+# The `banned_grounding_tokens` of the published checkpoints' processors.
+NO_PHRASES = frozenset({
+    "it", "I", "me", "mine", "you", "your", "yours", "he", "him", "his", "she", "her", "hers",
+    "they", "them", "their", "theirs", "one", "oneself", "we", "us", "our", "ours", "its",
+    "myself", "yourself", "himself", "herself", "itself", "ourselves", "yourselves", "themselves",
+    "this", "that", "these", "those", "who", "whom", "whose", "which", "what", "all", "another",
+    "any", "anybody", "anyone", "anything", "each", "everybody", "everyone", "everything", "few",
+    "many", "nobody", "none", "several", "some", "somebody", "someone", "something", "each other",
+    "one another", "the image", "image", "images", "the", "a", "an", "a group", "other objects",
+    "lots", "a set",
+})  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One item of an answer: the indices of its label's tokens, and of its locations'."""
+
+    label: Sequence[int]
+    locations: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -52,49 +100,145 @@ class ModelAnswer:
             scores = scores[start : start + len(tokens)]
         return cls(tokens, vocabulary, size, scores, truncated)
 
+    @cached_property
+    def kinds(self) -> str:
+        """A letter for each token, see `Vocabulary.kinds`."""
+        return self.vocabulary.kinds(self.tokens)
+
+    def label(self, found: Found) -> str:
+        return self.vocabulary.decode(self.tokens[index] for index in found.label)
+
+    def points(self, found: Found) -> list[Point]:
+        """Its locations in pixels; one that is left over is no point."""
+        bins = [self.vocabulary.bins[self.tokens[index]] for index in found.locations]
+        width, height = self.size
+        pairs = zip(bins[::2], bins[1::2], strict=False)
+        return [Point(x=pixel(x, width), y=pixel(y, height)) for x, y in pairs]
+
 
 def unlabelled_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
     """Every complete group of four location tokens, with an empty label."""
-    boxes = [box(bins, "", answer.size) for _, run in runs(answer) for bins in fours(run)]
-    return BoundingBoxes(bboxes=boxes)
+    return boxes(answer, fours(answer, BOXES))
 
 
 def labelled_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
     """Every complete group of four location tokens, with the text that stands before its run."""
-    boxes = [box(bins, label, answer.size) for label, run in runs(answer) for bins in fours(run)]
-    return BoundingBoxes(bboxes=[found for found in boxes if found.label])
+    return boxes(answer, labelled(answer, fours(answer, LABELLED_BOXES)))
+
+
+def phrase_boxes(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
+    """The same without what is no phrase, such as "it" and "the image"."""
+    found = labelled(answer, fours(answer, LABELLED_BOXES))
+    return boxes(answer, (each for each in found if answer.label(each) not in NO_PHRASES))
+
+
+def boxes_or_polygons(answer: ModelAnswer, _input: Any = None) -> BoundingBoxes:
+    """The labelled boxes, and a box around each instance that is written as polygons."""
+    found = chain.from_iterable(
+        around_instances(answer, match) if "p" in match[2] else groups(match, 4)
+        for match in LABELLED_POLYGONS.finditer(answer.kinds)
+    )
+    return boxes(answer, labelled(answer, found))
+
+
+def quads(answer: ModelAnswer, _input: Any = None) -> OCRBoundingBox:
+    """Each text that eight location tokens follow."""
+    found = chain.from_iterable(groups(match, 8) for match in LABELLED_QUADS.finditer(answer.kinds))
+    made = [quad(answer, each) for each in labelled(answer, found)]
+    return OCRBoundingBox(quad_boxes=kept(made)).without(made.count(None))
+
+
+def polygons(answer: ModelAnswer, _input: Any = None) -> PolygonOutput:
+    """Every part of every instance, with an empty label."""
+    matches = POLYGONS.finditer(answer.kinds)
+    found = [part for match in matches for parts in instances(answer, match) for part in parts]
+    made = [polygon(answer, part) for part in found]
+    return PolygonOutput(polygons=kept(made)).without(made.count(None))
 
 
 def text(answer: ModelAnswer, _input: Any = None) -> str:
-    """The answer as text; location tokens are left out."""
-    bins = answer.vocabulary.bins
-    return answer.vocabulary.decode(id_ for id_ in answer.tokens if id_ not in bins)
+    """The answer as text, without special tokens; words that one has parted stay apart."""
+    written = ""
+    for match in re.finditer("t+", answer.kinds):
+        piece = answer.vocabulary.text(answer.tokens[slice(*match.span())])
+        is_glued = written[-1:].isalnum() and piece[:1].isalnum()
+        written += f" {piece}" if is_glued else piece
+    return written.strip()
 
 
-def runs(answer: ModelAnswer) -> Iterator[tuple[str, list[int]]]:
-    """Each unbroken run of location bins with the text before it."""
-    bins = answer.vocabulary.bins
-    label = ""
-    for located, ids in groupby(answer.tokens, bins.__contains__):
-        if located:
-            yield label, [bins[id_] for id_ in ids]
-        else:
-            label = answer.vocabulary.decode(ids)
+def fours(answer: ModelAnswer, pattern: re.Pattern[str]) -> Iterator[Found]:
+    """The boxes of each run of locations."""
+    return chain.from_iterable(groups(match, 4) for match in pattern.finditer(answer.kinds))
 
 
-def fours(run: list[int]) -> Iterator[tuple[int, int, int, int]]:
-    """The complete groups of four in `run`; what is left over is a box cut short."""
-    for i in range(0, len(run) - 3, 4):
-        yield run[i], run[i + 1], run[i + 2], run[i + 3]
+def groups(match: re.Match[str], size: int) -> Iterator[Found]:
+    """The locations that a match begins with, `size` at a time; a rest is an item cut short."""
+    places = match[2]
+    num = len(places) - len(places.lstrip("l"))
+    for start in range(match.start(2), match.start(2) + num - size + 1, size):
+        yield Found(range(*match.span(1)), range(start, start + size))
 
 
-def box(bins: tuple[int, int, int, int], label: str, size: tuple[int, int]) -> BoundingBox:
-    """The box of four bins in pixels of an image of `size` (width, height), inside the image."""
-    width, height = size
-    left, right = sorted(pixel(side, width) for side in (bins[0], bins[2]))
-    top, bottom = sorted(pixel(side, height) for side in (bins[1], bins[3]))
-    w, h = round(right - left, 3), round(bottom - top, 3)
-    return BoundingBox(x=left, y=top, w=w, h=h, label=label)
+def instances(answer: ModelAnswer, match: re.Match[str]) -> Iterator[list[Found]]:
+    """The parts of each instance in a match of polygons."""
+    start, end = match.span(2)
+    closed = [each.span(1) for each in INSTANCE.finditer(answer.kinds, start, end)]
+    may_go_on = end == len(answer.kinds) and answer.truncated
+    part = ENDED_PART if may_go_on and not closed else PART
+    for span in closed or [(start, end)]:
+        found = part.finditer(answer.kinds, *span)
+        yield [Found(range(*match.span(1)), range(*each.span(1))) for each in found]
+
+
+def around_instances(answer: ModelAnswer, match: re.Match[str]) -> Iterator[Found]:
+    """One item for each instance, with the locations of all its parts."""
+    for parts in instances(answer, match):
+        whole = [part.locations[: len(part.locations) // 2 * 2] for part in parts]
+        if any(whole):
+            yield Found(range(*match.span(1)), list(chain.from_iterable(whole)))
+
+
+def labelled(answer: ModelAnswer, found: Iterable[Found]) -> Iterator[Found]:
+    """What has a label."""
+    return (each for each in found if answer.label(each))
+
+
+def boxes(answer: ModelAnswer, found: Iterable[Found]) -> BoundingBoxes:
+    made = [box(answer, each) for each in found]
+    return BoundingBoxes(bboxes=kept(made)).without(made.count(None))
+
+
+def kept(made: Iterable[T | None]) -> list[T]:
+    return [each for each in made if each is not None]
+
+
+def box(answer: ModelAnswer, found: Found) -> BoundingBox | None:
+    """The upright rectangle around all points; None if it has no width or no height."""
+    x, y, w, h = around(answer.points(found))
+    return BoundingBox(x=x, y=y, w=w, h=h, label=answer.label(found)) if w and h else None
+
+
+def quad(answer: ModelAnswer, found: Found) -> OCRBoundingBoxSingle | None:
+    """Four corners, and the upright rectangle around them; None if it has no width or no height."""
+    points, label = answer.points(found), answer.label(found)
+    x, y, w, h = around(points)
+    made = OCRBoundingBoxSingle(x=x, y=y, w=w, h=h, label=label, points=points)
+    return made if w and h else None
+
+
+def polygon(answer: ModelAnswer, found: Found) -> Polygon | None:
+    """None for less than three points, or a coordinate too many."""
+    num = len(found.locations)
+    if num < 6 or num % 2:
+        return None
+    return Polygon(points=answer.points(found), label=answer.label(found))
+
+
+def around(points: list[Point]) -> tuple[float, float, float, float]:
+    """(x, y, width, height) of the upright rectangle around all points."""
+    left, right = min(each.x for each in points), max(each.x for each in points)
+    top, bottom = min(each.y for each in points), max(each.y for each in points)
+    return left, top, round(right - left, 3), round(bottom - top, 3)
 
 
 def pixel(bin_: int, side: int) -> float:

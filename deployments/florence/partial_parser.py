@@ -32,7 +32,9 @@ class PartialParser:
 
     def parse(self, partial: Partial) -> None:
         """Find a new whole item, or more text."""
-        answer = ModelAnswer.of(partial.tokens, self._vocabulary, partial.size, partial.scores)
+        answer = ModelAnswer.of(
+            partial.tokens, self._vocabulary, partial.size, partial.scores, truncated=True
+        )
         results = self._task.parse(answer, self._input)
         if isinstance(results, str):
             results = results.rstrip(UNFINISHED)

@@ -4,9 +4,17 @@ Names, fields and descriptions follow fal's published types for `fal-ai/florence
 Lengths are pixels of the input image as a person sees it, after its EXIF rotation.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 IMAGE_URL = "The URL of the image to be processed: http(s), or a base64 data URI."
@@ -39,6 +47,53 @@ class ImageInput(BaseModel):
     )
 
 
+class ImageWithTextInput(ImageInput):
+    """The input of a task about some words."""
+
+    text_input: str = Field(description="Text input for the task", examples=[""])
+
+
+def whole(value: Any) -> Any:
+    """A float without a fraction as an integer: JSON has one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Pixel = Annotated[int, BeforeValidator(whole)]
+
+
+def beyond(start: str) -> AfterValidator:
+    """Refuses an end of a region that is not beyond its start."""
+
+    def check(end: int, info: ValidationInfo) -> int:
+        if end <= info.data.get(start, end - 1):
+            raise PydanticCustomError(
+                "greater_than", "Input should be greater than {start}", {"start": start}
+            )
+        return end
+
+    return AfterValidator(check)
+
+
+class Region(BaseModel):
+    """A rectangle in whole pixels; what lies outside the image is cut off."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={"examples": [{"x1": 100, "y1": 100, "x2": 200, "y2": 200}]},
+    )
+
+    x1: Pixel = Field(description="Left side")
+    y1: Pixel = Field(description="Upper side")
+    x2: Annotated[Pixel, beyond("x1")] = Field(description="Right side, more than x1")
+    y2: Annotated[Pixel, beyond("y1")] = Field(description="Lower side, more than y1")
+
+
+class ImageWithUserCoordinatesInput(ImageInput):
+    """The input of a task about a region of the image."""
+
+    region: Region = Field(description="The user input coordinates")
+
+
 class BoundingBox(BaseModel):
     """A rectangle: its upper left corner, its size and what it shows."""
 
@@ -51,13 +106,80 @@ class BoundingBox(BaseModel):
     label: str = Field(description="Label of the bounding box")
 
 
-class BoundingBoxes(BaseModel):
+class Point(BaseModel):
+    """A place in the image."""
+
+    x: float = Field(description="X-coordinate of the point")
+    y: float = Field(description="Y-coordinate of the point")
+
+
+class OCRBoundingBoxSingle(BaseModel):
+    """A line of text, which may be turned: the upright rectangle around it, and its corners."""
+
+    kind: ClassVar[str] = "quad"
+
+    x: float = Field(description="X-coordinate of the top-left corner")
+    y: float = Field(description="Y-coordinate of the top-left corner")
+    w: float = Field(description="Width of the bounding box")
+    h: float = Field(description="Height of the bounding box")
+    label: str = Field(description="Label of the bounding box")
+    points: list[Point] = Field(
+        description="The four corners, the text's own top left first. An extension of fal's schema."
+    )
+
+
+class Polygon(BaseModel):
+    """The outline of a thing, or of one of its parts."""
+
+    kind: ClassVar[str] = "polygon"
+
+    points: list[Point] = Field(description="List of points")
+    label: str = Field(description="Label of the polygon")
+
+
+class Shapes(BaseModel):
+    """What was found, in the model's order.
+
+    `num_dropped` counts what the model wrote that is no shape: it is no part of the answer.
+    """
+
+    _num_dropped: int = PrivateAttr(0)
+
+    @property
+    def num_dropped(self) -> int:
+        return self._num_dropped
+
+    def without(self, num_dropped: int) -> Self:
+        """These shapes, after so many others were dropped."""
+        self._num_dropped = num_dropped
+        return self
+
+
+class BoundingBoxes(Shapes):
     """All rectangles that were found, in the model's order."""
 
     bboxes: list[BoundingBox] = Field(description="List of bounding boxes")
 
     def __len__(self) -> int:
         return len(self.bboxes)
+
+
+class OCRBoundingBox(Shapes):
+    """All lines of text that were found, in the model's order."""
+
+    quad_boxes: list[OCRBoundingBoxSingle] = Field(description="List of quadrilateral boxes")
+
+    def __len__(self) -> int:
+        return len(self.quad_boxes)
+
+
+class PolygonOutput(Shapes):
+    """All outlines that were found, in the model's order."""
+
+    polygons: list[Polygon] = Field(description="List of polygons")
+
+    def __len__(self) -> int:
+        return len(self.polygons)
 
 
 class Image(BaseModel):
@@ -75,6 +197,20 @@ class BoundingBoxOutput(BaseModel):
     """The answer of a task that finds rectangles."""
 
     results: BoundingBoxes = Field(description="Results from the model")
+    image: Image | None = Field(None, description="Processed image")
+
+
+class OCRBoundingBoxOutput(BaseModel):
+    """The answer of a task that finds lines of text."""
+
+    results: OCRBoundingBox = Field(description="Results from the model")
+    image: Image | None = Field(None, description="Processed image")
+
+
+class PolygonsOutput(BaseModel):
+    """The answer of a task that finds outlines."""
+
+    results: PolygonOutput = Field(description="Results from the model")
     image: Image | None = Field(None, description="Processed image")
 
 

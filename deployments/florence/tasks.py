@@ -16,9 +16,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from deployments.florence import parsing
-from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.parsing import ModelAnswer
-from deployments.florence.schemas import BoundingBoxOutput, ImageInput, TextOutput
+from deployments.florence.schemas import (
+    BoundingBoxOutput,
+    ImageInput,
+    ImageWithTextInput,
+    ImageWithUserCoordinatesInput,
+    OCRBoundingBoxOutput,
+    PolygonsOutput,
+    TextOutput,
+)
 from deployments.florence.sequence import Grammar
 
 APP = "fal-ai/florence-2-large"
@@ -27,6 +34,22 @@ APP = "fal-ai/florence-2-large"
 def no_words(_input: Any, _size: tuple[int, int]) -> str:
     """For a sentence that is the same for every input."""
     return ""
+
+
+def text_words(input: ImageWithTextInput, _size: tuple[int, int]) -> str:
+    return input.text_input.strip()
+
+
+def region_words(input: ImageWithUserCoordinatesInput, size: tuple[int, int]) -> str:
+    """The location tokens of the region; one beyond the image is the image's nearest edge."""
+    region, (width, height) = input.region, size
+    sides = ((region.x1, width), (region.y1, height), (region.x2, width), (region.y2, height))
+    return "".join(f"<loc_{location_bin(pixel, side)}>" for pixel, side in sides)
+
+
+def location_bin(pixel: int, side: int) -> int:
+    """The bin that a pixel's edge lies in, as the processor of the family says it to the model."""
+    return min(max(pixel * parsing.NUM_BINS // side, 0), parsing.NUM_BINS - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +94,6 @@ class Task:
         """The sentence that asks for `input` about an image of this (width, height)."""
         return self.sentence.replace("{}", self.words(input, size))
 
-    def longest_prompt(self, checkpoint: Checkpoint) -> list[int]:
-        """Token ids of the longest prompt that the model must have room for."""
-        return checkpoint.prompt(self.sentence)
-
     def output_of(self, results: Sized, **image: Any) -> dict[str, Any]:
         """The answer for the client as JSON values; it has an `image` if one is given."""
         return self.output(results=results, **image).model_dump(exclude_unset=True)
@@ -115,6 +134,61 @@ _ROWS = (
         grammar=Grammar.LABELLED,
     ),
     Task(
+        path="caption-to-phrase-grounding",
+        marker="<CAPTION_TO_PHRASE_GROUNDING>",
+        sentence="Locate the phrases in the caption: {}",
+        summary="Find what the phrases of a caption speak of",
+        input=ImageWithTextInput,
+        output=BoundingBoxOutput,
+        parse=parsing.phrase_boxes,
+        draw=attrgetter("bboxes"),
+        words=text_words,
+        grammar=Grammar.LABELLED,
+    ),
+    Task(
+        path="open-vocabulary-detection",
+        marker="<OPEN_VOCABULARY_DETECTION>",
+        sentence="Locate {} in the image.",
+        summary="Find what the words name",
+        input=ImageWithTextInput,
+        output=BoundingBoxOutput,
+        parse=parsing.boxes_or_polygons,
+        draw=attrgetter("bboxes"),
+        words=text_words,
+    ),
+    Task(
+        path="referring-expression-segmentation",
+        marker="<REFERRING_EXPRESSION_SEGMENTATION>",
+        sentence="Locate {} in the image with mask",
+        summary="Outline what the words describe",
+        input=ImageWithTextInput,
+        output=PolygonsOutput,
+        parse=parsing.polygons,
+        draw=attrgetter("polygons"),
+        words=text_words,
+    ),
+    Task(
+        path="region-to-segmentation",
+        marker="<REGION_TO_SEGMENTATION>",
+        sentence="What is the polygon mask of region {}",
+        summary="Outline what is in a region",
+        input=ImageWithUserCoordinatesInput,
+        output=PolygonsOutput,
+        parse=parsing.polygons,
+        draw=attrgetter("polygons"),
+        words=region_words,
+    ),
+    Task(
+        path="ocr-with-region",
+        marker="<OCR_WITH_REGION>",
+        sentence="What is the text in the image, with regions?",
+        summary="Read text, and find where each line stands",
+        input=ImageInput,
+        output=OCRBoundingBoxOutput,
+        parse=parsing.quads,
+        draw=attrgetter("quad_boxes"),
+    ),
+    Task(
         path="caption",
         marker="<CAPTION>",
         sentence="What does the image describe?",
@@ -122,6 +196,53 @@ _ROWS = (
         input=ImageInput,
         output=TextOutput,
         parse=parsing.text,
+    ),
+    Task(
+        path="detailed-caption",
+        marker="<DETAILED_CAPTION>",
+        sentence="Describe in detail what is shown in the image.",
+        summary="Describe the image in detail",
+        input=ImageInput,
+        output=TextOutput,
+        parse=parsing.text,
+    ),
+    Task(
+        path="more-detailed-caption",
+        marker="<MORE_DETAILED_CAPTION>",
+        sentence="Describe with a paragraph what is shown in the image.",
+        summary="Describe the image in a paragraph",
+        input=ImageInput,
+        output=TextOutput,
+        parse=parsing.text,
+    ),
+    Task(
+        path="ocr",
+        marker="<OCR>",
+        sentence="What is the text in the image?",
+        summary="Read the text in the image",
+        input=ImageInput,
+        output=TextOutput,
+        parse=parsing.text,
+    ),
+    Task(
+        path="region-to-category",
+        marker="<REGION_TO_CATEGORY>",
+        sentence="What is the region {}?",
+        summary="Name the category of what is in a region",
+        input=ImageWithUserCoordinatesInput,
+        output=TextOutput,
+        parse=parsing.text,
+        words=region_words,
+    ),
+    Task(
+        path="region-to-description",
+        marker="<REGION_TO_DESCRIPTION>",
+        sentence="What does the region {} describe?",
+        summary="Describe what is in a region",
+        input=ImageWithUserCoordinatesInput,
+        output=TextOutput,
+        parse=parsing.text,
+        words=region_words,
     ),
 )
 

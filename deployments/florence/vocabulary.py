@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from deployments.errors import SetupError
 
 _LOCATION = re.compile(r"<loc_(\d+)>")
+_MARK = re.compile(r"<[^<>\s]+>")
+_POLYGON_MARKS = {"<sep>": "s", "<poly>": "p", "</poly>": "q"}
 
 
 class Vocabulary:
@@ -40,6 +42,30 @@ class Vocabulary:
         return {id_: int(match[1]) for id_, match in found if match}
 
     @cached_property
+    def special(self) -> frozenset[int]:
+        """Tokens that are no text: those that the tokenizer calls special, or that look so."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        return frozenset(
+            id_ for id_, each in added.items() if each.special or _MARK.fullmatch(each.content)
+        )
+
+    @cached_property
+    def _kinds(self) -> dict[int, str]:
+        """The kind of each special token, see `kinds`."""
+        known = _POLYGON_MARKS.keys() & self._ids.keys()
+        marks = {self._ids[mark]: _POLYGON_MARKS[mark] for mark in known}
+        return dict.fromkeys(self.special, "x") | dict.fromkeys(self.bins, "l") | marks
+
+    def kinds(self, ids: Iterable[int]) -> str:
+        """A letter for each token: `t`ext, `l`ocation, <`s`ep>, <`p`oly>, </poly> `q`, else `x`."""
+        return "".join(self._kinds.get(id_, "t") for id_ in ids)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token, and so the most characters that one can stand for."""
+        return max(map(len, self._ids))
+
+    @cached_property
     def _ids(self) -> dict[str, int]:
         return self._tokenizer.get_vocab(with_added_tokens=True)
 
@@ -64,9 +90,18 @@ class Vocabulary:
         plain = self._tokenizer.encode(sentence, add_special_tokens=False).ids
         return [self.id("<s>"), *plain, self.id("</s>")]
 
+    def text(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`, without special tokens and outer white space."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
+        """The same without outer white space."""
+        return self.text(ids).strip()
+
+    def special_in(self, text: str) -> set[str]:
+        """The special tokens that `text` spells."""
+        ids = set(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return {str(self._tokenizer.id_to_token(id_)) for id_ in ids & self.special}
 
     def trim(self, ids: Sequence[int]) -> tuple[int, ...]:
         """`ids` of an answer without its frame: from after `</s><s>` up to the next `</s>`."""

@@ -122,6 +122,11 @@ METRICS: dict[str, Metric] = {
     "florence_postprocess_pictures_lost_total": Metric(
         "counter", "Pictures that could not be drawn or stored."
     ),
+    "florence_postprocess_shapes_dropped_total": Metric(
+        "counter",
+        "Boxes without width or height, and polygons without three points, that the model wrote.",
+        ("endpoint",),
+    ),
     "florence_dispatcher_running": Metric("gauge", "Jobs that run now."),
     "florence_dispatcher_requests_total": Metric(
         "counter", "Attempts at jobs, by outcome.", ("outcome",)

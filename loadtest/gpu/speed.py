@@ -7,7 +7,7 @@ from itertools import cycle, islice
 
 import torch
 
-from deployments.florence.engine.build import aligned
+from deployments.florence.engine.batch import aligned
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine
 from deployments.florence.engine.prefill import Prefill

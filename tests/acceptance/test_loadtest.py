@@ -29,10 +29,10 @@ def test_smoke_calls_every_endpoint_in_both_ways(caller: Caller, tmp_path: Path)
     calls = {(verb, task) for verb in ("run", "queue") for task in TASKS}
 
     assert {key for key in rows if key[0] in ("run", "queue")} == calls
-    assert rows["", "Aggregated"]["Request Count"] == "16"
+    assert rows["", "Aggregated"]["Request Count"] == "32"
     for verb in ("run", "queue"):
         model = rows["stage", f"{verb}: model"]
-        assert model["Request Count"] == "8"
+        assert int(model["Request Count"]) >= len(TASKS)
         assert float(model["Average Response Time"]) > 0
 
 

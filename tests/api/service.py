@@ -16,12 +16,14 @@ from deployments.api.dependencies import Dependencies
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore
 from deployments.files.open import open_file_store
+from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.messages import Finished, Request
 from deployments.florence.partial_parser import OnPartial
+from deployments.florence.prompts import Prompts
 from deployments.florence.stages import Stages
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobOutcome
-from deployments.settings import QueueSettings, hash_key, parse
+from deployments.settings import DEMO_CHECKPOINT, QueueSettings, hash_key, parse
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import open_tracer
 from tests.jobs.memory import MemoryStore
@@ -48,6 +50,7 @@ MODEL = "owner/name@abc; dtype=float16; beams=3"
 ANSWER = Finished({"results": "a red square"}, STAGES, model=MODEL)
 
 NUM_BEAMS = 3
+CHECKPOINT = Checkpoint(DEMO_CHECKPOINT)
 
 RunFunction = Callable[[Request], Awaitable[Finished]]
 StreamFunction = Callable[[Request, OnPartial], Awaitable[Finished]]
@@ -160,6 +163,7 @@ def build(
         settings=settings,
         num_beams=NUM_BEAMS,
         model="demo",
+        prompts=Prompts(CHECKPOINT, settings.inference),
         run=answer,
         ready=ready or always,
         wake=lambda: wakes.append(None),

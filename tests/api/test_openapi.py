@@ -61,8 +61,9 @@ def test_endpoint_is_described_as_fal_does(service: Service, task: Task) -> None
     }
     post = described["paths"][f"/{task.endpoint}"]["post"]
     given = resolve(described, post["requestBody"]["content"]["application/json"]["schema"]["$ref"])
-    assert given["required"] == ["image_url"]
-    assert given["x-fal-order-properties"] == ["image_url", "num_beams"]
+    asked = [name for name in ("text_input", "region") if name in task.input.model_fields]
+    assert given["required"] == ["image_url", *asked]
+    assert given["x-fal-order-properties"] == list(task.input.model_fields)
     assert given["properties"]["num_beams"]["minimum"] == 1
     assert answer_of(post).endswith("/QueueStatus")
     assert answer_of(described["paths"][f"{request}/status"]["get"]).endswith("/QueueStatus")

@@ -16,6 +16,7 @@ from deployments.florence.tasks import TASKS
 from deployments.jobs.job import JobOutcome, JobState, LogLine
 from deployments.jobs.transitions import cancelled
 from deployments.telemetry.metrics import METRICS
+from tests.florence.questions import body_of
 
 from .service import (
     AUTHORIZED,
@@ -49,7 +50,7 @@ def detail(response: Any) -> str:
 @pytest.mark.parametrize("task", TASKS)
 def test_a_submit_is_answered_with_urls(service: Service, task: str) -> None:
     """The answer is fal's: the id, the position in the queue, and the three URLs."""
-    response = service.submit(f"/queue/{TASKS[task].endpoint}")
+    response = service.post(body_of(TASKS[task]), f"/queue/{TASKS[task].endpoint}")
 
     request_id = response.json()["request_id"]
     url = f"http://testserver{QUEUED}/{request_id}"

@@ -25,6 +25,7 @@ from deployments.florence.messages import Finished, Request
 from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
+from tests.florence.questions import body_of
 
 from .service import (
     ANSWER,
@@ -49,7 +50,7 @@ INPUT = {"image_url": "https://example.com/car.jpg"}
 @pytest.mark.parametrize("path", ["/{}", "/{}/", "/run/{}", "/run/{}/"])
 def test_every_path_leads_to_the_run(shared: Service, task: str, path: str) -> None:
     """Each task runs at the bare path and under /run, with and without a slash at the end."""
-    response = shared.post(INPUT, path.format(TASKS[task].endpoint))
+    response = shared.post(body_of(TASKS[task]), path.format(TASKS[task].endpoint))
 
     assert (response.status_code, response.json()) == (200, ANSWER.output)
     assert shared.runs[-1].task == task

@@ -22,6 +22,7 @@ from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import JobOutcome, JobState, JobStatus, LogLine, Submission
 from deployments.settings import hash_key
+from tests.florence.questions import body_of
 from tests.jobs.memory import MemoryStore
 
 from .http_exchange import HttpExchange
@@ -90,7 +91,9 @@ def ending(response: Any) -> Any:
 @pytest.mark.parametrize("path", ["/{}/stream", "/{}/stream/", "/run/{}/stream"])
 def test_every_task_can_be_streamed(shared: Service, task: str, path: str) -> None:
     """The last event is the whole output, also where none comes before it."""
-    response = shared.post(INPUT, path.format(TASKS[task].endpoint), accept="application/json")
+    response = shared.post(
+        body_of(TASKS[task]), path.format(TASKS[task].endpoint), accept="application/json"
+    )
 
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/event-stream")

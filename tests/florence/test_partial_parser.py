@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 from deployments.florence.messages import Partial
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.partial_parser import PartialParser
-from deployments.florence.schemas import BoundingBoxes, ImageInput
 from deployments.florence.tasks import TASKS, Task
 from deployments.florence.vocabulary import Vocabulary
 from deployments.settings import DEMO_CHECKPOINT
+from tests.florence.questions import input_of, shapes_of
 
 VOCABULARY = Vocabulary(DEMO_CHECKPOINT)
 LOCATIONS = {bin_: id_ for id_, bin_ in VOCABULARY.bins.items()}
 START = (VOCABULARY.id("</s>"), VOCABULARY.id("<s>"))
 SIZE = (1000, 1000)
-INPUT = ImageInput(image_url="u")
 
 
 def located(*numbers: int) -> tuple[int, ...]:
@@ -35,7 +34,7 @@ def words(text: str) -> tuple[int, ...]:
 def parse(path: str, answer: tuple[int, ...]) -> list[Any]:
     """The outputs while the task's answer is written, token by token."""
     outputs: list[Any] = []
-    parser = PartialParser(TASKS[path], INPUT, VOCABULARY, outputs.append)
+    parser = PartialParser(TASKS[path], input_of(TASKS[path]), VOCABULARY, outputs.append)
     whole = START + answer
     for length in range(len(whole) + 1):
         parser.parse(Partial(whole[:length], SIZE))
@@ -82,7 +81,9 @@ def test_an_answer_that_is_begun_again_is_given_once() -> None:
     """The second writing continues where the first ended."""
     answer = located(0, 0, 9, 9, 10, 10, 19, 19)
     outputs: list[Any] = []
-    parser = PartialParser(TASKS["region-proposal"], INPUT, VOCABULARY, outputs.append)
+    parser = PartialParser(
+        TASKS["region-proposal"], input_of(TASKS["region-proposal"]), VOCABULARY, outputs.append
+    )
     for length in (4, 4, 8):
         for so_far in range(length + 1):
             parser.parse(Partial(answer[:so_far], SIZE))
@@ -90,14 +91,34 @@ def test_an_answer_that_is_begun_again_is_given_once() -> None:
     assert [len(output["results"]["bboxes"]) for output in outputs] == [1, 2]
 
 
+def test_a_polygon_is_given_when_it_is_closed() -> None:
+    """The model may add a point to the last one until it says that it has ended."""
+    first, second = located(0, 0, 9, 0, 9, 9), located(20, 20, 29, 20, 29, 29)
+    sep, start, end = ((VOCABULARY.id(mark),) for mark in ("<sep>", "<poly>", "</poly>"))
+    outputs = parse("region-to-segmentation", start + first + end + start + second + end)
+    assert [len(output["results"]["polygons"]) for output in outputs] == [1, 2]
+
+    outputs = parse("region-to-segmentation", first + sep + second)
+    assert [len(output["results"]["polygons"]) for output in outputs] == [1]
+
+
+def test_a_line_of_text_is_given_with_its_corners() -> None:
+    """When the eighth number is known."""
+    outputs = parse("ocr-with-region", words("word") + located(0, 0, 9, 0, 9, 9, 0, 9) + words("x"))
+
+    [output] = outputs
+    [line] = output["results"]["quad_boxes"]
+    assert (line["label"], len(line["points"])) == ("word", 4)
+
+
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
 @given(ids=st.lists(st.integers(0, len(VOCABULARY._ids) - 1), max_size=40))
 def test_outputs_begin_the_answer(task: Task, ids: list[int]) -> None:
     """Whatever the tokens are, the whole answer begins with each output."""
-    answer = task.parse(ModelAnswer.of(START + tuple(ids), VOCABULARY, SIZE), INPUT)
+    answer = task.parse(ModelAnswer.of(START + tuple(ids), VOCABULARY, SIZE), input_of(task))
     for output in parse(task.path, tuple(ids)):
         results = task.output.model_validate(output).results  # type: ignore[attr-defined]
-        if isinstance(answer, BoundingBoxes):
-            assert results.bboxes == answer.bboxes[: len(results)]
-        else:
+        if isinstance(answer, str):
             assert answer.startswith(results)
+        else:
+            assert shapes_of(results) == shapes_of(answer)[: len(results)]

@@ -59,6 +59,7 @@ class SequenceLimits:
 class StepSize(NamedTuple):
     """What a step is made for: so many sequences, beams of each, and positions.
 
+    Of the encoder's positions it reads `num_encoded`, all when that is not given.
     No sequence has longer n-grams than `ngram`; scores of tokens are kept if one is `scored`.
     """
 
@@ -67,6 +68,7 @@ class StepSize(NamedTuple):
     span: int
     ngram: int = 0
     scored: bool = False
+    num_encoded: int | None = None
 
 
 class DecoderBatch:
@@ -206,7 +208,7 @@ class BatchView:
     """What one step reads and writes."""
 
     def __init__(self, batch: DecoderBatch, step: StepSize) -> None:
-        size, num_beams, span, self.ngram, self.scored = step
+        size, num_beams, span, self.ngram, self.scored, num_encoded = step
         self.size, self.num_beams, self.span = size, num_beams, span
         self._all_beams = batch.shape.num_beams
         self.length = batch.length[:size]
@@ -215,7 +217,7 @@ class BatchView:
         self.beams = batch.beams[:num_beams]
         self.positions = batch.positions[:span]
         self.last_tokens = self.at(self.current)
-        self.cross_mask = batch.cross_mask[:size]
+        self.cross_mask = batch.cross_mask[:size, ..., :num_encoded]
         self._place_ancestors(batch)
         self.mask = self._mask(batch).to(batch.cross_mask.dtype)
         self._indices = batch.indices[:size, None]
@@ -238,6 +240,10 @@ class BatchView:
         by_beam: Tensor = kv.unflatten(3, (-1, self._all_beams))
         return by_beam[:, : self.size, :, : self.span, 0]
 
+    def read_encoded(self, cross_kv: Tensor) -> Tensor:
+        """Keys and values of the encoder's output: (2, n, H, s, w)."""
+        return cross_kv[:, : self.size, :, : self.cross_mask.shape[-1]]
+
     def _place_ancestors(self, batch: DecoderBatch) -> None:
         """Each beam writes its current position itself."""
         if self.num_beams > 1:
@@ -253,6 +259,11 @@ class BatchView:
             seen = seen & (self.ancestors[..., None] == self.beams)
         mask = torch.zeros(seen.shape, device=batch.device).masked_fill_(~seen, float("-inf"))
         return mask.flatten(2)[:, None]
+
+
+def aligned(num_positions: int) -> int:
+    """Positions as a GPU's attention kernels read them without copying their mask first."""
+    return -(-num_positions // 16) * 16
 
 
 def by_head(kv: Tensor, shape: BatchShape) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deployments.errors import SetupError
-from deployments.florence.engine.batch import BatchShape, DecoderBatch
+from deployments.florence.engine.batch import BatchShape, DecoderBatch, aligned
 from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
@@ -82,11 +82,6 @@ def shape_of(text: Any, num_image_tokens: int, config: EngineConfig) -> BatchSha
         num_heads=text.decoder_attention_heads,
         head_width=text.d_model // text.decoder_attention_heads,
     )
-
-
-def aligned(num_positions: int) -> int:
-    """Positions as a GPU's attention kernels read them without copying their mask first."""
-    return -(-num_positions // 16) * 16
 
 
 def prefer_ready_kernels() -> None:

@@ -76,7 +76,7 @@ class Decoder:
         tokens = self._scale * functional.embedding(view.last_tokens, self._embedding)
         x = self._norm(tokens + functional.embedding(view.current, self._positions)[:, None])
         for layer, kv, cross_kv in zip(self._layers, batch.kv, batch.cross_kv, strict=True):
-            x = layer(x, kv, cross_kv[:, : view.size], view)
+            x = layer(x, kv, view.read_encoded(cross_kv), view)
         return linear(x, self._head)
 
 

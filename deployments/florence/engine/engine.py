@@ -17,7 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deployments.florence.engine.batch import BatchView, DecoderBatch, SequenceLimits, StepSize
+from deployments.florence.engine.batch import (
+    BatchView,
+    DecoderBatch,
+    SequenceLimits,
+    StepSize,
+    aligned,
+)
 from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.prefill import Encoded, Prefill
@@ -41,6 +47,7 @@ class EngineConfig:
     num_beams: int  # of a sequence that asks for none, and the most that one may ask for
     max_new_tokens: int
     max_text_tokens: int  # of a prompt, without the image's
+    usual_prompt_tokens: int = 0  # of most prompts, with the image's: a GPU is quicker with these
     min_new_tokens: int = 0
     gpu_memory_utilization: float = 0.9
     launch_ahead: bool = False  # launch a step before the last one is known, as on a GPU
@@ -230,12 +237,15 @@ class Engine:
         span = max(each.length for each in running)
         ngram = max(self._ngram(each) for each in running)
         scored = any(each.scored for each in running)
+        encoded = aligned(max(len(each.prompt) for each in running))
         if self._config.launch_ahead:
             size = at_least(GPU_BATCHES, len(running), shape.max_batch_size)
             special = scored or ngram > self._rules.ngram
-            return StepSize(size, beams, self._gpu_span(span), *self._demands(special))
+            is_usual = not special and encoded <= self._usual_width()
+            encoded = self._usual_width() if is_usual else shape.num_encoded
+            return StepSize(size, beams, self._gpu_span(span), *self._demands(special), encoded)
         span = min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
-        return StepSize(len(running), beams, span, ngram, scored)
+        return StepSize(len(running), beams, span, ngram, scored, encoded)
 
     def _demands(self, special: bool) -> tuple[int, bool]:
         """The n-grams and scores of a recorded step: as usual, or all that can be asked for."""
@@ -246,6 +256,11 @@ class Engine:
     def _gpu_span(self, span: int) -> int:
         return at_least(GPU_SPANS, span, self._batch.shape.num_positions)
 
+    def _usual_width(self) -> int:
+        """The encoder's positions that a step on a GPU reads, unless a prompt has more."""
+        usual = self._config.usual_prompt_tokens
+        return aligned(usual) if usual else self._batch.shape.num_encoded
+
     def _sizes(self) -> list[StepSize]:
         """Every size that a step on a GPU can have, the largest first: others reuse its memory."""
         shape = self._batch.shape
@@ -253,7 +268,9 @@ class Engine:
         sizes = {at_least(GPU_BATCHES, n + 1, most) for n in range(most)}
         spans = {self._gpu_span(n + 1) for n in range(shape.num_positions)}
         beams = {1, shape.num_beams}
-        demands = [self._demands(special) for special in (False, True)]
+        usual, special = self._demands(False), self._demands(True)
+        widest = shape.num_encoded
+        demands = {(*usual, self._usual_width()), (*usual, widest), (*special, widest)}
         all_sizes = product(sizes, beams, spans, demands)
         return sorted((StepSize(n, k, t, *d) for n, k, t, d in all_sizes), reverse=True)
 

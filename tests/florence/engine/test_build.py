@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from deployments.florence.engine.batch import BatchShape, DecoderBatch
+from deployments.florence.engine.batch import BatchShape, DecoderBatch, aligned
 from deployments.florence.engine.build import (
-    aligned,
     described,
     fitting,
     longest_sequence,
