@@ -90,7 +90,7 @@ POLLS = (ScenarioCall(Verb.QUEUE, PROPOSAL, 1), ScenarioCall(Verb.STATUS, PROPOS
 _ROWS = (
     Scenario(
         "smoke", "every endpoint, by a run and through the queue, for some seconds",
-        EVERY, Pattern.CONSTANT, 2, 8, Thresholds(p95_s=10, error_rate=0, lag_s=1),
+        EVERY, Pattern.CONSTANT, 4, 8, Thresholds(p95_s=10, error_rate=0, lag_s=1),
     ),
     Scenario(
         "steady", "runs at random times, as from many clients",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import random
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from deployments.demo.scenes import draw_scene
 
 SIZE = (512, 512)
+TEXT = "square"
+REGION = {"x1": 100, "y1": 100, "x2": 300, "y2": 300}
 
 
 def photograph(seed: int, size: tuple[int, int] = SIZE, brightness: float | None = None) -> bytes:
@@ -27,5 +30,6 @@ def photograph(seed: int, size: tuple[int, int] = SIZE, brightness: float | None
 
 
 def body_with(image: bytes, content_type: str = "image/jpeg") -> bytes:
+    """A body for every task: one ignores what it does not ask for."""
     uri = f"data:{content_type};base64,{base64.b64encode(image).decode()}"
-    return f'{{"image_url": "{uri}"}}'.encode()
+    return json.dumps({"image_url": uri, "text_input": TEXT, "region": REGION}).encode()

@@ -37,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 from deployments.florence.model import Model
 from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Sequences, Tokens
-from deployments.florence.tasks import TASKS
+from deployments.florence.tasks import TASKS, no_words
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest.bench import figures
 from loadtest.bench.checkpoint import SEED, config, describe
@@ -159,7 +159,8 @@ class Comparison:
     def __init__(self, folder: Path, asked: EngineBench) -> None:
         self._asked = asked
         self._model = Model(ModelSettings(path=str(folder), device="cpu", dtype="float32"))
-        self._prompts = [self._model.checkpoint.prompt(task.sentence) for task in TASKS.values()]
+        sentences = [task.sentence for task in TASKS.values() if task.words is no_words]
+        self._prompts = list(map(self._model.checkpoint.prompt, sentences))
         longest = max(map(len, self._prompts))
         self._engine = open_engine(self._model, asked.inference(), longest)
         self._mean_batch_size = 0.0
