@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.florence.messages import Partial
+from deployments.florence.messages import Partial, PartialOutput
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.partial_parser import PartialParser
 from deployments.florence.tasks import TASKS, Task
@@ -31,10 +31,19 @@ def words(text: str) -> tuple[int, ...]:
     return tuple(VOCABULARY.encode(text)[1:-1])
 
 
+def parsing(task: Task) -> tuple[list[Any], PartialParser]:
+    """A parser, and the list that takes its outputs."""
+    outputs: list[Any] = []
+
+    def heard(so_far: PartialOutput) -> None:
+        outputs.append(so_far.output)
+
+    return outputs, PartialParser(task, input_of(task), VOCABULARY, heard)
+
+
 def parse(path: str, answer: tuple[int, ...]) -> list[Any]:
     """The outputs while the task's answer is written, token by token."""
-    outputs: list[Any] = []
-    parser = PartialParser(TASKS[path], input_of(TASKS[path]), VOCABULARY, outputs.append)
+    outputs, parser = parsing(TASKS[path])
     whole = START + answer
     for length in range(len(whole) + 1):
         parser.parse(Partial(whole[:length], SIZE))
@@ -80,10 +89,7 @@ def test_a_letter_is_given_when_it_is_whole() -> None:
 def test_an_answer_that_is_begun_again_is_given_once() -> None:
     """The second writing continues where the first ended."""
     answer = located(0, 0, 9, 9, 10, 10, 19, 19)
-    outputs: list[Any] = []
-    parser = PartialParser(
-        TASKS["region-proposal"], input_of(TASKS["region-proposal"]), VOCABULARY, outputs.append
-    )
+    outputs, parser = parsing(TASKS["region-proposal"])
     for length in (4, 4, 8):
         for so_far in range(length + 1):
             parser.parse(Partial(answer[:so_far], SIZE))
