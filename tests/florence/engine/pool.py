@@ -13,12 +13,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    ForcedBOSTokenLogitsProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+)
 
 from deployments.demo.scenes import draw_scene
 from deployments.florence.engine.build import build
@@ -59,10 +67,16 @@ class Way:
 
 @dataclass(frozen=True)
 class Answer:
-    """Token ids from the start token on, and the margin of the closest decision."""
+    """Token ids from the start token on, and the margin of the closest decision.
+
+    `logprobs` are those of the tokens after the start token, as transformers computes them;
+    a truncated answer would have gone on beyond its limit.
+    """
 
     tokens: Tokens
     margin: float
+    logprobs: tuple[float, ...]
+    truncated: bool
 
 
 class Pool:
@@ -112,14 +126,15 @@ class Pool:
             launch_ahead=launch_ahead,
         )
         image_size = model.checkpoint.image_size
-        return build(model.florence, model.inputs, model.rules(), config, image_size)
+        bins = model.checkpoint.vocabulary.bins
+        return build(model.florence, model.inputs, model.rules(), config, image_size, bins=bins)
 
     @torch.inference_mode()
     def _ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:
         model, margin = self._alone, Margin(num_beams, way)
         model.florence.generation_config = way.config(self._config, num_beams)
         ids, mask = model.padded([sequence.prompt])
-        rows = model.florence.generate(
+        output = model.florence.generate(
             input_ids=ids,
             attention_mask=mask,
             pixel_values=model.normalised([sequence.pixels]),
@@ -127,8 +142,32 @@ class Pool:
             min_new_tokens=way.min_new_tokens,
             do_sample=False,
             logits_processor=LogitsProcessorList([margin]),
+            return_dict_in_generate=True,
+            output_logits=True,
         )
-        return Answer(tuple(rows[0].tolist()), margin.smallest())
+        logprobs = model.florence.compute_transition_scores(
+            output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
+        )
+        tokens = tuple(output.sequences[0].tolist())
+        return Answer(tokens, margin.smallest(), tuple(logprobs[0].tolist()), is_cut(output, way))
+
+
+def is_cut(output: Any, way: Way) -> bool:
+    """Whether an answer would have gone on, had its end not been forced at the limit."""
+    sequence = output.sequences[:1]
+    if sequence.shape[1] <= way.max_new_tokens:
+        return False
+    beam = 0 if output.get("beam_indices") is None else int(output.beam_indices[0, -1])
+    scores = output.logits[way.max_new_tokens - 1][beam, None].clone()
+    processors = LogitsProcessorList(
+        [MinNewTokensLengthLogitsProcessor(1, way.min_new_tokens, EOS, device="cpu")]
+    )
+    if way.ngram:
+        processors.append(NoRepeatNGramLogitsProcessor(way.ngram))
+    if way.forced:
+        processors.append(ForcedBOSTokenLogitsProcessor(BOS))
+    wanted = int(processors(sequence[:, :-1], scores).argmax())
+    return (wanted if way.forced else int(sequence[0, -1])) != EOS
 
 
 class Margin(LogitsProcessor):

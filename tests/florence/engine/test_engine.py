@@ -8,13 +8,14 @@ import collections.abc
 import gc
 import weakref
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from deployments.florence.engine.engine import Engine
-from deployments.florence.sequence import Sequence, Tokens
+from deployments.florence.sequence import Progress, Sequence, Tokens
 from tests.florence.engine.pool import EOS, Answer, Pool, Way
 from tests.florence.engine.traffic import NEVER, Drive, Planned, Traffic, traffics
 from tests.florence.sequences import answers as tokens_of
@@ -22,6 +23,7 @@ from tests.florence.sequences import fresh
 
 pytestmark = pytest.mark.slow
 
+CLOSE = 1e-5  # log-probabilities in fp32, or this share of one
 MARGIN = 1e-4  # sums in another order move a score by 1e-5, and those of deep models by some more
 LENGTHS = (16, 7)  # most new tokens of a sequence
 LONGER = 70  # than two spans of the attention
@@ -44,7 +46,8 @@ exactly = settings(
 
 def expected(pool: Pool, way: Way, planned: Planned) -> Answer:
     """The answer of `generate` to a sequence alone."""
-    own = replace(way, max_new_tokens=planned.max_new_tokens)
+    ngram = way.ngram if planned.ngram is None else planned.ngram
+    own = replace(way, max_new_tokens=planned.max_new_tokens, ngram=ngram)
     answer = pool.answer(planned.number, own, planned.num_beams)
     assert answer.margin > MARGIN, "a near-tie: take another sequence into the pool"
     return answer
@@ -55,10 +58,20 @@ def check(pool: Pool, way: Way, num_beams: int, traffic: Traffic) -> None:
     engine = pool.engine(
         way, num_beams, traffic.max_batch_size, traffic.prefill_batch_size, traffic.launch_ahead
     )
-    answers = Drive(engine, pool.sequences, traffic).answers()
+    ended = Drive(engine, pool.sequences, traffic).ended()
     for number, planned in enumerate(traffic.planned):
-        if number in answers or planned.cancelled_after == NEVER:
-            assert answers[number] == expected(pool, way, planned).tokens
+        if number in ended or planned.cancelled_after == NEVER:
+            equals(ended[number], expected(pool, way, planned))
+
+
+def equals(sequence: Sequence, answer: Answer) -> None:
+    """It has these tokens, their scores if it is scored, and says rightly whether it was cut."""
+    assert sequence.tokens == answer.tokens
+    assert sequence.truncated == answer.truncated
+    assert (sequence.scores is not None) == sequence.scored
+    if sequence.scores is not None:
+        assert sequence.scores.logprobs == pytest.approx(answer.logprobs, CLOSE, CLOSE)
+        assert len(sequence.scores.masses) == len(answer.logprobs)
 
 
 def whole_pool(
@@ -66,7 +79,9 @@ def whole_pool(
 ) -> Traffic:
     """Each sequence of the pool once."""
     numbers = range(len(pool.sequences))
-    planned = tuple(Planned(number, num_beams, way.max_new_tokens) for number in numbers)
+    planned = tuple(
+        Planned(number, num_beams, way.max_new_tokens, scored=number % 2 == 0) for number in numbers
+    )
     return Traffic(planned, (2, 0, 1), max_batch_size, prefill_batch_size)
 
 
@@ -114,6 +129,16 @@ def test_long_answers(uneven: Pool, num_beams: int, ahead: bool) -> None:
     """Longer than the first span of the attention, next to some that have just begun."""
     way = Way(max_new_tokens=LONGER, min_new_tokens=LONGER)
     check(uneven, way, num_beams, replace(whole_pool(uneven, way, num_beams), launch_ahead=ahead))
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 3])
+def test_limits_and_ngrams_of_their_own(uneven: Pool, num_beams: int) -> None:
+    """Every limit from one token on, n-grams of every length, scored and not, all in one batch."""
+    planned = tuple(
+        Planned(number % 5, 1 + number % num_beams, most, ngram=ngram, scored=number % 3 > 0)
+        for number, (most, ngram) in enumerate(product(range(1, 17), (None, 0, 1, 4)))
+    )
+    check(uneven, Way(), num_beams, Traffic(planned, (3, 1), 7, 3))
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -267,19 +292,22 @@ def test_progress_is_the_beginning_of_the_answer(
     """Nothing is taken back, and it grows."""
     way = Way(early_stopping=early_stopping)
     engine = uneven.engine(way, num_beams, 16, 16, ahead)
-    batch = fresh(uneven.sequences)
+    batch = [replace(each, scored=number % 2 == 0) for number, each in enumerate(uneven.sequences)]
     engine.add(batch)
-    progress: dict[Sequence, list[Tokens]] = {each: [()] for each in batch}
+    progress: dict[Sequence, list[Progress]] = {each: [Progress(())] for each in batch}
     num_ended = 0
     while num_ended < len(batch):
         num_ended += len(engine.step())
         for each in batch:
             if (found := engine.progress(each)) is not None:
-                progress[each].append(found.tokens)
+                progress[each].append(found)
     for each, parts in progress.items():
-        assert parts == sorted(parts, key=len)
-        assert all(each.tokens[: len(part)] == part for part in parts)
-        assert len(parts[-1]) > 1
+        assert parts == sorted(parts, key=lambda part: len(part.tokens))
+        assert all(each.tokens[: len(part.tokens)] == part.tokens for part in parts)
+        assert len(parts[-1].tokens) > 1
+        if each.scores is not None:
+            found_scores = [part.scores for part in parts[1:]]
+            assert found_scores == [each.scores[: len(p.tokens) - 1] for p in parts[1:]]
 
 
 @pytest.mark.slow

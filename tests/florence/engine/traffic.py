@@ -8,7 +8,7 @@ from itertools import cycle
 from hypothesis import strategies as st
 
 from deployments.florence.engine.engine import Engine
-from deployments.florence.sequence import Sequence, Tokens
+from deployments.florence.sequence import Sequence
 
 NEVER = 1_000_000  # steps
 MOST = 9
@@ -17,8 +17,9 @@ MOST_TOGETHER = 5
 
 @dataclass(frozen=True)
 class Planned:
-    """A sequence of a pool, with its own beams and its own longest answer.
+    """A sequence of a pool, with its own beams, its own longest answer, and its own n-grams.
 
+    It may want the scores of its tokens.
     After so many steps it is cancelled, or preempted; after 0 steps it is still with the encoder.
     """
 
@@ -27,6 +28,8 @@ class Planned:
     max_new_tokens: int
     cancelled_after: int = NEVER
     preempted_after: int = NEVER
+    ngram: int | None = None
+    scored: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def traffics(
         st.sampled_from(lengths),
         cancelled_after=steps,
         preempted_after=steps,
+        ngram=st.sampled_from((None, None, 0, 2, 5)),
+        scored=st.booleans(),
     )
     max_batch_size = draw(st.integers(1, MOST))
     return Traffic(
@@ -80,15 +85,15 @@ class Drive:
         self._waiting = deque(self._sequences)
         self._steps: dict[Sequence, int] = {}  # of each that has begun and is still there
 
-    def answers(self) -> dict[int, Tokens]:
-        """The tokens of those that were not cancelled before they ended, by their place."""
-        found: dict[int, Tokens] = {}
+    def ended(self) -> dict[int, Sequence]:
+        """Those that were not cancelled before they ended, by their place."""
+        found: dict[int, Sequence] = {}
         while self._waiting or self._steps:
             self._begin(next(self._groups))
             self._cancel()
             for sequence in self._engine.step():
                 del self._steps[sequence]  # fails for one that has left, or has ended before
-                found[self._sequences.index(sequence)] = sequence.tokens
+                found[self._sequences.index(sequence)] = sequence
             for sequence in self._running():
                 self._steps[sequence] += 1
             self._preempt()
@@ -124,5 +129,9 @@ class Drive:
 def planned_of(pool: collections.abc.Sequence[Sequence], planned: Planned) -> Sequence:
     """The planned sequence."""
     return replace(
-        pool[planned.number], num_beams=planned.num_beams, max_new_tokens=planned.max_new_tokens
+        pool[planned.number],
+        num_beams=planned.num_beams,
+        max_new_tokens=planned.max_new_tokens,
+        no_repeat_ngram_size=planned.ngram,
+        scored=planned.scored,
     )
