@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
+from math import inf
 from typing import Any
 
 from deployments.autoscaling import ONGOING
@@ -25,6 +26,7 @@ from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import Tracer, open_tracer
 
+TRUNCATED = "florence_inference_truncated_total"
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 
 
@@ -127,6 +129,8 @@ class Inference:
             stages = measured(sequence, prepared.stages)
             self._forecast.add(request.task, len(tokens))
             self._record(stages)
+            if sequence.truncated:
+                self._recorder.record(TRUNCATED, 1, endpoint=TASKS[request.task].endpoint)
             stages.trace(self._tracer, span, "Inference")
             model, scores = self._identity(request), sequence.scores
             return Generated(tokens, stages, model, scores, sequence.truncated)
@@ -135,17 +139,21 @@ class Inference:
         task = TASKS[request.task]
         prompt = self._prompts.encode(task, request.input, prepared.size)
         num_beams = self._beams_of(request)
-        num_written = num_beams * self._forecast.num_tokens(request.task)
+        most = request.input.max_new_tokens or inf
+        num_written = num_beams * min(self._forecast.num_tokens(request.task), most)
         return Sequence(
             prepared.pixels,
             prompt,
             num_beams,
+            request.input.max_new_tokens,
             grammar=task.grammar,
             image_key=f"{request.key_id} {prepared.digest}" if prepared.digest else None,
             priority=request.priority,
             num_tokens=len(prompt) + num_written,
             start_by=request.start_by,
             deadline=request.deadline,
+            no_repeat_ngram_size=request.input.no_repeat_ngram_size,
+            scored=request.input.is_scored,
         )
 
     def _beams_of(self, request: Request) -> int:
@@ -197,5 +205,6 @@ def measured(sequence: Sequence, before: Stages) -> Stages:
         batch_size=round(1 / sequence.share) if sequence.share else 1,
         batch_share=sequence.share,
         num_tokens=len(sequence.tokens),
+        truncated=int(sequence.truncated),
         image_hits=int(sequence.image_is_known),
     )

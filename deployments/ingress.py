@@ -68,7 +68,7 @@ class Ingress:
         return create_app(
             Dependencies(
                 settings=self._settings,
-                num_beams=self._settings.inference.num_beams or self._checkpoint.num_beams,
+                bounds=self._checkpoint.bounds(self._settings.inference),
                 model=name_of(self._checkpoint),
                 prompts=Prompts(self._checkpoint, self._settings.inference),
                 run=self._pipeline.run,

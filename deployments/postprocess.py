@@ -95,13 +95,16 @@ class Postprocess:
             generated.scores,
             generated.truncated,
         )
-        results = await asyncio.to_thread(task.parse, answer, request.input)
+        results = await asyncio.to_thread(task.read, answer, request.input)
         if isinstance(results, Shapes) and results.num_dropped:
             self._recorder.record(DROPPED, results.num_dropped, endpoint=task.endpoint)
+        others: dict[str, Any] = task.score(answer)
+        if answer.truncated:
+            others["truncated"] = True
         if task.draw is None or not self._annotate:
-            return task.output_of(results), ()
+            return task.output_of(results, **others), ()
         image, files = await self._picture(prepared, task.draw(results), request)
-        return task.output_of(results, image=image), files
+        return task.output_of(results, image=image, **others), files
 
     async def _picture(
         self, prepared: Prepared, shapes: Iterable[Drawable], request: Request

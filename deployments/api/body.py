@@ -1,7 +1,7 @@
 """Bodies: read with a bound, then parsed as JSON or kept as a file."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -29,9 +29,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 async def read_input(
-    request: HttpRequest, model: type[ImageInput], max_bytes: int, num_beams: int
+    request: HttpRequest, model: type[ImageInput], max_bytes: int, bounds: Mapping[str, int]
 ) -> ImageInput:
-    """The input of a task; an input that asks for more than `num_beams` beams is invalid.
+    """The input of a task; `bounds` has the most that some of its fields may ask for.
 
     Raises:
         FileTooLarge: the body has more than `max_bytes`, as declared or as counted.
@@ -39,10 +39,9 @@ async def read_input(
         ClientDisconnected: the caller hung up within the body.
     """
     body = await read_bytes(request, max_bytes, FileTooLarge(max_size=max_bytes))
-    context = {"num_beams": num_beams}
     if len(body) < THREAD_BYTES:
-        return parse(body, model, context)
-    return await asyncio.to_thread(parse, body, model, context)
+        return parse(body, model, bounds)
+    return await asyncio.to_thread(parse, body, model, bounds)
 
 
 class UploadReader:

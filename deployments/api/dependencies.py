@@ -1,6 +1,6 @@
 """What the HTTP side needs from the rest of the service."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from deployments.telemetry.tracing import OFF, Tracer
 class Dependencies:
     """Everything that routes call, as plain functions, so that tests can pass their own.
 
-    `num_beams` is the most that a request may ask for; `model` is the checkpoint's name;
+    `bounds` has the most that an input may ask for, by field; `model` is the checkpoint's name;
     `prompts` checks the text of an input.
     `run` calls its second argument, if there is one, with the output so far each time it has
     grown. It raises a ServiceError for what the client should see; anything
@@ -34,7 +34,7 @@ class Dependencies:
     """
 
     settings: Settings
-    num_beams: int
+    bounds: Mapping[str, int]
     model: str
     prompts: Prompts
     run: Callable[[Request, OnPartial | None], Awaitable[Finished]]

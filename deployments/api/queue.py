@@ -280,7 +280,7 @@ async def read_submission(
         files_ttl_s=files_ttl_s(headers),
     )
     most = settings.ingress.max_body_bytes
-    given = await read_input(request, task.input, most, dependencies.num_beams)
+    given = await read_input(request, task.input, most, dependencies.bounds)
     dependencies.prompts.check(task, given)
     return replace(submission, input=given.model_dump_json(exclude_none=True))
 

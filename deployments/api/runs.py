@@ -100,7 +100,7 @@ class RunEndpoint:
         begins_by = start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
         given = await read_input(
-            request, self._task.input, self._ingress.max_body_bytes, self._dependencies.num_beams
+            request, self._task.input, self._ingress.max_body_bytes, self._dependencies.bounds
         )
         self._dependencies.prompts.check(self._task, given)
         return Request(
@@ -141,4 +141,6 @@ def render(finished: Finished) -> Response:
 
 
 def timing(stages: Stages) -> str:
-    return ", ".join(f"{name};dur={value * 1000:.1f}" for name, value in stages.timings().items())
+    timings = [f"{name};dur={value * 1000:.1f}" for name, value in stages.timings().items()]
+    written = [f"tokens;desc={stages.num_tokens}", *["truncated"] * stages.truncated]
+    return ", ".join([*timings, *written])

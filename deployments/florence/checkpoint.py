@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from deployments.errors import SetupError
 from deployments.florence.vocabulary import Vocabulary
-from deployments.settings import DEMO_CHECKPOINT, ModelSettings
+from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 
 DESCRIPTION_FILES = ("*.json",)
 DEMO_MARK = "florence_serve_demo"  # in config.json
@@ -59,6 +59,13 @@ class Checkpoint:
         file = self.folder / "generation_config.json"
         config = read(self.folder, file.name) if file.is_file() else {}
         return int(config.get("num_beams") or 1)
+
+    def bounds(self, settings: InferenceSettings) -> dict[str, int]:
+        """The most that an input may ask for, by field."""
+        return {
+            "num_beams": settings.num_beams or self.num_beams,
+            "max_new_tokens": min(settings.max_new_tokens, self.max_positions - 1),
+        }
 
     @cached_property
     def is_demo(self) -> bool:

@@ -23,6 +23,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any, Self, TypeVar
 
+from deployments.florence import scores
 from deployments.florence.schemas import (
     BoundingBox,
     BoundingBoxes,
@@ -107,6 +108,12 @@ class ModelAnswer:
 
     def label(self, found: Found) -> str:
         return self.vocabulary.decode(self.tokens[index] for index in found.label)
+
+    def score(self, found: Found) -> dict[str, float]:
+        """Its score as a field of a shape, where scores are wanted."""
+        if self.scores is None:
+            return {}
+        return {"score": scores.of_item(self.scores, found.label, found.locations)}
 
     def points(self, found: Found) -> list[Point]:
         """Its locations in pixels; one that is left over is no point."""
@@ -215,14 +222,16 @@ def kept(made: Iterable[T | None]) -> list[T]:
 def box(answer: ModelAnswer, found: Found) -> BoundingBox | None:
     """The upright rectangle around all points; None if it has no width or no height."""
     x, y, w, h = around(answer.points(found))
-    return BoundingBox(x=x, y=y, w=w, h=h, label=answer.label(found)) if w and h else None
+    made = BoundingBox(x=x, y=y, w=w, h=h, label=answer.label(found), **answer.score(found))
+    return made if w and h else None
 
 
 def quad(answer: ModelAnswer, found: Found) -> OCRBoundingBoxSingle | None:
     """Four corners, and the upright rectangle around them; None if it has no width or no height."""
     points, label = answer.points(found), answer.label(found)
     x, y, w, h = around(points)
-    made = OCRBoundingBoxSingle(x=x, y=y, w=w, h=h, label=label, points=points)
+    score = answer.score(found)
+    made = OCRBoundingBoxSingle(x=x, y=y, w=w, h=h, label=label, points=points, **score)
     return made if w and h else None
 
 
@@ -231,7 +240,7 @@ def polygon(answer: ModelAnswer, found: Found) -> Polygon | None:
     num = len(found.locations)
     if num < 6 or num % 2:
         return None
-    return Polygon(points=answer.points(found), label=answer.label(found))
+    return Polygon(points=answer.points(found), label=answer.label(found), **answer.score(found))
 
 
 def around(points: list[Point]) -> tuple[float, float, float, float]:

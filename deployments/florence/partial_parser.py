@@ -35,10 +35,10 @@ class PartialParser:
         answer = ModelAnswer.of(
             partial.tokens, self._vocabulary, partial.size, partial.scores, truncated=True
         )
-        results = self._task.parse(answer, self._input)
+        results = self._task.read(answer, self._input)
         if isinstance(results, str):
             results = results.rstrip(UNFINISHED)
         if len(results) > self._length:
             self._length = len(results)
-            output = self._task.output_of(results, **self._image)
+            output = self._task.output_of(results, **self._task.score(answer), **self._image)
             self._on_partial(PartialOutput(output, partial.model))

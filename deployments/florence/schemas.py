@@ -17,23 +17,48 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from deployments.florence.sequence import LONGEST_NGRAM
+
 IMAGE_URL = "The URL of the image to be processed: http(s), or a base64 data URI."
 NUM_BEAMS = (
     "How many answers the search follows side by side: 1 is greedy, the fastest. "
     "At most, and by default, the service's own number. An extension of fal's schema."
 )
 
+MAX_NEW_TOKENS = (
+    "The most tokens that the answer may have. At most, and by default, the service's own number. "
+    "An answer that is cut there says truncated. An extension of fal's schema."
+)
+NO_REPEAT_NGRAM_SIZE = (
+    "The length in tokens of the n-grams that may not come twice in the answer: 0 allows true "
+    "repeats, as in tables. By default the service's own. An extension of fal's schema."
+)
+SCORES = "Whether the answer says how sure the model was. An extension of fal's schema."
+MIN_SCORE = (
+    "Leave out boxes, quads and polygons whose score is lower; turns scores on. "
+    "An extension of fal's schema."
+)
+SCORE = "How sure the model was, from 0 to 1, where scores are asked for. An extension of fal's."
+TRUNCATED = (
+    "True where the answer was cut at its limit of tokens, else absent. "
+    "An extension of fal's schema."
+)
 
-def offered(num_beams: int, info: ValidationInfo) -> int:
-    """`num_beams`, when it is no more than the validation's context allows."""
-    most = (info.context or {}).get("num_beams", num_beams)
-    if num_beams > most:
-        raise PydanticCustomError(
-            "less_than_equal",
-            "Input should be less than or equal to {le}, the number of beams of this deployment",
-            {"le": most},
-        )
-    return num_beams
+
+def offered(field: str, what: str) -> AfterValidator:
+    """Refuses more than the validation's context allows of a field."""
+
+    def check(value: int, info: ValidationInfo) -> int:
+        most = (info.context or {}).get(field, value)
+        if value > most:
+            raise PydanticCustomError(
+                "less_than_equal",
+                f"Input should be less than or equal to {{le}}, the {what} of this deployment",
+                {"le": most},
+            )
+        return value
+
+    return AfterValidator(check)
 
 
 class ImageInput(BaseModel):
@@ -42,9 +67,21 @@ class ImageInput(BaseModel):
     model_config = ConfigDict(strict=True)
 
     image_url: Annotated[str, Field(min_length=1, description=IMAGE_URL)]
-    num_beams: Annotated[int, Field(ge=1), AfterValidator(offered)] | None = Field(
+    num_beams: Annotated[int, Field(ge=1), offered("num_beams", "number of beams")] | None = Field(
         None, description=NUM_BEAMS
     )
+    max_new_tokens: (
+        Annotated[int, Field(ge=1), offered("max_new_tokens", "longest answer in tokens")] | None
+    ) = Field(None, description=MAX_NEW_TOKENS)
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=LONGEST_NGRAM)] | None = Field(
+        None, description=NO_REPEAT_NGRAM_SIZE
+    )
+    scores: bool | None = Field(None, description=SCORES)
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description=MIN_SCORE)
+
+    @property
+    def is_scored(self) -> bool:
+        return bool(self.scores) or self.min_score is not None
 
 
 class ImageWithTextInput(ImageInput):
@@ -94,7 +131,13 @@ class ImageWithUserCoordinatesInput(ImageInput):
     region: Region = Field(description="The user input coordinates")
 
 
-class BoundingBox(BaseModel):
+class ScoredItem(BaseModel):
+    """One thing that was found."""
+
+    score: float | None = Field(None, description=SCORE)
+
+
+class BoundingBox(ScoredItem):
     """A rectangle: its upper left corner, its size and what it shows."""
 
     kind: ClassVar[str] = "box"  # how it is drawn
@@ -113,7 +156,7 @@ class Point(BaseModel):
     y: float = Field(description="Y-coordinate of the point")
 
 
-class OCRBoundingBoxSingle(BaseModel):
+class OCRBoundingBoxSingle(ScoredItem):
     """A line of text, which may be turned: the upright rectangle around it, and its corners."""
 
     kind: ClassVar[str] = "quad"
@@ -128,7 +171,7 @@ class OCRBoundingBoxSingle(BaseModel):
     )
 
 
-class Polygon(BaseModel):
+class Polygon(ScoredItem):
     """The outline of a thing, or of one of its parts."""
 
     kind: ClassVar[str] = "polygon"
@@ -153,6 +196,14 @@ class Shapes(BaseModel):
         """These shapes, after so many others were dropped."""
         self._num_dropped = num_dropped
         return self
+
+    def at_least(self, score: float) -> Self:
+        """Those whose score is known and no lower."""
+        kept = {
+            name: [shape for shape in shapes if (shape.score or 0.0) >= score]
+            for name, shapes in self
+        }
+        return self.model_copy(update=kept)
 
 
 class BoundingBoxes(Shapes):
@@ -193,28 +244,35 @@ class Image(BaseModel):
     height: int | None = Field(None, description="The height of the image in pixels.")
 
 
-class BoundingBoxOutput(BaseModel):
+class Output(BaseModel):
+    """What every answer may say of itself."""
+
+    truncated: bool | None = Field(None, description=TRUNCATED)
+
+
+class BoundingBoxOutput(Output):
     """The answer of a task that finds rectangles."""
 
     results: BoundingBoxes = Field(description="Results from the model")
     image: Image | None = Field(None, description="Processed image")
 
 
-class OCRBoundingBoxOutput(BaseModel):
+class OCRBoundingBoxOutput(Output):
     """The answer of a task that finds lines of text."""
 
     results: OCRBoundingBox = Field(description="Results from the model")
     image: Image | None = Field(None, description="Processed image")
 
 
-class PolygonsOutput(BaseModel):
+class PolygonsOutput(Output):
     """The answer of a task that finds outlines."""
 
     results: PolygonOutput = Field(description="Results from the model")
     image: Image | None = Field(None, description="Processed image")
 
 
-class TextOutput(BaseModel):
+class TextOutput(Output):
     """The answer of a task that writes text."""
 
     results: str = Field(description="Results from the model")
+    score: float | None = Field(None, description=SCORE)

@@ -72,7 +72,7 @@ class Stages:
         log="model_ms",
         timing="model",
         span="batch",
-        line="Generated {0.num_tokens} tokens in {ms}",
+        line="Generated {0.written} in {ms}",
     )
     postprocess_s: float = stage(
         "Postprocess",
@@ -91,6 +91,7 @@ class Stages:
     )
     image_hits: int = count("Inference", "florence_inference_image_hits_total", log="image_hits")
     fetches_shared: int = count("Preprocess", "florence_preprocess_shared_total")
+    truncated: int = count("Inference", log="truncated")
     source_bytes: int = count("Preprocess", log="source_bytes")
     width: int = count("Preprocess")
     height: int = count("Preprocess")
@@ -107,6 +108,11 @@ class Stages:
     def own_model_s(self) -> float:
         """The request's own share of the model's time; a batch is worked on together."""
         return self.model_s * self.batch_share
+
+    @property
+    def written(self) -> str:
+        """How many tokens the answer has, and whether it was cut at its limit."""
+        return f"{self.num_tokens} tokens" + (", cut at the limit" if self.truncated else "")
 
     def timings(self) -> dict[str, float]:
         """Seconds of each stage, in order, in the words of the Server-Timing header."""

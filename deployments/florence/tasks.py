@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from deployments.florence import parsing
+from deployments.florence import parsing, scores
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.schemas import (
     BoundingBoxOutput,
@@ -24,6 +24,7 @@ from deployments.florence.schemas import (
     ImageWithUserCoordinatesInput,
     OCRBoundingBoxOutput,
     PolygonsOutput,
+    Shapes,
     TextOutput,
 )
 from deployments.florence.sequence import Grammar
@@ -94,9 +95,22 @@ class Task:
         """The sentence that asks for `input` about an image of this (width, height)."""
         return self.sentence.replace("{}", self.words(input, size))
 
-    def output_of(self, results: Sized, **image: Any) -> dict[str, Any]:
-        """The answer for the client as JSON values; it has an `image` if one is given."""
-        return self.output(results=results, **image).model_dump(exclude_unset=True)
+    def read(self, answer: ModelAnswer, input: ImageInput) -> Any:
+        """The results in an answer, without those below the input's `min_score`."""
+        results = self.parse(answer, input)
+        if isinstance(results, Shapes) and input.min_score is not None:
+            return results.at_least(input.min_score)
+        return results
+
+    def score(self, answer: ModelAnswer) -> dict[str, float]:
+        """The score of an answer in words as a field of the output, where scores are wanted."""
+        if answer.scores is None or "score" not in self.output.model_fields:
+            return {}
+        return {"score": scores.of_text(answer.scores)}
+
+    def output_of(self, results: Sized, **others: Any) -> dict[str, Any]:
+        """The answer for the client as JSON values; it has the other fields that are given."""
+        return self.output(results=results, **others).model_dump(exclude_unset=True)
 
 
 _ROWS = (

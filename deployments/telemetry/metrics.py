@@ -110,6 +110,9 @@ METRICS: dict[str, Metric] = {
         "gauge", "Memory of the image cache in one replica."
     ),
     "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
+    "florence_inference_truncated_total": Metric(
+        "counter", "Answers that were cut at their limit of tokens.", ("endpoint",)
+    ),
     "florence_postprocess_seconds": Metric(
         "histogram",
         "Parsing one answer, and drawing its picture where that comes first.",

@@ -49,6 +49,7 @@ STAGES = Stages(
 MODEL = "owner/name@abc; dtype=float16; beams=3"
 ANSWER = Finished({"results": "a red square"}, STAGES, model=MODEL)
 
+MAX_NEW_TOKENS = 100
 NUM_BEAMS = 3
 CHECKPOINT = Checkpoint(DEMO_CHECKPOINT)
 
@@ -161,7 +162,7 @@ def build(
     files = open_file_store(settings.files)
     services = Dependencies(
         settings=settings,
-        num_beams=NUM_BEAMS,
+        bounds={"num_beams": NUM_BEAMS, "max_new_tokens": MAX_NEW_TOKENS},
         model="demo",
         prompts=Prompts(CHECKPOINT, settings.inference),
         run=answer,

@@ -196,7 +196,7 @@ async def test_declared_length_is_believed_at_once() -> None:
     """A body that declares to be too large is refused before any of it is read."""
     body = Body([b"x"], content_length="9" * 5000)
     with pytest.raises(FileTooLarge):
-        await read_input(body.request, ImageInput, 4 * KIB, num_beams=3)
+        await read_input(body.request, ImageInput, 4 * KIB, {"num_beams": 3})
     assert body.taken == 0
 
 

@@ -33,6 +33,7 @@ from .service import (
     CAPTION,
     KEY,
     KEY_ID,
+    MAX_NEW_TOKENS,
     MODEL,
     NUM_BEAMS,
     OTHER_KEY,
@@ -77,7 +78,8 @@ def test_response_says_where_the_time_went(shared: Service) -> None:
     response = shared.post(INPUT)
 
     assert response.headers["server-timing"] == (
-        "fetch;dur=100.0, decode;dur=20.0, queue;dur=3.0, model;dur=250.0, postprocess;dur=0.5"
+        "fetch;dur=100.0, decode;dur=20.0, queue;dur=3.0, model;dur=250.0, postprocess;dur=0.5, "
+        "tokens;desc=12"
     )
 
 
@@ -147,6 +149,39 @@ def test_beams_up_to_the_deployments(shared: Service, num_beams: int | None) -> 
     response = shared.post(INPUT | {"num_beams": num_beams})
 
     assert (response.status_code, shared.runs[-1].input.num_beams) == (200, num_beams)
+
+
+@pytest.mark.parametrize(
+    ("asked", "type_"),
+    [
+        ({"max_new_tokens": MAX_NEW_TOKENS + 1}, "less_than_equal"),
+        ({"max_new_tokens": 0}, "greater_than_equal"),
+        ({"no_repeat_ngram_size": 33}, "less_than_equal"),
+        ({"no_repeat_ngram_size": -1}, "greater_than_equal"),
+        ({"scores": "yes"}, "bool_type"),
+        ({"min_score": 1.5}, "less_than_equal"),
+        ({"min_score": "0.5"}, "float_type"),
+    ],
+)
+def test_what_may_be_asked_of_an_answer(shared: Service, asked: dict[str, Any], type_: str) -> None:
+    """Anything else is a 422 that names the field."""
+    response = shared.post(INPUT | asked)
+
+    [found] = response.json()["detail"]
+    assert (response.status_code, shared.runs) == (422, [])
+    assert (found["loc"], found["type"]) == (["body", *asked], type_)
+
+
+def test_the_most_that_may_be_asked_of_an_answer(shared: Service) -> None:
+    """All of it reaches the run."""
+    asked = {
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "no_repeat_ngram_size": 0,
+        "scores": True,
+        "min_score": 1,
+    }
+    assert shared.post(INPUT | asked).status_code == 200
+    assert asked.items() <= shared.runs[-1].input.model_dump().items()
 
 
 @pytest.mark.parametrize("path", [CAPTION, f"{CAPTION}/stream"])

@@ -98,6 +98,7 @@ def test_a_log_line_has_milliseconds() -> None:
         "postprocess_ms": 1000,
         "batch_size": 4,
         "tokens": 12,
+        "truncated": 0,
         "image_hits": 0,
         "source_bytes": 34567,
     }

@@ -52,7 +52,7 @@ def test_the_log_says_what_was_chosen() -> None:
     """Sequences, their memory, beams, lengths and precision."""
     line = described(BatchShape(32, 3, 1025, 592, 12, 16, 64), torch.float16)
     assert line == (
-        "engine: 32 sequences of 180.3 MB, 5.77 GB in all; 3 beams, 1024 tokens, torch.float16"
+        "engine: 32 sequences of 180.6 MB, 5.78 GB in all; 3 beams, 1024 tokens, torch.float16"
     )
 
 

@@ -59,7 +59,7 @@ def traffics(
         st.sampled_from(lengths),
         cancelled_after=steps,
         preempted_after=steps,
-        ngram=st.sampled_from((None, None, 0, 2, 5)),
+        ngram=st.sampled_from((None, 0, 3)),
         scored=st.booleans(),
     )
     max_batch_size = draw(st.integers(1, MOST))

@@ -1,0 +1,35 @@
+"""How sure the model was of an item, from 0 to 1, made of the scores of its tokens.
+
+The choice is by evidence: docs/scores.md compares it with others.
+"""
+
+from collections.abc import Iterable
+from math import exp, log
+
+from deployments.florence.token_scores import TokenScores
+
+LEAST = 1e-12  # a probability below it says no more
+
+
+def of_item(scores: TokenScores, label: Iterable[int], locations: Iterable[int]) -> float:
+    """The score of a box, a quad or a polygon, by the indices of its tokens.
+
+    The geometric mean of its label's probabilities, times that of its locations' masses.
+    """
+    label_score = mean([exp(scores.logprobs[index]) for index in label])
+    return rounded(label_score * mean([scores.masses[index] for index in locations]))
+
+
+def of_text(scores: TokenScores) -> float:
+    """The score of an answer in words: the geometric mean of its tokens' probabilities."""
+    return rounded(mean([exp(logprob) for logprob in scores.logprobs]))
+
+
+def mean(probabilities: list[float]) -> float:
+    """The geometric mean; 1 of none."""
+    logs = [log(max(each, LEAST)) for each in probabilities]
+    return exp(sum(logs) / len(logs)) if logs else 1.0
+
+
+def rounded(score: float) -> float:
+    return round(min(max(score, 0.0), 1.0), 4)

@@ -1,0 +1,77 @@
+"""One score for each item, made of the scores of its tokens."""
+
+from math import log
+
+import numpy as np
+import pytest
+
+from deployments.florence import scores
+from deployments.florence.parsing import ModelAnswer
+from deployments.florence.schemas import ImageInput
+from deployments.florence.tasks import TASKS
+from deployments.florence.token_scores import NEAR_BINS, WINDOW, TokenScorer, TokenScores
+from tests.florence.sequences import model
+
+LOCATIONS = {100 + bin_: bin_ for bin_ in range(1000)}
+
+
+def test_the_mass_of_near_bins() -> None:
+    """A location has that of the bins about it; another token only its own."""
+    scorer = TokenScorer(LOCATIONS)
+    windows = np.full((3, WINDOW), log(0.01), np.float32)
+    windows[:, NEAR_BINS] = log(0.5)
+    found = scorer([600, 102, 7], windows)
+    assert found.logprobs == pytest.approx([log(0.5)] * 3)
+    near = [0.5 + 0.01 * 2 * NEAR_BINS, 0.5 + 0.01 * (NEAR_BINS + 2), 0.5]
+    assert found.masses == pytest.approx(near)
+
+
+def test_an_item_has_the_score_of_its_own_tokens() -> None:
+    """Its label's mean times its locations' mean, whatever else the answer holds."""
+    given = TokenScores((log(0.81), log(1.0), -9.0), (0.81, 1.0, 0.25))
+    assert scores.of_item(given, [0, 1], [2]) == pytest.approx(0.9 * 0.25)
+    assert scores.of_item(given, [], [1]) == 1.0
+    assert scores.of_text(TokenScores((-2000.0,), (0.0,))) == 0.0
+    assert scores.of_text(TokenScores((), ())) == 1.0
+
+
+def answer(scored: bool) -> ModelAnswer:
+    """Two boxes, of which the second is unlikely."""
+    vocabulary = model().checkpoint.vocabulary
+    locations = {bin_: id_ for id_, bin_ in vocabulary.bins.items()}
+    words = vocabulary.encode("red circle")[1:-1]
+    box = [locations[bin_] for bin_ in (100, 100, 500, 500)]
+    tokens = (*words, *box, *words, *box)
+    ids = (2, 0, *tokens, 2)
+    half = len(words) + len(box)
+    masses = (0.5, *[1.0] * half, *[0.1] * half, 1.0)
+    found = TokenScores(tuple(map(log, masses)), masses) if scored else None
+    return ModelAnswer.of(ids, vocabulary, (640, 480), found)
+
+
+def test_scores_are_there_when_they_are_wanted() -> None:
+    """And no field of the answer says anything of them otherwise."""
+    task, plain = TASKS["object-detection"], ImageInput(image_url="u")
+    found = task.output_of(task.read(answer(scored=True), plain))
+    assert [box["score"] for box in found["results"]["bboxes"]] == [1.0, 0.01]
+    found = task.output_of(task.read(answer(scored=False), plain))
+    assert all("score" not in box for box in found["results"]["bboxes"])
+    assert found.keys() == {"results"}
+
+
+@pytest.mark.parametrize(("least", "num"), [(0, 2), (0.01, 2), (0.02, 1), (1, 1)])
+def test_boxes_below_the_least_score_are_dropped(least: float, num: int) -> None:
+    """One that has just this score stays."""
+    task, asked = TASKS["object-detection"], ImageInput(image_url="u", min_score=least)
+    assert asked.is_scored
+    assert len(task.read(answer(scored=True), asked)) == num
+
+
+def test_a_text_has_one_score() -> None:
+    """Whatever the least score is, the text is returned."""
+    task, asked = TASKS["caption"], ImageInput(image_url="u", min_score=1)
+    given = answer(scored=True)
+    output = task.output_of(task.read(given, asked), **task.score(given))
+    assert 0 < output["score"] < 1
+    assert output["results"]
+    assert task.score(answer(scored=False)) == {}
