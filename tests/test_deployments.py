@@ -489,6 +489,22 @@ def test_inference_is_healthy_while_its_engine_lives(inference: Inference) -> No
     inference.check_health()
 
 
+def test_boxes_that_are_none_are_counted(settings: Settings) -> None:
+    """By their endpoint; the answer has only the others."""
+    recorder = PrometheusRecorder()
+    bins = {bin_: id_ for id_, bin_ in open_checkpoint(settings.model).vocabulary.bins.items()}
+    tokens = tuple(bins[n] for n in (5, 1, 5, 9, 1, 2, 3, 4))
+    prepared = prepare(settings, uri(scene(1).image))
+    answer = Postprocess(settings, recorder).run(
+        prepared, Generated(tokens, prepared.stages), run()
+    )
+    assert len(asyncio.run(answer).output["results"]["bboxes"]) == 1
+    name = "florence_postprocess_shapes_dropped_total"
+    assert f'{name}{{endpoint="fal-ai/florence-2-large/region-proposal"}} 1.0' in (
+        recorder.exposition().decode()
+    )
+
+
 class FullStore(LocalFileStore):
     """A store on a full disk."""
 

@@ -310,8 +310,10 @@ instances = st.lists(even_runs, min_size=1, max_size=3).map(
     lambda parts: (POLY, *[id_ for part in parts for id_ in (SEP, *part)][1:], POLY_END)
 )
 labelled_instances = st.lists(st.tuples(words, instances).map(lambda both: both[0] + both[1]))
-unmarked = st.lists(words | runs | quads | phrases, max_size=8)
-anything = st.lists(words | runs | quads | phrases | marks, max_size=8)
+whole_runs = st.lists(fours, min_size=1, max_size=2).map(lambda run: located(*sum(run, ())))
+items = st.tuples(words | phrases, whole_runs | quads).map(lambda both: both[0] + both[1])
+unmarked = st.lists(items | items | words | runs | whole_runs | phrases, max_size=8)
+anything = st.lists(items | items | words | runs | whole_runs | phrases | marks, max_size=8)
 outlines = st.lists(words | even_runs | marks | instances, max_size=8)
 DRAWN_BY = {
     "open-vocabulary-detection": unmarked | labelled_instances,
