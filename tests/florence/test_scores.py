@@ -1,6 +1,8 @@
 """One score for each item, made of the scores of its tokens."""
 
+import re
 from math import log
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def test_the_mass_of_near_bins() -> None:
 def test_an_item_has_the_score_of_its_own_tokens() -> None:
     """Its label's mean times its locations' mean, whatever else the answer holds."""
     given = TokenScores((log(0.81), log(1.0), -9.0), (0.81, 1.0, 0.25))
-    assert scores.of_item(given, [0, 1], [2]) == pytest.approx(0.9 * 0.25)
+    assert scores.of_item(given, [0, 1], [2]) == pytest.approx(0.9 * 0.25**4, abs=1e-4)
     assert scores.of_item(given, [], [1]) == 1.0
     assert scores.of_text(TokenScores((-2000.0,), (0.0,))) == 0.0
     assert scores.of_text(TokenScores((), ())) == 1.0
@@ -44,7 +46,7 @@ def answer(scored: bool) -> ModelAnswer:
     tokens = (*words, *box, *words, *box)
     ids = (2, 0, *tokens, 2)
     half = len(words) + len(box)
-    masses = (0.5, *[1.0] * half, *[0.1] * half, 1.0)
+    masses = (0.5, *[1.0] * half, *[0.5] * half, 1.0)
     found = TokenScores(tuple(map(log, masses)), masses) if scored else None
     return ModelAnswer.of(ids, vocabulary, (640, 480), found)
 
@@ -53,13 +55,13 @@ def test_scores_are_there_when_they_are_wanted() -> None:
     """And no field of the answer says anything of them otherwise."""
     task, plain = TASKS["object-detection"], ImageInput(image_url="u")
     found = task.output_of(task.read(answer(scored=True), plain))
-    assert [box["score"] for box in found["results"]["bboxes"]] == [1.0, 0.01]
+    assert [box["score"] for box in found["results"]["bboxes"]] == [1.0, 0.0312]
     found = task.output_of(task.read(answer(scored=False), plain))
     assert all("score" not in box for box in found["results"]["bboxes"])
     assert found.keys() == {"results"}
 
 
-@pytest.mark.parametrize(("least", "num"), [(0, 2), (0.01, 2), (0.02, 1), (1, 1)])
+@pytest.mark.parametrize(("least", "num"), [(0, 2), (0.0312, 2), (0.04, 1), (1, 1)])
 def test_boxes_below_the_least_score_are_dropped(least: float, num: int) -> None:
     """One that has just this score stays."""
     task, asked = TASKS["object-detection"], ImageInput(image_url="u", min_score=least)
@@ -75,3 +77,13 @@ def test_a_text_has_one_score() -> None:
     assert 0 < output["score"] < 1
     assert output["results"]
     assert task.score(answer(scored=False)) == {}
+
+
+def test_the_page_of_scores_has_the_figures() -> None:
+    """The score that the service gives tells right boxes from wrong ones, and nearly best."""
+    page = (Path(__file__).parents[2] / "docs" / "scores.md").read_text()
+    rows = dict(re.findall(r"^\| ([a-z' ,:×]+) \| (0\.\d{3}) ", page, re.MULTILINE))
+    own = float(rows.pop("the service's score"))
+    assert own >= 0.9
+    assert own >= max(map(float, rows.values())) - 0.02
+    assert len(re.findall(r"^\| 0\.\d to [01]\.\d \|", page, re.MULTILINE)) == 10
