@@ -39,7 +39,8 @@ from deployments.settings import ModelSettings
 BOS, EOS = 0, 2
 Paint = Callable[[int, tuple[int, int]], Pixels]
 EXISTS = -1e8  # transformers starts beams that do not exist yet at -1e9
-SENTENCES = (*(task.sentence for task in TASKS.values()), "Where?", "What is the " * 9 + "end?")
+PATHS = ("region-proposal", "object-detection", "dense-region-caption", "caption")
+SENTENCES = (*(TASKS[path].sentence for path in PATHS), "Where?", "What is the " * 9 + "end?")
 
 
 @dataclass(frozen=True)
