@@ -17,6 +17,7 @@ from deployments.cli.doctor.check import Finding, Level, run_safely
 from deployments.cli.doctor.local import Setup
 from deployments.cli.doctor.model import check_gpu, check_model, gpu_finding
 from deployments.florence import memory_estimate
+from deployments.florence.checkpoint import Checkpoint
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.cli.doctor.conftest import setup_of
 
@@ -187,18 +188,24 @@ def test_without_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "level", "said"),
+    ("num_free", "level", "said"),
     [
-        (20 * GIB, Level.OK, "all 8 slots fit"),
-        (24 * GIB // 10 + 74_000_000, Level.WARN, "3 of 8 slots fit"),
-        (GIB, Level.FAIL, "no slot fits"),
+        (99.0, Level.OK, "all 8 slots fit"),
+        (3.5, Level.WARN, "3 of 8 slots fit"),
+        (0.5, Level.FAIL, "no slot fits"),
     ],
 )
 def test_what_is_free_decides_about_slots(
-    monkeypatch: pytest.MonkeyPatch, free: int, level: Level, said: str
+    monkeypatch: pytest.MonkeyPatch, num_free: float, level: Level, said: str
 ) -> None:
-    """A tenth of the card is left alone, as the settings say."""
-    card = memory_estimate.GpuMemory("NVIDIA L4", 24 * GIB, free)
+    """A tenth of the card is left alone, and what is not sequences has its place first."""
+    settings = at("demo", "cuda").settings
+    whole = memory_estimate.GpuMemory("NVIDIA L4", 24 * GIB, 24 * GIB)
+    needs = memory_estimate.estimate_memory(
+        whole, Checkpoint(DEMO_CHECKPOINT), settings.model, settings.inference
+    )
+    taken = 24 * GIB - needs.available + needs.weights + needs.image_cache
+    card = replace(whole, free=taken + int(num_free * needs.sequence))
     monkeypatch.setattr(memory_estimate, "first_gpu", lambda: card)
     found = check_gpu(at("demo", "cuda"))
     assert (found.level, said in found.said) == (level, True), found.said
