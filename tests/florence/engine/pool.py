@@ -103,7 +103,7 @@ class Pool:
         """The answer of `generate` to a sequence alone."""
         key = number, way, num_beams
         if key not in self._known:
-            self._known[key] = self._ask(self.sequences[number], way, num_beams)
+            self._known[key] = self.ask(self.sequences[number], way, num_beams)
         return self._known[key]
 
     def engine(
@@ -131,7 +131,8 @@ class Pool:
         return build(model.florence, model.inputs, model.rules(), config, image_size, bins=bins)
 
     @torch.inference_mode()
-    def _ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:
+    def ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:
+        """The answer of `generate` to any sequence alone, searched for this way."""
         model, margin = self._alone, Margin(num_beams, way)
         model.florence.generation_config = way.config(self._config, num_beams)
         ids, mask = model.padded([sequence.prompt])
