@@ -49,6 +49,7 @@ from deployments.settings import Settings, TracingSettings, parse
 from deployments.telemetry.metrics import PrometheusRecorder
 from deployments.telemetry.tracing import OFF, Tracer, open_tracer
 from tests.acceptance.caller import scene, truth, uri
+from tests.florence.questions import input_of
 from tests.telemetry.spans import spans_in, tree
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -339,6 +340,37 @@ def test_an_image_in_the_request_is_drawn_on_without_preprocess(
     files = LocalFileStore(settings.files)
     pictures = [files.path(name) for [name] in (whole.files, known.files)]
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_an_answer_that_its_limit_cuts_has_whole_items(
+    settings: Settings, inference: Inference
+) -> None:
+    """Those that it would have had without the limit; no other answer says that it was cut."""
+    image = uri(scene(3).image)
+
+    def answer(task: Task, **given: Any) -> dict[str, Any]:
+        asked = input_of(task, image_url=image, num_beams=1, **given)
+        request = replace(run(task=task.path), input=asked)
+        return asyncio.run(through(settings, inference, request)).output
+
+    cut = set()
+    for task in TASKS.values():
+        whole, short = answer(task), answer(task, max_new_tokens=7)
+        assert "truncated" not in whole
+        if "truncated" not in short:
+            assert short["results"] == whole["results"]
+            continue
+        assert short["truncated"] is True
+        cut.add(task.path)
+        if task.draw:
+            [(items, of)] = [
+                (each, whole["results"][name]) for name, each in short["results"].items()
+            ]
+            assert items == of[: len(items)]
+        else:
+            assert whole["results"].startswith(short["results"])
+    assert "region-proposal" in cut  # three boxes have twelve tokens
 
 
 @pytest.mark.slow

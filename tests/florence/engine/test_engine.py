@@ -350,3 +350,19 @@ def test_every_way_matters(uneven: Pool) -> None:
     found = [answers(Way(), 1), *(answers(way, 3) for way in ways)]
     found.append(answers(Way(early_stopping="never"), 3))
     assert all(a != b for n, a in enumerate(found) for b in found[:n])
+
+
+@pytest.mark.slow
+def test_repeats_are_there_where_n_grams_may_come_again(uneven: Pool) -> None:
+    """All answers end, whether or not what they say goes round in circles."""
+    engine = uneven.engine(Way(max_new_tokens=LONGER), 1, 4, 4)
+    for ngram in (3, 0):
+        asked = [replace(each, no_repeat_ngram_size=ngram) for each in uneven.sequences]
+        said = tokens_of(engine, asked)
+        assert any(map(repeats, said)) is (ngram == 0)
+
+
+def repeats(tokens: Tokens) -> bool:
+    """Whether three tokens come again in their order."""
+    threes = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return len(set(threes)) < len(threes)
