@@ -42,7 +42,7 @@ SETTINGS = InferenceSettings(
 )
 TURN_TOKENS = 10
 MARGIN = 1e-4  # sums in another order move a score by 1e-5
-CLOSE = 5e-5  # log-probabilities of anything, in fp32; of chosen sequences, see test_engine.py
+CLOSE = 5e-6  # log-probabilities of anything, in fp32, as in test_engine.py
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Question:
             return False
         if not ours.scored or ours.scores is None:
             return ours.scored is (ours.scores is not None)
-        return np.allclose(ours.scores.logprobs, alone.logprobs, CLOSE, CLOSE)
+        close = CLOSE * max(1.0, alone.largest)
+        return np.allclose(ours.scores.logprobs, alone.logprobs, 0, close)
 
     @property
     def is_near_tie(self) -> bool:

@@ -71,12 +71,14 @@ class Answer:
     """Token ids from the start token on, and the margin of the closest decision.
 
     `logprobs` are those of the tokens after the start token, as transformers computes them;
+    `largest` is the largest logit of all, by which fp32 rounds them;
     a truncated answer would have gone on beyond its limit.
     """
 
     tokens: Tokens
     margin: float
     logprobs: tuple[float, ...]
+    largest: float
     truncated: bool
 
 
@@ -151,7 +153,9 @@ class Pool:
             output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
         )
         tokens = tuple(output.sequences[0].tolist())
-        return Answer(tokens, margin.smallest(), tuple(logprobs[0].tolist()), is_cut(output, way))
+        largest = max(float(logits.abs().max()) for logits in output.logits)
+        scores = tuple(logprobs[0].tolist())
+        return Answer(tokens, margin.smallest(), scores, largest, is_cut(output, way))
 
 
 def is_cut(output: Any, way: Way) -> bool:
