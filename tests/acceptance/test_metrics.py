@@ -39,6 +39,7 @@ IMAGE = uri(scene(0, (256, 256)).image)
 ELSEWHERE = {
     "florence_preprocess_shared_total": "no URL is asked for twice; tests/test_deployments.py",
     "florence_postprocess_pictures_lost_total": "no picture is lost; tests/files/test_pictures.py",
+    "florence_postprocess_shapes_dropped_total": "the demo draws none; tests/test_deployments.py",
     "florence_queue_key_running": "nothing runs any more; but see `used`",
     "florence_dispatcher_rescued_total": "no worker dies; tests/jobs/test_maintenance.py",
     "florence_store_errors_total": "the store is there; tests/jobs/test_instrumented.py",
@@ -102,6 +103,8 @@ def used(
         until_moved("florence_dispatcher_retries_total", lambda: die_under_jobs(caller, answers))
     assert {answer.status_code for answer in answers} <= {200, 429}
     assert receiver.deliveries(path)
+    cut = caller.post({"image_url": IMAGE, "max_new_tokens": 2}, PROPOSAL)
+    assert cut.json()["truncated"]
     deadline = time.monotonic() + SOON_S
     while missing(found := exported()) and time.monotonic() < deadline:
         time.sleep(0.5)

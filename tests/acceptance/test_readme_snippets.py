@@ -104,8 +104,9 @@ def test_predict(caller: Caller, home: dict[str, str], tmp_path: Path) -> None:
 
     assert "scene.png" in table
     assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
-    labels = [box["label"] for box in answer["results"]["bboxes"]]
-    assert sorted(labels) == ["circle", "square", "triangle"]
+    detected = answer["tasks"]["object-detection"]["results"]["bboxes"]
+    assert sorted(box["label"] for box in detected) == ["circle", "square", "triangle"]
+    assert "circle" in answer["tasks"]["caption"]["results"]
 
 
 OTHERS = [line for line in lines(FLORENCE) if "predict" not in line]
