@@ -22,20 +22,11 @@ from deployments.settings import Settings, parse
 from deployments.telemetry.metrics import PrometheusRecorder
 from tests.acceptance.caller import uri
 from tests.florence.questions import input_of, shapes_of
+from tests.images.test_decode import TURNED_BY
 
 SIZE = (320, 240)
 ORIENTATIONS = range(1, 9)
 ORIENTATION = 0x0112  # in EXIF
-TURNED_BY = {  # what turns an upright picture into the stored one
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 CORNERS = (100, 200, 700, 250, 600, 900, 150, 800)  # bins of a quad, a polygon, or two boxes
 DRAWN = [task for task in TASKS.values() if task.draw]
 ASKED_BY_REGION = [task for task in TASKS.values() if "region" in task.input.model_fields]

@@ -193,7 +193,7 @@ def test_half_transparency() -> None:
     assert pixel(decoded, 4, 4) == [127, 127, 127]
 
 
-UNDO = {
+TURNED_BY = {  # what turns an upright picture into the stored one, by its EXIF orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -206,10 +206,10 @@ UNDO = {
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("orientation", UNDO)
+@pytest.mark.parametrize("orientation", TURNED_BY)
 def test_exif_orientation(kind: str, orientation: int) -> None:
     """A picture that a camera stored turned comes out upright, in every format that can say so."""
-    method = UNDO[orientation]
+    method = TURNED_BY[orientation]
     stored = scene() if method is None else scene().transpose(method)
     exif = Image.Exif()
     exif[0x0112] = orientation
