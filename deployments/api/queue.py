@@ -31,6 +31,7 @@ from deployments.api.responses import (
 from deployments.api.sse import HEADERS, EventStream, StatusEvents, StatusStream
 from deployments.api.usage_meter import UsageMeter
 from deployments.errors import BadRequest, NotFound, QueueFull, RequestInProgress
+from deployments.florence import identity
 from deployments.florence.tasks import APP, TASKS, Task
 from deployments.jobs.job import Cancellation, JobStatus, Submission, Submitted
 from deployments.net.guard import CallRefused
@@ -155,7 +156,8 @@ class JobEndpoints:
         if status is None:
             return unknown()
         logs = status.logs if wants_logs(request) else ()
-        return status_response(queue_status(status, logs, self._queue_url(request)))
+        answer = queue_status(status, logs, self._queue_url(request))
+        return status_response(answer, identity.headers(status.model))
 
     async def stream(self, request: HttpRequest) -> Response:
         """The status, and each change of it until the job has ended."""
@@ -163,9 +165,10 @@ class JobEndpoints:
         status = await self._find(caller, request)
         if status is None:
             return unknown()
+        model = identity.headers(status.model)  # of a job that has ended before
         if request.method == "HEAD":
-            return Response(headers=HEADERS, media_type=EventStream.media_type)
-        return StatusStream(self._status_events(caller, request).events(status))
+            return Response(headers=HEADERS | model, media_type=EventStream.media_type)
+        return StatusStream(self._status_events(caller, request).events(status), model)
 
     async def result(self, request: HttpRequest) -> Response:
         """The response that a synchronous run would have had, also when it is an error."""

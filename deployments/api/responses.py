@@ -4,7 +4,7 @@ Only three statuses exist on the wire: a job that failed or was cancelled is COM
 with `error` and `error_type`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -15,11 +15,13 @@ from pydantic import BaseModel, Field
 
 from deployments.api.hints import hint_of_method, hint_of_path
 from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServiceError
+from deployments.florence.schemas import TRUNCATED
 from deployments.florence.tasks import APP
 from deployments.jobs.job import JobState, JobStatus, LogEntry
 
 Word = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 WAITING: dict[JobState, Word] = {JobState.QUEUED: "IN_QUEUE", JobState.RUNNING: "IN_PROGRESS"}
+TOKENS = "How many tokens the answer has. An extension of fal's schema"
 HINT = "How to do it right, where that is known. An extension of fal's schema"
 ROUTE_ERRORS: dict[int, type[ServiceError]] = {404: NotFound, 405: MethodNotAllowed}
 
@@ -69,6 +71,8 @@ class JobMetrics(BaseModel):
     """What a job took."""
 
     inference_time: float | None = Field(None, description="The model's time in seconds")
+    tokens: int | None = Field(None, description=TOKENS)
+    truncated: bool | None = Field(None, description=TRUNCATED)
 
 
 class QueueStatus(BaseModel):
@@ -133,16 +137,23 @@ def submitted_status(request_id: str, position: int, queue_url: str) -> QueueSta
 def queue_status(status: JobStatus, logs: Sequence[LogEntry], queue_url: str) -> QueueStatus:
     """`status` in fal's words, with these lines of its log."""
     word = WAITING.get(status.state, "COMPLETED")
-    metrics = JobMetrics(inference_time=status.inference_s)
     return QueueStatus(
         status=word,
         request_id=status.id,
         **urls(status.id, queue_url),
         queue_position=(status.position or 0) if word == "IN_QUEUE" else None,
         logs=None if word == "IN_QUEUE" else [line(entry) for entry in logs],
-        metrics=metrics if word == "COMPLETED" else None,
+        metrics=metrics_of(status) if word == "COMPLETED" else None,
         error=status.error,
         error_type=status.error_type,
+    )
+
+
+def metrics_of(status: JobStatus) -> JobMetrics:
+    return JobMetrics(
+        inference_time=status.inference_s,
+        tokens=status.num_tokens,
+        truncated=status.truncated or None,
     )
 
 
@@ -157,7 +168,7 @@ def line(entry: LogEntry) -> QueueLog:
     return QueueLog(message=entry.message, timestamp=time.replace("+00:00", "Z"), level=entry.level)
 
 
-def status_response(status: QueueStatus) -> Response:
+def status_response(status: QueueStatus, headers: Mapping[str, str]) -> Response:
     """202 while there is something to wait for, 200 afterwards."""
     code = 200 if status.status == "COMPLETED" else 202
-    return Response(status.json_text(), code, media_type="application/json")
+    return Response(status.json_text(), code, headers, media_type="application/json")

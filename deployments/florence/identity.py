@@ -7,6 +7,7 @@ A name's characters outside ASCII letters, digits and `/._~-` are percent-encode
 and `=` are never in it. A local folder is its name alone: where it lies is nobody's business.
 """
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from deployments.florence.checkpoint import Checkpoint
@@ -38,3 +39,8 @@ def identity(name: str, dtype: str, num_beams: int) -> str:
 def headers(model: str) -> dict[str, str]:
     """What an answer of `model` says of it."""
     return {HEADER: model} if model else {}
+
+
+def model_in(headers: Mapping[str, str]) -> str:
+    """Who answered, by the headers of the answer; empty where they do not say."""
+    return headers.get(HEADER, "")

@@ -66,6 +66,8 @@ def outcome_of(finished: Finished) -> JobOutcome:
         finished.output,
         inference_s=round(stages.model_s, 6),
         model_s=stages.own_model_s,
+        num_tokens=stages.num_tokens,
+        truncated=bool(stages.truncated),
         headers=identity.headers(finished.model),
         files=finished.files,
         logs=tuple(LogLine(line, age_s=ago_s) for line, ago_s in stages.lines()),

@@ -141,6 +141,8 @@ class JobOutcome:
     `body` is JSON; `files` are the names of files that live as long as the job.
     `inference_s` is the time of the job's batch in the model, in seconds;
     `model_s` is the job's share of it, which counts as its key's usage.
+    `num_tokens` is the length of the answer, None where it has none; `truncated` says that its
+    limit of tokens cut it.
     """
 
     state: JobState
@@ -151,6 +153,8 @@ class JobOutcome:
     error_type: str | None = None
     inference_s: float | None = None
     model_s: float = 0.0
+    num_tokens: int | None = None
+    truncated: bool = False
     files: tuple[str, ...] = ()
     logs: tuple[LogLine, ...] = ()
 
@@ -180,6 +184,7 @@ class JobStatus:
     """What a client sees of a job before it fetches the result.
 
     `position` is the number of jobs ahead while it is queued, exact up to 1000.
+    `model` is who answered, empty while nobody has.
     """
 
     id: str
@@ -190,6 +195,9 @@ class JobStatus:
     error: str | None = None
     error_type: str | None = None
     inference_s: float | None = None
+    num_tokens: int | None = None
+    truncated: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True)

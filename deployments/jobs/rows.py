@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from deployments.florence import identity
 from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Job, JobState, JobStatus, Lease, StoredResponse
@@ -49,6 +50,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "files",  # JSON
         "logs",  # one JSON object a line
         "trace",  # W3C's traceparent; empty for none
+        "num_tokens",  # of the answer; None where nobody counted
+        "truncated",  # 0 or 1
     ),
     "webhook": (
         "id",
@@ -114,6 +117,9 @@ def status_in(row: Columns, position: int | None) -> JobStatus:
         error=row["error"],
         error_type=row["error_type"],
         inference_s=row["inference_s"],
+        num_tokens=row["num_tokens"],
+        truncated=bool(row["truncated"]),
+        model=identity.model_in(json.loads(row["headers"])),
     )
 
 

@@ -104,6 +104,8 @@ def end_values(end: End, rules: QueueSettings, now: float) -> dict[str, Any]:
         "error": outcome.error,
         "error_type": outcome.error_type,
         "inference_s": outcome.inference_s,
+        "num_tokens": outcome.num_tokens,
+        "truncated": int(outcome.truncated),
         "files": compact(outcome.files),
         "logs": logs.encode(logs.ended(outcome), now),
     }

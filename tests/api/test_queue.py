@@ -446,6 +446,42 @@ def test_a_request_waits_runs_and_ends(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
+    ("truncated", "metrics"),
+    [(False, {"tokens": 12}), (True, {"tokens": 12, "truncated": True})],
+)
+def test_the_metrics_say_what_was_written(
+    service: Service, truncated: bool, metrics: dict[str, Any]
+) -> None:
+    """How many tokens, and that the limit cut them, in the status and in its stream."""
+    job = service.submit().json()
+    service.finish(JobOutcome.done(OUTPUT, inference_s=0.25, num_tokens=12, truncated=truncated))
+
+    status = service.get(job["status_url"])
+    [streamed] = service.get(f"{job['status_url']}/stream").text.split("\n\n")[:-1]
+
+    assert status.json()["metrics"] == {"inference_time": 0.25} | metrics
+    assert json.loads(streamed.removeprefix("data: ")) == status.json()
+
+
+def test_a_status_says_who_answered(service: Service) -> None:
+    """Once somebody has; other headers of the result stay with it."""
+    job = service.submit().json()
+    urls = [job["status_url"], f"{job['status_url']}/stream"]
+    waiting = service.get(job["status_url"])
+    headers = {"x-florence-model": "demo", "x-other": "1"}
+    service.finish(JobOutcome.done(OUTPUT, headers=headers))
+
+    assert "x-florence-model" not in waiting.headers
+    for response in [
+        service.client.request(verb, url, headers=AUTHORIZED)
+        for url in urls
+        for verb in ("GET", "HEAD")
+    ]:
+        assert response.headers["x-florence-model"] == "demo"
+        assert "x-other" not in response.headers
+
+
+@pytest.mark.parametrize(
     ("outcome", "error", "error_type"),
     [
         (JobOutcome.failed(FileDownloadError("No host")), "No host", "file_download_error"),

@@ -13,6 +13,7 @@ from itertools import count, islice
 from typing import Any
 
 from deployments.errors import IdempotencyConflict, QueueFull, RunnerDisconnected
+from deployments.florence import identity
 from deployments.jobs import job_log as logs
 from deployments.jobs.api_key import ApiKey, Usage, rate_limit
 from deployments.jobs.job import (
@@ -83,6 +84,8 @@ class Record:
     error: str | None = None
     error_type: str | None = None
     inference_s: float | None = None
+    num_tokens: int | None = None
+    truncated: int = 0
     files: str = "[]"
     logs: str = ""
     trace: str = ""
@@ -239,6 +242,9 @@ class MemoryStore:
             error=record.error,
             error_type=record.error_type,
             inference_s=record.inference_s,
+            num_tokens=record.num_tokens,
+            truncated=bool(record.truncated),
+            model=identity.model_in(json.loads(record.headers)),
         )
 
     async def result(self, key_id: str, request_id: str) -> StoredResponse | None:
@@ -396,6 +402,7 @@ class MemoryStore:
         record.headers, record.files = compact(dict(outcome.headers)), compact(outcome.files)
         record.error, record.error_type = outcome.error, outcome.error_type
         record.inference_s = outcome.inference_s
+        record.num_tokens, record.truncated = outcome.num_tokens, int(outcome.truncated)
         if not record.keeps_input:
             record.input = None
         self._log(record, logs.ended(outcome))

@@ -63,7 +63,10 @@ async def fill(store: RowStore) -> None:
     await store.submit(submission("ended", webhook_url="https://there/hook", trace="00-1-2-01"))
     [claimed] = await store.claim("worker", 1, 60)
     await store.finish(
-        claimed.lease, JobOutcome.done({"results": "ä"}, inference_s=0.5, files=("f",))
+        claimed.lease,
+        JobOutcome.done(
+            {"results": "ä"}, inference_s=0.5, num_tokens=3, truncated=True, files=("f",)
+        ),
     )
     await store.submit(submission("cancelled"))
     await store.cancel("key", "cancelled")

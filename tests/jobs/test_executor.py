@@ -21,7 +21,9 @@ from tests.telemetry.spans import spans_in
 pytestmark = pytest.mark.anyio
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-STAGES = Stages(fetch_s=0.5, model_s=2.0, batch_size=4, batch_share=0.25, source_bytes=34567)
+STAGES = Stages(
+    fetch_s=0.5, model_s=2.0, batch_size=4, batch_share=0.25, num_tokens=7, source_bytes=34567
+)
 FINISHED = Finished({"results": "a red circle"}, STAGES, files=("picture.jpg",))
 
 
@@ -105,6 +107,13 @@ async def test_an_answer_becomes_the_outcome() -> None:
     assert outcome.files == ("picture.jpg",)
     assert outcome.logs[0] == LogLine("Fetched 34567 bytes in 500 ms", age_s=2.0)
     assert len(outcome.logs) == 5
+
+
+@pytest.mark.parametrize("truncated", [0, 1])
+def test_an_outcome_says_what_was_written(truncated: int) -> None:
+    """How many tokens, and whether the limit cut them."""
+    outcome = outcome_of(replace(FINISHED, stages=STAGES.with_(truncated=truncated)))
+    assert (outcome.num_tokens, outcome.truncated) == (7, bool(truncated))
 
 
 async def test_an_attempt_is_one_log_line(lines: Lines) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from deployments.errors import IdempotencyConflict, QueueFull, SetupError, StoreUnavailable
 from deployments.jobs.api_key import ApiKey
-from deployments.jobs.job import Job, JobOutcome, Lease, Submission, Submitted
+from deployments.jobs.job import Job, JobOutcome, JobState, Lease, Submission, Submitted
 from deployments.jobs.postgres import PostgresStore
 from deployments.jobs.postgres.database import SESSION, Database, Transaction
 from deployments.jobs.postgres.submits import Depth
@@ -31,6 +31,24 @@ LEASE_S = 15.0
 KILL = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = $1 AND pid <> pg_backend_pid()
+"""
+
+
+# As that release has it.
+END_OF_SCHEMA_2 = """
+UPDATE request SET
+    state = given.state, owner = NULL, lease_until = NULL, ended_at = $1::float8,
+    expires_at = given.expires_at, status = given.status, body = given.body,
+    headers = given.headers, error = given.error, error_type = given.error_type,
+    inference_s = given.inference_s, files = given.files, logs = logs || lines,
+    input = CASE keeps_input WHEN 1 THEN input END
+FROM unnest(
+    $2::text[], $3::text[], $4::float8[], $5::integer[], $6::text[], $7::text[], $8::text[],
+    $9::text[], $10::float8[], $11::text[], $12::text[]
+) AS given (
+    id, state, expires_at, status, body, headers, error, error_type, inference_s, files, lines
+)
+WHERE request.id = given.id
 """
 
 
@@ -350,7 +368,7 @@ async def test_openers_at_once_migrate_once(bench: Bench) -> None:
 
 
 async def test_tables_of_the_first_schema_are_brought_up_to_date(bench: Bench) -> None:
-    """What an older release has queued stays, and belongs to no trace."""
+    """What an older release has queued stays, belongs to no trace, and has no count of tokens."""
     schema = schema_of(bench.url)
     await bench.connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}")
     await bench.connection.execute(migrations("postgres")[0][1])
@@ -363,6 +381,32 @@ async def test_tables_of_the_first_schema_are_brought_up_to_date(bench: Bench) -
     store = await bench.another()
     [claimed] = await store.claim("worker", 9, 60.0)
     assert (claimed.lease.id, claimed.trace) == ("old", "")
+    status = await store.status("key", "old")
+    assert status
+    assert (status.num_tokens, status.truncated, status.model) == (None, False, "")
+
+
+async def test_a_release_of_the_second_schema_goes_on_after_the_third(bench: Bench) -> None:
+    """In a rolling update, its statement still ends jobs: they have no count of tokens."""
+    schema = schema_of(bench.url)
+    await bench.connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}")
+    for _, sql in migrations("postgres")[:2]:
+        await bench.connection.execute(sql)
+    await bench.connection.execute(
+        "CREATE TABLE schema_version (number integer PRIMARY KEY);"
+        "INSERT INTO schema_version VALUES (2);"
+        "INSERT INTO request (id, key_id, path, max_attempts, created_at, state)"
+        " VALUES ('one', 'key', 'caption', 3, 1, 'running')"
+    )
+    end = await bench.connection.prepare(END_OF_SCHEMA_2)
+    store = await bench.another()
+    await end.fetch(
+        9.0, ["one"], ["done"], [99.0], [200], ["{}"], ["{}"], [None], [None], [0.5], ["[]"], [""]
+    )
+    status = await store.status("key", "one")
+    assert status
+    assert (status.state, status.inference_s) == (JobState.DONE, 0.5)
+    assert (status.num_tokens, status.truncated) == (None, False)
 
 
 async def test_a_newer_schema_is_refused(bench: Bench) -> None:

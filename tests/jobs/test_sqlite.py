@@ -238,7 +238,7 @@ def folder(file: Path) -> None:
     ("spoil", "expected"),
     [
         (other_program, "it is the database of another program; name another file in store.url"),
-        (newer_release, "a newer release wrote it (schema 999, this one knows 2); install that"),
+        (newer_release, "a newer release wrote it (schema 999, this one knows 3); install that"),
         (no_database, "not a sound SQLite database (file is not a database); move it away"),
         (cut_off, "not a sound SQLite database"),
         (overwritten, "not a sound SQLite database"),
@@ -506,7 +506,7 @@ async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Pa
 
 def test_the_schema_is_known() -> None:
     """The messages above name the number of migrations."""
-    assert len(migrations("sqlite")) == 2
+    assert len(migrations("sqlite")) == 3
 
 
 def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
@@ -526,6 +526,27 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
     assert (claimed.lease.id, claimed.trace) == ("old", "")
     assert tables.finish(claimed.lease, JobOutcome.done({}))
     assert [hook.trace for hook in tables.webhooks(None, 9)] == [""]
+    connection.close()
+
+
+@pytest.mark.parametrize("number", range(1, len(migrations("sqlite"))))
+def test_an_answer_of_an_older_schema_has_no_count(file: Path, number: int) -> None:
+    """It stays, and nothing is said of its tokens."""
+    file.parent.mkdir()
+    connection = connect(file)
+    for migration in migrations("sqlite")[:number]:
+        apply(connection, *migration)
+    connection.execute(
+        "INSERT INTO request (id, key_id, path, base_url, priority, max_attempts, keeps_input, "
+        "created_at, state, status, body, headers, inference_s) VALUES ('old', 'key', 'caption', "
+        "'', 0, 3, 1, 1.0, 'done', 200, '{}', '{\"x-florence-model\":\"demo\"}', 0.5)"
+    )
+    connection.close()
+    connection = open_file(file, is_owner=True)
+    status = Tables(connection, RULES, time.time).status("key", "old")
+    assert status
+    assert (status.inference_s, status.num_tokens, status.truncated) == (0.5, None, False)
+    assert status.model == "demo"
     connection.close()
 
 

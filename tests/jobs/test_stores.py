@@ -449,6 +449,24 @@ async def test_finish_keeps_the_response(bench: Bench) -> None:
     assert (status.error, status.error_type) == (None, None)
 
 
+@pytest.mark.parametrize("truncated", [False, True])
+async def test_finish_keeps_what_was_written_and_by_whom(bench: Bench, truncated: bool) -> None:
+    """The status says so, before the result is fetched; of the headers it has the model alone."""
+    lease = await begin(bench.store)
+    waiting = await bench.store.status(KEY, lease.id)
+    headers = {"x-florence-model": "demo", "x-other": "1"}
+    outcome = JobOutcome.done({}, num_tokens=12, truncated=truncated, headers=headers)
+    assert await bench.store.finish(lease, outcome)
+    ended = await bench.store.status(KEY, lease.id)
+    assert waiting
+    assert ended
+    assert (waiting.num_tokens, waiting.truncated, waiting.model) == (None, False, "")
+    assert (ended.num_tokens, ended.truncated, ended.model) == (12, truncated, "demo")
+    assert await bench.store.result(KEY, lease.id) == StoredResponse(
+        JobState.DONE, 200, "{}", headers
+    )
+
+
 async def test_finish_keeps_an_error(bench: Bench) -> None:
     """An error is replayed with its status and headers, and named in the status."""
     lease = await begin(bench.store)
@@ -458,6 +476,7 @@ async def test_finish_keeps_an_error(bench: Bench) -> None:
     assert status
     assert (status.state, status.error_type) == (JobState.ERROR, "file_download_error")
     assert status.error == FileDownloadError().message
+    assert (status.num_tokens, status.truncated, status.model) == (None, False, "")
 
 
 async def test_an_end_is_for_good(bench: Bench) -> None:

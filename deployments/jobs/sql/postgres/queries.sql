@@ -203,13 +203,15 @@ UPDATE request SET
     state = given.state, owner = NULL, lease_until = NULL, ended_at = $1::float8,
     expires_at = given.expires_at, status = given.status, body = given.body,
     headers = given.headers, error = given.error, error_type = given.error_type,
-    inference_s = given.inference_s, files = given.files, logs = logs || lines,
+    inference_s = given.inference_s, num_tokens = given.num_tokens, truncated = given.truncated,
+    files = given.files, logs = logs || lines,
     input = CASE keeps_input WHEN 1 THEN input END
 FROM unnest(
     $2::text[], $3::text[], $4::float8[], $5::integer[], $6::text[], $7::text[], $8::text[],
-    $9::text[], $10::float8[], $11::text[], $12::text[]
+    $9::text[], $10::float8[], $11::integer[], $12::integer[], $13::text[], $14::text[]
 ) AS given (
-    id, state, expires_at, status, body, headers, error, error_type, inference_s, files, lines
+    id, state, expires_at, status, body, headers, error, error_type, inference_s, num_tokens,
+    truncated, files, lines
 )
 WHERE request.id = given.id;
 
@@ -260,7 +262,9 @@ DELETE FROM pace WHERE due <= store_now();
 -- ------------------------------------------------------------------------------- reading
 
 -- name: status
-SELECT id, path, state, logs, error, error_type, inference_s, CASE WHEN state = 'queued' THEN (
+SELECT
+    id, path, state, logs, headers, error, error_type, inference_s, num_tokens, truncated,
+    CASE WHEN state = 'queued' THEN (
     SELECT count(*) FROM (
         SELECT FROM request AS other
         WHERE other.state = 'queued' AND (other.priority, other.seq) < (one.priority, one.seq)

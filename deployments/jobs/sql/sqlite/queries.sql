@@ -104,7 +104,8 @@ WHERE id = :id AND token = :token AND state = 'running'
 UPDATE request
 SET state = :state, owner = NULL, lease_until = NULL, ended_at = :now, expires_at = :expires_at,
     status = :status, body = :body, headers = :headers, error = :error, error_type = :error_type,
-    inference_s = :inference_s, files = :files, logs = logs || :logs
+    inference_s = :inference_s, num_tokens = :num_tokens, truncated = :truncated, files = :files,
+    logs = logs || :logs
 WHERE seq = :seq
 
 -- name: requeue
@@ -161,7 +162,7 @@ DELETE FROM slot WHERE until <= :now
 DELETE FROM pace WHERE due <= :now
 
 -- name: status
-SELECT id, path, state, logs, error, error_type, inference_s
+SELECT id, path, state, logs, headers, error, error_type, inference_s, num_tokens, truncated
 FROM request
 WHERE id = :id AND key_id = :key_id
 
