@@ -281,6 +281,34 @@ ROWS = (
         ),
     ),
     Row(
+        "Answers",
+        (
+            Panel(
+                "Cut answers",
+                "ops",
+                "Answers that their limit of tokens cut, by what was asked for.",
+                (
+                    Query(
+                        rate("ray_florence_inference_truncated_total", "endpoint"), "{{endpoint}}"
+                    ),
+                ),
+                stacked=True,
+            ),
+            Panel(
+                "Dropped shapes",
+                "ops",
+                "Boxes and polygons without an area that the model wrote, by what was asked for.",
+                (
+                    Query(
+                        rate("ray_florence_postprocess_shapes_dropped_total", "endpoint"),
+                        "{{endpoint}}",
+                    ),
+                ),
+                stacked=True,
+            ),
+        ),
+    ),
+    Row(
         "GPUs and replicas",
         (
             Panel(
