@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -11,8 +10,6 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from deployments.cli.options import (
     KeyOption,
@@ -22,15 +19,16 @@ from deployments.cli.options import (
     progress,
     state_folder,
 )
+from deployments.cli.predictions import Prediction, json_alone, json_by_task, table
 from deployments.cli.questions import check_use, fields_for, fields_of
 from deployments.errors import SetupError
 from deployments.florence.identity import DEMO, DEMO_NOTE
+from deployments.florence.sequence import LONGEST_NGRAM
 from deployments.florence.tasks import APP, TASKS
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
 
 AT_ONCE = 8
-MAX_CORNERS = 4  # that are shown one by one
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -54,6 +52,28 @@ def predict(
         str | None,
         typer.Option(help="Pixels for a task about a region.", metavar="X1,Y1,X2,Y2"),
     ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Say how sure the model was, from 0 to 1.")
+    ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Leave out what has a lower score, but no text.", min=0, max=1),
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The most tokens of an answer.", min=1, show_default="the service's number"
+        ),
+    ] = None,
+    no_repeat_ngram_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens in a row that may not come twice; 0 allows repeats.",
+            min=0,
+            max=LONGEST_NGRAM,
+            show_default="the service's number",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
     ] = None,
@@ -62,21 +82,17 @@ def predict(
 ) -> None:
     """Ask a running service about images.
 
-    The exit code is 1 when one of them failed.
+    The exit code is 1 when one of them failed, and 2 when there is none.
     """
-    fields = fields_of(text, region)
+    fields = fields_of(
+        text,
+        region,
+        scores=scores or None,
+        min_score=min_score,
+        max_new_tokens=max_new_tokens,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+    )
     raise typer.Exit(predict_all(images, url, key, task, out, as_json, state_folder(state), fields))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One task about one image with its answer, or with the reason why there is none."""
-
-    image: str
-    task: str
-    answer: dict[str, Any] | None = None
-    picture: Path | None = None
-    error: str | None = None
 
 
 def predict_all(
@@ -94,18 +110,18 @@ def predict_all(
     `fields` are of the tasks' inputs, beside the image.
 
     Raises:
-        SetupError: no key, no such task, a field that is missing or of no use, or a folder that
-            cannot be written.
+        SetupError: no key, no such task, no image, a field that is missing or of no use, or a
+            folder that cannot be written.
     """
     tasks = tasks_in(task)
     given = {each: fields_for(each, fields) for each in tasks}
     check_use(fields, tasks)
+    names = expand(images)
     if out is not None:
         make_folder(out)
     secret = api_key(key, state)
     if not secret:
         raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
-    names = expand(images)
     output, errors = Console(), Console(stderr=True)
     predictions: list[Prediction] = []
     client = ServiceClient(url, secret, state.tls / "ca.pem")
@@ -146,13 +162,20 @@ def tasks_in(text: str) -> list[str]:
 
 
 def expand(images: Sequence[str]) -> list[str]:
-    """Folders replaced by the images in them; each image once, in the order given."""
+    """Folders replaced by the images in them; each image once, in the order given.
+
+    Raises:
+        SetupError: there is none in all of them.
+    """
     found: list[str] = []
     for image in images:
         if is_folder(image):
             found += sorted(str(file) for file in Path(image).iterdir() if is_image(file))
         else:
             found.append(image)
+    if not found:
+        endings = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise SetupError(f"no image in {', '.join(images)}: the names of images end in {endings}")
     return list(dict.fromkeys(found))
 
 
@@ -270,66 +293,3 @@ def report(
                 highlight=False,
                 soft_wrap=True,
             )
-
-
-def json_alone(prediction: Prediction) -> dict[str, Any]:
-    return {"input": prediction.image, **(prediction.answer or {})}
-
-
-def json_by_task(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """For each image its answers, by task."""
-    lines: dict[str, dict[str, Any]] = {}
-    for each in predictions:
-        line = lines.setdefault(each.image, {"input": each.image, "tasks": {}})
-        line["tasks"][each.task] = each.answer
-    return list(lines.values())
-
-
-def table(predictions: Sequence[Prediction], title: str | None) -> Table:
-    shown = Table("image", "x", "y", "w", "h", "label", title=title, title_justify="left")
-    for column in shown.columns[1:5]:
-        column.justify = "right"
-    if any("points" in item for each in predictions for item in items(each)):
-        shown.add_column("corners")
-    for each in predictions:
-        for row in rows(each):
-            shown.add_row(*map(escape, row))
-    return shown
-
-
-def rows(prediction: Prediction) -> Iterator[tuple[str, ...]]:
-    """The rows of one image; its name stands in the first."""
-    results = (prediction.answer or {})["results"]
-    found, image = items(prediction), prediction.image
-    name = image if len(image) < 60 else image[:57] + "…"
-    if isinstance(results, str):
-        yield name, "", "", "", "", results
-        return
-    if not found:
-        yield name, "", "", "", "", "(nothing found)"
-    for number, item in enumerate(found):
-        place = (f"{side:.1f}" for side in place_of(item))
-        row = (name if number == 0 else "", *place, item["label"])
-        yield (*row, corners_of(item["points"])) if "points" in item else row
-
-
-def items(prediction: Prediction) -> list[dict[str, Any]]:
-    """The boxes, lines of text or outlines of an answer, whatever it calls them; none in text."""
-    results = (prediction.answer or {})["results"]
-    lists = [] if isinstance(results, str) else results.values()
-    return next((each for each in lists if isinstance(each, list)), [])
-
-
-def place_of(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """x, y, w and h of a shape, or of the rectangle around its corners."""
-    if "x" in item:
-        return item["x"], item["y"], item["w"], item["h"]
-    xs, ys = ([point[axis] for point in item["points"]] for axis in ("x", "y"))
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def corners_of(points: Sequence[Mapping[str, float]]) -> str:
-    """A few corners as they are, of many their number."""
-    if len(points) > MAX_CORNERS:
-        return str(len(points))
-    return " ".join(f"{point['x']:.0f},{point['y']:.0f}" for point in points)

@@ -7,17 +7,19 @@ from typing import Any
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
 
-OPTIONS = {"text_input": "--text TEXT", "region": "--region X1,Y1,X2,Y2"}  # by field
+# Of the fields that not every task takes.
+OPTIONS = {"text_input": "--text TEXT", "region": "--region X1,Y1,X2,Y2"}
 REGION = re.compile(r"\s*,\s*".join([r"(-?[0-9]{1,9})"] * 4))
 
 
-def fields_of(text: str | None, region: str | None) -> dict[str, Any]:
-    """The fields of an input that options give.
+def fields_of(text: str | None, region: str | None, **more: bool | float | None) -> dict[str, Any]:
+    """The fields of an input that options give; `more` are fields under their own names.
 
     Raises:
         SetupError: the region is none.
     """
-    fields: dict[str, Any] = {} if text is None else {"text_input": text}
+    given = {"text_input": text, **more}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if region is not None:
         corners = REGION.fullmatch(region.strip())
         if corners is None:

@@ -20,6 +20,7 @@ from deployments.florence.schemas import ImageInput
 from deployments.florence.tasks import TASKS as KNOWN
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
+from tests.cli.conftest import Florence
 
 KEY = "florence-test:secret"
 PICTURE = b"\xff\xd8 an annotated picture"
@@ -32,6 +33,14 @@ SHAPES = {
     "outlines": {
         "polygons": [{"label": "", "points": POINTS[:3]}, {"label": "", "points": POINTS * 3}]
     },
+}
+CUT = {
+    "caption": {"results": "a circle and", "score": 0.5, "truncated": True},
+    "region-proposal": {
+        "results": {"bboxes": [BOX | {"score": 0.876}, BOX | {"score": 1.0}]},
+        "truncated": True,
+    },
+    "object-detection": {"results": {"bboxes": []}, "truncated": True},
 }
 
 
@@ -61,6 +70,8 @@ class Service(BaseHTTPRequestHandler):
             self.say(200, b'{"detail": "another API"}')
         elif content == b"teapot":
             self.say(418, b"short and stout")
+        elif content == b"cut":
+            self.answer_json(200, CUT[self.path.rpartition("/")[2]])
         elif self.path.endswith("/caption"):
             self.answer_json(200, {"results": "a [/red] circle"})
         elif self.path.endswith(("/turned", "/outlines")):
@@ -277,6 +288,91 @@ def test_a_person_gets_a_table(
     predict(images(tmp_path, a=b"1"), url, tmp_path / "state", task=task, as_json=False)
     out = capsys.readouterr().out
     assert all(cell in out for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("task", "cells"),
+    [
+        ("region-proposal", ["score", "0.88", "1.00"]),
+        ("caption", ["score", "a circle and", "0.50"]),
+        ("object-detection", ["(nothing found)"]),
+    ],
+)
+def test_scores_and_a_cut_stand_in_the_table(
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    cells: list[str],
+) -> None:
+    """A column where there are scores, and a row below an answer that its limit cut."""
+    monkeypatch.chdir(tmp_path)
+    names = images(Path(), whole=b"1", short=b"cut")
+    predict(names, url, tmp_path / "state", task=task, as_json=False)
+    out = capsys.readouterr().out
+    assert [cell for cell in cells if cell not in out] == []
+    assert out.count("(cut at the limit of tokens)") == 1
+    assert out.index("short.png") < out.index("(cut at the limit of tokens)")
+
+
+def test_a_table_without_scores_has_no_column_of_them(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does it speak of a cut."""
+    monkeypatch.chdir(tmp_path)
+    predict(images(Path(), a=b"1"), url, tmp_path / "state", as_json=False)
+    out = capsys.readouterr().out
+    assert "score" not in out
+    assert "cut" not in out
+
+
+def test_every_task_is_asked_with_the_options_for_all(
+    url: str, florence: Florence, tmp_path: Path
+) -> None:
+    """Under the names of the inputs' fields."""
+    [image] = images(tmp_path, a=b"1")
+    options = ["--scores", "--min-score=0.25", "--max-new-tokens=9", "--no-repeat-ngram-size=0"]
+    common = ("predict", image, "--url", url, "--key", KEY, "--json")
+    left = florence(*common, "--task", "caption,region-proposal", *options)
+    assert (left.code, left.err) == (0, "")
+    fields = {"scores": True, "min_score": 0.25, "max_new_tokens": 9, "no_repeat_ngram_size": 0}
+    assert Service.fields == [fields, fields]
+    assert ImageInput.model_validate({"image_url": "u", **fields}).is_scored
+
+    assert florence(*common).code == 0
+    assert Service.fields[2:] == [{}]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--min-score 1.5", "--min-score -1", "--max-new-tokens 0", "--no-repeat-ngram-size 33"],
+)
+def test_an_option_beyond_its_bounds_is_one_line(
+    url: str, florence: Florence, tmp_path: Path, option: str
+) -> None:
+    """Before any request."""
+    left = florence("predict", str(tmp_path), "--url", url, "--key", KEY, *option.split())
+    [line] = left.err.splitlines()
+    assert left.code == 2
+    assert option.split()[0] in line
+    assert Service.asked == []
+
+
+def test_a_folder_without_an_image_is_refused(url: str, florence: Florence, tmp_path: Path) -> None:
+    """In one line that names it; beside other images it is passed over."""
+    for name in ("empty", "notes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes" / "notes.txt").touch()
+    folders = [str(tmp_path / name) for name in ("empty", "notes")]
+    common = ("--url", url, "--key", KEY, "--out", str(tmp_path / "out"))
+    left = florence("predict", *folders, *common)
+    [line] = left.err.splitlines()
+    assert (left.code, left.out) == (2, "")
+    assert line.startswith(f"florence: no image in {folders[0]}, {folders[1]}: ")
+    assert not (tmp_path / "out").exists()
+
+    assert florence("predict", *folders, *images(tmp_path, a=b"1"), *common).code == 0
 
 
 class TextInput(ImageInput):

@@ -1,11 +1,17 @@
 """`florence serve`: what it needs is checked before anything is started."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
+from deployments.cli.serve import welcome
+from deployments.florence.checkpoint import DEMO_MARK
+from deployments.florence.identity import DEMO_NOTE
 from deployments.jobs.sqlite import SqliteStore
+from deployments.local.config import local_profile
+from deployments.local.state import StateFolder
 from deployments.settings import QueueSettings
 from tests.cli.conftest import Florence
 
@@ -30,6 +36,24 @@ def test_a_wrong_setup_is_one_line(florence: Florence, name: str) -> None:
     [complaint] = left.err.splitlines()
     assert (left.code, left.out) == (2, "")
     assert line in complaint
+
+
+@pytest.mark.parametrize(("path", "is_demo"), [("demo", True), ("copy", True), ("other", False)])
+def test_the_banner_says_what_the_demo_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, is_demo: bool
+) -> None:
+    """By the checkpoint's own mark: in a second line for the demo and its copies, else nowhere."""
+    monkeypatch.chdir(tmp_path)
+    if path != "demo":
+        config = {"model_type": "florence2", DEMO_MARK: is_demo}
+        Path(path).mkdir()
+        Path(path, "config.json").write_text(json.dumps(config))
+    state = StateFolder(tmp_path / "state")
+    profile = local_profile(state, "127.0.0.1", 8000, {"model": {"path": path}})
+    ready, second, *lines = welcome(profile, state).splitlines()
+    assert ready == f"Florence Serve is ready: {path} on cpu. Ctrl-C stops it."
+    assert second == (DEMO_NOTE if is_demo else "")
+    assert DEMO_NOTE not in lines
 
 
 def test_a_queue_in_use_is_one_line(florence: Florence, tmp_path: Path) -> None:
