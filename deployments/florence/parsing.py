@@ -188,18 +188,23 @@ def groups(match: re.Match[str], size: int) -> Iterator[Found]:
 
 def instances(answer: ModelAnswer, match: re.Match[str]) -> Iterator[list[Found]]:
     """The parts of each instance in a match of polygons."""
-    start, end = match.span(2)
-    closed = [each.span(1) for each in INSTANCE.finditer(answer.kinds, start, end)]
-    may_go_on = end == len(answer.kinds) and answer.truncated
-    part = ENDED_PART if may_go_on and not closed else PART
-    for span in closed or [(start, end)]:
+    closed = [each.span(1) for each in INSTANCE.finditer(answer.kinds, *match.span(2))]
+    part = ENDED_PART if is_open(answer, match) else PART
+    for span in closed or [match.span(2)]:
         found = part.finditer(answer.kinds, *span)
         yield [Found(range(*match.span(1)), range(*each.span(1))) for each in found]
 
 
+def is_open(answer: ModelAnswer, match: re.Match[str]) -> bool:
+    """Whether the only instance in a match of polygons may have more than was written of it."""
+    may_go_on = answer.truncated and match.end(2) == len(answer.kinds)
+    return may_go_on and not INSTANCE.search(answer.kinds, *match.span(2))
+
+
 def around_instances(answer: ModelAnswer, match: re.Match[str]) -> Iterator[Found]:
-    """One item for each instance, with the locations of all its parts."""
-    for parts in instances(answer, match):
+    """One item for each instance that is whole, with the locations of all its parts."""
+    whole_ones = () if is_open(answer, match) else instances(answer, match)
+    for parts in whole_ones:
         whole = [part.locations[: len(part.locations) // 2 * 2] for part in parts]
         if any(whole):
             yield Found(range(*match.span(1)), list(chain.from_iterable(whole)))

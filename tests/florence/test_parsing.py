@@ -265,6 +265,18 @@ def test_polygons_of_a_detection_are_boxes() -> None:
     assert (dog.label, dog.x, dog.y, dog.w, dog.h) == ("dog", 1.5, 2.5, 2, 2)
 
 
+def test_there_is_no_box_around_half_of_an_instance() -> None:
+    """Its next part may lie elsewhere; one that is closed has its box, whatever follows."""
+    label, first, second = said("cat"), located(1, 1, 5, 1, 3, 4), located(6, 6, 9, 6, 7, 9)
+    for written, num in (
+        ((POLY, *first, SEP), 0),
+        ((POLY, *first, SEP, *second), 0),
+        ((POLY, *first, SEP, *second, POLY_END), 1),
+        ((POLY, *first, POLY_END, POLY, *second, SEP), 1),
+    ):
+        assert len(parsing.boxes_or_polygons(answer(label, written, truncated=True))) == num
+
+
 @each_task
 def test_an_empty_answer_is_empty(task: Task) -> None:
     """Nothing found is no error."""
