@@ -48,7 +48,7 @@ class TokenScorer:
 
     def __call__(self, tokens: Sequence[int], windows: NDArray[np.float32]) -> TokenScores:
         """The scores of tokens with the log-probabilities of the `WINDOW` ids about each's own."""
-        ids = np.asarray(tokens)[:, None]
+        ids = np.asarray(tokens, np.int64)[:, None]  # also of no tokens
         near = ids + np.arange(-NEAR_BINS, NEAR_BINS + 1)
         bin_, own = self._bin(near), self._bin(ids)
         counts = (np.abs(bin_ - own) <= NEAR_BINS) & (own != NO_BIN) | (near == ids)

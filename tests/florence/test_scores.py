@@ -28,6 +28,11 @@ def test_the_mass_of_near_bins() -> None:
     assert found.masses == pytest.approx(near)
 
 
+def test_where_nothing_is_certain_yet_there_are_no_scores() -> None:
+    """Beams that differ from the first token on have the start token alone in common."""
+    assert TokenScorer(LOCATIONS)((), np.empty((0, WINDOW), np.float32)) == TokenScores((), ())
+
+
 def test_an_item_has_the_score_of_its_own_tokens() -> None:
     """Its label's mean times its locations' mean, whatever else the answer holds."""
     given = TokenScores((log(0.81), log(1.0), -9.0), (0.81, 1.0, 0.25))

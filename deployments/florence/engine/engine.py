@@ -165,7 +165,7 @@ class Engine:
         tokens = tuple(beams[0, :common].tolist())
         if not sequence.scored:
             return Progress(tokens)
-        windows = way_to(batch.choices[index].cpu().numpy(), 0, length)
+        windows = way_to(batch.choices[index, :, :length].cpu().numpy(), 0, length)
         return Progress(tokens, self._scorer(tokens[1:], windows[: common - 1]))
 
     @torch.inference_mode()
