@@ -27,8 +27,7 @@ class Dependencies:
     `bounds` has the most that an input may ask for, by field; `model` is the checkpoint's name;
     `prompts` checks the text of an input.
     `run` calls its second argument, if there is one, with the output so far each time it has
-    grown. It raises a ServiceError for what the client should see; anything
-    else is a 500.
+    grown. It raises a ServiceError for what the client should see; anything else is a 500.
     `ready` says whether a run would find every part of the pipeline.
     `wake` notifies the dispatcher that the queue has changed; it returns at once and may be lost.
     """

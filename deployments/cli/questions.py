@@ -53,5 +53,4 @@ def check_use(fields: Mapping[str, Any], tasks: Sequence[str]) -> None:
         takers = [path for path, task in TASKS.items() if name in task.input.model_fields]
         if not set(takers) & set(tasks):
             option = OPTIONS[name].split()[0]
-            remedy = f"it is for {', '.join(takers)}" if takers else "no task does"
-            raise SetupError(f"{', '.join(tasks)} takes no {option}: {remedy}")
+            raise SetupError(f"{', '.join(tasks)} takes no {option}: it is for {', '.join(takers)}")

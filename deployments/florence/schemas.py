@@ -188,6 +188,9 @@ class Shapes(BaseModel):
 
     _num_dropped: int = PrivateAttr(0)
 
+    def __len__(self) -> int:
+        return sum(len(shapes) for _, shapes in self)
+
     @property
     def num_dropped(self) -> int:
         return self._num_dropped
@@ -211,26 +214,17 @@ class BoundingBoxes(Shapes):
 
     bboxes: list[BoundingBox] = Field(description="List of bounding boxes")
 
-    def __len__(self) -> int:
-        return len(self.bboxes)
-
 
 class OCRBoundingBox(Shapes):
     """All lines of text that were found, in the model's order."""
 
     quad_boxes: list[OCRBoundingBoxSingle] = Field(description="List of quadrilateral boxes")
 
-    def __len__(self) -> int:
-        return len(self.quad_boxes)
-
 
 class PolygonOutput(Shapes):
     """All outlines that were found, in the model's order."""
 
     polygons: list[Polygon] = Field(description="List of polygons")
-
-    def __len__(self) -> int:
-        return len(self.polygons)
 
 
 class Image(BaseModel):

@@ -40,7 +40,7 @@ def draw_label(
     text = cut(text, font, picture.width - 2 * MARGIN)
     ascent, descent = font.getmetrics()
     size = font.getlength(text) + 2 * MARGIN, ascent + descent + MARGIN
-    places = (inside(place, picture.size) for place in around(shape, size))
+    places = (inside(place, picture.size) for place in places_by(shape, size))
     plate = min(places, key=lambda place: sum(map(place.overlap, taken)))
     canvas.rectangle(plate, fill=colour, outline=INK)
     canvas.text((plate.x1 + MARGIN, plate.y1 + MARGIN / 2), text, fill=INK, font=font)
@@ -56,7 +56,7 @@ def cut(text: str, font: Font, width: float) -> str:
     return text.rstrip() + CUT
 
 
-def around(shape: Rectangle, size: tuple[float, float]) -> Iterator[Rectangle]:
+def places_by(shape: Rectangle, size: tuple[float, float]) -> Iterator[Rectangle]:
     """Places of a plate of `size` (width, height) by a shape, the best first."""
     width, height = size
     x1, y1, x2, y2 = shape
