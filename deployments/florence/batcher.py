@@ -17,65 +17,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from math import inf
-from typing import Protocol, Self
+from typing import Self
 
 from deployments.errors import InternalError, Overloaded, RequestTimeout
+from deployments.florence.backend import Backend
 from deployments.florence.scheduler import Scheduler
 from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
 
 PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9
 REASONS = ("full", "joined", "waited", "alone")  # why a batch began, see Scheduler.reason
-
-
-class Backend(Protocol):
-    """What writes the tokens, step by step: the engine, or transformers' `generate`.
-
-    It knows neither time nor callers, and is used by one thread.
-    """
-
-    @property
-    def max_batch_size(self) -> int:
-        """Most sequences at a time."""
-        ...
-
-    @property
-    def prefill_batch_size(self) -> int:
-        """Most sequences of one `add`, at most `max_batch_size`."""
-        ...
-
-    def add(self, sequences: Sequences) -> None:
-        """Begin `sequences`, and resume those that were preempted; there is place for them.
-
-        Raises:
-            MemoryError: there is not enough for so many; none has begun.
-            Exception: one of them cannot begin; none has.
-        """
-        ...
-
-    def step(self) -> Sequences:
-        """Give each sequence one more token; those that have ended, with their `tokens`.
-
-        Raises:
-            Exception: the step failed, and the backend must be reset.
-        """
-        ...
-
-    def preempt(self, sequence: Sequence) -> bool:
-        """Take a sequence out of the batch, to be resumed by `add`; False when it cannot."""
-        ...
-
-    def drop(self, sequence: Sequence) -> None:
-        """Forget a sequence, if it is still there."""
-        ...
-
-    def reset(self) -> None:
-        """Forget all sequences, after a step that failed."""
-        ...
-
-    def progress(self, sequence: Sequence) -> Progress | None:
-        """The tokens so far, where the backend knows."""
-        ...
 
 
 @dataclass

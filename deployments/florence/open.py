@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from deployments.errors import SetupError
-from deployments.florence.batcher import Backend
+from deployments.florence.backend import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
 from deployments.florence.engine.engine import Engine, EngineConfig

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from deployments.demo.scenes import draw_scene
-from deployments.florence.batcher import Backend
+from deployments.florence.backend import Backend
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deployments.errors import SetupError
-from deployments.florence.batcher import Backend
+from deployments.florence.backend import Backend
 from deployments.florence.engine.engine import Engine
 from deployments.florence.generate_backend import Generate
 from deployments.florence.model import Model
