@@ -37,6 +37,7 @@ from deployments.florence.token_scores import TokenScores
 from deployments.florence.vocabulary import Vocabulary
 
 NUM_BINS = 1000
+UNFINISHED = "\ufffd"  # stands for a letter whose bytes have not all been written
 
 # Over the tokens' kinds (Vocabulary.kinds): the first group is a label, the second its places.
 BOXES, LABELLED_BOXES = re.compile("()(l{4,})"), re.compile("(t+)(l{4,})")
@@ -72,8 +73,8 @@ class Found:
 class ModelAnswer:
     """Token ids without their frame, their vocabulary, and the (width, height) of the image.
 
-    `scores` are those of the `tokens`, where they are wanted. A truncated answer would have gone
-    on: what stands at its end may be half of something.
+    `scores` are those of the `tokens`, where they are wanted; of no tokens, those of the end.
+    A truncated answer would have gone on: what stands at its end may be half of something.
     """
 
     tokens: tuple[int, ...]
@@ -98,7 +99,7 @@ class ModelAnswer:
         tokens = vocabulary.trim(ids)
         if scores is not None:
             start = vocabulary.start(ids) - 1
-            scores = scores[start : start + len(tokens)]
+            scores = scores[start : start + len(tokens)] if tokens else scores[-1:]
         return cls(tokens, vocabulary, size, scores, truncated)
 
     @cached_property
@@ -164,13 +165,16 @@ def polygons(answer: ModelAnswer, _input: Any = None) -> PolygonOutput:
 
 
 def text(answer: ModelAnswer, _input: Any = None) -> str:
-    """The answer as text, without special tokens; words that one has parted stay apart."""
+    """The answer as text, without special tokens; words that one has parted stay apart.
+
+    A letter that a truncated answer has half of is left out.
+    """
     written = ""
     for match in re.finditer("t+", answer.kinds):
         piece = answer.vocabulary.text(answer.tokens[slice(*match.span())])
         is_glued = written[-1:].isalnum() and piece[:1].isalnum()
         written += f" {piece}" if is_glued else piece
-    return written.strip()
+    return (written.rstrip(UNFINISHED) if answer.truncated else written).strip()
 
 
 def fours(answer: ModelAnswer, pattern: re.Pattern[str]) -> Iterator[Found]:

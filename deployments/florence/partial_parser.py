@@ -9,8 +9,6 @@ from deployments.florence.schemas import ImageInput
 from deployments.florence.tasks import Task
 from deployments.florence.vocabulary import Vocabulary
 
-UNFINISHED = "\ufffd"  # stands for a letter whose bytes have not all been written
-
 OnPartial = Callable[[PartialOutput], None]
 
 
@@ -36,8 +34,6 @@ class PartialParser:
             partial.tokens, self._vocabulary, partial.size, partial.scores, truncated=True
         )
         results = self._task.read(answer, self._input)
-        if isinstance(results, str):
-            results = results.rstrip(UNFINISHED)
         if len(results) > self._length:
             self._length = len(results)
             output = self._task.output_of(results, **self._task.score(answer), **self._image)

@@ -23,13 +23,16 @@ def of_item(scores: TokenScores, label: Iterable[int], locations: Iterable[int])
 
 
 def of_text(scores: TokenScores) -> float:
-    """The score of an answer in words: the geometric mean of its tokens' probabilities."""
+    """The score of an answer in words: the geometric mean of its tokens' probabilities.
+
+    Of an empty answer, `scores` has its last token's, with which the model chose to say nothing.
+    """
     return rounded(mean([exp(logprob) for logprob in scores.logprobs]))
 
 
 def mean(probabilities: list[float]) -> float:
-    """The geometric mean; 1 of none."""
-    logs = [log(max(each, LEAST)) for each in probabilities]
+    """The geometric mean; 1 of none. What is no number is no probability."""
+    logs = [log(max(LEAST, each)) for each in probabilities]  # in this order NaN is the least
     return exp(sum(logs) / len(logs)) if logs else 1.0
 
 

@@ -86,6 +86,13 @@ def test_a_letter_is_given_when_it_is_whole() -> None:
     assert not any("\ufffd" in text for text in outputs)
 
 
+def test_no_answer_ends_with_half_a_letter() -> None:
+    """Where the limit of tokens cuts one, the last output is as whole as those before it."""
+    cut = ModelAnswer.of(START + words("né 猫")[:-1], VOCABULARY, SIZE, truncated=True)
+
+    assert TASKS["caption"].parse(cut, None) == "né"
+
+
 def test_an_answer_that_is_begun_again_is_given_once() -> None:
     """The second writing continues where the first ended."""
     answer = located(0, 0, 9, 9, 10, 10, 19, 19)

@@ -1,7 +1,7 @@
 """One score for each item, made of the scores of its tokens."""
 
 import re
-from math import log
+from math import log, nan
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,13 @@ def test_an_item_has_the_score_of_its_own_tokens() -> None:
     assert scores.of_item(given, [], [1]) == 1.0
     assert scores.of_text(TokenScores((-2000.0,), (0.0,))) == 0.0
     assert scores.of_text(TokenScores((), ())) == 1.0
+
+
+def test_what_is_no_number_is_no_score() -> None:
+    """JSON has no word for it, and a model in half precision may compute it."""
+    found = TokenScores((nan, -0.1), (nan, 0.9))
+    assert scores.of_text(found) < 0.01
+    assert scores.of_item(found, [0], [1]) == scores.of_item(found, [1], [0]) == 0.0
 
 
 def answer(scored: bool) -> ModelAnswer:
@@ -82,6 +89,15 @@ def test_a_text_has_one_score() -> None:
     assert 0 < output["score"] < 1
     assert output["results"]
     assert task.score(answer(scored=False)) == {}
+
+
+def test_an_empty_answer_has_the_score_of_its_end() -> None:
+    """To say nothing is a choice of which the model can be more or less sure."""
+    vocabulary = model().checkpoint.vocabulary
+    found = TokenScores((log(0.9), log(0.25)), (0.9, 0.25))
+    empty = ModelAnswer.of((2, 0, 2), vocabulary, (640, 480), found)
+    assert TASKS["ocr"].read(empty, ImageInput(image_url="u")) == ""
+    assert TASKS["ocr"].score(empty) == {"score": 0.25}
 
 
 def test_the_page_of_scores_has_the_figures() -> None:
