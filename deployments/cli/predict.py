@@ -19,7 +19,7 @@ from deployments.cli.options import (
     progress,
     state_folder,
 )
-from deployments.cli.predictions import Prediction, json_alone, json_by_task, table
+from deployments.cli.predictions import Prediction, json_alone, json_by_task, printable, table
 from deployments.cli.questions import check_use, fields_for, fields_of
 from deployments.errors import SetupError
 from deployments.florence.identity import DEMO, DEMO_NOTE
@@ -218,12 +218,19 @@ def picture_stems(names: Sequence[str]) -> dict[str, str]:
     """What the pictures of each image are called, without the end."""
     stems: dict[str, str] = {}
     for name in names:
-        path = urlsplit(name).path if is_url(name) else name
-        stem = "image" if name.startswith("data:") else PurePosixPath(path).stem or "image"
+        stem = "image" if name.startswith("data:") else PurePosixPath(path_in(name)).stem or "image"
         taken = set(stems.values())
         candidates = (f"{stem}{number}" for number in numbers())
         stems[name] = next(each for each in candidates if each not in taken)
     return stems
+
+
+def path_in(name: str) -> str:
+    """The path of a file or of a URL; none of what only begins as a URL."""
+    try:
+        return urlsplit(name).path if is_url(name) else name
+    except ValueError:  # the service says what is wrong with it
+        return ""
 
 
 def numbers() -> Iterator[str]:
@@ -287,7 +294,7 @@ def report(
         if each.error:
             of_which = f"{each.image[:200]}: {each.task}" if several else each.image[:200]
             errors.print(
-                f"{of_which}: {each.error}",
+                printable(f"{of_which}: {each.error}"),
                 style="red",
                 markup=False,
                 highlight=False,

@@ -48,8 +48,13 @@ def table(predictions: Sequence[Prediction], title: str | None) -> Table:
     for name in columns:
         shown.add_column(name, justify="right" if name in NUMBERS else "left")
     for row in found:
-        shown.add_row(*(escape(row.get(name, "")) for name in columns))
+        shown.add_row(*(escape(printable(row.get(name, ""))) for name in columns))
     return shown
+
+
+def printable(text: str) -> str:
+    """The text with `?` for what no terminal takes, as in names of files that are no Unicode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def rows(prediction: Prediction) -> Iterator[dict[str, str]]:

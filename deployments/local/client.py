@@ -64,6 +64,8 @@ class ServiceClient:
             raise CallError(f"no answer from {self._url} within {TIMEOUT_S:.0f} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise CallError(f"no answer from {self._url}: {error}") from None
+        except UnicodeEncodeError as error:  # in the body, a URL or the key
+            raise CallError(f"cannot be sent: {error.reason} ({error.encoding})") from None
         if response.is_success:
             self.model = response.headers.get(identity.HEADER, self.model)
             return response.content

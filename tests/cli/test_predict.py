@@ -213,6 +213,21 @@ def test_a_failure_is_one_line_and_costs_the_others_nothing(
     assert answered == [names[0], names[2]]
 
 
+def test_a_name_that_is_no_unicode_is_shown_all_the_same(
+    url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Linux allows it, and a terminal does not."""
+    monkeypatch.chdir(tmp_path)
+    Path("\udcff.png").write_bytes(b"1")
+    assert predict(["\udcff.png", "none\udcff.png"], url, tmp_path, as_json=False) == 1
+    printed = capsys.readouterr()
+    assert " ?.png " in printed.out
+    assert printed.err == "none?.png: No such file or directory\n"
+
+
 def test_a_missing_file_is_one_line(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +249,26 @@ def test_a_service_that_is_not_there_is_one_line_for_each(
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == names
     assert all("no answer from http://127.0.0.1:1" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("https://example.org/\udcff.png", {}),
+        ("https://example.org/x.png", {"fields": {"text_input": "caf\udce9"}}),
+        ("https://example.org/x.png", {"key": "schlüssel"}),
+    ],
+    ids=["URL", "text", "key"],
+)
+def test_what_cannot_be_sent_is_one_line(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: dict[str, Any]
+) -> None:
+    """A shell passes on bytes that are no letters."""
+    task = "caption-to-phrase-grounding" if "fields" in options else "caption"
+    assert predict([name], url, tmp_path / "state", task=task, **options) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert ": cannot be sent: " in line
+    assert Service.asked == []
 
 
 def test_a_wrong_key_is_reported(
@@ -592,7 +627,9 @@ def test_folders_are_replaced_by_their_images(tmp_path: Path) -> None:
 
 addresses = st.one_of(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
-    st.sampled_from(["a/x.png", "b/x.jpg", "x", "x-2.png", "https://h/x.png?y", "data:,x", "/"]),
+    st.sampled_from(
+        ["a/x.png", "b/x.jpg", "x", "x-2.png", "https://h/x.png?y", "http://[::1", "/"]
+    ),
 )
 
 
@@ -615,6 +652,7 @@ def test_pictures_are_named_for_their_images() -> None:
         "y.annotated.jpg",
         "image.annotated.jpg",
     ]
+    assert picture_names(["http://[::1"], Path("o")).popitem()[1].name == "image.annotated.jpg"
     assert picture_names(names, None) == {}
 
 
