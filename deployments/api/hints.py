@@ -7,6 +7,7 @@ not read it.
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ JOB = (
     "it: `response_url`, `status_url` and `cancel_url` of the submit's answer."
 )
 MAX_WORDS = 5  # of a path, which may be long
+MAX_FIELDS, MAX_LETTERS = 32, 64  # of a body, and of a name in it, which may be long as well
 JOB_PATH = re.compile(r"/requests(/|$)|/[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
 # An application's name may be wrong, shortened or missing; a task comes after it.
 OUTSIDE = re.compile(r"/(?:run/|queue/)?(?:fal-ai/)?(?:[\w.]*florence[\w.-]*/?)?", re.IGNORECASE)
@@ -62,13 +64,14 @@ def hint_of_body(value: Any, model: type[BaseModel], missing: Iterable[str]) -> 
     if not isinstance(value, Mapping):
         return BODY
     missing = list(missing)
-    wrapper = next((name for name in value if missing and holds(value[name], model)), None)
+    given = [name for name in islice(value, MAX_FIELDS) if len(name) <= MAX_LETTERS]
+    wrapper = next((name for name in given if missing and holds(value[name], model)), None)
     if wrapper is not None:
         return (
             f"Send the fields of `{wrapper}` themselves as the body: only fal's clients take an "
             "`input`, and they unwrap it."
         )
-    unknown = [name for name in value if name not in model.model_fields]
+    unknown = [name for name in given if name not in model.model_fields]
     names = {field: misnamed(field, unknown) for field in missing}
     return " ".join(f"`{name}` is called `{field}` here." for field, name in names.items() if name)
 
@@ -88,7 +91,7 @@ def misnamed(field: str, unknown: list[str]) -> str | None:
 
 def plain(name: str) -> str:
     """`imageUrl`, `Image-URL` and `image_url` are one name."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|[ -]", "_", name[:64]).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[ -]", "_", name[:MAX_LETTERS]).lower()
 
 
 def near(path: str) -> str | None:

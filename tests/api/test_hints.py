@@ -146,6 +146,13 @@ def test_a_prompt_is_a_text_input() -> None:
     assert hint_of_body(body, TextInput, []) == ""
 
 
+def test_a_body_of_many_fields_or_long_names_is_not_searched_to_its_end() -> None:
+    """A hint is worth little work, and repeats nothing that is long."""
+    many = {f"n{number}": 0 for number in range(40)}
+    assert hint_of_body(many | {"image": "x"}, ImageInput, ["image_url"]) == ""
+    assert hint_of_body({"x" * 65: {"image_url": "x"}}, ImageInput, ["image_url"]) == ""
+
+
 NO_URLS = (  # with words of the hint
     ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk", "data:image/"),
     ("/9j/4AAQSkZJRgABAQEAYABgAAD/" + "2wBDAAMC" * 20 + "==", "data:image/"),
