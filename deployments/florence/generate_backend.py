@@ -4,7 +4,6 @@ fallback.
 A whole batch goes through one pass, which no sequence can join and which ends with the longest.
 """
 
-from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -92,7 +91,7 @@ class Generate:
             pixel_values=model.normalised([sequence.pixels for sequence in sequences]),
             stopping_criteria=StoppingCriteriaList([StopUnwanted(sequences)]),
             logits_processor=LogitsProcessorList([end]),
-            generation_config=without_forced_end(model.florence.generation_config),
+            forced_eos_token_id=None,  # in a whole config, None would be the checkpoint's again
             return_dict_in_generate=True,
             output_logits=first.scored,
             **options,
@@ -148,12 +147,6 @@ class NotedEnd(LogitsProcessor):
         if len(tokens) <= self._limit:
             return False
         return self._cut.get(tokens[:-1], bool(tokens[-1] != self._eos))
-
-
-def without_forced_end(config: GenerationConfig) -> GenerationConfig:
-    changed = copy(config)
-    changed.forced_eos_token_id = None
-    return changed
 
 
 class StopUnwanted(StoppingCriteria):

@@ -2,6 +2,7 @@
 
 import collections.abc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,6 +62,20 @@ def test_answers_have_no_padding() -> None:
     found = backend().answers(mixed_batch())
     assert len({len(answer) for answer in found}) > 1
     assert all(model().pad not in answer for answer in found)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2, 3])
+def test_an_answer_that_its_limit_cut_says_so(num_beams: int) -> None:
+    """One whose own end is the last token that it may have is whole."""
+    asked = sequence(3, "object-detection", num_beams=num_beams)
+    [whole] = backend().answers([asked])
+    assert not asked.truncated
+    lengths = (new_tokens(whole), 5, 2, 1)
+    limited = [replace(asked, max_new_tokens=length) for length in lengths]
+    found = backend().answers(limited)
+    assert found[0] == whole
+    assert [new_tokens(tokens) for tokens in found] == list(lengths)
+    assert [each.truncated for each in limited] == [False, True, True, True]
 
 
 def test_twenty_tokens_are_not_the_end() -> None:
