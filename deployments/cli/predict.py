@@ -267,9 +267,11 @@ def read_answer(body: bytes) -> dict[str, Any]:
     """
     try:
         answer: dict[str, Any] = json.loads(body)
-        _ = answer["results"]
+        is_ours = isinstance(answer["results"], str | dict)
     except (ValueError, KeyError, TypeError):
-        raise CallError("the answer is not Florence Serve's: check --url") from None
+        is_ours = False
+    if not is_ours:
+        raise CallError("the answer is not Florence Serve's: check --url")
     return answer
 
 

@@ -68,6 +68,8 @@ class Service(BaseHTTPRequestHandler):
             self.say(200, b"<html>")
         elif content == b"other":
             self.say(200, b'{"detail": "another API"}')
+        elif content == b"null":
+            self.say(200, b'{"results": null}')
         elif content == b"teapot":
             self.say(418, b"short and stout")
         elif content == b"cut":
@@ -193,6 +195,7 @@ def test_a_url_is_sent_as_a_url(url: str, tmp_path: Path) -> None:
         (b"bug", "500: Something went wrong on our side"),
         (b"page", "the answer is not Florence Serve's: check --url"),
         (b"other", "the answer is not Florence Serve's: check --url"),
+        (b"null", "the answer is not Florence Serve's: check --url"),
         (b"teapot", "418 I'm a Teapot"),
     ],
 )
