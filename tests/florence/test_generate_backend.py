@@ -3,6 +3,7 @@
 import collections.abc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ from deployments.florence.generate_backend import Generate, generate_options
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
+from deployments.florence.token_scores import NEAR_BINS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
+from tests.florence.engine.pool import Way, is_cut
 from tests.florence.sequences import fresh, mixed_batch, model, new_tokens, scene, sequence
 
 pytestmark = pytest.mark.slow
+
+CLOSE = 3e-5  # log-probabilities in fp32: sums of a batch come in another order than of one alone
 
 
 def backend(**generation: Any) -> Generate:
@@ -55,6 +60,76 @@ def test_answers_are_the_librarys() -> None:
         with torch.inference_mode():
             rows = model().florence.generate(**inputs, max_new_tokens=511)
         assert tuple(rows[0].tolist()) == backend().answers([sequence(3, path)])[0]
+
+
+LIMITS = (1, 2, 3, 5, 8, 13, 30)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_scores_are_the_librarys(num_beams: int) -> None:
+    """Of each in a mixed batch, as its own transition scores; the unscored ones have none."""
+    batch = [*mixed_batch(scored=True), *mixed_batch()]
+    backend(num_beams=num_beams, max_new_tokens=30).answers(batch)
+    assert [each.scores is not None for each in batch] == [each.scored for each in batch]
+    for each in batch[: len(batch) // 2]:
+        output = asked(each, num_beams, 30)
+        expected = model().florence.compute_transition_scores(
+            output.sequences, output.logits, output.get("beam_indices"), normalize_logits=True
+        )
+        assert each.tokens == tuple(output.sequences[0].tolist())
+        assert each.scores is not None
+        assert each.scores.logprobs == pytest.approx(expected[0].tolist(), abs=CLOSE)
+
+
+def test_masses_reach_over_the_near_bins() -> None:
+    """A location's is the probability of all bins about it, another token's is its own."""
+    each = sequence(1, "object-detection", scored=True)
+    backend(num_beams=1).answers([each])
+    vocabulary, logits = model().checkpoint.vocabulary, asked(each, 1, 511).logits
+    assert each.scores is not None
+    assert set(each.tokens) & vocabulary.bins.keys()
+    for token, step, mass in zip(each.tokens[1:], logits, each.scores.masses, strict=True):
+        near = {token} | {
+            id_
+            for id_, bin_ in vocabulary.bins.items()
+            if token in vocabulary.bins and abs(bin_ - vocabulary.bins[token]) <= NEAR_BINS
+        }
+        assert mass == pytest.approx(float(step[0].softmax(-1)[sorted(near)].sum()), abs=CLOSE)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_an_answer_is_cut_where_the_library_would_go_on(num_beams: int) -> None:
+    """At any limit; a greedy one is whole if the library, with one token more, says the same."""
+    paths = ("region-proposal", "caption", "object-detection")
+    cut = set()
+    for path, limit in product(paths, LIMITS):
+        each = sequence(3, path, num_beams=num_beams, max_new_tokens=limit)
+        backend().answers([each])
+        output = asked(each, num_beams, limit)
+        assert each.tokens == tuple(output.sequences[0].tolist())
+        assert each.truncated == is_cut(output, Way(max_new_tokens=limit))
+        if num_beams == 1:
+            more = tuple(asked(each, num_beams, limit + 1).sequences[0].tolist())
+            assert each.truncated == (more != each.tokens)
+        cut.add(each.truncated)
+    assert cut == {True, False}
+
+
+@torch.inference_mode()
+def asked(sequence: Sequence, num_beams: int, limit: int) -> Any:
+    """What the library itself says about a sequence alone, and all that it says of it."""
+    ids, mask = model().padded([sequence.prompt])
+    return model().florence.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        pixel_values=model().normalised([sequence.pixels]),
+        num_beams=num_beams,
+        max_new_tokens=limit,
+        do_sample=False,
+        early_stopping=num_beams > 1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
 
 
 def test_answers_have_no_padding() -> None:
