@@ -8,12 +8,12 @@ a decision on the way would have gone another way.
 import collections.abc
 import random
 from collections.abc import Callable, Iterable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,12 +35,14 @@ from deployments.florence.model import Model
 from deployments.florence.sequence import Pixels, Sequence, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.settings import ModelSettings
+from tests.florence.questions import input_of
 
 BOS, EOS = 0, 2
 Paint = Callable[[int, tuple[int, int]], Pixels]
 EXISTS = -1e8  # transformers starts beams that do not exist yet at -1e9
-PATHS = ("region-proposal", "object-detection", "dense-region-caption", "caption")
-SENTENCES = (*(TASKS[path].sentence for path in PATHS), "Where?", "What is the " * 9 + "end?")
+MARGIN = 1e-4  # sums in another order move a score by 1e-5, and those of deep models by some more
+TASK_SENTENCES = tuple(task.prompt(input_of(task), (640, 480)) for task in TASKS.values())
+SENTENCES = (*TASK_SENTENCES, "Where?", "What is the " * 9 + "end?")
 
 
 @dataclass(frozen=True)
@@ -81,25 +83,40 @@ class Answer:
     largest: float
     truncated: bool
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is no near-tie, in which the last bits of a sum decide."""
+        return self.margin > MARGIN
+
 
 class Pool:
-    """Sequences for a checkpoint in fp32 on the CPU.
+    """Sequences for a checkpoint in fp32 on the CPU: every task's prompt, and two more.
 
     Args:
-        seeds: one for each sequence; says which image and which of the prompts.
         paint: an image of a seed and a size, (width, height).
     """
 
-    def __init__(self, folder: Path, seeds: Iterable[int], paint: Paint) -> None:
+    def __init__(self, folder: Path, paint: Paint) -> None:
         self.model = loaded(folder)
         self._alone = loaded(folder)  # its own weights: the engine lays out the other's anew
         self._config = deepcopy(self.model.florence.generation_config)
         self._prompts = [self.model.checkpoint.prompt(sentence) for sentence in SENTENCES]
         size = self.model.checkpoint.image_size
         self.sequences = [
-            Sequence(paint(seed, size), self._prompts[seed % len(SENTENCES)]) for seed in seeds
+            Sequence(paint(seed, size), prompt) for seed, prompt in enumerate(self._prompts)
         ]
         self._known: dict[tuple[int, Way, int], Answer] = {}
+
+    def clear(self, way: Way, beams: Iterable[int]) -> Self:
+        """The same with those of its sequences alone that are clear with any of these beams."""
+        kept = copy(self)
+        kept.sequences = [
+            sequence
+            for number, sequence in enumerate(self.sequences)
+            if all(self.answer(number, way, num_beams).is_clear for num_beams in beams)
+        ]
+        kept._known = {}
+        return kept
 
     def answer(self, number: int, way: Way, num_beams: int) -> Answer:
         """The answer of `generate` to a sequence alone."""

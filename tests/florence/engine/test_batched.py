@@ -82,16 +82,16 @@ async def serve(
     phases=[Phase.generate, Phase.shrink],
 )
 @given(data=st.data())
-def test_every_caller_gets_its_own_answer(uneven: Pool, data: st.DataObject) -> None:
+def test_every_caller_gets_its_own_answer(clear: Pool, data: st.DataObject) -> None:
     """A caller that stays gets all of it, and nothing else on the way; one that leaves may, too."""
-    asking = data.draw(callers(len(uneven.sequences)))
+    asking = data.draw(callers(len(clear.sequences)))
     most = data.draw(st.integers(1, 6))
     together = data.draw(st.integers(1, min(most, 4)))
     turn_tokens = data.draw(st.sampled_from((float("inf"), 3)))
-    engine = uneven.engine(Way(), 3, most, together, launch_ahead=data.draw(st.booleans()))
-    ended, progress = asyncio.run(serve(engine, uneven.sequences, asking, turn_tokens))
+    engine = clear.engine(Way(), 3, most, together, launch_ahead=data.draw(st.booleans()))
+    ended, progress = asyncio.run(serve(engine, clear.sequences, asking, turn_tokens))
     for caller, end, parts in zip(asking, ended, progress, strict=True):
-        answer = uneven.answer(caller.number, Way(), caller.num_beams).tokens
+        answer = clear.answer(caller.number, Way(), caller.num_beams).tokens
         if caller.leaves_ms is None or not isinstance(end, asyncio.CancelledError):
             assert end == answer
         assert all(answer[: len(part.tokens)] == part.tokens for part in parts)

@@ -13,6 +13,7 @@ from deployments.florence.sequence import Sequence
 NEVER = 1_000_000  # steps
 MOST = 9
 MOST_TOGETHER = 5
+NGRAMS = (0, 1, 2, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def traffics(
         st.sampled_from(lengths),
         cancelled_after=steps,
         preempted_after=steps,
-        ngram=st.sampled_from((None, 0, 3)),
+        ngram=st.sampled_from((None, *NGRAMS)),
         scored=st.booleans(),
     )
     max_batch_size = draw(st.integers(1, MOST))
