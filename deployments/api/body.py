@@ -1,9 +1,9 @@
 """Bodies: read with a bound, then parsed as JSON or kept as a file."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request as HttpRequest
 from pydantic import BaseModel, ValidationError
@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from deployments.api.deadline import within
+from deployments.api.dependencies import Dependencies
 from deployments.api.hints import BODY, hint_of_body
 from deployments.errors import (
     ClientDisconnected,
@@ -20,28 +21,39 @@ from deployments.errors import (
     ServiceError,
     fault,
 )
-from deployments.florence.schemas import ImageInput
+from deployments.florence.schemas import ImageInput, ImageWithTextInput
+from deployments.florence.tasks import Task
 
-THREAD_BYTES = 1024 * 1024  # a smaller body is parsed more quickly than handed to a thread
+# What is smaller is done more quickly than handed to a thread.
+THREAD_BYTES = 1024 * 1024  # of a body
+THREAD_LETTERS = 1024  # of a text: tokenising takes far longer than parsing
 MAX_UPLOADS = 64  # bodies in memory at once, each as large as a file may be
 
 Model = TypeVar("Model", bound=BaseModel)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-async def read_input(
-    request: HttpRequest, model: type[ImageInput], max_bytes: int, bounds: Mapping[str, int]
-) -> ImageInput:
-    """The input of a task; `bounds` has the most that some of its fields may ask for.
+async def read_input(request: HttpRequest, task: Task, dependencies: Dependencies) -> ImageInput:
+    """The input of a task, which this deployment can answer.
 
     Raises:
-        FileTooLarge: the body has more than `max_bytes`, as declared or as counted.
-        InvalidInput: the body does not fit `model`.
+        FileTooLarge: the body has more than `max_body_bytes`, as declared or as counted.
+        InvalidInput: the body does not fit the task, or its text the model.
         ClientDisconnected: the caller hung up within the body.
     """
+    max_bytes = dependencies.settings.ingress.max_body_bytes
     body = await read_bytes(request, max_bytes, FileTooLarge(max_size=max_bytes))
-    if len(body) < THREAD_BYTES:
-        return parse(body, model, bounds)
-    return await asyncio.to_thread(parse, body, model, bounds)
+    is_large = len(body) >= THREAD_BYTES
+    given = await call(is_large, parse, body, task.input, dependencies.bounds)
+    is_long = isinstance(given, ImageWithTextInput) and len(given.text_input) >= THREAD_LETTERS
+    await call(is_long, dependencies.prompts.check, task, given)
+    return given
+
+
+async def call(in_thread: bool, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """What `work` returns; in a thread, the event loop goes on meanwhile."""
+    return await asyncio.to_thread(work, *args, **named) if in_thread else work(*args, **named)
 
 
 class UploadReader:

@@ -282,9 +282,7 @@ async def read_submission(
         keeps_input=headers.get("x-fal-store-io", "").strip() != "0",
         files_ttl_s=files_ttl_s(headers),
     )
-    most = settings.ingress.max_body_bytes
-    given = await read_input(request, task.input, most, dependencies.bounds)
-    dependencies.prompts.check(task, given)
+    given = await read_input(request, task, dependencies)
     return replace(submission, input=given.model_dump_json(exclude_none=True))
 
 

@@ -99,10 +99,7 @@ class RunEndpoint:
         now = time.time()
         begins_by = start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
-        given = await read_input(
-            request, self._task.input, self._ingress.max_body_bytes, self._dependencies.bounds
-        )
-        self._dependencies.prompts.check(self._task, given)
+        given = await read_input(request, self._task, self._dependencies)
         return Request(
             id=request.state.request_id,
             task=self._task.path,

@@ -1,6 +1,7 @@
 """The prompt of one request: checked, and made into token ids, before anything is batched."""
 
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from deployments.errors import InvalidInput, fault
@@ -26,7 +27,9 @@ class Prompts:
         self._checkpoint = checkpoint
         self._vocabulary = checkpoint.vocabulary
         self._max_text_tokens = settings.max_text_tokens or checkpoint.max_positions
+        self._image = checkpoint.prompt("")[:-2]
         self._encode = lru_cache(NUM_KEPT)(checkpoint.prompt)
+        self._num_own_tokens = lru_cache(NUM_KEPT)(self._count_own_tokens)
 
     def encode(self, task: Task, input: ImageInput, size: tuple[int, int]) -> list[int]:
         """Token ids of what `input` asks about an image of this (width, height).
@@ -34,7 +37,8 @@ class Prompts:
         Raises:
             InvalidInput: as `check`.
         """
-        self.check(task, input)
+        if isinstance(input, ImageWithTextInput):
+            return self._image + self._read(task, input, size)
         return self._encode(task.prompt(input, size))
 
     def check(self, task: Task, input: ImageInput) -> None:
@@ -44,38 +48,38 @@ class Prompts:
             InvalidInput: its location is `text_input`.
         """
         if isinstance(input, ImageWithTextInput):
-            self._check_length(len(input.text_input), self._most_letters, "characters")
-            self._check_text(input.text_input)
-            num = self._num_tokens(task.prompt(input, ANY)) - self._num_tokens(without_words(task))
-            self._check_length(num, self._most_tokens(task), "tokens")
+            self._read(task, input, ANY)
 
     def longest(self, task: Task) -> list[int]:
         """Token ids as many as the longest prompt of a task has."""
         if not issubclass(task.input, ImageWithTextInput):
             return self._checkpoint.prompt(task.sentence.replace("{}", REGION))
-        num = self._num_tokens(without_words(task)) + self._most_tokens(task)
-        return self._checkpoint.prompt("")[:-2] + [self._vocabulary.id("<s>")] * num
+        num = self._num_own_tokens(task) + self._most_tokens(task)
+        return self._image + [self._vocabulary.id("<s>")] * num
 
-    @cached_property
-    def _most_letters(self) -> int:
-        """No text of more is short enough, whatever it is: it need not be tokenised."""
-        return self._max_text_tokens * self._vocabulary.longest_token
+    def _read(self, task: Task, input: ImageWithTextInput, size: tuple[int, int]) -> list[int]:
+        """Token ids of the sentence with the text in it."""
+        own, most = self._num_own_tokens(task), self._most_tokens(task)
+        # No text of more is short enough, whatever it is: it need not be tokenised.
+        most_letters = (own + most) * self._vocabulary.longest_token
+        check_length(len(input.text_input), most_letters, "characters")
+        ids = self._vocabulary.encode(task.prompt(input, size))
+        self._check_text(input.text_input, ids)
+        check_length(len(ids) - own, most, "tokens")
+        return ids
 
     def _most_tokens(self, task: Task) -> int:
         """Tokens that a text may add to the task's sentence."""
         room = self._checkpoint.max_positions - self._checkpoint.num_image_tokens
-        return min(self._max_text_tokens, room - self._num_tokens(without_words(task)))
+        return min(self._max_text_tokens, room - self._num_own_tokens(task))
 
-    def _num_tokens(self, sentence: str) -> int:
-        return len(self._vocabulary.encode(sentence))
+    def _count_own_tokens(self, task: Task) -> int:
+        """Tokens of the task's sentence without words."""
+        return len(self._vocabulary.encode(task.sentence.replace("{}", "")))
 
-    def _check_length(self, length: int, most: int, unit: str) -> None:
-        if length > most:
-            message = f"Input has {length} {unit}; the model takes at most {most}"
-            raise refused(message, "string_too_long", max_length=most, unit=unit)
-
-    def _check_text(self, text: str) -> None:
-        marks = self._vocabulary.special_in(text) - {SEPARATOR}
+    def _check_text(self, text: str, ids: Sequence[int]) -> None:
+        """Refuse a text that is more than text; `ids` are its sentence's, framed."""
+        marks = self._vocabulary.special_in(ids[1:-1]) - {SEPARATOR}
         marks |= {marker for marker in MARKERS if marker in text}
         if marks:
             raise refused(f"Input holds {min(marks)}, which is no text to the model", "value_error")
@@ -89,8 +93,10 @@ def usual_length(checkpoint: Checkpoint) -> int:
     return max(len(checkpoint.prompt(sentence)) for sentence in sentences)
 
 
-def without_words(task: Task) -> str:
-    return task.sentence.replace("{}", "")
+def check_length(length: int, most: int, unit: str) -> None:
+    if length > most:
+        message = f"Input has {length} {unit}; the model takes at most {most}"
+        raise refused(message, "string_too_long", max_length=most, unit=unit)
 
 
 def refused(message: str, type_: str, **ctx: Any) -> InvalidInput:

@@ -98,10 +98,9 @@ class Vocabulary:
         """The same without outer white space."""
         return self.text(ids).strip()
 
-    def special_in(self, text: str) -> set[str]:
-        """The special tokens that `text` spells."""
-        ids = set(self._tokenizer.encode(text, add_special_tokens=False).ids)
-        return {str(self._tokenizer.id_to_token(id_)) for id_ in ids & self.special}
+    def special_in(self, ids: Iterable[int]) -> set[str]:
+        """The special tokens among `ids`."""
+        return {str(self._tokenizer.id_to_token(id_)) for id_ in self.special.intersection(ids)}
 
     def trim(self, ids: Sequence[int]) -> tuple[int, ...]:
         """`ids` of an answer without its frame: from after `</s><s>` up to the next `</s>`."""

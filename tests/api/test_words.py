@@ -1,9 +1,11 @@
 """Texts and regions over HTTP: a wrong one is a 422 for its own request, run or queued."""
 
+import threading
 from typing import Any
 
 import pytest
 
+from deployments.florence.prompts import Prompts
 from deployments.florence.tasks import TASKS
 from tests.florence.questions import body_of
 
@@ -46,6 +48,24 @@ def test_a_text_reaches_the_run(shared: Service, text: str) -> None:
     response = shared.post(body_of(TEXT, text_input=text), f"/{TEXT.endpoint}")
     assert response.status_code == 200
     assert shared.runs[-1].input.text_input == text  # type: ignore[attr-defined]
+
+
+@each_path
+@pytest.mark.parametrize(("num_words", "in_threads"), [(10, 0), (1000, 1)])
+def test_a_long_text_is_read_beside_the_event_loop(
+    shared: Service, monkeypatch: pytest.MonkeyPatch, path: str, num_words: int, in_threads: int
+) -> None:
+    """Other requests need not wait for it."""
+    check, threads = Prompts.check, []
+
+    def watched(*given: Any) -> None:
+        threads.append(threading.current_thread().name)
+        check(*given)
+
+    monkeypatch.setattr(Prompts, "check", watched)
+    shared.post(body_of(TEXT, text_input="word " * num_words), path.format(TEXT.endpoint))
+    [name] = threads
+    assert name.count("asyncio_") == in_threads  # what asyncio.to_thread calls its threads
 
 
 @each_path

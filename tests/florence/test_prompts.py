@@ -11,6 +11,7 @@ from deployments.errors import InvalidInput
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.prompts import Prompts
 from deployments.florence.tasks import TASKS, Task
+from deployments.florence.vocabulary import Vocabulary
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.questions import input_of
 
@@ -91,9 +92,45 @@ def test_a_deployment_may_take_less(task: Task) -> None:
     assert len(few.longest(task)) < len(PROMPTS.longest(task))
 
 
-def test_a_huge_text_is_refused_before_it_is_read() -> None:
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every sentence that is tokenised."""
+    sentences: list[str] = []
+    encode = Vocabulary.encode
+
+    def watched(vocabulary: Vocabulary, sentence: str) -> list[int]:
+        sentences.append(sentence)
+        return encode(vocabulary, sentence)
+
+    monkeypatch.setattr(Vocabulary, "encode", watched)
+    return sentences
+
+
+@pytest.mark.parametrize("text", ["red circle", "red " * 1000])
+@each_text_task
+def test_a_text_is_tokenised_once(task: Task, text: str, read: list[str]) -> None:
+    """And the task's own sentence, which never changes, not again."""
+    fits(task, "")
+    read.clear()
+    fits(task, text)
+    assert read == [task.sentence.replace("{}", text.strip())]
+
+
+def test_a_huge_text_is_refused_before_it_is_read(read: list[str]) -> None:
     """By its number of characters, of which no token has so many."""
     assert "characters" in refusal_of(TEXT_TASKS[0], "a" * 5_000_000)
+    assert not any("aaa" in sentence for sentence in read)
+
+
+@pytest.mark.parametrize("most", [1, 3])
+@each_text_task
+def test_no_text_that_is_short_enough_has_too_many_characters(task: Task, most: int) -> None:
+    """Tokens decide, also where each is as long as any."""
+    prompts = Prompts(CHECKPOINT, InferenceSettings(max_text_tokens=most))
+    vocabulary = CHECKPOINT.vocabulary
+    words = (token for token, id_ in vocabulary._ids.items() if id_ not in vocabulary.special)
+    longest = max(words, key=len).replace("\u0120", " ")
+    assert prompts.encode(task, input_of(task, text_input=longest * most), SIZE)
 
 
 @pytest.mark.parametrize(
