@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from deployments.cli.options import (
     state_folder,
 )
 from deployments.cli.predictions import Prediction, json_alone, json_by_task, printable, table
-from deployments.cli.questions import check_use, fields_for, fields_of
+from deployments.cli.questions import Question, check_use, fields_for, fields_of
 from deployments.errors import SetupError
 from deployments.florence.identity import DEMO, DEMO_NOTE
 from deployments.florence.sequence import LONGEST_NGRAM
@@ -92,59 +93,56 @@ def predict(
         max_new_tokens=max_new_tokens,
         no_repeat_ngram_size=no_repeat_ngram_size,
     )
-    raise typer.Exit(predict_all(images, url, key, task, out, as_json, state_folder(state), fields))
+    tasks = tasks_in(task)
+    asked = questions(images, tasks, fields, out)
+    with open_client(url, key, state_folder(state)) as client:
+        predictions = ask_all(client, asked)
+    report(predictions, tasks, as_json)
+    name_model(client.model)
+    raise typer.Exit(int(any(each.error for each in predictions)))
 
 
-def predict_all(
-    images: Sequence[str],
-    url: str,
-    key: str | None,
-    task: str,
-    out: Path | None,
-    as_json: bool,
-    state: StateFolder,
-    fields: Mapping[str, Any] = MappingProxyType({}),
-) -> int:
-    """Ask every task about every image and report; the exit code is 1 when one failed.
-
-    `fields` are of the tasks' inputs, beside the image.
+def questions(
+    images: Sequence[str], tasks: Sequence[str], fields: Mapping[str, Any], out: Path | None
+) -> list[Question]:
+    """Every task about every image; `fields` are of the tasks' inputs, beside the image.
 
     Raises:
-        SetupError: no key, no such task, no image, a field that is missing or of no use, or a
-            folder that cannot be written.
+        SetupError: no image, a field that is missing or of no use, or a folder that cannot be
+            written.
     """
-    tasks = tasks_in(task)
-    given = {each: fields_for(each, fields) for each in tasks}
+    given = {task: fields_for(task, fields) for task in tasks}
     check_use(fields, tasks)
-    names = expand(images)
+    names, pictures = expand(images), {}
     if out is not None:
         make_folder(out)
+        pictures = picture_names(names, tasks, out)
+    return [
+        Question(name, task, given[task], pictures.get((name, task)))
+        for name, task in product(names, tasks)
+    ]
+
+
+def open_client(url: str, key: str | None, state: StateFolder) -> ServiceClient:
+    """A client with the key that was given, or that is found.
+
+    Raises:
+        SetupError: there is no key, or `url` is no URL.
+    """
     secret = api_key(key, state)
     if not secret:
         raise SetupError("no API key: give one with --key or in FLORENCE_API_KEY")
-    output, errors = Console(), Console(stderr=True)
+    return ServiceClient(url, secret, state.tls / "ca.pem")
+
+
+def ask_all(client: ServiceClient, asked: Sequence[Question]) -> list[Prediction]:
+    """The answers in the questions' order; several are asked at once."""
     predictions: list[Prediction] = []
-    client = ServiceClient(url, secret, state.tls / "ca.pem")
-    questions = [(name, task) for name in names for task in tasks]
-    pictures = picture_names(names, out, tasks)
-    with (
-        client,
-        progress("Asking", len(questions)) as advance,
-        ThreadPoolExecutor(AT_ONCE) as threads,
-    ):
-        for prediction in threads.map(
-            lambda name, task: predict_one(
-                client, name, task, given[task], pictures.get((name, task))
-            ),
-            *zip(*questions, strict=True),
-        ):
+    with progress("Asking", len(asked)) as advance, ThreadPoolExecutor(AT_ONCE) as threads:
+        for prediction in threads.map(partial(ask, client), asked):
             predictions.append(prediction)
             advance(1)
-    report(output, errors, predictions, tasks, as_json)
-    if client.model:
-        said = DEMO_NOTE if client.model == DEMO else f"Answered by {client.model}"
-        errors.print(said, markup=False, highlight=False, soft_wrap=True)
-    return int(any(each.error for each in predictions))
+    return predictions
 
 
 def tasks_in(text: str) -> list[str]:
@@ -197,20 +195,17 @@ def is_image(file: Path) -> bool:
 
 
 def picture_names(
-    names: Sequence[str], out: Path | None, tasks: Sequence[str] = ("",)
+    names: Sequence[str], tasks: Sequence[str], out: Path
 ) -> dict[tuple[str, str], Path]:
     """Where the annotated picture of each image and task goes.
 
     Images of the same name get a number. Of several tasks, each stands in its pictures' names.
     """
-    if out is None:
-        return {}
     stems = picture_stems(names)
-    middles = [f".{task}" if len(tasks) > 1 else "" for task in tasks]
+    middles = {task: f".{task}" if len(tasks) > 1 else "" for task in tasks}
     return {
-        (name, task): out / f"{stems[name]}{middle}.annotated.jpg"
-        for name in names
-        for task, middle in zip(tasks, middles, strict=True)
+        (name, task): out / f"{stems[name]}{middles[task]}.annotated.jpg"
+        for name, task in product(names, tasks)
     }
 
 
@@ -242,13 +237,12 @@ def numbers() -> Iterator[str]:
         number += 1
 
 
-def predict_one(
-    client: ServiceClient, name: str, task: str, fields: Mapping[str, Any], picture: Path | None
-) -> Prediction:
-    """Ask one task about one image. A failure is a prediction with an error."""
+def ask(client: ServiceClient, question: Question) -> Prediction:
+    """The answer to a question. A failure is a prediction with an error."""
+    name, task, picture = question.image, question.task, question.picture
     try:
         image_url = name if is_url(name) else data_uri_of_file(Path(name))
-        answer = read_answer(client.run(task, image_url, **fields))
+        answer = read_answer(client.run(task, image_url, **question.fields))
         if picture is None or not answer.get("image"):
             return Prediction(name, task, answer)
         picture.write_bytes(client.download(answer["image"]["url"]))
@@ -275,13 +269,7 @@ def read_answer(body: bytes) -> dict[str, Any]:
     return answer
 
 
-def report(
-    output: Console,
-    errors: Console,
-    predictions: Sequence[Prediction],
-    tasks: Sequence[str],
-    as_json: bool,
-) -> None:
+def report(predictions: Sequence[Prediction], tasks: Sequence[str], as_json: bool) -> None:
     """Print the answers to standard output, and a line for each failure to standard error."""
     several = len(tasks) > 1
     answered = [each for each in predictions if each.answer is not None]
@@ -291,14 +279,20 @@ def report(
     else:
         for task in tasks:
             if of_task := [each for each in answered if each.task == task]:
-                output.print(table(of_task, task if several else None))
+                Console().print(table(of_task, task if several else None))
     for each in predictions:
         if each.error:
             of_which = f"{each.image[:200]}: {each.task}" if several else each.image[:200]
-            errors.print(
-                printable(f"{of_which}: {each.error}"),
-                style="red",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"{of_which}: {each.error}", style="red")
+
+
+def name_model(model: str) -> None:
+    """Say which model has answered, if one has."""
+    if model:
+        say(DEMO_NOTE if model == DEMO else f"Answered by {model}")
+
+
+def say(line: str, style: str | None = None) -> None:
+    """Print a line beside the answers."""
+    errors = Console(stderr=True)
+    errors.print(printable(line), style=style, markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,9 @@
-"""What `florence predict` asks beside the image: the fields of inputs, given as options."""
+"""What `florence predict` asks: questions, and the fields of inputs, given as options."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deployments.errors import SetupError
@@ -10,6 +12,16 @@ from deployments.florence.tasks import TASKS
 # Of the fields that not every task takes.
 OPTIONS = {"text_input": "--text TEXT", "region": "--region X1,Y1,X2,Y2"}
 REGION = re.compile(r"\s*,\s*".join([r"(-?[0-9]{1,9})"] * 4))
+
+
+@dataclass(frozen=True)
+class Question:
+    """One task to ask about one image; the annotated picture goes to the file `picture`."""
+
+    image: str
+    task: str
+    fields: Mapping[str, Any]
+    picture: Path | None
 
 
 def fields_of(text: str | None, region: str | None, **more: bool | float | None) -> dict[str, Any]:

@@ -8,18 +8,11 @@ from hypothesis import strategies as st
 
 from deployments.api.hints import hint_of_body, hint_of_path
 from deployments.errors import InvalidInput
-from deployments.florence.schemas import ImageInput
+from deployments.florence.schemas import ImageInput, ImageWithTextInput
 from deployments.florence.tasks import APP, TASKS
 from deployments.images.data_uri import hint_of_url
 
 from .service import AUTHORIZED, CAPTION, Service
-
-
-class TextInput(ImageInput):
-    """A task that needs words as well."""
-
-    text_input: str
-
 
 NEAR = {
     f"/{APP}/object-detecton": f"/{APP}/object-detection",
@@ -142,8 +135,9 @@ def test_a_prompt_is_a_text_input() -> None:
     """But only where one is missing."""
     body = {"image_url": "x", "prompt": "a cat"}
 
-    assert hint_of_body(body, TextInput, ["text_input"]) == "`prompt` is called `text_input` here."
-    assert hint_of_body(body, TextInput, []) == ""
+    found = hint_of_body(body, ImageWithTextInput, ["text_input"])
+    assert found == "`prompt` is called `text_input` here."
+    assert hint_of_body(body, ImageWithTextInput, []) == ""
 
 
 def test_a_body_of_many_fields_or_long_names_is_not_searched_to_its_end() -> None:

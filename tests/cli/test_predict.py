@@ -4,33 +4,34 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.cli.predict import expand, picture_names, predict_all
+from deployments.cli import predict as command
+from deployments.cli.predict import expand, picture_names
 from deployments.cli.questions import fields_of
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
 from deployments.florence.schemas import ImageInput
-from deployments.florence.tasks import TASKS as KNOWN
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
 from deployments.local.state import StateFolder
 from tests.cli.conftest import Florence
 
 KEY = "florence-test:secret"
+TURNED, WORDS, OUTLINES = "ocr-with-region", "caption-to-phrase-grounding", "region-to-segmentation"
 PICTURE = b"\xff\xd8 an annotated picture"
 BOX = {"x": 1.5, "y": 2.0, "w": 30.25, "h": 4.0, "label": "red [circle]"}
 
 
 POINTS = [{"x": 1.0, "y": 2.0}, {"x": 31.0, "y": 2.5}, {"x": 30.0, "y": 9.0}, {"x": 0.4, "y": 8.0}]
 SHAPES = {
-    "turned": {"quad_boxes": [BOX | {"label": "STOP", "points": POINTS}]},
-    "outlines": {
+    TURNED: {"quad_boxes": [BOX | {"label": "STOP", "points": POINTS}]},
+    OUTLINES: {
         "polygons": [{"label": "", "points": POINTS[:3]}, {"label": "", "points": POINTS * 3}]
     },
 }
@@ -76,7 +77,7 @@ class Service(BaseHTTPRequestHandler):
             self.answer_json(200, CUT[self.path.rpartition("/")[2]])
         elif self.path.endswith("/caption"):
             self.answer_json(200, {"results": "a [/red] circle"})
-        elif self.path.endswith(("/turned", "/outlines")):
+        elif self.path.endswith(tuple(SHAPES)):
             self.answer_json(200, {"results": SHAPES[self.path.rpartition("/")[2]]})
         else:
             name = "missing" if content == b"lost" else "picture.jpg"
@@ -132,8 +133,10 @@ def images(folder: Path, **contents: bytes) -> list[str]:
 
 def predict(names: list[str], url: str, state: Path, **options: Any) -> int:
     """Ask about images; the exit code."""
-    chosen = {"key": KEY, "task": "region-proposal", "out": None, "as_json": True} | options
-    return predict_all(names, url, state=StateFolder(state), **chosen)
+    chosen: dict[str, Any] = {"key": KEY, "as_json": True} | options
+    with pytest.raises(typer.Exit) as left:
+        command.predict(names, url, state=state, **chosen)
+    return left.value.exit_code
 
 
 def test_each_image_is_a_line_of_json(
@@ -258,7 +261,7 @@ def test_a_service_that_is_not_there_is_one_line_for_each(
     ("name", "options"),
     [
         ("https://example.org/\udcff.png", {}),
-        ("https://example.org/x.png", {"fields": {"text_input": "caf\udce9"}}),
+        ("https://example.org/x.png", {"text": "caf\udce9", "task": WORDS}),
         ("https://example.org/x.png", {"key": "schlüssel"}),
     ],
     ids=["URL", "text", "key"],
@@ -267,8 +270,7 @@ def test_what_cannot_be_sent_is_one_line(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: dict[str, Any]
 ) -> None:
     """A shell passes on bytes that are no letters."""
-    task = "caption-to-phrase-grounding" if "fields" in options else "caption"
-    assert predict([name], url, tmp_path / "state", task=task, **options) == 1
+    assert predict([name], url, tmp_path / "state", **options) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert ": cannot be sent: " in line
     assert Service.asked == []
@@ -413,90 +415,65 @@ def test_a_folder_without_an_image_is_refused(url: str, florence: Florence, tmp_
     assert florence("predict", *folders, *images(tmp_path, a=b"1"), *common).code == 0
 
 
-class TextInput(ImageInput):
-    """Of a task about words."""
-
-    text_input: str
-
-
-class RegionInput(ImageInput):
-    """Of a task about a place."""
-
-    region: dict[str, int]
-
-
-@pytest.fixture
-def more_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task of each kind, whatever else there is."""
-    for name, model in (("turned", ImageInput), ("words", TextInput), ("outlines", RegionInput)):
-        row = replace(KNOWN["region-proposal"], path=name, input=model)
-        monkeypatch.setitem(KNOWN, name, row)
-
-
 @pytest.mark.parametrize(
     ("task", "cells"),
     [
-        ("turned", ["1.5", "30.2", "STOP", "1,2 31,2 30,9 0,8"]),
-        ("outlines", ["1.0", "2.0", "30.0", "7.0", "1,2 31,2 30,9", "12"]),
+        (TURNED, ["1.5", "30.2", "STOP", "1,2 31,2 30,9 0,8"]),
+        (OUTLINES, ["1.0", "2.0", "30.0", "7.0", "1,2 31,2 30,9", "12"]),
     ],
 )
 def test_turned_text_and_outlines_are_rows_with_their_corners(
     url: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    more_tasks: None,
     task: str,
     cells: list[str],
 ) -> None:
     """An outline has the rectangle around it; of many corners, only the number is shown."""
-    fields: dict[str, Any] = {"region": {}} if task == "outlines" else {}
-    predict(
-        images(tmp_path, a=b"1"), url, tmp_path / "state", task=task, as_json=False, fields=fields
-    )
+    region = "1,2,3,4" if task == OUTLINES else None
+    names = images(tmp_path, a=b"1")
+    predict(names, url, tmp_path / "state", task=task, as_json=False, region=region)
     out = capsys.readouterr().out
     assert [cell for cell in cells if cell not in out] == []
 
 
-def test_each_task_gets_the_fields_that_it_takes(
-    url: str, tmp_path: Path, more_tasks: None
-) -> None:
+def test_each_task_gets_the_fields_that_it_takes(url: str, tmp_path: Path) -> None:
     """Of several tasks, one that takes no words gets none."""
-    fields = fields_of("a cat", "-1, 2,30,40")
-    names = images(tmp_path, a=b"1")
-    predict(names, url, tmp_path / "state", task="words,outlines,caption", fields=fields)
+    names, tasks = images(tmp_path, a=b"1"), f"{WORDS},{OUTLINES},caption"
+    predict(names, url, tmp_path / "state", task=tasks, text="a cat", region="-1, 2,30,40")
     region = {"x1": -1, "y1": 2, "x2": 30, "y2": 40}
     assert sorted(map(str, Service.fields)) == sorted(
         map(str, ({"text_input": "a cat"}, {"region": region}, {}))
     )
 
 
-def test_empty_words_are_words(url: str, tmp_path: Path, more_tasks: None) -> None:
+def test_empty_words_are_words(url: str, tmp_path: Path) -> None:
     """As in fal's own examples."""
     names = images(tmp_path, a=b"1")
-    assert predict(names, url, tmp_path / "state", task="words", fields=fields_of("", None)) == 0
+    assert predict(names, url, tmp_path / "state", task=WORDS, text="") == 0
     assert Service.fields == [{"text_input": ""}]
 
 
 @pytest.mark.parametrize(
-    ("task", "fields", "line"),
+    ("task", "options", "line"),
     [
-        ("words", {}, "words needs --text TEXT"),
-        ("caption,words", {}, "words needs --text TEXT"),
-        ("outlines", {"text_input": "x"}, "outlines needs --region X1,Y1,X2,Y2"),
-        ("caption", {"text_input": "x"}, "caption takes no --text: it is for .*words"),
+        (WORDS, {}, f"{WORDS} needs --text TEXT"),
+        (f"caption,{WORDS}", {}, f"{WORDS} needs --text TEXT"),
+        (OUTLINES, {"text": "x"}, f"{OUTLINES} needs --region X1,Y1,X2,Y2"),
+        ("caption", {"text": "x"}, f"caption takes no --text: it is for .*{WORDS}"),
         (
-            "words",
-            {"text_input": "x", "region": {}},
-            "words takes no --region: it is for .*outlines",
+            WORDS,
+            {"text": "x", "region": "1,2,3,4"},
+            f"{WORDS} takes no --region: it is for .*{OUTLINES}",
         ),
     ],
 )
 def test_an_option_that_is_missing_or_of_no_use_is_refused(
-    url: str, tmp_path: Path, more_tasks: None, task: str, fields: dict[str, Any], line: str
+    url: str, tmp_path: Path, task: str, options: dict[str, str], line: str
 ) -> None:
     """Before any request, in one line that says which."""
     with pytest.raises(SetupError, match=line):
-        predict(["a.png"], url, tmp_path / "state", task=task, fields=fields)
+        predict(["a.png"], url, tmp_path / "state", task=task, **options)
     assert Service.asked == []
 
 
@@ -639,7 +616,7 @@ addresses = st.one_of(
 @given(names=st.lists(addresses, unique=True, max_size=12))
 def test_every_picture_has_a_name_of_its_own(names: list[str]) -> None:
     """No picture overwrites another, and none leaves the folder."""
-    pictures = picture_names(names, Path("out"), ["caption", "ocr"])
+    pictures = picture_names(names, ["caption", "ocr"], Path("out"))
     assert list(pictures) == [(name, task) for name in names for task in ("caption", "ocr")]
     assert len(set(pictures.values())) == 2 * len(names)
     assert all(picture.parent == Path("out") for picture in pictures.values())
@@ -648,15 +625,15 @@ def test_every_picture_has_a_name_of_its_own(names: list[str]) -> None:
 def test_pictures_are_named_for_their_images() -> None:
     """Images of the same name get a number."""
     names = ["a/x.png", "b/x.jpg", "https://example.org/y.png?z=1", "data:image/png;base64,AA"]
-    found = [picture.name for picture in picture_names(names, Path("out")).values()]
+    found = [picture.name for picture in picture_names(names, ["ocr"], Path("out")).values()]
     assert found == [
         "x.annotated.jpg",
         "x-2.annotated.jpg",
         "y.annotated.jpg",
         "image.annotated.jpg",
     ]
-    assert picture_names(["http://[::1"], Path("o")).popitem()[1].name == "image.annotated.jpg"
-    assert picture_names(names, None) == {}
+    [picture] = picture_names(["http://[::1"], ["ocr"], Path("out")).values()
+    assert picture.name == "image.annotated.jpg"
 
 
 def test_a_file_of_unknown_kind_is_bytes(tmp_path: Path) -> None:
