@@ -14,7 +14,7 @@ from deployments.api.responses import QueueStatus
 from deployments.errors import ClientDisconnected, InternalError, ServiceError, StoreUnavailable
 from deployments.florence import identity
 from deployments.florence.latest import latest
-from deployments.florence.messages import Finished, Stopwatch
+from deployments.florence.messages import Finished, PartialOutput, Stopwatch
 from deployments.florence.partial_parser import OnPartial
 from deployments.jobs.job import JobState, JobStatus, LogEntry, compact
 from deployments.telemetry.log import about, logger
@@ -22,6 +22,9 @@ from deployments.telemetry.log import about, logger
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx would hold events back
 KEEP_ALIVE = ": keep-alive\n\n"
 
+Output = PartialOutput | Finished
+Outputs = AsyncGenerator[Output, None]
+Events = AsyncGenerator[str, None]
 FindStatus = Callable[[], Awaitable[JobStatus | None]]
 DescribeStatus = Callable[[JobStatus, Sequence[LogEntry]], QueueStatus]
 
@@ -34,15 +37,25 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, events: AsyncGenerator[str, None], headers: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, events: Events, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         self._events = events
         super().__init__(events, headers={**HEADERS, **headers})
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         async with aclosing(self._events):
             await self.stream_response(send)
+
+
+class OutputStream(EventStream):
+    """The outputs of a run, which ends with the stream, also before its first event is sent."""
+
+    def __init__(self, first: Output, others: Outputs, request_id: str) -> None:
+        self._outputs = others
+        super().__init__(output_events(first, others, request_id), identity.headers(first.model))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._outputs):
+            await super().__call__(scope, receive, send)
 
 
 class StatusStream(EventStream):
@@ -69,31 +82,20 @@ async def output_stream(
     Raises:
         Exception: what `run` raises before that, so that the error has a status of its own.
     """
-    events = output_events(run, request_id)
-    return EventStream(events, identity.headers(await anext(events)))
+    outputs = latest(run)
+    return OutputStream(await anext(outputs), outputs, request_id)
 
 
-async def output_events(
-    run: Callable[[OnPartial], Awaitable[Finished]], request_id: str
-) -> AsyncGenerator[str, None]:
-    """The model's name, then an event for each output; an error is the last event.
-
-    Raises:
-        Exception: what `run` raises before there is an output.
-    """
-    model: str | None = None
+async def output_events(first: Output, others: Outputs, request_id: str) -> Events:
+    """An event for each output; an error is the last event."""
+    yield event(compact(first.output))
     try:
-        async with aclosing(latest(run)) as outputs:
-            async for output in outputs:
-                if model is None:
-                    model = output.model
-                    yield model
-                yield event(compact(output.output))
+        async for output in others:
+            yield event(compact(output.output))
+    except ClientDisconnected:
+        return
     except Exception as error:
-        if model is None:
-            raise
-        if not isinstance(error, ClientDisconnected):
-            yield error_event(error, request_id)
+        yield error_event(error, request_id)
 
 
 def error_event(error: Exception, request_id: str) -> str:
@@ -124,7 +126,7 @@ class StatusEvents:
         self._sent: tuple[JobState, int | None] | None = None
         self._num_logs = 0
 
-    async def events(self, status: JobStatus | None) -> AsyncGenerator[str, None]:
+    async def events(self, status: JobStatus | None) -> Events:
         """`status`, and each one that differs from the one before, until the job has ended.
 
         A comment keeps the connection alive while nothing changes.
