@@ -184,6 +184,8 @@ def test_a_url_asked_for_twice_at_the_same_time_is_fetched_once(settings: Settin
             assert served.count == 3
             text = preprocess._recorder.exposition().decode()  # type: ignore[attr-defined]
             assert "florence_preprocess_shared_total 2.0" in text
+            assert "florence_preprocess_fetch_seconds_count 3.0" in text
+            assert "florence_preprocess_decode_seconds_count 3.0" in text
 
     asyncio.run(scenario())
 

@@ -150,9 +150,13 @@ class Stages:
             yield line.format(self, ms=ms, others=self.batch_size - 1), max(0.0, left_s)
 
     def record(self, recorder: Recorder, deployment: str = "") -> None:
-        """Record every metric of one deployment, or of all."""
+        """Record every metric of one deployment, or of all.
+
+        What another request did is recorded as that one's alone.
+        """
         for _, each, value in self._measures():
-            if deployment in ("", each.deployment):
+            is_anothers = self.fetches_shared and each.deployment == "Preprocess" and each.timing
+            if deployment in ("", each.deployment) and not is_anothers:
                 for metric in each.metrics:
                     recorder.record(metric, value)
 
