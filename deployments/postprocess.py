@@ -19,7 +19,7 @@ from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.messages import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.parsing import ModelAnswer
 from deployments.florence.schemas import Image, Shapes
-from deployments.florence.tasks import TASKS
+from deployments.florence.tasks import TASKS, Task
 from deployments.images.annotate import LARGEST_SIDE, Drawable, annotated
 from deployments.settings import Settings
 from deployments.telemetry.log import hide_client_errors, logger
@@ -95,16 +95,19 @@ class Postprocess:
             generated.scores,
             generated.truncated,
         )
+        results = await self._results(task, answer, request)
+        extensions = extensions_of(task, answer)
+        if task.draw is None or not self._annotate:
+            return task.output_of(results, **extensions), ()
+        image, files = await self._picture(prepared, task.draw(results), request)
+        return task.output_of(results, image=image, **extensions), files
+
+    async def _results(self, task: Task, answer: ModelAnswer, request: Request) -> Any:
+        """What was found; what the model wrote that is no shape is counted."""
         results = await asyncio.to_thread(task.read, answer, request.input)
         if isinstance(results, Shapes) and results.num_dropped:
             self._recorder.record(DROPPED, results.num_dropped, endpoint=task.endpoint)
-        others: dict[str, Any] = task.score(answer)
-        if answer.truncated:
-            others["truncated"] = True
-        if task.draw is None or not self._annotate:
-            return task.output_of(results, **others), ()
-        image, files = await self._picture(prepared, task.draw(results), request)
-        return task.output_of(results, image=image, **others), files
+        return results
 
     async def _picture(
         self, prepared: Prepared, shapes: Iterable[Drawable], request: Request
@@ -132,6 +135,11 @@ class Postprocess:
         if self._pruned.seconds() > PRUNE_EVERY_S:
             self._pruned = Stopwatch()
             asyncio.get_running_loop().run_in_executor(None, prune, self._files)
+
+
+def extensions_of(task: Task, answer: ModelAnswer) -> dict[str, Any]:
+    """The fields beside fal's: how sure the model was of a text, and whether it was cut."""
+    return {**task.score(answer), **({"truncated": True} if answer.truncated else {})}
 
 
 def prune(files: FileStore) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from deployments.florence import scores
 from deployments.florence.schemas import (
@@ -57,8 +57,6 @@ NO_PHRASES = frozenset({
     "one another", "the image", "image", "images", "the", "a", "an", "a group", "other objects",
     "lots", "a set",
 })  # fmt: skip
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def quads(answer: ModelAnswer, _input: Any = None) -> OCRBoundingBox:
     """Each text that eight location tokens follow."""
     found = chain.from_iterable(groups(match, 8) for match in LABELLED_QUADS.finditer(answer.kinds))
     made = [quad(answer, each) for each in labelled(answer, found)]
-    return OCRBoundingBox(quad_boxes=kept(made)).without(made.count(None))
+    return OCRBoundingBox.of(made)
 
 
 def polygons(answer: ModelAnswer, _input: Any = None) -> PolygonOutput:
@@ -161,7 +159,7 @@ def polygons(answer: ModelAnswer, _input: Any = None) -> PolygonOutput:
     matches = POLYGONS.finditer(answer.kinds)
     found = [part for match in matches for parts in instances(answer, match) for part in parts]
     made = [polygon(answer, part) for part in found]
-    return PolygonOutput(polygons=kept(made)).without(made.count(None))
+    return PolygonOutput.of(made)
 
 
 def text(answer: ModelAnswer, _input: Any = None) -> str:
@@ -220,12 +218,7 @@ def labelled(answer: ModelAnswer, found: Iterable[Found]) -> Iterator[Found]:
 
 
 def boxes(answer: ModelAnswer, found: Iterable[Found]) -> BoundingBoxes:
-    made = [box(answer, each) for each in found]
-    return BoundingBoxes(bboxes=kept(made)).without(made.count(None))
-
-
-def kept(made: Iterable[T | None]) -> list[T]:
-    return [each for each in made if each is not None]
+    return BoundingBoxes.of([box(answer, each) for each in found])
 
 
 def box(answer: ModelAnswer, found: Found) -> BoundingBox | None:

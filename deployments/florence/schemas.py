@@ -4,6 +4,7 @@ Names, fields and descriptions follow fal's published types for `fal-ai/florence
 Lengths are pixels of the input image as a person sees it, after its EXIF rotation.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -45,11 +46,11 @@ TRUNCATED = (
 )
 
 
-def offered(field: str, what: str) -> AfterValidator:
-    """Refuses more than the validation's context allows of a field."""
+def offered(what: str) -> AfterValidator:
+    """Refuses more than the validation's context allows of the field."""
 
     def check(value: int, info: ValidationInfo) -> int:
-        most = (info.context or {}).get(field, value)
+        most = (info.context or {}).get(info.field_name, value)
         if value > most:
             raise PydanticCustomError(
                 "less_than_equal",
@@ -67,12 +68,12 @@ class ImageInput(BaseModel):
     model_config = ConfigDict(strict=True)
 
     image_url: Annotated[str, Field(min_length=1, description=IMAGE_URL)]
-    num_beams: Annotated[int, Field(ge=1), offered("num_beams", "number of beams")] | None = Field(
+    num_beams: Annotated[int, Field(ge=1), offered("number of beams")] | None = Field(
         None, description=NUM_BEAMS
     )
-    max_new_tokens: (
-        Annotated[int, Field(ge=1), offered("max_new_tokens", "longest answer in tokens")] | None
-    ) = Field(None, description=MAX_NEW_TOKENS)
+    max_new_tokens: Annotated[int, Field(ge=1), offered("longest answer in tokens")] | None = Field(
+        None, description=MAX_NEW_TOKENS
+    )
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=LONGEST_NGRAM)] | None = Field(
         None, description=NO_REPEAT_NGRAM_SIZE
     )
@@ -195,10 +196,13 @@ class Shapes(BaseModel):
     def num_dropped(self) -> int:
         return self._num_dropped
 
-    def without(self, num_dropped: int) -> Self:
-        """These shapes, after so many others were dropped."""
-        self._num_dropped = num_dropped
-        return self
+    @classmethod
+    def of(cls, made: Sequence[ScoredItem | None]) -> Self:
+        """The shapes among `made`; None stands for what is no shape."""
+        [name] = cls.model_fields
+        shapes = cls.model_validate({name: [each for each in made if each is not None]})
+        shapes._num_dropped = made.count(None)
+        return shapes
 
     def at_least(self, score: float) -> Self:
         """Those whose score is known and no lower."""
