@@ -413,11 +413,11 @@ def upright(numbers: list[int]) -> list[int]:
 
 
 def cleaned(label: str) -> str:
-    return ascii_of(re.sub(r"^.*>", "", label)).strip()
+    return ascii_of(re.sub(r"^.*>", "", label))
 
 
 def ascii_of(label: str) -> str:
-    return label.encode("ascii", "ignore").decode("ascii")
+    return label.encode("ascii", "ignore").decode("ascii").strip()
 
 
 def unmarked_text(written: str) -> str:
