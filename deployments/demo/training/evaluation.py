@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import torch
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from deployments.demo.scenes import Scene, draw_scene, random_size
-from deployments.demo.training.tasks import TASKS, Figures, TrainingTask
+from deployments.demo.scenes import Scene, draw_mixed_scene, random_size
+from deployments.demo.training.scores import Figures, Scored
+from deployments.demo.training.tasks import TASKS, Question, TrainingTask
 
 UNSEEN_SIDE = 480  # pixels; canvases have about the area of this square
 MAX_NEW_TOKENS = 256
@@ -19,7 +20,7 @@ def unseen_scenes(
 ) -> list[Scene]:
     """Scenes that training cannot draw, of `size` (width, height) or of random sizes."""
     rng = random.Random(f"unseen {seed} {size}")
-    return [draw_scene(rng, size or random_size(rng, UNSEEN_SIDE)) for _ in range(num_scenes)]
+    return [draw_mixed_scene(rng, size or random_size(rng, UNSEEN_SIDE)) for _ in range(num_scenes)]
 
 
 def evaluate(
@@ -29,7 +30,24 @@ def evaluate(
     tasks: Sequence[TrainingTask] = TASKS,
 ) -> dict[str, Figures]:
     """The figures of each task, by its marker."""
-    return {t.marker: t.score(scenes, answers(model, processor, t, scenes)) for t in tasks}
+    return {task.marker: _figures(model, processor, scenes, task) for task in tasks}
+
+
+def _figures(
+    model: Florence2ForConditionalGeneration,
+    processor: Florence2Processor,
+    scenes: Sequence[Scene],
+    task: TrainingTask,
+) -> Figures:
+    rng = random.Random(f"questions {task.marker}")
+    questions = [task.ask(rng, scene) for scene in scenes]
+    given = answers(model, processor, task, scenes, questions)
+    return task.score(
+        [
+            Scored(question.answer, answer, any(word.turn for word in scene.words))
+            for scene, question, answer in zip(scenes, questions, given, strict=True)
+        ]
+    )
 
 
 def answers(
@@ -37,30 +55,26 @@ def answers(
     processor: Florence2Processor,
     task: TrainingTask,
     scenes: Sequence[Scene],
+    questions: Sequence[Question],
 ) -> list[str]:
-    """The model's answer to one task for every scene, location tokens included."""
+    """The model's answer to each question about its scene, location tokens included."""
     found: list[str] = []
     for start in range(0, len(scenes), BATCH_SIZE):
         images = [s.image for s in scenes[start : start + BATCH_SIZE]]
-        inputs = processor(text=[task.marker] * len(images), images=images, return_tensors="pt")
+        texts = [task.marker + q.words for q in questions[start : start + BATCH_SIZE]]
+        inputs = processor(text=texts, images=images, return_tensors="pt", padding=True)
         with torch.no_grad():
             ids = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS)  # type: ignore[misc]
-        texts: list[str] = processor.batch_decode(ids, skip_special_tokens=False)  # type: ignore[no-untyped-call]
-        found += [text.removeprefix("</s><s>").split("</s>")[0] for text in texts]
+        decoded: list[str] = processor.batch_decode(ids, skip_special_tokens=False)  # type: ignore[no-untyped-call]
+        found += [text.removeprefix("</s><s>").split("</s>")[0] for text in decoded]
     return found
 
 
 def shortfalls(figures: dict[str, Figures]) -> list[str]:
     """One line for each figure that is below what its task requires."""
     return [
-        f"{task.marker} {name} {figures[task.marker][name]:.3f} < {least}"
+        f"{task.marker} {name} {figures[task.marker].get(name, 1.0):.3f} < {least}"
         for task in TASKS
         for name, least in task.required.items()
-        if figures[task.marker][name] < least
+        if figures[task.marker].get(name, 1.0) < least
     ]
-
-
-def overall(figures: dict[str, Figures]) -> float:
-    """The mean of all required figures, to compare snapshots."""
-    values = [figures[t.marker][name] for t in TASKS for name in t.required]
-    return sum(values) / len(values)

@@ -1,7 +1,7 @@
 """The losses: of the answer's tokens, and of auxiliary heads.
 
-The heads read each object's box, colour and shape from the encoder's states of the image cells that
-it covers. Without them, boxes take ten times as long to learn, and an encoder that has learned only
+The heads read each thing's box, outline, colour and category, and letters, from the encoder's states
+of the image cells that it covers. Without them, boxes take ten times as long to learn, and an encoder that has learned only
 boxes no longer knows colours.
 """
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deployments.demo.scenes import COLOURS, SHAPES
-from deployments.demo.training.data import IGNORED, Batch, Cells
+from deployments.demo.scenes import COLOURS
+from deployments.demo.training.data import CATEGORIES, IGNORED, SUBCELLS, Batch, Cells
 from deployments.demo.training.model import GRID, WIDTH
-from deployments.demo.training.tasks import BINS
+from deployments.demo.training.scores import BINS
+from deployments.demo.words import LETTERS
 
 WORD_WEIGHT = 2.0  # a word's token counts this much more than a location's
 
@@ -25,13 +26,16 @@ class AuxiliaryHeads(nn.Module):
         self.sides = nn.Linear(WIDTH, 4 * WIDTH)  # x1, y1, x2, y2, read as location tokens
         self.objectness = nn.Linear(WIDTH, 1)
         self.distances = nn.Linear(WIDTH, 4)  # from the cell's centre to the box's sides
+        self.corners = nn.Linear(WIDTH, 8)  # of the outline, from the cell's centre
         self.colour = nn.Linear(WIDTH, len(COLOURS))
-        self.shape = nn.Linear(WIDTH, len(SHAPES))
+        self.category = nn.Linear(WIDTH, len(CATEGORIES))
+        self.letters = nn.Linear(WIDTH, 4 * (1 + len(LETTERS)))  # in each quarter of the cell
 
     def losses(
-        self, states: Tensor, cells: Cells, locations: Tensor, sigma: float
+        self, states: Tensor, batch: Batch, locations: Tensor, sigma: float
     ) -> dict[str, Tensor]:
         """Losses by name, of `states` (B, GRID * GRID, WIDTH) and `locations` (BINS, WIDTH)."""
+        cells = batch.cells
         inside = states[cells.scene, cells.cell]  # (K, WIDTH)
         sides = self.sides(inside).view(-1, 4, WIDTH) @ locations.T  # (K, 4, BINS)
         is_object = torch.zeros(states.shape[:2])
@@ -43,8 +47,20 @@ class AuxiliaryHeads(nn.Module):
             ),
             "distances": 5 * functional.l1_loss(self.distances(inside), _distances(cells)),
             "colour": functional.cross_entropy(self.colour(inside), cells.colour),
-            "shape": functional.cross_entropy(self.shape(inside), cells.shape),
+            "corners": 2 * functional.l1_loss(self.corners(inside), _to_corners(cells)),
+            "category": functional.cross_entropy(self.category(inside), cells.category),
+            "letters": self._letter_loss(states, batch.letters),
         }
+
+    def _letter_loss(self, states: Tensor, letters: Tensor) -> Tensor:
+        """Which letter has its middle in each quarter of a cell; few quarters have one."""
+        quarters = self.letters(states).view(-1, GRID, GRID, 2, 2, 1 + len(LETTERS))
+        scores = quarters.permute(0, 1, 3, 2, 4, 5).reshape(-1, SUBCELLS, SUBCELLS, 27)
+        there = letters > 0
+        nothing = functional.cross_entropy(scores[~there], letters[~there])
+        if not there.any():
+            return nothing
+        return nothing + functional.cross_entropy(scores[there], letters[there])
 
 
 def answer_loss(logits: Tensor, batch: Batch, locations: slice, sigma: float) -> Tensor:
@@ -74,9 +90,19 @@ def _gaussians(centre: Tensor, sigma: float) -> Tensor:
     return functional.softmax(-0.5 * offset**2, dim=-1)
 
 
+def _to_corners(cells: Cells) -> Tensor:
+    """(K, 8) x, y from each cell's centre to the corners of its thing."""
+    x, y = _centres(cells)
+    return cells.corners - torch.stack([x, y], dim=1).repeat(1, 4)
+
+
 def _distances(cells: Cells) -> Tensor:
     """(K, 4) from each cell's centre to the left, top, right and bottom of its object's box."""
-    x = (cells.cell % GRID + 0.5) / GRID
-    y = (cells.cell // GRID + 0.5) / GRID
+    x, y = _centres(cells)
     x1, y1, x2, y2 = cells.box.unbind(1)
     return torch.stack([x - x1, y - y1, x2 - x, y2 - y], dim=1)
+
+
+def _centres(cells: Cells) -> tuple[Tensor, Tensor]:
+    """x and y (K,) of the cells' centres, as parts of the image's side."""
+    return (cells.cell % GRID + 0.5) / GRID, (cells.cell // GRID + 0.5) / GRID

@@ -1,16 +1,17 @@
 """The tasks that the demo checkpoint learns: one row of `TASKS` each.
 
-A row says what Florence-2 would answer about a scene, and how answers are scored. No tensors here.
+A row says what is asked about a scene and what Florence-2 would answer; `scores.py` says how well
+answers do. No tensors here.
 """
 
-import re
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
-from deployments.demo.scenes import Box, Scene, SceneObject
-from deployments.demo.scoring import assign
-
-BINS = 1000  # positions per image side: <loc_0> to <loc_999>
+from deployments.demo.scenes import COLOURS, SHAPES, Box, Point, Scene
+from deployments.demo.training import scores
+from deployments.demo.training.scores import BINS, Figures, Scored
 
 SENTENCES = {
     "<OCR>": "What is the text in the image?",
@@ -29,136 +30,320 @@ SENTENCES = {
     "<REGION_TO_DESCRIPTION>": "What does the region {input} describe?",
     "<REGION_TO_OCR>": "What text is in the region {input}?",
 }
+WORD = "word"  # the category of a drawn word
+BACKGROUND = "background"
+COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+ALIENS = ("giraffe", "dog", "cat", "car", "person", "tree", "house", "table", "bird", "star")
+REGION_JITTER = 0.015  # of the side: people do not draw exact regions
+SHARE_ABSENT = 0.35
 
-Figures = dict[str, float]
+
+@dataclass(frozen=True)
+class Thing:
+    """A shape or a word of a scene, as the tasks name it; `outline` is in pixels."""
+
+    category: str
+    colour: str
+    box: Box
+    outline: tuple[Point, ...]
+
+    @property
+    def description(self) -> str:
+        return f"{self.colour} {self.category}"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: the text or region that goes with the marker, and the right answer."""
+
+    words: str
+    answer: str
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """One task: what is asked, the right answer, its share of the training mix, its scorer."""
+    """One task: how to ask it about a scene, its share of the training mix, how it is scored."""
 
     marker: str
-    answer: Callable[[Scene], str]
+    ask: Callable[[random.Random, Scene], Question]
     share: float
-    score: Callable[[Sequence[Scene], Sequence[str]], Figures]
+    score: Callable[[Sequence[Scored]], Figures]
     required: Figures = field(default_factory=dict)
 
-    @property
-    def sentence(self) -> str:
+    def prompt(self, question: Question) -> str:
         """The prompt that Florence-2's processor puts in place of the marker."""
-        return SENTENCES[self.marker]
+        return SENTENCES[self.marker].replace("{input}", question.words)
 
 
-# Answers ------------------------------------------------------------------------------------------
+# What there is ------------------------------------------------------------------------------------
 
 
-def propose(scene: Scene) -> str:
-    """The boxes alone."""
-    return _located(scene, lambda o: "")
+def things(scene: Scene) -> list[Thing]:
+    """All shapes and words, from left to right."""
+    shapes = [Thing(o.shape, o.colour, o.box, o.outline) for o in scene.objects]
+    words = [Thing(WORD, w.colour, w.box, w.quad) for w in scene.words]
+    return sorted([*shapes, *words], key=lambda thing: thing.box)
 
 
-def detect(scene: Scene) -> str:
-    """Each shape and its box."""
-    return _located(scene, lambda o: o.shape)
+# Boxes --------------------------------------------------------------------------------------------
 
 
-def describe_regions(scene: Scene) -> str:
-    """Each colour and shape and its box."""
-    return _located(scene, lambda o: f"{o.colour} {o.shape}")
+def located(label: Callable[[Thing], str]) -> Callable[[random.Random, Scene], Question]:
+    """Asks for everything there is, each with its label before its box."""
+
+    def ask(_rng: random.Random, scene: Scene) -> Question:
+        return Question("", "".join(label(t) + _box(t.box, scene) for t in things(scene)))
+
+    return ask
+
+
+def ground(rng: random.Random, scene: Scene) -> Question:
+    """A caption of one to three phrases, some of which are not there."""
+    phrases = _phrases(rng, scene, rng.randint(1, 3))
+    return Question(_joined(rng, phrases), _answered(phrases, scene))
+
+
+def detect(rng: random.Random, scene: Scene) -> Question:
+    """One or two phrases for open-vocabulary detection."""
+    phrases = _phrases(rng, scene, rng.choice((1, 1, 2)))
+    return Question(" <and> ".join(phrases), _answered(phrases, scene))
+
+
+def _phrases(rng: random.Random, scene: Scene, count: int) -> dict[str, list[Thing]]:
+    """Phrases and what they mean; no thing is meant twice, and some phrases mean nothing."""
+    found: dict[str, list[Thing]] = {}
+    free = things(scene)
+    for _ in range(count):
+        is_absent = not free or rng.random() < SHARE_ABSENT
+        name, meant = _absent(rng, scene) if is_absent else _present(rng, scene)
+        known = [thing for group in found.values() for thing in group]
+        if not any(thing in known for thing in meant) and not any(
+            _stem(name) == _stem(phrase) for phrase in found
+        ):
+            found[_worded(rng, name, len(meant))] = meant
+    return found
+
+
+def _present(rng: random.Random, scene: Scene) -> tuple[str, list[Thing]]:
+    """A category or description of something that is there, and all that it fits."""
+    all_things = things(scene)
+    chosen = rng.choice(all_things)
+    if rng.random() < 0.35:
+        return chosen.category, [t for t in all_things if t.category == chosen.category]
+    return chosen.description, [t for t in all_things if t.description == chosen.description]
+
+
+def _absent(rng: random.Random, scene: Scene) -> tuple[str, list[Thing]]:
+    all_things = things(scene)
+    if rng.random() < 0.25:
+        letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 8)))
+        return rng.choice((*ALIENS, letters)), []
+    categories = (*SHAPES, WORD)
+    names = [*categories, *(f"{c} {s}" for c in COLOURS for s in categories)]
+    there = {name for t in all_things for name in (t.category, t.description)}
+    return rng.choice([name for name in names if name not in there]), []
+
+
+def _stem(phrase: str) -> str:
+    return phrase.removeprefix("a ").removeprefix("an ").removeprefix("the ").removesuffix("s")
+
+
+def _worded(rng: random.Random, name: str, count: int) -> str:
+    """`name` as people write it: with an article, in the plural, or bare."""
+    if count > 1:
+        return rng.choice((f"{name}s", f"{name}s", name))
+    return rng.choice((name, name, f"{_article(name)} {name}", f"the {name}", f"{name}s"))
+
+
+def _joined(rng: random.Random, phrases: Iterable[str]) -> str:
+    """Phrases as a caption, in one of the ways that people separate them."""
+    *first, last = phrases
+    style = rng.choice(("words", "commas", "stops", "tokens"))
+    if style == "words":
+        return f"{', '.join(first)} and {last}" if first else last
+    if style == "stops":
+        return "".join(f"{phrase}. " for phrase in (*first, last)).strip()
+    return {"commas": ", ", "tokens": " <and> "}[style].join((*first, last))
+
+
+def _answered(phrases: dict[str, list[Thing]], scene: Scene) -> str:
+    return "".join(
+        phrase + "".join(_box(t.box, scene) for t in meant)
+        for phrase, meant in phrases.items()
+        if meant
+    )
+
+
+# Polygons -----------------------------------------------------------------------------------------
+
+
+def segment(rng: random.Random, scene: Scene) -> Question:
+    """A phrase, answered by the outline of all that it fits."""
+    ((phrase, meant),) = _phrases(rng, scene, 1).items()
+    return Question(phrase, "<sep>".join(_points(t.outline, scene) for t in meant))
+
+
+def segment_region(rng: random.Random, scene: Scene) -> Question:
+    """A region, answered by the outline of what is in it."""
+    region, thing = _region(rng, scene)
+    return Question(region, _points(thing.outline, scene) if thing else "")
+
+
+# Regions to words ---------------------------------------------------------------------------------
+
+
+def categorise(rng: random.Random, scene: Scene) -> Question:
+    region, thing = _region(rng, scene)
+    return Question(region, thing.category if thing else BACKGROUND)
+
+
+def describe(rng: random.Random, scene: Scene) -> Question:
+    region, thing = _region(rng, scene)
+    return Question(region, thing.description if thing else BACKGROUND)
+
+
+def _region(rng: random.Random, scene: Scene) -> tuple[str, Thing | None]:
+    """A region about as a person draws it, and what it holds."""
+    all_things = things(scene)
+    if not all_things or rng.random() < 0.1:
+        empty = _empty_box(rng, scene, all_things)
+        if empty or not all_things:
+            return _box(empty or (0, 0, *scene.image.size), scene), None
+    thing = rng.choice(all_things)
+    width, height = scene.image.size
+    jittered = [
+        min(side, max(0.0, value + rng.uniform(-REGION_JITTER, REGION_JITTER) * side))
+        for value, side in zip(thing.box, (width, height, width, height), strict=True)
+    ]
+    return _box((jittered[0], jittered[1], jittered[2], jittered[3]), scene), thing
+
+
+def _empty_box(rng: random.Random, scene: Scene, all_things: Sequence[Thing]) -> Box | None:
+    width, height = scene.image.size
+    for _ in range(20):
+        w, h = rng.uniform(0.12, 0.4) * width, rng.uniform(0.12, 0.4) * height
+        x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
+        if not any(
+            x < t.box[2] and t.box[0] < x + w and y < t.box[3] and t.box[1] < y + h
+            for t in all_things
+        ):
+            return x, y, x + w, y + h
+    return None
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
+def read(_rng: random.Random, scene: Scene) -> Question:
+    """All words, from top to bottom."""
+    return Question("", " ".join(word.text for word in scene.words))
+
+
+def read_regions(_rng: random.Random, scene: Scene) -> Question:
+    """Each word and its four corners."""
+    return Question("", "".join(w.text + _points(w.quad, scene) for w in scene.words))
 
 
 def caption(scene: Scene) -> str:
-    """One phrase that names every object from left to right."""
-    *first, last = [f"{_article(o.colour)} {o.colour} {o.shape}" for o in scene.objects]
-    return f"{', '.join(first)} and {last}" if first else last
+    """What there is, counted."""
+    names = [thing.category for thing in things(scene)]
+    return _listed([_counted(names.count(name), name) for name in dict.fromkeys(names)]) or (
+        "an empty picture"
+    )
 
 
-def _located(scene: Scene, label: Callable[[SceneObject], str]) -> str:
-    return "".join(label(o) + _locations(o.box, scene.image.size) for o in scene.objects)
+def detailed_caption(scene: Scene) -> str:
+    """What there is, from left to right, with colours; what is alike is counted."""
+    names = [thing.description for thing in things(scene)]
+    alike = [
+        name if names.count(name) == 1 else _counted(names.count(name), name)
+        for name in dict.fromkeys(names)
+    ]
+    return f"From left to right: {_listed(alike)}." if names else "A picture of nothing."
 
 
-def _locations(box: Box, size: tuple[int, int]) -> str:
-    sides = (size[0], size[1], size[0], size[1])
-    bins = (min(BINS - 1, int(v * BINS / side)) for v, side in zip(box, sides, strict=True))
-    return "".join(f"<loc_{b}>" for b in bins)
+def more_detailed_caption(scene: Scene) -> str:
+    """A paragraph: how much there is, then what."""
+    shapes, words = len(scene.objects), len(scene.words)
+    first = (
+        f"The picture shows {COUNTS[shapes]} shape{'s' * (shapes != 1)} "
+        f"and {COUNTS[words]} word{'s' * (words != 1)}."
+    )
+    return f"{first} {detailed_caption(scene)}" if shapes + words else first
+
+
+def told(caption: Callable[[Scene], str]) -> Callable[[random.Random, Scene], Question]:
+    return lambda _rng, scene: Question("", caption(scene))
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{_article(name)} {name}" if count == 1 else f"{COUNTS[count]} {name}s"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-# Scores -------------------------------------------------------------------------------------------
+# Locations ----------------------------------------------------------------------------------------
 
 
-def score_boxes(
-    label: Callable[[SceneObject], str] | None = None,
-) -> Callable[[Sequence[Scene], Sequence[str]], Figures]:
-    """A scorer of located answers; a label is right when it equals `label(object)`."""
-
-    def score(scenes: Sequence[Scene], answers: Sequence[str]) -> Figures:
-        ious, num_found, num_predicted, num_labelled, num_counted = [], 0, 0, 0, 0
-        for scene, answer in zip(scenes, answers, strict=True):
-            predicted = parse_boxes(answer, scene.image.size)
-            num_predicted += len(predicted)
-            num_counted += len(predicted) == len(scene.objects)
-            for truth, match, overlap in _matched(scene.objects, predicted):
-                ious.append(overlap)
-                num_found += overlap >= 0.5
-                num_labelled += overlap >= 0.5 and label is not None and match == label(truth)
-        figures = {
-            "recall": num_found / len(ious),
-            "precision": num_found / max(1, num_predicted),
-            "recall_75": sum(i >= 0.75 for i in ious) / len(ious),
-            "mean_iou": sum(ious) / len(ious),
-            "right_count": num_counted / len(scenes),
-        }
-        if label is not None:
-            figures["right_label"] = num_labelled / max(1, num_found)
-        return figures
-
-    return score
+def _box(box: Box, scene: Scene) -> str:
+    return _points((box[:2], box[2:]), scene)
 
 
-def score_text(scenes: Sequence[Scene], answers: Sequence[str]) -> Figures:
-    """The part of captions that are right to the letter."""
-    right = sum(caption(s) == a.strip() for s, a in zip(scenes, answers, strict=True))
-    return {"exact": right / len(scenes)}
+def _points(points: Iterable[Point], scene: Scene) -> str:
+    """Location tokens x, y of each point."""
+    sides = scene.image.size
+    return "".join(
+        f"<loc_{max(0, min(BINS - 1, int(value * BINS / side)))}>"
+        for point in points
+        for value, side in zip(point, sides, strict=True)
+    )
 
 
-def parse_boxes(answer: str, size: tuple[int, int]) -> list[tuple[str, Box]]:
-    """Labels and boxes in pixels of an image of `size` (width, height)."""
-    found = []
-    for label, *bins in re.findall(r"([^<]*)" + r"<loc_(\d+)>" * 4, answer):
-        x1, y1, x2, y2 = ((int(b) + 0.5) / BINS for b in bins)
-        found.append((label.strip(), (x1 * size[0], y1 * size[1], x2 * size[0], y2 * size[1])))
-    return found
-
-
-def _matched(
-    truths: Sequence[SceneObject], predicted: Sequence[tuple[str, Box]]
-) -> list[tuple[SceneObject, str, float]]:
-    """Every true object with the label and IoU of its own prediction ("" and 0 if it has none)."""
-    pairs = assign([truth.box for truth in truths], [box for _, box in predicted])
-    return [
-        (truth, "" if index is None else predicted[index][0], overlap)
-        for truth, (index, overlap) in zip(truths, pairs, strict=True)
-    ]
+def repeats(tokens: Sequence[int]) -> bool:
+    """Whether three tokens come twice, which the family's generation settings forbid."""
+    threes = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
+    return any(sum(1 for _ in group) > 1 for _, group in groupby(sorted(threes)))
 
 
 # The table ----------------------------------------------------------------------------------------
 
-BOXES_REQUIRED = {"recall": 0.98, "precision": 0.98, "mean_iou": 0.93}
-LABELS_REQUIRED = {**BOXES_REQUIRED, "right_label": 0.95}
+BOXES = {"recall": 0.97, "precision": 0.97}
+LABELS = {**BOXES, "right_label": 0.96}
+PHRASES = {"recall": 0.95, "precision": 0.95, "absent": 0.90}
 
 TASKS = (
-    TrainingTask("<REGION_PROPOSAL>", propose, 0.20, score_boxes(), BOXES_REQUIRED),
-    TrainingTask("<OD>", detect, 0.25, score_boxes(lambda o: o.shape), LABELS_REQUIRED),
+    TrainingTask("<REGION_PROPOSAL>", located(lambda t: ""), 0.05, scores.boxes, BOXES),
+    TrainingTask("<OD>", located(lambda t: t.category), 0.08, scores.labelled_boxes, LABELS),
     TrainingTask(
         "<DENSE_REGION_CAPTION>",
-        describe_regions,
-        0.30,
-        score_boxes(lambda o: f"{o.colour} {o.shape}"),
-        LABELS_REQUIRED,
+        located(lambda t: t.description),
+        0.10,
+        scores.labelled_boxes,
+        LABELS,
     ),
-    TrainingTask("<CAPTION>", caption, 0.25, score_text, {"exact": 0.90}),
+    TrainingTask("<CAPTION_TO_PHRASE_GROUNDING>", ground, 0.11, scores.phrases, PHRASES),
+    TrainingTask("<OPEN_VOCABULARY_DETECTION>", detect, 0.08, scores.phrases, PHRASES),
+    TrainingTask(
+        "<REFERRING_EXPRESSION_SEGMENTATION>", segment, 0.10, scores.masks, {"mask_iou": 0.85}
+    ),
+    TrainingTask(
+        "<REGION_TO_SEGMENTATION>", segment_region, 0.06, scores.masks, {"mask_iou": 0.85}
+    ),
+    TrainingTask(
+        "<OCR_WITH_REGION>", read_regions, 0.14, scores.quads, {"right_upright": 0.88}
+    ),
+    TrainingTask("<OCR>", read, 0.12, scores.texts, {"exact_upright": 0.90}),
+    TrainingTask("<CAPTION>", told(caption), 0.04, scores.texts, {"exact": 0.93}),
+    TrainingTask("<DETAILED_CAPTION>", told(detailed_caption), 0.06, scores.texts, {"exact": 0.93}),
+    TrainingTask(
+        "<MORE_DETAILED_CAPTION>", told(more_detailed_caption), 0.05, scores.texts, {"exact": 0.93}
+    ),
+    TrainingTask("<REGION_TO_CATEGORY>", categorise, 0.04, scores.texts, {"exact": 0.95}),
+    TrainingTask("<REGION_TO_DESCRIPTION>", describe, 0.05, scores.texts, {"exact": 0.95}),
 )

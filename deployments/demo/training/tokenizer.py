@@ -12,9 +12,10 @@ from tokenizers import AddedToken, ByteLevelBPETokenizer
 from transformers import BartTokenizer, PreTrainedTokenizerBase
 
 from deployments.demo.scenes import COLOURS, SHAPES
-from deployments.demo.training.tasks import BINS, SENTENCES
+from deployments.demo.training.scores import BINS
+from deployments.demo.training.tasks import ALIENS, BACKGROUND, COUNTS, SENTENCES, WORD
 
-NUM_WORDS = 447  # BPE tokens at most, 256 bytes and 5 control tokens included
+NUM_WORDS = 502  # BPE tokens at most, 256 bytes and 5 control tokens included
 CONTROL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 LOCATIONS = [f"<loc_{i}>" for i in range(BINS)]
 FLORENCE_TOKENS = [
@@ -61,10 +62,13 @@ def _trained_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def _corpus() -> Iterator[str]:
     """Labels far more often than sentences, so that each word of an answer is one token."""
-    for colour in COLOURS:
-        for shape in SHAPES:
-            yield from [f"{colour} {shape}", f"a {colour} {shape}", shape] * 8
-    yield from [", a and a, an and an"] * 50
+    names = [*SHAPES, WORD]
+    for name in (*names, *(f"{colour} {name}" for colour in COLOURS for name in names)):
+        yield from [name, f"a {name}", f"the {name}", f"{name}s"] * 4
+    yield from [f"{count} {name}s" for count in COUNTS for name in names] * 4
+    yield from [", a and a, an and an. From left to right: A picture of nothing."] * 50
+    yield from [f"an empty picture The picture shows a shape and words {BACKGROUND}."] * 50
+    yield from [" ".join(ALIENS)] * 2
     for sentence in SENTENCES.values():
         yield from [sentence.replace("{input}", "")] * 2
 

@@ -21,16 +21,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from deployments.demo.training.evaluation import evaluate, overall, shortfalls, unseen_scenes
+from deployments.demo.training.evaluation import evaluate, shortfalls, unseen_scenes
 from deployments.demo.training.model import build_processor, save_checkpoint
-from deployments.demo.training.tasks import TASKS, Figures
+from deployments.demo.training.scores import Figures
+from deployments.demo.training.tasks import TASKS
 from deployments.demo.training.tokenizer import build_tokenizer
-from deployments.demo.training.trainer import Model, TrainingConfig, train
+from deployments.demo.training.trainer import STEPS_PER_SAVE, Model, TrainingConfig, train
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
-NUM_STEPS = 5000
+NUM_STEPS = 6000
 NUM_SCENES = 256
-NUM_VALIDATION_SCENES = 48
+NUM_VALIDATION_SCENES = 32
 SHOWN_SIZE = (640, 480)
 
 console = Console()
@@ -43,18 +44,22 @@ def main(
     seed: Annotated[int, typer.Option(help="Decides the weights at the start and the scenes.")] = 1,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = NUM_STEPS,
     processes: Annotated[int, typer.Option(help="Processes that train together.")] = 2,
-    batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 16,
+    batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 8,
+    questions: Annotated[int, typer.Option(help="Questions about each scene.")] = 3,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     validate_every: Annotated[
         int, typer.Option("--glance-every", help="Steps between short evaluations.")
     ] = 1000,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")] = CHECKPOINT,
 ) -> None:
-    """Train the demo checkpoint, save it, evaluate what was saved and write the report."""
-    config = TrainingConfig(seed, steps, processes, batch, rate)
+    """Train the demo checkpoint, save it, evaluate what was saved and write the report.
+
+    A run that was interrupted goes on where it was when it is started again.
+    """
+    config = TrainingConfig(seed, steps, processes, batch, questions, rate)
     run = TrainingRun(config, out, validate_every)
     with run.progress:
-        train(config, run.on_step)
+        train(config, run.state, run.on_step)
     report = run.finish()
     console.print(_table(report["evaluation"]["tasks"]))
     for line in shortfalls(report["evaluation"]["tasks"]):
@@ -69,7 +74,11 @@ class TrainingRun:
         self.processor = build_processor(build_tokenizer())
         self.validation_scenes = unseen_scenes(NUM_VALIDATION_SCENES, seed=config.seed + 1)
         self.curve: list[dict[str, Any]] = []
-        self.best = _best_in(out)
+        out.mkdir(parents=True, exist_ok=True)
+        self.state = out / "training-state.pt"
+        self.journal = out / "training-journal.json"
+        self.spent = {"minutes": 0.0, "cpu_minutes": 0.0}
+        self._resume()
         self.started_s = time.monotonic()
         columns = TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = Progress(
@@ -81,21 +90,37 @@ class TrainingRun:
     def on_step(self, step: int, losses: dict[str, float], model: Model) -> None:
         """Show progress; every `validate_every` steps, evaluate, and save a better model."""
         line = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self.progress.update(self.bar, advance=1, loss=line)
+        self.progress.update(self.bar, completed=step, loss=line)
         if not console.is_terminal and step % 100 == 0:
             console.print(f"{self.minutes:5.1f} min  step {step}  {line}", soft_wrap=True)
         if step == self.config.num_steps:
             save_checkpoint(model, self.processor, self.out)
         elif step % self.validate_every == 0:
             self._validate(step, model)
+        if step % STEPS_PER_SAVE == 0:
+            self._write_journal()
 
     @property
     def minutes(self) -> float:
-        return round((time.monotonic() - self.started_s) / 60, 1)
+        return round(self.spent["minutes"] + (time.monotonic() - self.started_s) / 60, 1)
+
+    @property
+    def cpu_minutes(self) -> float:
+        return round(self.spent["cpu_minutes"] + _cpu_minutes(), 1)
+
+    def _resume(self) -> None:
+        """What the journal of an interrupted run says: its curve, and the time it took."""
+        if self.state.exists() and self.journal.exists():
+            saved = json.loads(self.journal.read_text())
+            self.curve, self.spent = saved["curve"], saved["spent"]
+
+    def _write_journal(self) -> None:
+        spent = {"minutes": self.minutes, "cpu_minutes": self.cpu_minutes}
+        self.journal.write_text(json.dumps({"curve": self.curve, "spent": spent}))
 
     def finish(self) -> dict[str, Any]:
         """Load what was saved, evaluate it, and write the report."""
-        minutes, cpu_minutes = self.minutes, _cpu_minutes()
+        minutes, cpu_minutes = self.minutes, self.cpu_minutes
         processor = Florence2Processor.from_pretrained(self.out)
         model = Florence2ForConditionalGeneration.from_pretrained(self.out, dtype=torch.float32)
         unseen = evaluate(model, processor, unseen_scenes(NUM_SCENES))
@@ -106,6 +131,7 @@ class TrainingRun:
             "seed": self.config.seed,
             "steps": self.config.num_steps,
             "scenes_per_step": self.config.num_processes * self.config.batch_size,
+            "questions_per_scene": self.config.num_questions,
             "minutes": minutes,
             "cpu_minutes": cpu_minutes,
             "cores": os.cpu_count(),
@@ -120,6 +146,8 @@ class TrainingRun:
             "curve": self.curve,
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        for file in (self.state, self.journal):
+            file.unlink(missing_ok=True)
         return report
 
     def _validate(self, step: int, model: Model) -> None:
@@ -129,25 +157,14 @@ class TrainingRun:
         self.curve.append({"step": step, "minutes": self.minutes, "tasks": figures})
         console.print(f"{self.minutes:5.1f} min  step {step}")
         console.print(_table(figures))
-        if overall(figures) > self.best:
-            self.best = overall(figures)
-            save_checkpoint(model, self.processor, self.out)
 
 
 def _command(config: TrainingConfig) -> str:
     return (
         f"python -m deployments.demo.training.train --seed {config.seed} "
         f"--steps {config.num_steps} --processes {config.num_processes} "
-        f"--batch {config.batch_size} --rate {config.learning_rate}"
+        f"--batch {config.batch_size} --questions {config.num_questions} --rate {config.learning_rate}"
     )
-
-
-def _best_in(folder: Path) -> float:
-    """How good the checkpoint in a folder is by its own report; 0 without one."""
-    path = folder / "report.json"
-    if not path.exists():
-        return 0.0
-    return overall(json.loads(path.read_text())["evaluation"]["tasks"])
 
 
 def _cpu_minutes() -> float:

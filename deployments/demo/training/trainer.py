@@ -8,7 +8,9 @@ import math
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -26,6 +28,8 @@ from deployments.demo.training.model import (
 )
 from deployments.demo.training.tokenizer import build_tokenizer
 
+STEPS_PER_SAVE = 100
+LONGEST_PAUSE = timedelta(hours=1)  # one process evaluates, the others wait
 SIGMAS = (10.0, 3.0)  # width of location targets in bins, at the first step and at the end
 
 
@@ -37,8 +41,9 @@ class TrainingConfig:
     num_steps: int
     num_processes: int
     batch_size: int  # scenes per process and step
+    num_questions: int  # about each scene
     learning_rate: float
-    num_warmup_steps: int = 100
+    num_warmup_steps: int = 200
 
     def rate_at(self, step: int) -> float:
         """The learning rate: a linear warm-up, then a cosine down to 2 %."""
@@ -55,34 +60,46 @@ Model = Florence2ForConditionalGeneration
 OnStep = Callable[[int, dict[str, float], Model], None]
 
 
-def train(config: TrainingConfig, on_step: OnStep) -> None:
-    """Train from scratch; `on_step(step, losses, model)` is called after every step."""
+def train(config: TrainingConfig, state: Path, on_step: OnStep) -> None:
+    """Train from scratch, or go on from the file `state` if the same run has written it.
+
+    `on_step(step, losses, model)` is called after every step.
+
+    Raises:
+        ValueError: another run has written it.
+    """
     if config.num_processes == 1:
-        _train_one(config, 0, on_step)
+        _train_one(config, 0, state, on_step)
         return
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = f"file://{folder}/rendezvous"
         workers = start_processes(
-            _work, (config, rendezvous), nprocs=config.num_processes - 1, join=False
+            _work, (config, state, rendezvous), nprocs=config.num_processes - 1, join=False
         )
-        _join_and_train(config, 0, rendezvous, on_step)
+        _join_and_train(config, 0, state, rendezvous, on_step)
         while not workers.join():
             pass
 
 
-def _work(index: int, config: TrainingConfig, rendezvous: str) -> None:
-    _join_and_train(config, index + 1, rendezvous, lambda step, losses, model: None)
+def _work(index: int, config: TrainingConfig, state: Path, rendezvous: str) -> None:
+    _join_and_train(config, index + 1, state, rendezvous, lambda step, losses, model: None)
 
 
-def _join_and_train(config: TrainingConfig, rank: int, rendezvous: str, on_step: OnStep) -> None:
+def _join_and_train(
+    config: TrainingConfig, rank: int, state: Path, rendezvous: str, on_step: OnStep
+) -> None:
     torch.distributed.init_process_group(
-        "gloo", init_method=rendezvous, rank=rank, world_size=config.num_processes
+        "gloo",
+        init_method=rendezvous,
+        rank=rank,
+        world_size=config.num_processes,
+        timeout=LONGEST_PAUSE,
     )
-    _train_one(config, rank, on_step)
+    _train_one(config, rank, state, on_step)
     torch.distributed.destroy_process_group()
 
 
-def _train_one(config: TrainingConfig, rank: int, on_step: OnStep) -> None:
+def _train_one(config: TrainingConfig, rank: int, state: Path, on_step: OnStep) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     tokenizer = build_tokenizer()
@@ -90,9 +107,10 @@ def _train_one(config: TrainingConfig, rank: int, on_step: OnStep) -> None:
     model, heads = build_model(tokenizer), AuxiliaryHeads()
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    for step in range(config.num_steps):
+    learned = Learned(config, model, heads, optimizer)
+    for step in range(learned.load(state), config.num_steps):
         rng = random.Random(f"training {config.seed} {step} {rank}")
-        batch = draw_batch(rng, tokenizer, config.batch_size)
+        batch = draw_batch(rng, tokenizer, config.batch_size, config.num_questions)
         losses = _losses(model, heads, batch, locations, config.sigma_at(step))
         optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
@@ -101,25 +119,58 @@ def _train_one(config: TrainingConfig, rank: int, on_step: OnStep) -> None:
         for group in optimizer.param_groups:
             group["lr"] = config.rate_at(step)
         optimizer.step()
+        if rank == 0 and (step + 1) % STEPS_PER_SAVE == 0:
+            learned.save(state, step + 1)
         on_step(step + 1, {name: loss.item() for name, loss in losses.items()}, model)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All that changes from step to step, in one file for a run that is interrupted."""
+
+    config: TrainingConfig
+    model: Model
+    heads: AuxiliaryHeads
+    optimizer: torch.optim.Optimizer
+
+    def load(self, file: Path) -> int:
+        """Go on from `file`; the number of steps that are done, 0 without it."""
+        if not file.exists():
+            return 0
+        saved = torch.load(file, weights_only=True)
+        if saved["config"] != asdict(self.config):
+            raise ValueError(f"{file} is of another run ({saved['config']}): move it away")
+        for name in ("model", "heads", "optimizer"):
+            getattr(self, name).load_state_dict(saved[name])
+        step: int = saved["step"]
+        return step
+
+    def save(self, file: Path, step: int) -> None:
+        states = {n: getattr(self, n).state_dict() for n in ("model", "heads", "optimizer")}
+        fresh = file.with_suffix(".new")
+        torch.save({"config": asdict(self.config), "step": step, **states}, fresh)
+        fresh.replace(file)
 
 
 def _losses(
     model: Model, heads: AuxiliaryHeads, batch: Batch, locations: slice, sigma: float
 ) -> dict[str, Tensor]:
     """All losses of one batch by name: the answer's, and those of the auxiliary heads."""
-    outputs = model(
-        input_ids=batch.input_ids,
+    images = model.model.get_image_features(batch.pixel_values).pooler_output
+    num_questions = len(batch.input_ids) // len(images)
+    words = model.get_input_embeddings()(batch.input_ids[:, NUM_IMAGE_TOKENS:])
+    outputs = model.model(
+        inputs_embeds=torch.cat([images.repeat_interleave(num_questions, dim=0), words], dim=1),
         attention_mask=batch.attention_mask,
-        pixel_values=batch.pixel_values,
         decoder_input_ids=batch.decoder_input_ids,
         use_cache=False,
     )
-    cells = outputs.encoder_last_hidden_state[:, 1:NUM_IMAGE_TOKENS]  # the first one is the mean
+    states = outputs.encoder_last_hidden_state[::num_questions]  # of each scene's first question
+    cells = states[:, 1:NUM_IMAGE_TOKENS]  # the first one is the mean
     embeddings = location_embeddings(model, locations)
     return {
-        "answer": answer_loss(outputs.logits, batch, locations, sigma),
-        **heads.losses(cells, batch.cells, embeddings, sigma),
+        "answer": answer_loss(model.lm_head(outputs.last_hidden_state), batch, locations, sigma),
+        **heads.losses(cells, batch, embeddings, sigma),
     }
 
 
