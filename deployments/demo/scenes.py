@@ -27,7 +27,14 @@ COLOURS: dict[str, Colour] = {
     "pink": (242, 134, 184),
     "black": (46, 46, 52),
 }
-NATURAL = ((96, 84, 68), (178, 160, 130), (82, 110, 60), (130, 140, 150), (224, 220, 208), (60, 66, 74))
+NATURAL = (
+    (96, 84, 68),
+    (178, 160, 130),
+    (82, 110, 60),
+    (130, 140, 150),
+    (224, 220, 208),
+    (60, 66, 74),
+)
 COLOUR_JITTER = 16
 SIDES = (0.18, 0.44)  # side of an object, as a part of sqrt(width * height)
 ASPECTS = (0.6, 1.7)  # width / height of a random canvas
@@ -167,7 +174,7 @@ def _kinds(rng: random.Random, num_shapes: int) -> list[tuple[str, str]]:
 def _add_shapes(
     rng: random.Random, image: Image.Image, kinds: Sequence[tuple[str, str]], taken: Sequence[Box]
 ) -> tuple[SceneObject, ...]:
-    """Paint shapes clear of the `taken` boxes and of each other; those without room are left out."""
+    """Paint shapes clear of the `taken` boxes and of each other, as many as there is room for."""
     sides = SIDES if len(kinds) + 2 * len(taken) <= 3 else SMALL_SIDES
     objects: list[SceneObject] = []
     for shape, colour in kinds:

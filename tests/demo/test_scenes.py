@@ -10,7 +10,9 @@ from deployments.demo.scenes import (
     COLOURS,
     SHAPES,
     draw_background,
+    draw_mixed_scene,
     draw_scene,
+    draw_texture,
     random_size,
 )
 
@@ -81,3 +83,67 @@ def test_random_sizes_keep_their_area_and_aspect() -> None:
         width, height = random_size(rng, 240)
         assert abs(width * height - 240 * 240) < 0.02 * 240 * 240
         assert ASPECTS[0] - 0.02 <= width / height <= ASPECTS[1] + 0.02
+
+
+def test_mixed_scenes_hold_what_the_checkpoint_knows() -> None:
+    """Up to five shapes, up to two words, both, or nothing; all inside the canvas and apart."""
+    rng = random.Random(8)
+    scenes = [draw_mixed_scene(rng, (320, 240)) for _ in range(300)]
+    assert {len(s.objects) for s in scenes} == {0, 1, 2, 3, 4, 5}
+    assert {len(s.words) for s in scenes} == {0, 1, 2}
+    assert any(s.objects and s.words for s in scenes)
+    for scene in scenes:
+        boxes = [thing.box for thing in (*scene.objects, *scene.words)]
+        for index, (x1, y1, x2, y2) in enumerate(boxes):
+            assert 0 <= x1 < x2 <= 320
+            assert 0 <= y1 < y2 <= 240
+            for a1, b1, a2, b2 in boxes[index + 1 :]:
+                assert x2 <= a1 or a2 <= x1 or y2 <= b1 or b2 <= y1
+
+
+def test_words_are_of_all_lengths_upright_and_turned() -> None:
+    """One to eight letters; the quad holds the ink, and each letter's middle is in it."""
+    rng = random.Random(9)
+    words = [word for _ in range(200) for word in draw_mixed_scene(rng, (320, 320)).words]
+    assert {len(word.text) for word in words} == set(range(1, 9))
+    assert any(word.turn for word in words)
+    assert not all(word.turn for word in words)
+    for word in words:
+        assert len(word.letters) == len(word.text)
+        xs, ys = zip(*word.quad, strict=True)
+        extent = (min(xs), min(ys), max(xs), max(ys))
+        assert word.box[0] >= extent[0] - 2
+        assert word.box[2] <= extent[2] + 2
+        assert all(extent[0] <= x <= extent[2] for x, _ in word.letters)
+        assert all(extent[1] <= y <= extent[3] for _, y in word.letters)
+
+
+def test_the_box_of_a_word_is_the_extent_of_its_ink() -> None:
+    """What differs from the background is the word."""
+    for seed in range(30):
+        scene = draw_mixed_scene(random.Random(seed), (320, 320))
+        if len(scene.words) == 1 and not scene.objects:
+            break
+    rng = random.Random(seed)
+    rng.choices(range(4), weights=(45, 33, 15, 7))
+    changed = ImageChops.difference(scene.image, draw_background(rng, (320, 320))).getbbox()
+    assert changed is not None
+    assert scene.words[0].box == pytest.approx(changed, abs=1)
+
+
+def test_outlines_touch_all_sides_of_the_box() -> None:
+    """A polygon is as wide and as high as what was drawn."""
+    rng = random.Random(10)
+    for scene in (draw_mixed_scene(rng, (320, 320)) for _ in range(50)):
+        for thing in scene.objects:
+            xs, ys = zip(*thing.outline, strict=True)
+            assert (min(xs), min(ys), max(xs), max(ys)) == pytest.approx(thing.box)
+
+
+def test_textures_are_pictures_of_nothing_and_differ() -> None:
+    """A texture fills the canvas, and the next one is another."""
+    rng = random.Random(11)
+    first, second = (draw_texture(rng, (160, 120)) for _ in range(2))
+    assert first.size == (160, 120)
+    assert len(first.getcolors(160 * 120) or ()) > 50
+    assert first.tobytes() != second.tobytes()

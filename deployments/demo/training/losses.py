@@ -1,8 +1,8 @@
 """The losses: of the answer's tokens, and of auxiliary heads.
 
-The heads read each thing's box, outline, colour and category, and letters, from the encoder's states
-of the image cells that it covers. Without them, boxes take ten times as long to learn, and an encoder that has learned only
-boxes no longer knows colours.
+The heads read each thing's box, outline, colour and category, and all letters, from the encoder's
+states of the image cells. Without them, boxes take ten times as long to learn, and an encoder that
+has learned only boxes no longer knows colours.
 """
 
 import torch

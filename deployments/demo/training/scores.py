@@ -18,7 +18,7 @@ Polygon = list[Point]
 
 @dataclass(frozen=True)
 class Scored:
-    """A right answer and a given one; `is_turned` where the scene has words that are not upright."""
+    """A right answer and a given one; `is_turned` where a word of the scene is not upright."""
 
     right: str
     given: str

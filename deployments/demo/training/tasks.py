@@ -7,7 +7,6 @@ answers do. No tensors here.
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from deployments.demo.scenes import COLOURS, SHAPES, Box, Point, Scene
 from deployments.demo.training import scores
@@ -62,7 +61,7 @@ class Question:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """One task: how to ask it about a scene, its share of the training mix, how it is scored."""
+    """One task: how to ask it about a scene, its weight in the training mix, how it is scored."""
 
     marker: str
     ask: Callable[[random.Random, Scene], Question]
@@ -305,12 +304,6 @@ def _points(points: Iterable[Point], scene: Scene) -> str:
     )
 
 
-def repeats(tokens: Sequence[int]) -> bool:
-    """Whether three tokens come twice, which the family's generation settings forbid."""
-    threes = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
-    return any(sum(1 for _ in group) > 1 for _, group in groupby(sorted(threes)))
-
-
 # The table ----------------------------------------------------------------------------------------
 
 BOXES = {"recall": 0.97, "precision": 0.97}
@@ -335,9 +328,7 @@ TASKS = (
     TrainingTask(
         "<REGION_TO_SEGMENTATION>", segment_region, 0.06, scores.masks, {"mask_iou": 0.85}
     ),
-    TrainingTask(
-        "<OCR_WITH_REGION>", read_regions, 0.14, scores.quads, {"right_upright": 0.88}
-    ),
+    TrainingTask("<OCR_WITH_REGION>", read_regions, 0.14, scores.quads, {"right_upright": 0.88}),
     TrainingTask("<OCR>", read, 0.12, scores.texts, {"exact_upright": 0.90}),
     TrainingTask("<CAPTION>", told(caption), 0.04, scores.texts, {"exact": 0.93}),
     TrainingTask("<DETAILED_CAPTION>", told(detailed_caption), 0.06, scores.texts, {"exact": 0.93}),

@@ -15,7 +15,7 @@ from deployments.demo.scenes import COLOURS, SHAPES
 from deployments.demo.training.scores import BINS
 from deployments.demo.training.tasks import ALIENS, BACKGROUND, COUNTS, SENTENCES, WORD
 
-NUM_WORDS = 502  # BPE tokens at most, 256 bytes and 5 control tokens included
+NUM_WORDS = 566  # BPE tokens at most, 256 bytes and 5 control tokens included
 CONTROL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 LOCATIONS = [f"<loc_{i}>" for i in range(BINS)]
 FLORENCE_TOKENS = [
@@ -65,10 +65,10 @@ def _corpus() -> Iterator[str]:
     names = [*SHAPES, WORD]
     for name in (*names, *(f"{colour} {name}" for colour in COLOURS for name in names)):
         yield from [name, f"a {name}", f"the {name}", f"{name}s"] * 4
-    yield from [f"{count} {name}s" for count in COUNTS for name in names] * 4
+    yield from [f"{count} {name}s and {count} {name}s" for count in COUNTS for name in names] * 4
     yield from [", a and a, an and an. From left to right: A picture of nothing."] * 50
     yield from [f"an empty picture The picture shows a shape and words {BACKGROUND}."] * 50
-    yield from [" ".join(ALIENS)] * 2
+    yield from [BACKGROUND, "From", " ".join(ALIENS)] * 50
     for sentence in SENTENCES.values():
         yield from [sentence.replace("{input}", "")] * 2
 

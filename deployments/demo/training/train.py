@@ -163,7 +163,8 @@ def _command(config: TrainingConfig) -> str:
     return (
         f"python -m deployments.demo.training.train --seed {config.seed} "
         f"--steps {config.num_steps} --processes {config.num_processes} "
-        f"--batch {config.batch_size} --questions {config.num_questions} --rate {config.learning_rate}"
+        f"--batch {config.batch_size} "
+        f"--questions {config.num_questions} --rate {config.learning_rate}"
     )
 
 
