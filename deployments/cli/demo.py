@@ -1,4 +1,7 @@
-"""`florence demo`: three random scenes, the boxes found in them against the truth."""
+"""`florence demo`: three random scenes and their boxes, and one that is asked for everything else.
+
+What is found stands beside the truth.
+"""
 
 import io
 import json
@@ -7,16 +10,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deployments.cli.options import make_folder
-from deployments.demo.scenes import Scene, draw_scene
+from deployments.demo.scenes import Scene, draw_mixed_scene, draw_scene
 from deployments.demo.scoring import ApiBox, SceneScore, box_of, score_boxes
+from deployments.demo.training.tasks import detailed_caption
 from deployments.local.client import ServiceClient, data_uri_of
 from deployments.local.config import local_profile
 from deployments.local.launch import launch
@@ -39,7 +44,7 @@ def demo(
         "out/demo"
     ),
 ) -> None:
-    """Find the shapes in three random scenes, and show how well.
+    """Find the shapes in three random scenes, read and outline in a fourth, and show how well.
 
     Starts a service of its own. The exit code is 1 when too few shapes are found.
     """
@@ -57,10 +62,9 @@ def run_demo(seed: int | None, out: Path) -> int:
     scenes = [
         draw_scene(random.Random(f"{seed}/{number}"), size) for number, size in enumerate(SIZES)
     ]
+    mixed = scene_with_words(random.Random(f"{seed}/mixed"))
     make_folder(out)
-    console.print(
-        f"Three random scenes, seed {seed} (florence demo --seed {seed} draws them again)"
-    )
+    console.print(f"Four random scenes, seed {seed} (florence demo --seed {seed} draws them again)")
     with steps(console) as step, tempfile.TemporaryDirectory(prefix="florence-") as folder:
         step("Starting Ray and loading the model")
         state = StateFolder(Path(folder))
@@ -70,8 +74,19 @@ def run_demo(seed: int | None, out: Path) -> int:
             for number, scene in enumerate(scenes, 1):
                 step(f"Asking about scene {number} of {len(scenes)}")
                 scores.append(ask(client, scene, number, out))
+            step("Asking for words, outlines and a caption")
+            answers = ask_for_all(client, mixed, out)
             step("Stopping")
+    console.print(kinds_table(answers))
     return report(console, scores, out)
+
+
+def scene_with_words(rng: random.Random) -> Scene:
+    """A scene that every kind of question can be asked about."""
+    while True:
+        scene = draw_mixed_scene(rng, SIZES[0])
+        if scene.objects and scene.words:
+            return scene
 
 
 @contextmanager
@@ -92,13 +107,48 @@ def ask(client: ServiceClient, scene: Scene, number: int, out: Path) -> SceneSco
     truth = [box_of(thing.box) for thing in scene.objects]
     scene.image.save(out / f"scene-{number}.png")
     (out / f"truth-{number}.json").write_text(json.dumps({"bboxes": truth}) + "\n")
-    body = client.run(TASK, data_uri_of(scene.image))
-    (out / f"result-{number}.json").write_bytes(body)
-    answer = json.loads(body)
-    picture = Image.open(io.BytesIO(client.download(answer["image"]["url"])))
-    picture.save(out / f"annotated-{number}.png")
-    found = answer["results"]["bboxes"]
-    return score_boxes(truth, found)
+    answer = ask_task(client, TASK, data_uri_of(scene.image), str(number), out)
+    return score_boxes(truth, answer["results"]["bboxes"])
+
+
+def ask_for_all(client: ServiceClient, scene: Scene, out: Path) -> list[tuple[str, str, str]]:
+    """Ask a scene of shapes and words for quads, polygons and text: task, truth, answer."""
+    scene.image.save(out / "scene-4.png")
+    image, thing = data_uri_of(scene.image), scene.objects[0]
+    phrase = f"{thing.colour} {thing.shape}"
+    read = ask_task(client, "ocr-with-region", image, "4-ocr-with-region", out)
+    outlined = ask_task(
+        client, "referring-expression-segmentation", image, "4-segmentation", out, text_input=phrase
+    )
+    told = ask_task(client, "detailed-caption", image, "4-caption", out)
+    words = ", ".join(quad["label"] for quad in read["results"]["quad_boxes"])
+    parts = ", ".join(f"{len(p['points'])} points" for p in outlined["results"]["polygons"])
+    return [
+        ("ocr-with-region", ", ".join(word.text for word in scene.words), words),
+        (f"segmentation of “{phrase}”", f"{len(thing.outline)} points", parts),
+        ("detailed-caption", detailed_caption(scene), told["results"]),
+    ]
+
+
+def ask_task(
+    client: ServiceClient, task: str, image_url: str, name: str, out: Path, **fields: str
+) -> dict[str, Any]:
+    """Ask one task; write the answer as it came, and its picture where it has one."""
+    body = client.run(task, image_url, **fields)
+    (out / f"result-{name}.json").write_bytes(body)
+    answer: dict[str, Any] = json.loads(body)
+    if "image" in answer:
+        picture = Image.open(io.BytesIO(client.download(answer["image"]["url"])))
+        picture.save(out / f"annotated-{name}.png")
+    return answer
+
+
+def kinds_table(rows: Sequence[tuple[str, str, str]]) -> Table:
+    """A row for each question about the fourth scene."""
+    shown = Table("task", "truth", "answer", title="A scene of shapes and words")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    return shown
 
 
 def report(console: Console, scores: Sequence[SceneScore], out: Path) -> int:

@@ -1,7 +1,6 @@
 """The shipped demo checkpoint: it loads by plain `from_pretrained`, and it sees."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration, Flore
 
 import deployments.demo
 from deployments.demo.training.evaluation import evaluate, shortfalls, unseen_scenes
-from deployments.demo.training.tasks import SENTENCES, TASKS
+from deployments.demo.training.tasks import SENTENCES
+from deployments.demo.training.train import figures_of
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(deployments.demo.__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"
+SLACK = 0.03  # of 64 scenes, two or three decide about that much
 KEYS = {
     "ocr",
     "phrase_grounding",
@@ -92,10 +93,9 @@ def test_generation_settings_are_those_of_florence(
 def test_checkpoint_is_small_and_in_half_precision(
     model: Florence2ForConditionalGeneration, report: dict[str, Any]
 ) -> None:
-    """About two million parameters, stored in about four megabytes."""
-    assert 1_800_000 < model.num_parameters() < 2_200_000
-    assert report["parameters"] == model.num_parameters()
-    assert (CHECKPOINT / "model.safetensors").stat().st_size < 4_500_000
+    """At most eight million parameters, stored in at most sixteen megabytes."""
+    assert report["parameters"] == model.num_parameters() <= 8_000_000
+    assert (CHECKPOINT / "model.safetensors").stat().st_size <= 16_000_000
     assert json.loads((CHECKPOINT / "config.json").read_text())["dtype"] == "float16"
 
 
@@ -106,30 +106,20 @@ def test_reported_figures_are_good_enough(report: dict[str, Any], name: str) -> 
     assert shortfalls(report[name]["tasks"]) == []
 
 
+def test_the_run_was_short(report: dict[str, Any]) -> None:
+    """Two hours on two cores are enough to make it again."""
+    assert report["minutes"] <= 120
+    assert report["cores"] <= 2
+
+
 def test_readme_states_the_reported_figures(report: dict[str, Any]) -> None:
-    """The README's table, command, steps and minutes are those of the report."""
-    readme = (FOLDER / "README.md").read_text()
-    rows = {
-        cells[0].strip("`"): [c for c in cells[1:] if c != "–"]
-        for cells in (re.findall(r"[^|\s][^|]*[^|\s]|[^|\s]", r) for r in readme.splitlines())
-        if cells and cells[0].strip("`") in SENTENCES and len(cells) > 4
-    }
-    figures = report["evaluation"]["tasks"]
-    assert {m: [f"{v:.3f}" for v in f.values()] for m, f in figures.items()} == rows
-    assert report["command"] in readme
-    assert f"{report['steps']} steps" in readme
-    assert f"{report['minutes']} minutes" in readme
-    assert f"seed {report['seed']}" in readme
+    """The README's command and table are those of the report."""
+    assert figures_of(report) in (FOLDER / "README.md").read_text()
 
 
-def test_finds_the_objects_of_unseen_scenes(
+def test_knows_every_task_on_unseen_scenes(
     processor: Florence2Processor, model: Florence2ForConditionalGeneration
 ) -> None:
-    """On 64 fixed scenes every real task does what the README says, now and on this machine."""
-    figures = evaluate(model, processor, unseen_scenes(64, seed=64), TASKS)
-    for marker in ("<REGION_PROPOSAL>", "<OD>", "<DENSE_REGION_CAPTION>"):
-        assert figures[marker]["recall"] >= 0.95
-        assert figures[marker]["precision"] >= 0.95
-    assert figures["<OD>"]["right_label"] >= 0.95
-    assert figures["<DENSE_REGION_CAPTION>"]["right_label"] >= 0.95
-    assert figures["<CAPTION>"]["exact"] >= 0.85
+    """On 64 fixed scenes every task does what the README says, now and on this machine."""
+    figures = evaluate(model, processor, unseen_scenes(64, seed=64))
+    assert shortfalls(figures, slack=SLACK) == []

@@ -70,11 +70,11 @@ def answers(
     return found
 
 
-def shortfalls(figures: dict[str, Figures]) -> list[str]:
-    """One line for each figure that is below what its task requires."""
+def shortfalls(figures: dict[str, Figures], slack: float = 0.0) -> list[str]:
+    """One line for each figure that is more than `slack` below what its task requires."""
     return [
-        f"{task.marker} {name} {figures[task.marker].get(name, 1.0):.3f} < {least}"
+        f"{task.marker} {name} {figures[task.marker][name]:.3f} < {least}"
         for task in TASKS
         for name, least in task.required.items()
-        if figures[task.marker].get(name, 1.0) < least
+        if figures[task.marker][name] < least - slack
     ]

@@ -34,6 +34,8 @@ NUM_SCENES = 256
 NUM_VALIDATION_SCENES = 32
 SHOWN_SIZE = (640, 480)
 
+FIGURES_BEGIN, FIGURES_END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
+
 console = Console()
 if not console.is_terminal:
     console = Console(width=120)
@@ -146,6 +148,7 @@ class TrainingRun:
             "curve": self.curve,
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_readme(self.out.parent / "README.md", report)
         for file in (self.state, self.journal):
             file.unlink(missing_ok=True)
         return report
@@ -157,6 +160,48 @@ class TrainingRun:
         self.curve.append({"step": step, "minutes": self.minutes, "tasks": figures})
         console.print(f"{self.minutes:5.1f} min  step {step}")
         console.print(_table(figures))
+
+
+def write_readme(readme: Path, report: dict[str, Any]) -> None:
+    """Put the figures of a run between the marks of the README, where there is one."""
+    if readme.exists():
+        before, rest = readme.read_text().split(FIGURES_BEGIN)
+        _, after = rest.split(FIGURES_END)
+        readme.write_text(f"{before}{figures_of(report)}{after}")
+
+
+def figures_of(report: dict[str, Any]) -> str:
+    """The part of the README that a run writes, its marks included."""
+    tasks = report["evaluation"]["tasks"]
+    rows = [
+        f"| `{task.marker}` | {_written(tasks[task.marker], task.required)} |" for task in TASKS
+    ]
+    lines = [
+        f"{FIGURES_BEGIN}```",
+        report["command"],
+        "```",
+        "",
+        f"One run with seed {report['seed']}: {report['steps']} steps of "
+        f"{report['scenes_per_step']} scenes with {report['questions_per_scene']} questions each, "
+        f"{report['minutes']} minutes on {report['cores']} cores shared with other work, "
+        f"{report['cpu_minutes']} CPU minutes, on {report['date']}; "
+        f"{report['parameters'] / 1e6:.2f} million parameters.",
+        "",
+        "| task | figures (aim) |",
+        "|---|---|",
+        *rows,
+        "",
+        FIGURES_END,
+    ]
+    return "\n".join(lines)
+
+
+def _written(figures: Figures, required: Figures) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}"
+        + (f" (≥ {required[name]:.2f})" if name in required else "")
+        for name, value in figures.items()
+    )
 
 
 def _command(config: TrainingConfig) -> str:
