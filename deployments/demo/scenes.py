@@ -115,14 +115,16 @@ def draw_scene(rng: random.Random, size: tuple[int, int], max_objects: int = 3) 
     return Scene(image, tuple(sorted(objects, key=lambda o: o.box)))
 
 
-def draw_mixed_scene(rng: random.Random, size: tuple[int, int]) -> Scene:
-    """Draw what the demo checkpoint knows: up to five shapes and two words, or nothing at all."""
-    kind = rng.choices(("shapes", "words", "both", "nothing"), weights=(45, 33, 15, 7))[0]
+def draw_mixed_scene(
+    rng: random.Random, size: tuple[int, int], max_words: int = MOST_WORDS
+) -> Scene:
+    """Draw what the demo checkpoint knows: up to five shapes, words, both, or nothing at all."""
+    kind = rng.choices(("shapes", "words", "both", "nothing"), weights=(40, 40, 14, 6))[0]
     if kind == "nothing":
         return Scene(rng.choice((draw_background, draw_texture))(rng, size), ())
     image = draw_background(rng, size)
     num_shapes = {"shapes": MOST_SHAPES, "words": 0, "both": 2}[kind]
-    num_words = {"shapes": 0, "words": MOST_WORDS, "both": 1}[kind]
+    num_words = {"shapes": 0, "words": max_words, "both": 1}[kind]
     words = _add_words(rng, image, rng.randint(min(1, num_words), num_words))
     num_shapes = rng.randint(min(1, num_shapes), num_shapes)
     objects = _add_shapes(rng, image, _kinds(rng, num_shapes), [word.box for word in words])

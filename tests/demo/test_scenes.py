@@ -125,7 +125,7 @@ def test_the_box_of_a_word_is_the_extent_of_its_ink() -> None:
         if len(scene.words) == 1 and not scene.objects:
             break
     rng = random.Random(seed)
-    rng.choices(range(4), weights=(45, 33, 15, 7))
+    rng.choices(range(4), weights=(40, 40, 14, 6))
     changed = ImageChops.difference(scene.image, draw_background(rng, (320, 320))).getbbox()
     assert changed is not None
     assert scene.words[0].box == pytest.approx(changed, abs=1)

@@ -22,6 +22,7 @@ from deployments.demo.training.tasks import TASKS, WORD, TrainingTask, things
 from deployments.demo.training.tokenizer import IMAGE_TOKEN
 from deployments.demo.words import LETTERS
 
+MOST_WORDS = 4  # of a scene: more than a scene needs, because reading is the hardest to learn
 SCENE_SIDE = 256  # pixels; canvases have about the area of this square
 SUBCELLS = 2 * GRID  # of a side, to say where letters are
 IGNORED = -100
@@ -58,7 +59,8 @@ def draw_batch(
     rng: random.Random, tokenizer: PreTrainedTokenizerBase, size: int, num_questions: int
 ) -> Batch:
     """Draw `size` new scenes, and ask `num_questions` tasks about each, by the tasks' shares."""
-    scenes = [draw_mixed_scene(rng, random_size(rng, SCENE_SIDE)) for _ in range(size)]
+    sizes = [random_size(rng, SCENE_SIDE) for _ in range(size)]
+    scenes = [draw_mixed_scene(rng, canvas, MOST_WORDS) for canvas in sizes]
     asked = [_ask(rng, scene) for scene in scenes for _ in range(num_questions)]
     image = IMAGE_TOKEN * NUM_IMAGE_TOKENS
     prompts = _tokens(tokenizer, [f"{image}<s>{prompt}</s>" for prompt, _ in asked])

@@ -30,11 +30,15 @@ class AuxiliaryHeads(nn.Module):
         self.colour = nn.Linear(WIDTH, len(COLOURS))
         self.category = nn.Linear(WIDTH, len(CATEGORIES))
         self.letters = nn.Linear(WIDTH, 4 * (1 + len(LETTERS)))  # in each quarter of the cell
+        self.seen_letters = nn.Linear(WIDTH, 4 * (1 + len(LETTERS)))  # before the encoder
 
     def losses(
-        self, states: Tensor, batch: Batch, locations: Tensor, sigma: float
+        self, seen: Tensor, states: Tensor, batch: Batch, locations: Tensor, sigma: float
     ) -> dict[str, Tensor]:
-        """Losses by name, of `states` (B, GRID * GRID, WIDTH) and `locations` (BINS, WIDTH)."""
+        """Losses by name, of what the vision tower and the encoder make of each cell.
+
+        `seen` and `states` are (B, GRID * GRID, WIDTH), `locations` (BINS, WIDTH).
+        """
         cells = batch.cells
         inside = states[cells.scene, cells.cell]  # (K, WIDTH)
         sides = self.sides(inside).view(-1, 4, WIDTH) @ locations.T  # (K, 4, BINS)
@@ -49,18 +53,9 @@ class AuxiliaryHeads(nn.Module):
             "colour": functional.cross_entropy(self.colour(inside), cells.colour),
             "corners": 2 * functional.l1_loss(self.corners(inside), _to_corners(cells)),
             "category": functional.cross_entropy(self.category(inside), cells.category),
-            "letters": self._letter_loss(states, batch.letters),
+            "letters": _letter_loss(self.letters(states), batch.letters),
+            "seen": 2 * _letter_loss(self.seen_letters(seen), batch.letters),
         }
-
-    def _letter_loss(self, states: Tensor, letters: Tensor) -> Tensor:
-        """Which letter has its middle in each quarter of a cell; few quarters have one."""
-        quarters = self.letters(states).view(-1, GRID, GRID, 2, 2, 1 + len(LETTERS))
-        scores = quarters.permute(0, 1, 3, 2, 4, 5).reshape(-1, SUBCELLS, SUBCELLS, 27)
-        there = letters > 0
-        nothing = functional.cross_entropy(scores[~there], letters[~there])
-        if not there.any():
-            return nothing
-        return nothing + functional.cross_entropy(scores[there], letters[there])
 
 
 def answer_loss(logits: Tensor, batch: Batch, locations: slice, sigma: float) -> Tensor:
@@ -77,6 +72,17 @@ def answer_loss(logits: Tensor, batch: Batch, locations: slice, sigma: float) ->
     location_loss = -(target * log_probs[is_location][:, locations]).sum()
     total_weight = WORD_WEIGHT * int(is_word.sum()) + int(is_location.sum())
     return (word_loss * WORD_WEIGHT + location_loss) / total_weight
+
+
+def _letter_loss(scores: Tensor, letters: Tensor) -> Tensor:
+    """Which letter has its middle in each quarter of a cell; few quarters have one."""
+    quarters = scores.view(-1, GRID, GRID, 2, 2, 1 + len(LETTERS)).permute(0, 1, 3, 2, 4, 5)
+    scores = quarters.reshape(-1, SUBCELLS, SUBCELLS, 1 + len(LETTERS))
+    there = letters > 0
+    nothing = functional.cross_entropy(scores[~there], letters[~there])
+    if not there.any():
+        return nothing
+    return nothing + functional.cross_entropy(scores[there], letters[there])
 
 
 def soft_location_loss(logits: Tensor, centre: Tensor, sigma: float) -> Tensor:

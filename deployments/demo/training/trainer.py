@@ -170,7 +170,7 @@ def _losses(
     embeddings = location_embeddings(model, locations)
     return {
         "answer": answer_loss(model.lm_head(outputs.last_hidden_state), batch, locations, sigma),
-        **heads.losses(cells, batch, embeddings, sigma),
+        **heads.losses(images[:, 1:], cells, batch, embeddings, sigma),
     }
 
 
