@@ -15,6 +15,7 @@ from deployments.demo.training.model import GRID, WIDTH
 from deployments.demo.training.scores import BINS
 from deployments.demo.words import LETTERS
 
+LETTER_WEIGHT = 0.3  # with more, boxes are learned later
 WORD_WEIGHT = 2.0  # a word's token counts this much more than a location's
 
 
@@ -53,8 +54,8 @@ class AuxiliaryHeads(nn.Module):
             "colour": functional.cross_entropy(self.colour(inside), cells.colour),
             "corners": 2 * functional.l1_loss(self.corners(inside), _to_corners(cells)),
             "category": functional.cross_entropy(self.category(inside), cells.category),
-            "letters": _letter_loss(self.letters(states), batch.letters),
-            "seen": 2 * _letter_loss(self.seen_letters(seen), batch.letters),
+            "letters": LETTER_WEIGHT * _letter_loss(self.letters(states), batch.letters),
+            "seen": LETTER_WEIGHT * _letter_loss(self.seen_letters(seen), batch.letters),
         }
 
 

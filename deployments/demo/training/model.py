@@ -30,6 +30,7 @@ from deployments.demo.training.tokenizer import (
     token_id,
 )
 from deployments.florence.checkpoint import DEMO_MARK
+from deployments.florence.parsing import NO_PHRASES
 
 IMAGE_SIDE = 160  # pixels; every image is squashed to a square of it
 GRID = 10  # cells per side that the vision tower reduces an image to
@@ -55,6 +56,7 @@ def build_model(tokenizer: PreTrainedTokenizerBase) -> Florence2ForConditionalGe
     model = Florence2ForConditionalGeneration(build_config(tokenizer))
     model.generation_config = build_generation_config()
     _place_locations(model, tokenizer)
+    _place_cells(model)
     return model
 
 
@@ -68,7 +70,7 @@ def build_config(tokenizer: PreTrainedTokenizerBase) -> Florence2Config:
         patch_size=[7, 3, 3, 3],
         patch_padding=[3, 1, 1, 1],
         patch_stride=[4, 2, 2, 1],
-        window_size=5,
+        window_size=GRID,  # all cells see each other in the last two stages
         mlp_ratio=2.0,
         drop_path_rate=0.0,
         projection_dim=WIDTH,
@@ -122,7 +124,8 @@ def build_processor(tokenizer: PreTrainedTokenizerBase) -> Florence2Processor:
         image_seq_length=NUM_IMAGE_TOKENS,
     )
     bins = {"NUM_BBOX_HEIGHT_BINS": BINS, "NUM_BBOX_WIDTH_BINS": BINS}
-    post_processors = {name: dict(bins) for name in POST_PROCESSORS}
+    post_processors: dict[str, dict[str, Any]] = {name: dict(bins) for name in POST_PROCESSORS}
+    post_processors["phrase_grounding"]["banned_grounding_tokens"] = sorted(NO_PHRASES)
     return Florence2Processor(pixels, tokenizer, post_processor_config=post_processors)
 
 
@@ -167,10 +170,26 @@ def _place_locations(
 
     Half of the width holds the waves (norm 1, low frequencies stronger), half a shared vector.
     """
-    position = (torch.arange(BINS) + 0.5) / BINS  # (bins,)
-    frequency = torch.arange(1, WIDTH // 4 + 1)  # (waves,)
-    angles = math.pi * position[:, None] * frequency
-    waves = torch.cat([angles.cos(), angles.sin()], dim=1) * frequency.repeat(2) ** -0.25
+    waves = _waves((torch.arange(BINS) + 0.5) / BINS, torch.arange(1, WIDTH // 4 + 1))
     shared = torch.randn(WIDTH // 2) * 0.02
     rows = torch.cat([nn.functional.normalize(waves, dim=1), shared.expand(BINS, -1)], dim=1)
     location_embeddings(model, location_ids(tokenizer)).copy_(rows)
+
+
+@torch.no_grad()
+def _place_cells(model: Florence2ForConditionalGeneration) -> None:
+    """Start the embeddings of the cells' rows and columns as waves, too, as loud as what is seen.
+
+    Transformers starts them near zero, and a box can be read only from where its cells are.
+    """
+    places = model.model.multi_modal_projector.image_position_embed
+    for embedding in (places.row_embeddings, places.column_embeddings):
+        num_places, width = embedding.weight.shape
+        frequency = torch.linspace(0.5, GRID, width // 2)
+        embedding.weight.copy_(_waves((torch.arange(num_places) + 0.5) / GRID, frequency))
+
+
+def _waves(position: Tensor, frequency: Tensor) -> Tensor:
+    """Cosines, then sines, of positions (P,) in parts of the side: (P, 2 · frequencies)."""
+    angles = math.pi * position[:, None] * frequency
+    return torch.cat([angles.cos(), angles.sin()], dim=1) * frequency.repeat(2) ** -0.25
