@@ -1,34 +1,46 @@
 """What scores are worth: `python -m loadtest.bench.scores [--scenes 500] [--write docs/scores.md]`.
 
-Hard scenes of the demo (small shapes, overlapping ones, textures, noise, nothing at all) go through
-the engine with the demo checkpoint. A box is right when a true one of the same label, not yet
-taken, overlaps it with an IoU of at least 0.5. The AUROC says how often a right box has a higher
-score than a wrong one; the reliability table shows how many of the boxes of each tenth of the
-service's score are right. Both come from scenes on which nothing was chosen. The comparison with
-other ways to make one score of an item's tokens, by which the service's was chosen, has scenes of
-its own.
+Hard scenes of the demo (small shapes and words, covered ones, textures, noise, nothing at all) go
+through the engine with the demo checkpoint, with questions about what is there and what is not. An
+item is right when a true one of the same label, not yet taken, overlaps it with an IoU of at least
+0.5. The AUROC says how often a right item has a higher score than a wrong one; the reliability
+table shows how many of the items of each tenth of the service's score are right. Both come from
+scenes on which nothing was chosen. The comparison with other ways to make one score of an item's
+tokens, by which the service's was chosen, has scenes of its own.
 """
 
 import collections.abc
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from math import exp, prod
 from pathlib import Path
 from statistics import mean
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from PIL import Image, ImageDraw
 
-from deployments.demo.scenes import Box, Scene, SceneObject, draw_background, draw_scene
+from deployments.demo.scenes import (
+    Box,
+    Point,
+    Scene,
+    draw_background,
+    draw_mixed_scene,
+    draw_texture,
+)
 from deployments.demo.scoring import iou
+from deployments.demo.training.scores import mask_iou
+from deployments.demo.training.tasks import TASKS as QUESTIONS
+from deployments.demo.training.tasks import Question
 from deployments.florence import parsing, scores
 from deployments.florence.engine.engine import Engine
 from deployments.florence.model import Model
 from deployments.florence.open import open_engine
 from deployments.florence.parsing import Found, ModelAnswer
+from deployments.florence.schemas import BoundingBox, OCRBoundingBoxSingle, Polygon
 from deployments.florence.sequence import Sequence as EngineSequence
 from deployments.florence.tasks import TASKS
 from deployments.florence.token_scores import TokenScores
@@ -41,18 +53,24 @@ SIZE = (320, 240)
 RIGHT_IOU = 0.5
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 KINDS = ("plain", "small", "overlapping", "texture", "noise", "nothing")
-PATHS = ("region-proposal", "object-detection", "dense-region-caption")
+FAMILIES = {
+    "boxes": ("region-proposal", "object-detection", "dense-region-caption"),
+    "phrases": ("caption-to-phrase-grounding", "open-vocabulary-detection"),
+    "quads": ("ocr-with-region",),
+    "polygons": ("referring-expression-segmentation", "region-to-segmentation"),
+}
+PATHS = tuple(path for paths in FAMILIES.values() for path in paths)
 NUM_BINS = 10
 
 Candidate = Callable[[TokenScores, Found], float]
+Item = BoundingBox | OCRBoundingBoxSingle | Polygon
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A box that was found: its tokens' scores, and whether it is right."""
+    """An item that was found: its tokens' scores, and whether it is right."""
 
     path: str
-    kind: str
     found: Found
     scores: TokenScores
     is_right: bool
@@ -133,34 +151,37 @@ def main(
 
 
 def judge(num: int, beams: int, seed: int) -> list[Judged]:
-    """Every box that the model finds in `num` hard scenes, a task each in turn."""
+    """Every item that the model finds in `num` hard scenes, a kind and a task in turn."""
     model = Model(ModelSettings(path="demo", device="cpu", dtype="float32"))
-    checkpoint = model.checkpoint
-    prompts = [checkpoint.prompt(TASKS[path].sentence) for path in PATHS]
-    settings = InferenceSettings(num_beams=beams)
-    engine = open_engine(model, settings, max(map(len, prompts)))
-    drawn = [hard_scene(random.Random(seed + n), KINDS[n % len(KINDS)]) for n in range(num)]
+    turns = [*product(PATHS, KINDS)]
     asked = [
-        EngineSequence(
-            to_pixels(scene.image, checkpoint.image_size, checkpoint.resample),
-            prompts[number // len(KINDS) % len(PATHS)],
-            scored=True,
-        )
-        for number, scene in enumerate(drawn)
+        ask(model, random.Random(seed + number), *turns[number % len(turns)])
+        for number in range(num)
     ]
-    run(engine, asked)
-    found = []
-    for number, (scene, sequence) in enumerate(zip(drawn, asked, strict=True)):
-        path, kind = PATHS[number // len(KINDS) % len(PATHS)], KINDS[number % len(KINDS)]
-        answer = ModelAnswer.of(
-            sequence.tokens,
-            checkpoint.vocabulary,
-            scene.image.size,
-            sequence.scores,
-            sequence.truncated,
-        )
-        found += judged_boxes(answer, scene, path, kind)
-    return found
+    longest = max(len(each.sequence.prompt) for each in asked)
+    engine = open_engine(model, InferenceSettings(num_beams=beams), longest)
+    run(engine, [each.sequence for each in asked])
+    return [judged for each in asked for judged in judge_answer(each, model)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a scene, and the sequence that answers it."""
+
+    path: str
+    scene: Scene
+    question: Question
+    sequence: EngineSequence
+
+
+def ask(model: Model, rng: random.Random, path: str, kind: str) -> Asked:
+    """A question as the demo knows them, about a scene of this kind."""
+    checkpoint, scene = model.checkpoint, hard_scene(rng, kind)
+    task = next(each for each in QUESTIONS if each.marker == TASKS[path].marker)
+    question = task.ask(rng, scene)
+    pixels = to_pixels(scene.image, checkpoint.image_size, checkpoint.resample)
+    prompt = checkpoint.prompt(task.prompt(question))
+    return Asked(path, scene, question, EngineSequence(pixels, prompt, scored=True))
 
 
 def run(engine: Engine, asked: collections.abc.Sequence[EngineSequence]) -> None:
@@ -174,46 +195,73 @@ def run(engine: Engine, asked: collections.abc.Sequence[EngineSequence]) -> None
         num_running -= len(engine.step())
 
 
-def judged_boxes(answer: ModelAnswer, scene: Scene, path: str, kind: str) -> list[Judged]:
-    """The boxes of an answer, each right if it is a true one's first."""
-    assert answer.scores is not None
-    pattern = parsing.BOXES if path == PATHS[0] else parsing.LABELLED_BOXES
-    left, judged = list(scene.objects), []
-    for found in parsing.fours(answer, pattern):
-        made = parsing.box(answer, found)
-        if made is None:
-            continue
-        corners = made.x, made.y, made.x + made.w, made.y + made.h
-        true = next((o for o in left if fits(o, corners, made.label, path)), None)
+def judge_answer(asked: Asked, model: Model) -> list[Judged]:
+    """The items of an answer, each right if it is a true one's first."""
+    vocabulary, sequence = model.checkpoint.vocabulary, asked.sequence
+    size = asked.scene.image.size
+    given = ModelAnswer.of(sequence.tokens, vocabulary, size, sequence.scores, sequence.truncated)
+    right = ModelAnswer.of(vocabulary.encode(asked.question.answer), vocabulary, size)
+    assert given.scores is not None
+    left, judged = [item for _, item in items(right, asked.path)], []
+    for found, item in items(given, asked.path):
+        true = next((each for each in left if fits(each, item, size)), None)
         if true is not None:
             left.remove(true)
-        judged.append(Judged(path, kind, found, answer.scores, true is not None))
+        judged.append(Judged(asked.path, found, given.scores, true is not None))
     return judged
 
 
-def fits(truth: SceneObject, corners: Box, label: str, path: str) -> bool:
-    """Whether a box is this thing, and called what the task calls it."""
-    labels = {
-        PATHS[0]: "",
-        PATHS[1]: truth.shape,
-        PATHS[2]: f"{truth.colour} {truth.shape}",
-    }
-    return iou(truth.box, corners) >= RIGHT_IOU and label == labels[path]
+def items(answer: ModelAnswer, path: str) -> list[tuple[Found, Item]]:
+    """What an answer holds, with the tokens that say it."""
+    found: Iterable[Found]
+    make: Callable[[ModelAnswer, Found], Item | None]
+    if path in FAMILIES["polygons"]:
+        matches = parsing.POLYGONS.finditer(answer.kinds)
+        instances = (parts for match in matches for parts in parsing.instances(answer, match))
+        found, make = (part for parts in instances for part in parts), parsing.polygon
+    elif path in FAMILIES["quads"]:
+        matches = parsing.LABELLED_QUADS.finditer(answer.kinds)
+        found = (each for match in matches for each in parsing.groups(match, 8))
+        make = parsing.quad
+    else:
+        is_bare = path == "region-proposal"
+        pattern = parsing.BOXES if is_bare else parsing.LABELLED_BOXES
+        found, make = parsing.fours(answer, pattern), parsing.box
+    made = [(each, make(answer, each)) for each in found]
+    return [(each, item) for each, item in made if item is not None]
+
+
+def fits(true: Item, given: Item, size: tuple[int, int]) -> bool:
+    """Whether an item is called as the true one, and lies where it does."""
+    if true.label != given.label:
+        return False
+    if isinstance(true, BoundingBox) and isinstance(given, BoundingBox):
+        return iou(corners(true), corners(given)) >= RIGHT_IOU
+    return mask_iou([outline(true, size)], [outline(given, size)]) >= RIGHT_IOU
+
+
+def corners(box: BoundingBox) -> Box:
+    return box.x, box.y, box.x + box.w, box.y + box.h
+
+
+def outline(item: Any, size: tuple[int, int]) -> list[Point]:
+    """The points of a quad or a polygon as parts of the image's (width, height)."""
+    return [(point.x / size[0], point.y / size[1]) for point in item.points]
 
 
 def hard_scene(rng: random.Random, kind: str) -> Scene:
     """A scene that is hard in one way; its things are known."""
     if kind == "nothing":
-        return Scene(draw_background(rng, SIZE), ())
-    scene = draw_scene(rng, SIZE)
+        return Scene(rng.choice((draw_background, draw_texture))(rng, SIZE), ())
+    scene = draw_mixed_scene(rng, SIZE)
     if kind == "small":
         return shrunk(rng, scene, rng.uniform(0.3, 0.6))
     if kind == "overlapping":
         return covered(rng, scene)
     if kind == "texture":
-        return Scene(textured(rng, scene.image), scene.objects)
+        return replace(scene, image=textured(rng, scene.image))
     if kind == "noise":
-        return Scene(noisy(rng, scene.image), scene.objects)
+        return replace(scene, image=noisy(rng, scene.image))
     return scene
 
 
@@ -222,28 +270,35 @@ def shrunk(rng: random.Random, scene: Scene, scale: float) -> Scene:
     width, height = scene.image.size
     small = scene.image.resize((round(width * scale), round(height * scale)))
     canvas = draw_background(rng, scene.image.size)
-    x, y = rng.randint(0, width - small.width), rng.randint(0, height - small.height)
-    canvas.paste(small, (x, y))
-    moved = [
-        SceneObject(
-            o.shape, o.colour, (x + scale * o.box[0], y + scale * o.box[1],
-                                x + scale * o.box[2], y + scale * o.box[3])
-        )
-        for o in scene.objects
-    ]  # fmt: skip
-    return Scene(canvas, tuple(moved))
+    left, top = rng.randint(0, width - small.width), rng.randint(0, height - small.height)
+    canvas.paste(small, (left, top))
+
+    def moved(point: Point) -> Point:
+        return left + scale * point[0], top + scale * point[1]
+
+    def moved_box(box: Box) -> Box:
+        return (*moved(box[:2]), *moved(box[2:]))
+
+    return Scene(
+        canvas,
+        tuple(replace(each, box=moved_box(each.box)) for each in scene.objects),
+        tuple(
+            replace(each, box=moved_box(each.box), quad=tuple(map(moved, each.quad)))
+            for each in scene.words
+        ),
+    )
 
 
 def covered(rng: random.Random, scene: Scene) -> Scene:
     """A bar of another colour over a part of each thing."""
     image = scene.image.copy()
     draw = ImageDraw.Draw(image)
-    for thing in scene.objects:
+    for thing in (*scene.objects, *scene.words):
         x1, y1, x2, y2 = thing.box
         part = rng.uniform(0.2, 0.7)
         colour = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
         draw.rectangle((x1 - 4, y1 + part * (y2 - y1), x2 + 4, y2 + 4), fill=colour)
-    return Scene(image, scene.objects)
+    return replace(scene, image=image)
 
 
 def textured(rng: random.Random, image: Image.Image) -> Image.Image:
@@ -270,14 +325,13 @@ def blended(image: Image.Image, other: np.ndarray, share: float) -> Image.Image:
 
 def heading(judged: Sequence[Judged], scenes: int, beams: int) -> list[str]:
     right = sum(each.is_right for each in judged)
-    return [f"{scenes} scenes, {beams} beam(s): {len(judged)} boxes, {right} of them right.", ""]
+    return [f"{scenes} scenes, {beams} beam(s): {len(judged)} items, {right} of them right.", ""]
 
 
 def aurocs(judged: Sequence[Judged], candidates: Mapping[str, Candidate]) -> list[str]:
-    """How well each way tells right boxes from wrong ones, as Markdown."""
-    columns = "| one score of | AUROC, all | " + " | ".join(PATHS) + " |"
-    lines = [columns, "|---|---|---|---|---|"]
-    parts = [judged, *([j for j in judged if j.path == path] for path in PATHS)]
+    """How well each way tells right items from wrong ones, as Markdown."""
+    lines = [f"| one score of | AUROC, all | {' | '.join(FAMILIES)} |", "|---|---|---|---|---|---|"]
+    parts = [judged, *([j for j in judged if j.path in paths] for paths in FAMILIES.values())]
     for name, candidate in candidates.items():
         cells = [f"{auroc(part, candidate):.3f}" for part in parts]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
@@ -285,8 +339,8 @@ def aurocs(judged: Sequence[Judged], candidates: Mapping[str, Candidate]) -> lis
 
 
 def reliabilities(judged: Sequence[Judged]) -> list[str]:
-    """The share of right boxes by the service's score, as Markdown."""
-    lines = ["", "| score | boxes | right | mean score |", "|---|---|---|---|"]
+    """The share of right items by the service's score, as Markdown."""
+    lines = ["", "| score | items | right | mean score |", "|---|---|---|---|"]
     return lines + [reliability(judged, number) for number in range(NUM_BINS)]
 
 
@@ -302,7 +356,7 @@ def reliability(judged: Sequence[Judged], number: int) -> str:
 
 
 def auroc(judged: Sequence[Judged], candidate: Candidate) -> float:
-    """How often a right box scores higher than a wrong one, ties counted half."""
+    """How often a right item scores higher than a wrong one, ties counted half."""
     right = np.array([candidate(j.scores, j.found) for j in judged if j.is_right])
     wrong = np.array([candidate(j.scores, j.found) for j in judged if not j.is_right])
     if not len(right) or not len(wrong):
