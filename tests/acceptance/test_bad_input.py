@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import pytest
@@ -303,3 +304,33 @@ def test_errors_look_like_fals(caller: Caller) -> None:
     assert len(response.headers["x-fal-request-id"]) == 36
     assert response.headers["access-control-allow-origin"] in ("*", "https://example.com")
     assert "x-fal-request-id" in response.headers["access-control-expose-headers"].lower()
+
+
+def test_wrong_questions_do_not_disturb_others(caller: Caller) -> None:
+    """Texts and regions that are no questions are refused; what is asked meanwhile is not."""
+    image_url = uri(scene(1).image)
+    grounding, category = f"{APP}/caption-to-phrase-grounding", f"{APP}/region-to-category"
+    texts = ("<OD>", "</s>", "<loc_5>", "<image>", "a\0b", "word " * 1000, None, 5)
+    narrow, whole = ({"x1": 100, "y1": 100, "x2": x, "y2": 200} for x in (100, 200))
+    regions = (narrow, whole | {"x1": 1.5}, whole | {"x1": "100"}, {"x1": 1, "y1": 1, "x2": 2})
+    wrong = [(grounding, {"text_input": text}, "text_input") for text in texts]
+    wrong += [(category, {"region": region}, "region") for region in regions]
+    pixel = {"x1": 0, "y1": 0, "x2": 1, "y2": 1}
+    right = [(grounding, {"text_input": text}) for text in ("", "🦒", "square <and> circle")]
+    right += [(category, {"region": pixel}), (category, {"region": whole | {"x2": 10**9}})]
+
+    def ask(path: str, given: dict[str, Any]) -> httpx2.Response:
+        return caller.post({"image_url": image_url} | given, path)
+
+    alone = [ask(*each) for each in right]
+    with ThreadPoolExecutor(len(wrong) + len(right)) as threads:
+        asked = [threads.submit(ask, *each) for each in right]
+        disturbing = [threads.submit(ask, path, given) for path, given, _ in wrong]
+        together = [each.result() for each in asked]
+        refused = [each.result() for each in disturbing]
+
+    assert [each.status_code for each in together] == [200] * len(right)
+    assert [each.json()["results"] for each in together] == [e.json()["results"] for e in alone]
+    for (_, _, name), response in zip(wrong, refused, strict=True):
+        assert response.status_code == 422
+        assert [fault["loc"][:2] for fault in response.json()["detail"]] == [["body", name]]

@@ -29,7 +29,7 @@ from deployments.demo.training.tokenizer import build_tokenizer
 from deployments.demo.training.trainer import STEPS_PER_SAVE, Model, TrainingConfig, train
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
-NUM_STEPS = 8000
+NUM_STEPS = 9000
 NUM_SCENES = 256
 NUM_VALIDATION_SCENES = 32
 SHOWN_SIZE = (640, 480)
