@@ -182,7 +182,8 @@ def figures_of(report: dict[str, Any]) -> str:
         "```",
         "",
         f"One run with seed {report['seed']}: {report['steps']} steps of "
-        f"{report['scenes_per_step']} scenes with {report['questions_per_scene']} questions each, "
+        f"{report['scenes_per_step']} scenes with "
+        f"{report['questions_per_scene']} question{'s' * (report['questions_per_scene'] != 1)} each, "
         f"{report['minutes']} minutes on {report['cores']} cores shared with other work, "
         f"{report['cpu_minutes']} CPU minutes, on {report['date']}; "
         f"{report['parameters'] / 1e6:.2f} million parameters.",
