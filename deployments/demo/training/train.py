@@ -172,7 +172,7 @@ def write_readme(readme: Path, report: dict[str, Any]) -> None:
 
 def figures_of(report: dict[str, Any]) -> str:
     """The part of the README that a run writes, its marks included."""
-    tasks = report["evaluation"]["tasks"]
+    tasks, questions = report["evaluation"]["tasks"], report["questions_per_scene"]
     rows = [
         f"| `{task.marker}` | {_written(tasks[task.marker], task.required)} |" for task in TASKS
     ]
@@ -183,7 +183,7 @@ def figures_of(report: dict[str, Any]) -> str:
         "",
         f"One run with seed {report['seed']}: {report['steps']} steps of "
         f"{report['scenes_per_step']} scenes with "
-        f"{report['questions_per_scene']} question{'s' * (report['questions_per_scene'] != 1)} each, "
+        f"{questions} question{'s' * (questions != 1)} each, "
         f"{report['minutes']} minutes on {report['cores']} cores shared with other work, "
         f"{report['cpu_minutes']} CPU minutes, on {report['date']}; "
         f"{report['parameters'] / 1e6:.2f} million parameters.",
