@@ -93,7 +93,7 @@ def test_preprocess_makes_pixels_of_the_models_size(settings: Settings) -> None:
     """Pixels are uint8 RGB at the checkpoint's size; the size is that of the image."""
     prepared = prepare(settings, uri(scene(0).image))
 
-    assert prepared.pixels.shape == (128, 128, 3)
+    assert prepared.pixels.shape == (160, 160, 3)
     assert prepared.pixels.dtype == np.dtype(np.uint8)
     assert prepared.size == (640, 480)
     assert prepared.stages.decode_s > 0

@@ -33,7 +33,7 @@ def demo(**fields: Any) -> ModelSettings:
 def scene(seed: int) -> Image.Image:
     """A drawn scene at the model's size."""
     drawn = draw_scene(random.Random(seed), (320, 240)).image
-    return drawn.resize((128, 128), Image.Resampling.BICUBIC)
+    return drawn.resize(model().checkpoint.image_size, Image.Resampling.BICUBIC)
 
 
 def prompt(path: str) -> collections.abc.Sequence[int]:

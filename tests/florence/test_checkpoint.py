@@ -42,9 +42,9 @@ def test_sizes_come_from_the_files() -> None:
     """The demo's own numbers are read, not those of the large model."""
     found = open_checkpoint(ModelSettings(path="demo"))
     assert found.folder == DEMO_CHECKPOINT
-    assert found.image_size == (128, 128)
+    assert found.image_size == (160, 160)
     assert found.resample == 3
-    assert found.num_image_tokens == 65
+    assert found.num_image_tokens == 101
     assert found.max_positions == 512
     assert found.num_beams == 3
     assert found.image_token_id == found.vocabulary.id("<image>")
@@ -66,7 +66,7 @@ def test_the_older_layout_is_read(folder: Path) -> None:
     tree = json.loads((folder / "processor_config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(tree.pop("image_processor")))
     (folder / "processor_config.json").unlink()
-    assert open_checkpoint(ModelSettings(path=str(folder))).image_size == (128, 128)
+    assert open_checkpoint(ModelSettings(path=str(folder))).image_size == (160, 160)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])

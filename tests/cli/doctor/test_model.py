@@ -44,7 +44,7 @@ def model_at(setup: Setup) -> Finding:
 def test_the_demo_checkpoint_loads() -> None:
     """It is small, so it is really loaded."""
     found = model_at(at("demo"))
-    assert (found.level, found.said) == (Level.OK, "demo, 2 M weights, loads")
+    assert (found.level, found.said) == (Level.OK, "demo, 3 M weights, loads")
 
 
 def test_a_large_one_is_loaded_when_that_is_wanted(
@@ -173,7 +173,7 @@ def test_a_model_in_the_cache_is_as_good_as_a_folder(hub: list[str], tmp_path: P
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     found = model_at(at(HUB_ID))
-    assert (found.level, found.said) == (Level.OK, f"{HUB_ID}, 2 M weights, loads")
+    assert (found.level, found.said) == (Level.OK, f"{HUB_ID}, 3 M weights, loads")
     assert hub == []
 
 
