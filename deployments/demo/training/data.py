@@ -56,12 +56,16 @@ class Batch:
 
 
 def draw_batch(
-    rng: random.Random, tokenizer: PreTrainedTokenizerBase, size: int, num_questions: int
+    rng: random.Random,
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+    num_questions: int,
+    is_late: bool = False,
 ) -> Batch:
     """Draw `size` new scenes, and ask `num_questions` tasks about each, by the tasks' shares."""
     sizes = [random_size(rng, SCENE_SIDE) for _ in range(size)]
     scenes = [draw_mixed_scene(rng, canvas, MOST_WORDS) for canvas in sizes]
-    asked = [_ask(rng, scene) for scene in scenes for _ in range(num_questions)]
+    asked = [_ask(rng, scene, is_late) for scene in scenes for _ in range(num_questions)]
     image = IMAGE_TOKEN * NUM_IMAGE_TOKENS
     prompts = _tokens(tokenizer, [f"{image}<s>{prompt}</s>" for prompt, _ in asked])
     labels = _tokens(tokenizer, [f"<s>{answer}</s>" for _, answer in asked])
@@ -86,10 +90,11 @@ def normalise(images: list[Image.Image]) -> Tensor:
     return (pixels.float() / 255 - mean) / std
 
 
-def _ask(rng: random.Random, scene: Scene) -> tuple[str, str]:
+def _ask(rng: random.Random, scene: Scene, is_late: bool) -> tuple[str, str]:
     """A prompt and its answer; reading is seldom asked where there is nothing to read."""
+    shares = [task.late_share if is_late else task.share for task in TASKS]
     while True:
-        (task,) = rng.choices(TASKS, weights=[t.share for t in TASKS])
+        (task,) = rng.choices(TASKS, weights=shares)
         if scene.words or not task.marker.startswith("<OCR") or rng.random() < 0.1:
             return _asked(rng, scene, task)
 

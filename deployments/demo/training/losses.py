@@ -17,6 +17,7 @@ from deployments.demo.words import LETTERS
 
 LETTER_WEIGHT = 0.3  # with more, boxes are learned later
 WORD_WEIGHT = 2.0  # a word's token counts this much more than a location's
+FIRST_WEIGHT = 4.0  # and the first of either, which decides whether there is an answer, late
 
 
 class AuxiliaryHeads(nn.Module):
@@ -59,7 +60,9 @@ class AuxiliaryHeads(nn.Module):
         }
 
 
-def answer_loss(logits: Tensor, batch: Batch, locations: slice, sigma: float) -> Tensor:
+def answer_loss(
+    logits: Tensor, batch: Batch, locations: slice, sigma: float, is_late: bool = False
+) -> Tensor:
     """The mean loss of answer tokens; `logits` (B, T, vocabulary), `sigma` in location bins.
 
     A location counts as nearly right when it is near (a Gaussian over the bins), a word does not.
@@ -68,11 +71,14 @@ def answer_loss(logits: Tensor, batch: Batch, locations: slice, sigma: float) ->
     log_probs = logits.log_softmax(-1)
     is_location = (labels >= locations.start) & (labels < locations.stop)
     is_word = (labels != IGNORED) & ~is_location
-    word_loss = functional.nll_loss(log_probs[is_word], labels[is_word], reduction="sum")
+    weights = WORD_WEIGHT * is_word + is_location.float()
+    if is_late:
+        weights[:, 1] = FIRST_WEIGHT
     target = _gaussians((labels[is_location] - locations.start).float(), sigma)
-    location_loss = -(target * log_probs[is_location][:, locations]).sum()
-    total_weight = WORD_WEIGHT * int(is_word.sum()) + int(is_location.sum())
-    return (word_loss * WORD_WEIGHT + location_loss) / total_weight
+    losses = torch.zeros_like(weights)
+    losses[is_word] = functional.nll_loss(log_probs[is_word], labels[is_word], reduction="none")
+    losses[is_location] = -(target * log_probs[is_location][:, locations]).sum(-1)
+    return (losses * weights).sum() / weights.sum()
 
 
 def _letter_loss(scores: Tensor, letters: Tensor) -> Tensor:

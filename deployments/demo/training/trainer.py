@@ -31,6 +31,7 @@ from deployments.demo.training.tokenizer import build_tokenizer
 STEPS_PER_SAVE = 100
 LONGEST_PAUSE = timedelta(hours=1)  # one process evaluates, the others wait
 SIGMAS = (10.0, 3.0)  # width of location targets in bins, at the first step and at the end
+LATE = 0.6  # part of the steps after which what is learned last is asked more often
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class TrainingConfig:
     def sigma_at(self, step: int) -> float:
         """The width of location targets in bins."""
         return SIGMAS[1] + (SIGMAS[0] - SIGMAS[1]) * _fall(step / self.num_steps)
+
+    def is_late(self, step: int) -> bool:
+        """Whether boxes are learned, and what needs them is asked more often."""
+        return step >= LATE * self.num_steps
 
 
 Model = Florence2ForConditionalGeneration
@@ -110,8 +115,9 @@ def _train_one(config: TrainingConfig, rank: int, state: Path, on_step: OnStep) 
     learned = Learned(config, model, heads, optimizer)
     for step in range(learned.load(state), config.num_steps):
         rng = random.Random(f"training {config.seed} {step} {rank}")
-        batch = draw_batch(rng, tokenizer, config.batch_size, config.num_questions)
-        losses = _losses(model, heads, batch, locations, config.sigma_at(step))
+        is_late = config.is_late(step)
+        batch = draw_batch(rng, tokenizer, config.batch_size, config.num_questions, is_late)
+        losses = _losses(model, heads, batch, locations, config.sigma_at(step), is_late)
         optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
         _average_gradients(parameters, config.num_processes)
@@ -153,7 +159,12 @@ class Learned:
 
 
 def _losses(
-    model: Model, heads: AuxiliaryHeads, batch: Batch, locations: slice, sigma: float
+    model: Model,
+    heads: AuxiliaryHeads,
+    batch: Batch,
+    locations: slice,
+    sigma: float,
+    is_late: bool,
 ) -> dict[str, Tensor]:
     """All losses of one batch by name: the answer's, and those of the auxiliary heads."""
     images = model.model.get_image_features(batch.pixel_values).pooler_output
@@ -168,8 +179,9 @@ def _losses(
     states = outputs.encoder_last_hidden_state[::num_questions]  # of each scene's first question
     cells = states[:, 1:NUM_IMAGE_TOKENS]  # the first one is the mean
     embeddings = location_embeddings(model, locations)
+    logits = model.lm_head(outputs.last_hidden_state)
     return {
-        "answer": answer_loss(model.lm_head(outputs.last_hidden_state), batch, locations, sigma),
+        "answer": answer_loss(logits, batch, locations, sigma, is_late),
         **heads.losses(images[:, 1:], cells, batch, embeddings, sigma),
     }
 
