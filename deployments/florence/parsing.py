@@ -189,10 +189,14 @@ def groups(match: re.Match[str], size: int) -> Iterator[Found]:
 
 
 def instances(answer: ModelAnswer, match: re.Match[str]) -> Iterator[list[Found]]:
-    """The parts of each instance in a match of polygons."""
+    """The parts of each instance in a match of polygons.
+
+    Marks of both kinds in the wrong order close nothing: there is no instance.
+    """
+    is_marked = "p" in match[2] and "q" in match[2]
     closed = [each.span(1) for each in INSTANCE.finditer(answer.kinds, *match.span(2))]
     part = ENDED_PART if is_open(answer, match) else PART
-    for span in closed or [match.span(2)]:
+    for span in closed if is_marked else [match.span(2)]:
         found = part.finditer(answer.kinds, *span)
         yield [Found(range(*match.span(1)), range(*each.span(1))) for each in found]
 

@@ -206,7 +206,9 @@ def test_a_download_takes_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -
 def test_a_prompt_makes_room_for_the_image(task: Any) -> None:
     """A prompt is the image's place, then the framed sentence."""
     found = open_checkpoint(ModelSettings(path="demo"))
-    expected = [found.image_token_id] * 65 + found.vocabulary.encode(task.sentence)
+    expected = [found.image_token_id] * found.num_image_tokens + found.vocabulary.encode(
+        task.sentence
+    )
     assert expected == found.prompt(task.sentence)
 
 

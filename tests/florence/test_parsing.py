@@ -237,6 +237,13 @@ def test_what_is_no_polygon_is_dropped(bad: tuple[int, ...]) -> None:
     assert (len(results.polygons), results.num_dropped) == (1, 1)
 
 
+def test_marks_in_the_wrong_order_close_no_instance() -> None:
+    """As in the library: only a part between both marks is of an instance."""
+    outline = located(1, 1, 9, 1, 9, 9)
+    assert parsing.polygons(answer((POLY_END, POLY), outline)).polygons == []
+    assert len(parsing.polygons(answer((POLY,), outline)).polygons) == 1
+
+
 def test_an_unfinished_polygon_is_no_part_of_the_answer() -> None:
     """What the model still writes, or was stopped in, is not returned; what is closed is."""
     first, second = located(1, 1, 5, 1, 3, 4), located(6, 6, 9, 6, 7, 9)

@@ -24,8 +24,15 @@ from deployments.settings import DEMO_CHECKPOINT
 
 META = torch.device("meta")
 DTYPE = torch.float16
+TEXT = Florence2Config.from_pretrained(DEMO_CHECKPOINT).text_config
 SHAPE = BatchShape(
-    8, 3, num_positions=129, num_encoded=80, num_layers=2, num_heads=4, head_width=32
+    8,
+    3,
+    num_positions=129,
+    num_encoded=120,
+    num_layers=TEXT.decoder_layers,
+    num_heads=TEXT.decoder_attention_heads,
+    head_width=TEXT.d_model // TEXT.decoder_attention_heads,
 )
 ENDS: tuple[bool | str, ...] = (True, False, "never")
 
@@ -105,7 +112,7 @@ def test_the_encoder() -> None:
     """Both graphs of a pass: the images, then the prompts."""
     encoder = Encoder(florence())
     with recording():
-        seen = encoder.encode_images(empty(4, 128, 128, 3))
+        seen = encoder.encode_images(empty(4, 160, 160, 3))
         text, mask = empty(4, 15, dtype=torch.int64), empty(4, 1, 1, seen.shape[1] + 15)
         encoder.encode(seen, text, mask)
 

@@ -19,13 +19,15 @@ from tests.florence import sequences
 from tests.florence.engine.checkpoints import UNEVEN, random_checkpoint
 
 MAX_NEW_TOKENS = 60
+WILDEST = 9  # of the seeds from 6 to 19, with the demo's tokenizer
 
 
 @pytest.fixture(scope="module")
 def wild(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A model with random weights, which breaks every rule that it can."""
     folder: Path = tmp_path_factory.mktemp("wild") / "checkpoint"
-    return Model(ModelSettings(path=str(random_checkpoint(UNEVEN, folder)), device="cpu"))
+    kind = replace(UNEVEN, seed=WILDEST)
+    return Model(ModelSettings(path=str(random_checkpoint(kind, folder)), device="cpu"))
 
 
 @pytest.fixture(scope="module")
