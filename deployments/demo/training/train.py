@@ -108,7 +108,8 @@ class TrainingRun:
 
     @property
     def cpu_minutes(self) -> float:
-        return round(self.spent["cpu_minutes"] + _cpu_minutes(), 1)
+        """Of all processes, each of which does the same."""
+        return round(self.spent["cpu_minutes"] + self.config.num_processes * _cpu_minutes(), 1)
 
     def _resume(self) -> None:
         """What the journal of an interrupted run says: its curve, and the time it took."""
@@ -192,9 +193,18 @@ def figures_of(report: dict[str, Any]) -> str:
         "|---|---|",
         *rows,
         "",
+        *_shortfalls(tasks),
         FIGURES_END,
     ]
     return "\n".join(lines)
+
+
+def _shortfalls(tasks: dict[str, Figures]) -> list[str]:
+    """What the run did not reach, and how it came there."""
+    short = shortfalls(tasks)
+    if not short:
+        return []
+    return ["Below what was aimed at:", "", *(f"- `{line}`" for line in short), ""]
 
 
 def _written(figures: Figures, required: Figures) -> str:
@@ -215,8 +225,8 @@ def _command(config: TrainingConfig) -> str:
 
 
 def _cpu_minutes() -> float:
-    usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(u.ru_utime + u.ru_stime for u in usages) / 60, 1)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return (usage.ru_utime + usage.ru_stime) / 60
 
 
 def _rounded(figures: dict[str, Figures]) -> dict[str, Figures]:
