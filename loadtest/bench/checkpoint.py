@@ -103,9 +103,11 @@ def config() -> Florence2Config:
     text: Any = larger.text_config
     vision.embed_dim = [32, 64, 128, WIDTH]
     vision.num_heads = vision.num_groups = [1, 2, 4, 8]
-    vision.patch_stride = [8, 2, 2, 1]
+    vision.patch_size, vision.patch_padding = [8, 3, 3, 3], [0, 1, 1, 1]
+    vision.patch_stride, vision.window_size = [8, 2, 2, 1], 8
     vision.projection_dim = text.d_model = WIDTH
     text.encoder_layers = text.decoder_layers = 4
+    text.encoder_attention_heads = text.decoder_attention_heads = 4
     text.encoder_ffn_dim = text.decoder_ffn_dim = 4 * WIDTH
     return larger
 
