@@ -293,8 +293,8 @@ def covered(rng: random.Random, scene: Scene) -> Scene:
     """A bar of another colour over a part of each thing."""
     image = scene.image.copy()
     draw = ImageDraw.Draw(image)
-    for thing in (*scene.objects, *scene.words):
-        x1, y1, x2, y2 = thing.box
+    boxes = [*(thing.box for thing in scene.objects), *(word.box for word in scene.words)]
+    for x1, y1, x2, y2 in boxes:
         part = rng.uniform(0.2, 0.7)
         colour = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
         draw.rectangle((x1 - 4, y1 + part * (y2 - y1), x2 + 4, y2 + 4), fill=colour)

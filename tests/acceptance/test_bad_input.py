@@ -311,12 +311,16 @@ def test_wrong_questions_do_not_disturb_others(caller: Caller) -> None:
     image_url = uri(scene(1).image)
     grounding, category = f"{APP}/caption-to-phrase-grounding", f"{APP}/region-to-category"
     texts = ("<OD>", "</s>", "<loc_5>", "<image>", "a\0b", "word " * 1000, None, 5)
-    narrow, whole = ({"x1": 100, "y1": 100, "x2": x, "y2": 200} for x in (100, 200))
-    regions = (narrow, whole | {"x1": 1.5}, whole | {"x1": "100"}, {"x1": 1, "y1": 1, "x2": 2})
-    wrong = [(grounding, {"text_input": text}, "text_input") for text in texts]
+    whole: dict[str, Any] = {"x1": 100, "y1": 100, "x2": 200, "y2": 200}
+    regions = [whole | {"x2": 100}, whole | {"x1": 1.5}, whole | {"x1": "100"}, {"x1": 1, "y1": 1}]
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        (grounding, {"text_input": text}, "text_input") for text in texts
+    ]
     wrong += [(category, {"region": region}, "region") for region in regions]
     pixel = {"x1": 0, "y1": 0, "x2": 1, "y2": 1}
-    right = [(grounding, {"text_input": text}) for text in ("", "🦒", "square <and> circle")]
+    right: list[tuple[str, dict[str, Any]]] = [
+        (grounding, {"text_input": text}) for text in ("", "🦒", "square <and> circle")
+    ]
     right += [(category, {"region": pixel}), (category, {"region": whole | {"x2": 10**9}})]
 
     def ask(path: str, given: dict[str, Any]) -> httpx2.Response:

@@ -93,7 +93,7 @@ def test_mixed_scenes_hold_what_the_checkpoint_knows() -> None:
     assert {len(s.words) for s in scenes} == {0, 1, 2}
     assert any(s.objects and s.words for s in scenes)
     for scene in scenes:
-        boxes = [thing.box for thing in (*scene.objects, *scene.words)]
+        boxes = [*(thing.box for thing in scene.objects), *(word.box for word in scene.words)]
         for index, (x1, y1, x2, y2) in enumerate(boxes):
             assert 0 <= x1 < x2 <= 320
             assert 0 <= y1 < y2 <= 240

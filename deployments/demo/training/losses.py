@@ -78,7 +78,8 @@ def answer_loss(
     losses = torch.zeros_like(weights)
     losses[is_word] = functional.nll_loss(log_probs[is_word], labels[is_word], reduction="none")
     losses[is_location] = -(target * log_probs[is_location][:, locations]).sum(-1)
-    return (losses * weights).sum() / weights.sum()
+    mean: Tensor = (losses * weights).sum() / weights.sum()
+    return mean
 
 
 def _letter_loss(scores: Tensor, letters: Tensor) -> Tensor:

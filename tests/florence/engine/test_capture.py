@@ -24,7 +24,7 @@ from deployments.settings import DEMO_CHECKPOINT
 
 META = torch.device("meta")
 DTYPE = torch.float16
-TEXT = Florence2Config.from_pretrained(DEMO_CHECKPOINT).text_config
+TEXT: Any = Florence2Config.from_pretrained(DEMO_CHECKPOINT).text_config
 SHAPE = BatchShape(
     8,
     3,
