@@ -295,7 +295,7 @@ def covered(rng: random.Random, scene: Scene) -> Scene:
     draw = ImageDraw.Draw(image)
     boxes = [*(thing.box for thing in scene.objects), *(word.box for word in scene.words)]
     for x1, y1, x2, y2 in boxes:
-        part = rng.uniform(0.2, 0.7)
+        part = rng.uniform(0.55, 0.85)  # with less in sight, nobody could tell where it ends
         colour = rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
         draw.rectangle((x1 - 4, y1 + part * (y2 - y1), x2 + 4, y2 + 4), fill=colour)
     return replace(scene, image=image)

@@ -129,8 +129,18 @@ def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert str(folder) in complaint
 
 
+FOURTH = {  # of the scene with words
+    "scene-4.png",
+    "annotated-4-ocr-with-region.png",
+    "annotated-4-segmentation.png",
+    "result-4-ocr-with-region.json",
+    "result-4-segmentation.json",
+    "result-4-caption.json",
+}
+
+
 def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:
-    """`florence demo` writes its four files for each scene, exits 0, and Ray says nothing."""
+    """`florence demo` writes files for each scene and question, exits 0, and Ray says nothing."""
     done = florence("demo", "--seed", "7", "--out", str(tmp_path))
     names = {file.name for file in tmp_path.iterdir()}
     answer = json.loads((tmp_path / "result-1.json").read_text())
@@ -138,16 +148,20 @@ def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "raylet" not in done.stdout + done.stderr
-    assert names == {
-        f"{kind}-{number}.{suffix}"
-        for number in (1, 2, 3)
-        for kind, suffix in (
-            ("scene", "png"),
-            ("annotated", "png"),
-            ("result", "json"),
-            ("truth", "json"),
-        )
-    }
+    assert (
+        names
+        == {
+            f"{kind}-{number}.{suffix}"
+            for number in (1, 2, 3)
+            for kind, suffix in (
+                ("scene", "png"),
+                ("annotated", "png"),
+                ("result", "json"),
+                ("truth", "json"),
+            )
+        }
+        | FOURTH
+    )
     assert set(answer) == {"results", "image"}
     assert set(truth["bboxes"][0]) == {"x", "y", "w", "h", "label"}
     assert "seed 7" in done.stdout

@@ -2,7 +2,7 @@
 import { fal } from "@fal-ai/client";
 import "./configure.mjs";
 
-const AT_A_TIME = 4;
+const AT_A_TIME = 2;
 const left = Object.entries(JSON.parse(process.env.INPUTS));
 
 const ask = async (endpoint, input) => {

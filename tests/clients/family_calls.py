@@ -10,7 +10,7 @@ import fal_client
 from tests.clients import loopback  # noqa: F401 (imported for what it does)
 from tests.clients.output import output
 
-AT_A_TIME = 4
+AT_A_TIME = 2
 
 
 def ask(endpoint: str, arguments: dict[str, Any]) -> dict[str, Any]:
