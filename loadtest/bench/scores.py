@@ -34,7 +34,7 @@ from deployments.demo.scenes import (
 from deployments.demo.scoring import iou
 from deployments.demo.training.scores import mask_iou
 from deployments.demo.training.tasks import TASKS as QUESTIONS
-from deployments.demo.training.tasks import Question
+from deployments.demo.training.tasks import Example
 from deployments.florence import parsing, scores
 from deployments.florence.engine.engine import Engine
 from deployments.florence.model import Model
@@ -170,7 +170,7 @@ class Asked:
 
     path: str
     scene: Scene
-    question: Question
+    question: Example
     sequence: EngineSequence
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from deployments.demo.scenes import Scene, SceneObject, SceneWord, draw_mixed_scene
 from deployments.demo.training.evaluation import unseen_scenes
 from deployments.demo.training.scores import Scored, parse_boxes, parse_polygons, parse_quads
-from deployments.demo.training.tasks import TASKS, Question, TrainingTask
+from deployments.demo.training.tasks import TASKS, Example, TrainingTask
 from deployments.demo.training.tokenizer import build_tokenizer
 
 BY_MARKER = {task.marker: task for task in TASKS}
@@ -30,11 +30,11 @@ FIRST = "<loc_500><loc_400><loc_700><loc_800>"
 SECOND = "<loc_750><loc_400><loc_950><loc_800>"
 
 
-def ask(marker: str, scene: Scene = SCENE, seed: int = 1) -> Question:
+def ask(marker: str, scene: Scene = SCENE, seed: int = 1) -> Example:
     return BY_MARKER[marker].ask(random.Random(seed), scene)
 
 
-def asked(marker: str, words: str) -> Question:
+def asked(marker: str, words: str) -> Example:
     """The question of these words, which comes up sooner or later."""
     questions = (ask(marker, seed=seed) for seed in range(20_000))
     return next(question for question in questions if question.words == words)

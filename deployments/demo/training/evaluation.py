@@ -8,7 +8,7 @@ from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from deployments.demo.scenes import Scene, draw_mixed_scene, random_size
 from deployments.demo.training.scores import Figures, Scored
-from deployments.demo.training.tasks import TASKS, Question, TrainingTask
+from deployments.demo.training.tasks import TASKS, Example, TrainingTask
 
 UNSEEN_SIDE = 480  # pixels; canvases have about the area of this square
 MAX_NEW_TOKENS = 256
@@ -55,7 +55,7 @@ def answers(
     processor: Florence2Processor,
     task: TrainingTask,
     scenes: Sequence[Scene],
-    questions: Sequence[Question],
+    questions: Sequence[Example],
 ) -> list[str]:
     """The model's answer to each question about its scene, location tokens included."""
     found: list[str] = []

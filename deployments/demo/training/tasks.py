@@ -52,7 +52,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Question:
+class Example:
     """What is asked: the text or region that goes with the marker, and the right answer."""
 
     words: str
@@ -68,13 +68,13 @@ class TrainingTask:
     """
 
     marker: str
-    ask: Callable[[random.Random, Scene], Question]
+    ask: Callable[[random.Random, Scene], Example]
     share: float
     late_share: float
     score: Callable[[Sequence[Scored]], Figures]
     required: Figures = field(default_factory=dict)
 
-    def prompt(self, question: Question) -> str:
+    def prompt(self, question: Example) -> str:
         """The prompt that Florence-2's processor puts in place of the marker."""
         return SENTENCES[self.marker].replace("{input}", question.words)
 
@@ -92,25 +92,25 @@ def things(scene: Scene) -> list[Thing]:
 # Boxes --------------------------------------------------------------------------------------------
 
 
-def located(label: Callable[[Thing], str]) -> Callable[[random.Random, Scene], Question]:
+def located(label: Callable[[Thing], str]) -> Callable[[random.Random, Scene], Example]:
     """Asks for everything there is, each with its label before its box."""
 
-    def ask(_rng: random.Random, scene: Scene) -> Question:
-        return Question("", "".join(label(t) + _box(t.box, scene) for t in things(scene)))
+    def ask(_rng: random.Random, scene: Scene) -> Example:
+        return Example("", "".join(label(t) + _box(t.box, scene) for t in things(scene)))
 
     return ask
 
 
-def ground(rng: random.Random, scene: Scene) -> Question:
+def ground(rng: random.Random, scene: Scene) -> Example:
     """A caption of one to three phrases, some of which are not there."""
     phrases = _phrases(rng, scene, rng.randint(1, 3))
-    return Question(_joined(rng, phrases), _answered(phrases, scene))
+    return Example(_joined(rng, phrases), _answered(phrases, scene))
 
 
-def detect(rng: random.Random, scene: Scene) -> Question:
+def detect(rng: random.Random, scene: Scene) -> Example:
     """One or two phrases for open-vocabulary detection."""
     phrases = _phrases(rng, scene, rng.choice((1, 1, 2)))
-    return Question(" <and> ".join(phrases), _answered(phrases, scene))
+    return Example(" <and> ".join(phrases), _answered(phrases, scene))
 
 
 def _phrases(rng: random.Random, scene: Scene, count: int) -> dict[str, list[Thing]]:
@@ -181,29 +181,29 @@ def _answered(phrases: dict[str, list[Thing]], scene: Scene) -> str:
 # Polygons -----------------------------------------------------------------------------------------
 
 
-def segment(rng: random.Random, scene: Scene) -> Question:
+def segment(rng: random.Random, scene: Scene) -> Example:
     """A phrase, answered by the outline of all that it fits."""
     ((phrase, meant),) = _phrases(rng, scene, 1).items()
-    return Question(phrase, "<sep>".join(_points(t.outline, scene) for t in meant))
+    return Example(phrase, "<sep>".join(_points(t.outline, scene) for t in meant))
 
 
-def segment_region(rng: random.Random, scene: Scene) -> Question:
+def segment_region(rng: random.Random, scene: Scene) -> Example:
     """A region, answered by the outline of what is in it."""
     region, thing = _region(rng, scene)
-    return Question(region, _points(thing.outline, scene) if thing else "")
+    return Example(region, _points(thing.outline, scene) if thing else "")
 
 
 # Regions to words ---------------------------------------------------------------------------------
 
 
-def categorise(rng: random.Random, scene: Scene) -> Question:
+def categorise(rng: random.Random, scene: Scene) -> Example:
     region, thing = _region(rng, scene)
-    return Question(region, thing.category if thing else BACKGROUND)
+    return Example(region, thing.category if thing else BACKGROUND)
 
 
-def describe(rng: random.Random, scene: Scene) -> Question:
+def describe(rng: random.Random, scene: Scene) -> Example:
     region, thing = _region(rng, scene)
-    return Question(region, thing.description if thing else BACKGROUND)
+    return Example(region, thing.description if thing else BACKGROUND)
 
 
 def _region(rng: random.Random, scene: Scene) -> tuple[str, Thing | None]:
@@ -238,14 +238,14 @@ def _empty_box(rng: random.Random, scene: Scene, all_things: Sequence[Thing]) ->
 # Text ---------------------------------------------------------------------------------------------
 
 
-def read(_rng: random.Random, scene: Scene) -> Question:
+def read(_rng: random.Random, scene: Scene) -> Example:
     """All words, from top to bottom."""
-    return Question("", " ".join(word.text for word in scene.words))
+    return Example("", " ".join(word.text for word in scene.words))
 
 
-def read_regions(_rng: random.Random, scene: Scene) -> Question:
+def read_regions(_rng: random.Random, scene: Scene) -> Example:
     """Each word and its four corners."""
-    return Question("", "".join(w.text + _points(w.quad, scene) for w in scene.words))
+    return Example("", "".join(w.text + _points(w.quad, scene) for w in scene.words))
 
 
 def caption(scene: Scene) -> str:
@@ -276,8 +276,8 @@ def more_detailed_caption(scene: Scene) -> str:
     return f"{first} {detailed_caption(scene)}" if shapes + words else first
 
 
-def told(caption: Callable[[Scene], str]) -> Callable[[random.Random, Scene], Question]:
-    return lambda _rng, scene: Question("", caption(scene))
+def told(caption: Callable[[Scene], str]) -> Callable[[random.Random, Scene], Example]:
+    return lambda _rng, scene: Example("", caption(scene))
 
 
 def _counted(count: int, name: str) -> str:
