@@ -44,7 +44,7 @@ def demo(
         "out/demo"
     ),
 ) -> None:
-    """Find the shapes in three random scenes, read and outline in a fourth, and show how well.
+    """Find, read and outline things in random scenes.
 
     Starts a service of its own. The exit code is 1 when too few shapes are found.
     """

@@ -14,7 +14,7 @@ from deployments.local.signals import raise_interrupts
 COMMANDS = {
     "serve": "Serve on this machine until Ctrl-C.",
     "predict": "Ask a running service about images.",
-    "demo": "Find the shapes in three random scenes, and show how well.",
+    "demo": "Find, read and outline things in random scenes.",
     "top": "Show what a running service does now.",
     "doctor": "Check a setup: this machine, a service at a URL, or a cluster.",
     "keys": "Create, list, rotate and revoke API keys.",

@@ -8,18 +8,17 @@ from math import exp, log
 
 from deployments.florence.token_scores import TokenScores
 
-SIDES = 4  # locations of a box
 LEAST = 1e-12  # a probability below it says no more
 
 
 def of_item(scores: TokenScores, label: Iterable[int], locations: Iterable[int]) -> float:
     """The score of a box, a quad or a polygon, by the indices of its tokens.
 
-    The geometric mean of its label's probabilities, times that of its locations' masses to the
-    power of four: a box's is their product, and one of many corners is not less for it.
+    The geometric mean of its label's probabilities, times that of its locations' masses: an item of
+    many tokens is not less for it.
     """
     label_score = mean([exp(scores.logprobs[index]) for index in label])
-    return rounded(label_score * mean([scores.masses[index] for index in locations]) ** SIDES)
+    return rounded(label_score * mean([scores.masses[index] for index in locations]))
 
 
 def of_text(scores: TokenScores) -> float:
