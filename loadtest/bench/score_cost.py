@@ -43,9 +43,8 @@ class ScoreBench:
     rounds: int
 
 
-Turns = list[
-    tuple[float, float]
-]  # seconds of each step, without scores and with them; encoder first
+# Seconds of each step, without scores and with them; the encoder's pass is the first.
+Turns = list[tuple[float, float]]
 
 
 def main(

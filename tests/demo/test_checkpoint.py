@@ -19,6 +19,17 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(deployments.demo.__file__).parent
 CHECKPOINT = FOLDER / "checkpoint"
+# What this checkpoint has not learned as well as it should; the README says so.
+SHORT = {
+    "<CAPTION_TO_PHRASE_GROUNDING>",
+    "<OPEN_VOCABULARY_DETECTION>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>",
+    "<OCR_WITH_REGION>",
+    "<OCR>",
+    "<CAPTION>",
+    "<DETAILED_CAPTION>",
+    "<MORE_DETAILED_CAPTION>",
+}
 NUM_WORDS = 32  # in 64 scenes, about
 SLACK = 0.03  # of 64 scenes, two or three decide about that much
 KEYS = {
@@ -102,11 +113,16 @@ def test_checkpoint_is_small_and_in_half_precision(
     assert json.loads((CHECKPOINT / "config.json").read_text())["dtype"] == "float16"
 
 
+@pytest.mark.parametrize("name", ["evaluation", "evaluation_640x480"])
+def test_reported_figures_are_good_enough(report: dict[str, Any], name: str) -> None:
+    """On 256 unseen scenes every other task passes its thresholds."""
+    assert report[name]["scenes"] == 256
+    assert {line.split()[0] for line in shortfalls(report[name]["tasks"])} <= SHORT
+
+
 def test_what_is_not_good_enough_is_said(report: dict[str, Any]) -> None:
-    """Of the recipe's own evaluation of 256 unseen scenes, all that misses its aim."""
+    """The README has a line for each figure that misses its aim."""
     said = (FOLDER / "README.md").read_text()
-    for name in ("evaluation", "evaluation_640x480"):
-        assert report[name]["scenes"] == 256
     assert all(line in said for line in shortfalls(report["evaluation"]["tasks"]))
 
 
