@@ -51,7 +51,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 RAY = {"acceptance", "chaos", "scaling"}  # folders whose tests start Ray, and need both cores
-SLOW = RAY | {"k8s"}  # Helm renders the chart hundreds of times
+SLOW = RAY | {"demo", "k8s", "loadtest"}  # the recipe, the chart and the tools beside the service
 WITHOUT_RAY = {"test_clients"}  # of tests/chaos
 LEFT_OUT = {"not slow": SLOW, "not alone": RAY}  # by the `-m` of a run
 

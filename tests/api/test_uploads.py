@@ -556,6 +556,7 @@ def test_joined_parts_must_be_the_declared_image(way: str, service: Service) -> 
     assert refused(begun.complete([part(1, b"hello")])) == (422, "image_load_error")
 
 
+@pytest.mark.slow
 def test_an_object_store_takes_uploads(serve: Serve, bucket: str) -> None:
     """Whole or in parts, files go to the bucket and come from it."""
     service = serve(files={"root": f"s3://{bucket}/files"})

@@ -63,6 +63,7 @@ def is_inside(point: Point, size: tuple[int, int]) -> bool:
     return 0 <= point.x <= size[0] and 0 <= point.y <= size[1]
 
 
+@pytest.mark.slow
 @each_task
 @given(ids=st.lists(st.integers(0, len(VOCABULARY._ids) - 1), max_size=60), size=sizes)
 def test_any_tokens_can_be_parsed(task: Task, ids: list[int], size: tuple[int, int]) -> None:
@@ -341,6 +342,7 @@ DRAWN_BY = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @each_task
 @given(data=st.data(), size=st.tuples(st.integers(8, 4000), st.integers(8, 4000)))

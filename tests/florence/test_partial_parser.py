@@ -124,6 +124,7 @@ def test_a_line_of_text_is_given_with_its_corners() -> None:
     assert (line["label"], len(line["points"])) == ("word", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
 @given(ids=st.lists(st.integers(0, len(VOCABULARY._ids) - 1), max_size=40))
 def test_outputs_begin_the_answer(task: Task, ids: list[int]) -> None:

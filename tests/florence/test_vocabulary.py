@@ -34,6 +34,7 @@ def library_ids(sentence: str) -> list[int]:
     return list(processor.tokenizer(sentence)["input_ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.path)
 def test_prompts_have_the_ids_of_the_library(task: object) -> None:
     """A sentence is tokenised as transformers does it."""

@@ -398,6 +398,7 @@ async def test_proxy_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 # ---- hostile answers: 46 to 51
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

@@ -890,6 +890,7 @@ async def test_no_result_before_the_end(bench: Bench) -> None:
     assert await bench.store.result(KEY, request_id) == StoredResponse(JobState.RUNNING, 0, "", {})
 
 
+@pytest.mark.slow
 async def test_positions_are_capped(bench: Bench) -> None:
     """Far behind, all have the same place; the queue's bound is exact there too."""
     submissions = [submission() for _ in range(POSITION_CAP + 50)]

@@ -176,6 +176,7 @@ async def test_a_closed_port() -> None:
     assert await failure(client.post(receiver.url(), BODY, {})) == "the host could not be reached"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

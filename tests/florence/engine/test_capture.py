@@ -91,6 +91,7 @@ def empty(*size: int, dtype: torch.dtype = DTYPE) -> Tensor:
     return torch.empty(size, dtype=dtype, device=META)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early_stopping", ENDS)
 @pytest.mark.parametrize("num_beams", [1, 3])
 @pytest.mark.parametrize("constrained", [False, True])

@@ -1,5 +1,6 @@
 """The encoder: what the decoder attends to is what transformers' would have projected."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ def theirs(pool: Pool) -> tuple[Tensor, Tensor]:
     return torch.stack(projected), mask.bool()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_keys_and_values_are_the_librarys(pool: Pool) -> None:
     """For prompts of different lengths in one batch, except where there is padding."""

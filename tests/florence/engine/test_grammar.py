@@ -69,6 +69,7 @@ def boxes(model: Model, tokens: Tokens) -> list[list[int]]:
     return [[bins[id_] for id_ in ids] for located, ids in runs if located]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_every_box_is_complete_and_its_corners_are_in_order(wild: Model, beams: int) -> None:
     """Only the last may be cut off, by the longest answer; without the grammar many break."""
@@ -113,6 +114,7 @@ def test_a_sequence_without_a_grammar_is_free(wild: Model) -> None:
     assert [free[n] for n in kept] == [held[n] for n in kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_a_trained_model_says_does_not_change(demo: Model, beams: int) -> None:
     """The grammar excludes only tokens that it would not choose."""

@@ -140,6 +140,7 @@ def test_a_projection_without_bias() -> None:
     torch.testing.assert_close(linear_of(module)(x), module(x))
 
 
+@pytest.mark.slow
 def test_generate_goes_on_over_the_same_model(pool: Pool) -> None:
     """Its answers with an engine over the same weights are those without."""
     pool.engine(Way(), 3, max_batch_size=2, prefill_batch_size=1)

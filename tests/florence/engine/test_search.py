@@ -75,6 +75,7 @@ def theirs(scores: Tensor, tokens: list[int], ngram: int, forced: bool, least: i
     return int(left.argmax())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forced", [True, False])
 @pytest.mark.parametrize("kinds", [[0], [1], [2], [3], [4], [0, 5, 1, 3, 2], [0, 32]])
 @settings(derandomize=True, deadline=None, database=None, max_examples=40)

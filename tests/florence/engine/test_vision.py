@@ -18,6 +18,7 @@ def both(pool: Pool, images: Tensor) -> tuple[Tensor, Tensor]:
         return ours, florence.get_image_features(images).pooler_output
 
 
+@pytest.mark.slow
 def test_image_tokens_are_the_librarys(pool: Pool) -> None:
     """For images of the checkpoint's size, some at a time."""
     ours, theirs = both(pool, pool.model.normalised([each.pixels for each in pool.sequences]))
