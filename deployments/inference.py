@@ -204,7 +204,7 @@ def measured(sequence: Sequence, before: Stages) -> Stages:
         model_s=sequence.ran_s,
         batch_size=round(1 / sequence.share) if sequence.share else 1,
         batch_share=sequence.share,
-        num_tokens=len(sequence.tokens),
+        num_tokens=len(sequence.tokens) - 1,  # the decoder's first is given, not written
         truncated=int(sequence.truncated),
         image_hits=int(sequence.image_is_known),
     )

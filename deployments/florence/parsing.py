@@ -37,6 +37,7 @@ from deployments.florence.token_scores import TokenScores
 from deployments.florence.vocabulary import Vocabulary
 
 NUM_BINS = 1000
+CLOSING = ".,;:!?)]}%"  # no space comes before these
 UNFINISHED = "\ufffd"  # stands for a letter whose bytes have not all been written
 
 # Over the tokens' kinds (Vocabulary.kinds): the first group is a label, the second its places.
@@ -163,15 +164,15 @@ def polygons(answer: ModelAnswer, _input: Any = None) -> PolygonOutput:
 
 
 def text(answer: ModelAnswer, _input: Any = None) -> str:
-    """The answer as text, without special tokens; words that one has parted stay apart.
+    """The answer as text, without special tokens; what one has parted stays apart.
 
     A letter that a truncated answer has half of is left out.
     """
     written = ""
     for match in re.finditer("t+", answer.kinds):
         piece = answer.vocabulary.text(answer.tokens[slice(*match.span())])
-        is_glued = written[-1:].isalnum() and piece[:1].isalnum()
-        written += f" {piece}" if is_glued else piece
+        is_apart = written[-1:].isspace() or piece[:1].isspace() or piece[:1] in CLOSING
+        written += piece if is_apart or not written else f" {piece}"
     return (written.rstrip(UNFINISHED) if answer.truncated else written).strip()
 
 

@@ -305,6 +305,23 @@ def test_text_leaves_special_tokens_out() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "whole"),
+    [
+        ("a dog.", "The cat", "a dog. The cat"),
+        ("circle,", "and", "circle, and"),
+        ("a circle", ", red", "a circle, red"),
+        ("x <", "loc_5>", "x < loc_5>"),
+        ("x <", "/s>", "x < /s>"),
+        ("a ", "circle", "a circle"),
+    ],
+)
+def test_what_a_special_token_has_parted_stays_apart(before: str, after: str, whole: str) -> None:
+    """No two words become one, and no two ends a special token."""
+    assert parsing.text(answer(said(before), located(1), said(after))) == whole
+    assert parsing.text(answer(said(before), (SEP,), located(2, 3), said(after))) == whole
+
+
 @cache
 def processor() -> Florence2Processor:
     """The library's own processor, with the demo checkpoint's tokens and the family's phrases."""

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from operator import ge
 
 import numpy as np
 import torch
@@ -240,18 +241,25 @@ class Engine:
         encoded = aligned(max(len(each.prompt) for each in running))
         if self._config.launch_ahead:
             size = at_least(GPU_BATCHES, len(running), shape.max_batch_size)
-            special = scored or ngram > self._rules.ngram
-            is_usual = not special and encoded <= self._usual_width()
-            encoded = self._usual_width() if is_usual else shape.num_encoded
-            return StepSize(size, beams, self._gpu_span(span), *self._demands(special), encoded)
+            least = (ngram, scored, encoded)
+            demands = next(each for each in self._demands() if all(map(ge, each, least)))
+            return StepSize(size, beams, self._gpu_span(span), *demands)
         span = min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
         return StepSize(len(running), beams, span, ngram, scored, encoded)
 
-    def _demands(self, special: bool) -> tuple[int, bool]:
-        """The n-grams and scores of a recorded step: as usual, or all that can be asked for."""
-        return (
-            (max(LONGEST_NGRAM, self._rules.ngram), True) if special else (self._rules.ngram, False)
-        )
+    def _demands(self) -> list[tuple[int, bool, int]]:
+        """What steps are recorded for, cheapest first: n-grams, scores, the encoder's positions.
+
+        Scores alone make a step little dearer for all in it; what is seldom asked for shares one.
+        """
+        usual, longest = self._rules.ngram, max(LONGEST_NGRAM, self._rules.ngram)
+        width, widest = self._usual_width(), self._batch.shape.num_encoded
+        return [
+            (usual, False, width),
+            (usual, True, width),
+            (usual, False, widest),
+            (longest, True, widest),
+        ]
 
     def _gpu_span(self, span: int) -> int:
         return at_least(GPU_SPANS, span, self._batch.shape.num_positions)
@@ -268,10 +276,7 @@ class Engine:
         sizes = {at_least(GPU_BATCHES, n + 1, most) for n in range(most)}
         spans = {self._gpu_span(n + 1) for n in range(shape.num_positions)}
         beams = {1, shape.num_beams}
-        usual, special = self._demands(False), self._demands(True)
-        widest = shape.num_encoded
-        demands = {(*usual, self._usual_width()), (*usual, widest), (*special, widest)}
-        all_sizes = product(sizes, beams, spans, demands)
+        all_sizes = product(sizes, beams, spans, set(self._demands()))
         return sorted((StepSize(n, k, t, *d) for n, k, t, d in all_sizes), reverse=True)
 
     def _lag(self) -> int:
