@@ -273,16 +273,7 @@ def test_a_new_task_is_one_row(
 ) -> None:
     """Its prompt, its parser, its picture and its stream need nothing but the row."""
     monkeypatch.setitem(TASKS, LARGE.path, LARGE)
-    preprocess = Preprocess(settings, PrometheusRecorder())
-    postprocess = Postprocess(settings, PrometheusRecorder())
-    pipeline = Pipeline(
-        Handle(begin(preprocess.run), preprocess.ready),
-        Handle(begin(inference.run), inference.ready, stream=begin_stream(inference)),
-        Handle(begin(postprocess.run), postprocess.ready),
-        PrometheusRecorder(),
-        max_attempts=1,
-        vocabulary=open_checkpoint(settings.model).vocabulary,
-    )
+    pipeline = pipeline_of(settings, inference)
     image = uri(scene(1).image)
     everything = asyncio.run(pipeline.run(run(image, num_beams=1))).output["results"]["bboxes"]
     *small, largest = sorted(min(box["w"], box["h"]) for box in everything)
@@ -302,6 +293,20 @@ def test_a_new_task_is_one_row(
         assert output["image"]["url"].startswith("https://here/cdn/files/")
     [part] = partial
     assert part == PartialOutput({"results": outputs[0]["results"], "image": None}, "demo")
+
+
+def pipeline_of(settings: Settings, inference: Inference) -> Pipeline:
+    """The three deployments, called as the application calls them."""
+    preprocess = Preprocess(settings, PrometheusRecorder())
+    postprocess = Postprocess(settings, PrometheusRecorder())
+    return Pipeline(
+        Handle(begin(preprocess.run), preprocess.ready),
+        Handle(begin(inference.run), inference.ready, stream=begin_stream(inference)),
+        Handle(begin(postprocess.run), postprocess.ready),
+        PrometheusRecorder(),
+        max_attempts=1,
+        vocabulary=open_checkpoint(settings.model).vocabulary,
+    )
 
 
 def begin(work: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Awaitable[Any]]:
@@ -373,6 +378,74 @@ def test_an_answer_that_its_limit_cuts_has_whole_items(
         else:
             assert whole["results"].startswith(short["results"])
     assert "region-proposal" in cut  # three boxes have twelve tokens
+
+
+def test_an_answer_that_its_limit_cuts_has_as_many_tokens(
+    settings: Settings, inference: Inference
+) -> None:
+    """The log says so, too."""
+    asked = input_of(TASKS["region-proposal"], num_beams=1, max_new_tokens=7)
+    prepared = prepare(settings, uri(scene(3).image))
+    stages = asyncio.run(inference.run(prepared, replace(run(), input=asked))).stages
+
+    assert (stages.num_tokens, stages.truncated) == (7, 1)
+    assert (stages.logged()["tokens"], stages.logged()["truncated"]) == (7, 1)
+    assert any("7 tokens, cut at the limit" in line for line, _ in stages.lines())
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_scores_are_given_to_those_who_ask(
+    settings: Settings, inference: Inference, num_beams: int
+) -> None:
+    """Of boxes and of text, the streamed ones too; what is below `min_score` is dropped."""
+    image = uri(scene(1).image)
+
+    def answer(path: str, **given: Any) -> dict[str, Any]:
+        asked = input_of(TASKS[path], image_url=image, num_beams=num_beams, **given)
+        return asyncio.run(
+            through(settings, inference, replace(run(), task=path, input=asked))
+        ).output
+
+    plain = answer("object-detection")["results"]["bboxes"]
+    scored = answer("object-detection", scores=True)["results"]["bboxes"]
+    scores = [box.pop("score") for box in scored]
+    assert scored == plain != []
+    assert all(0 < score <= 1 for score in scores)
+    sure = answer("object-detection", min_score=max(scores))["results"]["bboxes"]
+    assert [box["score"] for box in sure] == [each for each in scores if each == max(scores)]
+    assert 0 < answer("caption", scores=True)["score"] <= 1
+    assert "score" not in answer("caption")
+
+
+def test_a_stream_carries_scores(settings: Settings, inference: Inference) -> None:
+    """Each event those of its boxes, as the whole answer has them."""
+    task = TASKS["object-detection"]
+    asked = input_of(task, image_url=uri(scene(1).image), num_beams=1, scores=True)
+    request = replace(run(), task=task.path, input=asked)
+    pipeline, partial = pipeline_of(settings, inference), list[PartialOutput]()
+    output = asyncio.run(pipeline.run(request, partial.append)).output
+
+    boxes = output["results"]["bboxes"]
+    assert all("score" in box for box in boxes)
+    assert partial
+    for part in partial:
+        early = part.output["results"]["bboxes"]
+        assert early == boxes[: len(early)] != []
+
+
+def test_what_a_request_asks_of_the_search_is_passed_on(
+    settings: Settings, inference: Inference
+) -> None:
+    """Its beams, its limit, its n-grams and whether it wants scores."""
+    prepared = prepare(settings, uri(scene(0).image))
+    wishes: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 9, "no_repeat_ngram_size": 4}
+    asked = input_of(TASKS["caption"], scores=True, **wishes)
+    sequence = inference._sequence(prepared, replace(run(task="caption"), input=asked))
+
+    assert {name: getattr(sequence, name) for name in wishes} == wishes
+    assert sequence.scored
+    usual = inference._sequence(prepared, run(task="caption"))
+    assert (usual.no_repeat_ngram_size, usual.max_new_tokens, usual.scored) == (None, None, False)
 
 
 @pytest.mark.slow

@@ -83,6 +83,15 @@ def test_response_says_where_the_time_went(shared: Service) -> None:
     )
 
 
+def test_response_says_that_the_answer_was_cut(serve: Serve) -> None:
+    """At the end of Server-Timing."""
+
+    async def run(_: Request) -> Finished:
+        return Finished({"results": ""}, ANSWER.stages.with_(truncated=1))
+
+    assert serve(run).post(INPUT).headers["server-timing"].endswith("tokens;desc=12, truncated")
+
+
 @pytest.mark.parametrize(("image_hits", "said"), [(0, "miss"), (1, "hit")])
 def test_response_says_whether_the_image_was_known(
     serve: Serve, image_hits: int, said: str

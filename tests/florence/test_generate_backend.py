@@ -254,6 +254,11 @@ def test_a_pass_is_all_or_nothing() -> None:
         ),
         ({"num_beams": 5}, None, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 5}),
         ({"num_beams": 1}, 3, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 3}),
+        (
+            {"no_repeat_ngram_size": 0},
+            None,
+            {"max_new_tokens": 511, "min_new_tokens": 0, "no_repeat_ngram_size": 0},
+        ),
     ],
 )
 def test_settings_reach_the_search(

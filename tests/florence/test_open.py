@@ -12,7 +12,7 @@ from deployments.florence.backend import Backend
 from deployments.florence.engine.engine import Engine
 from deployments.florence.generate_backend import Generate
 from deployments.florence.model import Model
-from deployments.florence.open import open_backend
+from deployments.florence.open import open_backend, with_settings
 from deployments.florence.tasks import TASKS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.sequences import (
@@ -42,6 +42,13 @@ def test_the_settings_choose_the_backend() -> None:
     assert isinstance(open_backend(model(), InferenceSettings(), PROMPTS), Engine)
     assert isinstance(opened("engine"), Engine)
     assert isinstance(opened("generate"), Generate)
+
+
+@pytest.mark.parametrize(("ngram", "expected"), [(None, 3), (0, 0), (5, 5)])
+def test_the_settings_say_what_may_not_come_twice(ngram: int | None, expected: int) -> None:
+    """The checkpoint does where they do not."""
+    rules = with_settings(model().rules(), InferenceSettings(no_repeat_ngram_size=ngram))
+    assert rules.ngram == expected
 
 
 @pytest.mark.parametrize(
