@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: install ## find shapes in three random scenes, and compare with the truth
+demo: install ## ask about four random scenes, and compare with the truth
 	@$(FLORENCE) demo
 
 serve: install ## serve until Ctrl-C; ARGS="--port 9000 --tls" for more

@@ -269,7 +269,7 @@ class InferenceSettings(Section):
 class PostprocessSettings(Section):
     """The annotated picture."""
 
-    annotate: bool = Field(True, description="Draw the boxes and return the picture's URL.")
+    annotate: bool = Field(True, description="Draw what is found and return the picture's URL.")
     jpeg_quality: int = Field(
         90, ge=1, le=95, description="Quality of the annotated picture, a JPEG."
     )

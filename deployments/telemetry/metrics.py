@@ -127,7 +127,8 @@ METRICS: dict[str, Metric] = {
     ),
     "florence_postprocess_shapes_dropped_total": Metric(
         "counter",
-        "Boxes without width or height, and polygons without three points, that the model wrote.",
+        "Boxes and quads without width or height, and polygons without three whole points, "
+        "that the model wrote.",
         ("endpoint",),
     ),
     "florence_dispatcher_running": Metric("gauge", "Jobs that run now."),
