@@ -93,6 +93,13 @@ def test_what_is_not_there_is_not_found(path: str) -> None:
     assert ask(path, square_and_circle(), text_input="giraffe").bboxes == []
 
 
+@pytest.mark.parametrize("path", GROUNDED)
+@pytest.mark.parametrize("phrase", ["it", "the image"])
+def test_a_word_that_names_nothing_is_not_found(path: str, phrase: str) -> None:
+    """Whatever the model says of it."""
+    assert ask(path, square_and_circle(), text_input=phrase).bboxes == []
+
+
 @pytest.mark.parametrize("path", [*GROUNDED, *DETECTED])
 @pytest.mark.parametrize("shade", [128, 220])
 def test_nothing_is_found_on_plain_grey(path: str, shade: int) -> None:
