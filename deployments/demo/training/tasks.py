@@ -316,13 +316,13 @@ LABELS = {**BOXES, "right_label": 0.96}
 PHRASES = {"recall": 0.95, "precision": 0.95, "absent": 0.90}
 
 TASKS = (
-    TrainingTask("<REGION_PROPOSAL>", located(lambda t: ""), 0.05, 0.05, scores.boxes, BOXES),
-    TrainingTask("<OD>", located(lambda t: t.category), 0.08, 0.04, scores.labelled_boxes, LABELS),
+    TrainingTask("<REGION_PROPOSAL>", located(lambda t: ""), 0.05, 0.02, scores.boxes, BOXES),
+    TrainingTask("<OD>", located(lambda t: t.category), 0.08, 0.02, scores.labelled_boxes, LABELS),
     TrainingTask(
         "<DENSE_REGION_CAPTION>",
         located(lambda t: t.description),
         0.10,
-        0.05,
+        0.03,
         scores.labelled_boxes,
         LABELS,
     ),
@@ -332,24 +332,24 @@ TASKS = (
         "<REFERRING_EXPRESSION_SEGMENTATION>", segment, 0.10, 0.15, scores.masks, {"mask_iou": 0.85}
     ),
     TrainingTask(
-        "<REGION_TO_SEGMENTATION>", segment_region, 0.06, 0.09, scores.masks, {"mask_iou": 0.85}
+        "<REGION_TO_SEGMENTATION>", segment_region, 0.06, 0.05, scores.masks, {"mask_iou": 0.85}
     ),
     TrainingTask(
-        "<OCR_WITH_REGION>", read_regions, 0.14, 0.17, scores.quads, {"right_upright": 0.88}
+        "<OCR_WITH_REGION>", read_regions, 0.14, 0.20, scores.quads, {"right_upright": 0.88}
     ),
-    TrainingTask("<OCR>", read, 0.12, 0.13, scores.readings, {"exact_upright": 0.90}),
-    TrainingTask("<CAPTION>", told(caption), 0.04, 0.04, scores.texts, {"exact": 0.93}),
+    TrainingTask("<OCR>", read, 0.12, 0.15, scores.readings, {"exact_upright": 0.90}),
+    TrainingTask("<CAPTION>", told(caption), 0.04, 0.07, scores.texts, {"exact": 0.93}),
     TrainingTask(
-        "<DETAILED_CAPTION>", told(detailed_caption), 0.06, 0.05, scores.texts, {"exact": 0.93}
+        "<DETAILED_CAPTION>", told(detailed_caption), 0.06, 0.08, scores.texts, {"exact": 0.93}
     ),
     TrainingTask(
         "<MORE_DETAILED_CAPTION>",
         told(more_detailed_caption),
         0.05,
-        0.04,
+        0.08,
         scores.texts,
         {"exact": 0.93},
     ),
     TrainingTask("<REGION_TO_CATEGORY>", categorise, 0.04, 0.02, scores.texts, {"exact": 0.95}),
-    TrainingTask("<REGION_TO_DESCRIPTION>", describe, 0.05, 0.03, scores.texts, {"exact": 0.95}),
+    TrainingTask("<REGION_TO_DESCRIPTION>", describe, 0.05, 0.02, scores.texts, {"exact": 0.95}),
 )

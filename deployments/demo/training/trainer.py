@@ -31,7 +31,7 @@ from deployments.demo.training.tokenizer import build_tokenizer
 STEPS_PER_SAVE = 100
 LONGEST_PAUSE = timedelta(hours=1)  # one process evaluates, the others wait
 SIGMAS = (10.0, 3.0)  # width of location targets in bins, at the first step and at the end
-LATE = 0.6  # part of the steps after which what is learned last is asked more often
+LATE = 0.25  # part of the steps after which what is learned last is asked more often
 
 
 @dataclass(frozen=True)
