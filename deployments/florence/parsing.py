@@ -113,11 +113,15 @@ class ModelAnswer:
         """Its score as a field of a shape, where scores are wanted."""
         if self.scores is None:
             return {}
-        return {"score": scores.of_item(self.scores, found.label, found.locations)}
+        bins = self.bins(found)
+        return {"score": scores.of_item(self.scores, found.label, found.locations, bins)}
+
+    def bins(self, found: Found) -> list[int]:
+        return [self.vocabulary.bins[self.tokens[index]] for index in found.locations]
 
     def points(self, found: Found) -> list[Point]:
         """Its locations in pixels; one that is left over is no point."""
-        bins = [self.vocabulary.bins[self.tokens[index]] for index in found.locations]
+        bins = self.bins(found)
         width, height = self.size
         pairs = zip(bins[::2], bins[1::2], strict=False)
         return [Point(x=pixel(x, width), y=pixel(y, height)) for x, y in pairs]

@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-NEAR_BINS = 10  # that a bin's mass reaches to either side; docs/scores.md has the comparison
+NEAR_BINS = 10  # to either side of a location: those whose probabilities are looked at
+FAR_BINS = 50  # how far all others are taken to be
 WINDOW = 2 * NEAR_BINS + 1  # ids about a token's own whose log-probabilities are kept
 NO_BIN = -1_000_000
 
@@ -22,16 +23,16 @@ NO_BIN = -1_000_000
 class TokenScores:
     """Of each token after the start token.
 
-    `logprobs` are log-probabilities. `masses` are probabilities: a location's is that of all bins
-    within `NEAR_BINS` of its own, any other token's is its own.
+    `logprobs` are log-probabilities. `errors` are how many bins a location is off, as the model
+    itself expects it; any other token's mean nothing.
     """
 
     logprobs: tuple[float, ...]
-    masses: tuple[float, ...]
+    errors: tuple[float, ...]
 
     def __getitem__(self, part: slice) -> Self:
         """The scores of some tokens."""
-        return type(self)(self.logprobs[part], self.masses[part])
+        return type(self)(self.logprobs[part], self.errors[part])
 
 
 class TokenScorer:
@@ -50,11 +51,12 @@ class TokenScorer:
         """The scores of tokens with the log-probabilities of the `WINDOW` ids about each's own."""
         ids = np.asarray(tokens, np.int64)[:, None]  # also of no tokens
         near = ids + np.arange(-NEAR_BINS, NEAR_BINS + 1)
-        bin_, own = self._bin(near), self._bin(ids)
-        counts = (np.abs(bin_ - own) <= NEAR_BINS) & (own != NO_BIN) | (near == ids)
-        masses = (np.exp(windows.astype(np.float64)) * counts).sum(axis=1)
-        logprobs = windows[:, NEAR_BINS]
-        return TokenScores(tuple(logprobs.tolist()), tuple(np.minimum(masses, 1.0).tolist()))
+        distances = np.abs(self._bin(near) - self._bin(ids))
+        is_near = (distances <= NEAR_BINS) & (self._bin(ids) != NO_BIN)
+        masses = np.exp(windows.astype(np.float64)) * is_near
+        rest = np.maximum(1.0 - masses.sum(axis=1), 0.0)
+        errors = (masses * np.minimum(distances, NEAR_BINS)).sum(axis=1) + rest * FAR_BINS
+        return TokenScores(tuple(windows[:, NEAR_BINS].tolist()), tuple(errors.tolist()))
 
     def _bin(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """The bin of each id; the table's last place stands for all ids beyond it."""

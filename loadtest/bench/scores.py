@@ -62,7 +62,6 @@ FAMILIES = {
 PATHS = tuple(path for paths in FAMILIES.values() for path in paths)
 NUM_BINS = 10
 
-Candidate = Callable[[TokenScores, Found], float]
 Item = BoundingBox | OCRBoundingBoxSingle | Polygon
 
 
@@ -72,58 +71,72 @@ class Judged:
 
     path: str
     found: Found
+    bins: list[int]
     scores: TokenScores
     is_right: bool
 
+    @property
+    def of_label(self) -> list[float]:
+        """The probabilities of its label's tokens."""
+        return [exp(self.scores.logprobs[index]) for index in self.found.label]
 
-def label_mean(given: TokenScores, found: Found) -> float:
-    return scores.mean([exp(given.logprobs[index]) for index in found.label])
+    @property
+    def of_places(self) -> list[float]:
+        """The probabilities of its locations."""
+        return [exp(self.scores.logprobs[index]) for index in self.found.locations]
 
-
-def label_least(given: TokenScores, found: Found) -> float:
-    return min((exp(given.logprobs[index]) for index in found.label), default=1.0)
-
-
-def label_product(given: TokenScores, found: Found) -> float:
-    return prod(exp(given.logprobs[index]) for index in found.label)
-
-
-def places_mean(given: TokenScores, found: Found) -> float:
-    return scores.mean([given.masses[index] for index in found.locations])
-
-
-def places_least(given: TokenScores, found: Found) -> float:
-    return min(given.masses[index] for index in found.locations)
+    @property
+    def errors(self) -> list[float]:
+        """How far its locations are off, as parts of its sides."""
+        return scores.errors(self.scores, self.found.locations, self.bins)
 
 
-def places_product(given: TokenScores, found: Found) -> float:
-    return prod(given.masses[index] for index in found.locations)
+Candidate = Callable[[Judged], float]
 
 
-def tokens_mean(given: TokenScores, found: Found) -> float:
-    indices = (*found.label, *found.locations)
-    return scores.mean([exp(given.logprobs[index]) for index in indices])
+def label_mean(item: Judged) -> float:
+    return scores.mean(item.of_label)
+
+
+def label_least(item: Judged) -> float:
+    return min(item.of_label, default=1.0)
+
+
+def label_product(item: Judged) -> float:
+    return prod(item.of_label)
+
+
+def places_mean(item: Judged) -> float:
+    return scores.mean(item.of_places)
+
+
+def error_mean(item: Judged) -> float:
+    return 1 - mean(item.errors)
+
+
+def error_worst(item: Judged) -> float:
+    return 1 - max(item.errors)
 
 
 CANDIDATES: dict[str, Candidate] = {
-    "mean of all tokens' probabilities": tokens_mean,
+    "mean of all tokens' probabilities": lambda item: scores.mean(item.of_label + item.of_places),
     "label: mean": label_mean,
     "label: least": label_least,
     "label: product": label_product,
-    "locations: mean mass": places_mean,
-    "locations: least mass": places_least,
-    "locations: product of masses": places_product,
-    "label mean × location mean": lambda s, f: label_mean(s, f) * places_mean(s, f),
-    "label mean × least location": lambda s, f: label_mean(s, f) * places_least(s, f),
-    "label mean × location product": lambda s, f: label_mean(s, f) * places_product(s, f),
-    "label product × location product": lambda s, f: label_product(s, f) * places_product(s, f),
-    "least of label and locations": lambda s, f: min(label_least(s, f), places_least(s, f)),
+    "locations: mean probability": places_mean,
+    "locations: mean error": error_mean,
+    "locations: worst error": error_worst,
+    "label mean × location mean": lambda item: label_mean(item) * places_mean(item),
+    "label mean × mean error": lambda item: label_mean(item) * error_mean(item),
+    "label mean × worst error": lambda item: label_mean(item) * error_worst(item),
+    "label product × mean error": lambda item: label_product(item) * error_mean(item),
+    "least of label and mean error": lambda item: min(label_least(item), error_mean(item)),
 }
 SERVICE = "the service's score"
 
 
-def service_score(given: TokenScores, found: Found) -> float:
-    return scores.of_item(given, found.label, found.locations)
+def service_score(item: Judged) -> float:
+    return scores.of_item(item.scores, item.found.label, item.found.locations, item.bins)
 
 
 def main(
@@ -207,7 +220,7 @@ def judge_answer(asked: Asked, model: Model) -> list[Judged]:
         true = next((each for each in left if fits(each, item, size)), None)
         if true is not None:
             left.remove(true)
-        judged.append(Judged(asked.path, found, given.scores, true is not None))
+        judged.append(Judged(asked.path, found, given.bins(found), given.scores, true is not None))
     return judged
 
 
@@ -346,7 +359,7 @@ def reliabilities(judged: Sequence[Judged]) -> list[str]:
 
 def reliability(judged: Sequence[Judged], number: int) -> str:
     """One row of the reliability table."""
-    scored = [(service_score(each.scores, each.found), each.is_right) for each in judged]
+    scored = [(service_score(each), each.is_right) for each in judged]
     inside = [(s, right) for s, right in scored if min(int(s * NUM_BINS), NUM_BINS - 1) == number]
     low, high = number / NUM_BINS, (number + 1) / NUM_BINS
     if not inside:
@@ -357,8 +370,8 @@ def reliability(judged: Sequence[Judged], number: int) -> str:
 
 def auroc(judged: Sequence[Judged], candidate: Candidate) -> float:
     """How often a right item scores higher than a wrong one, ties counted half."""
-    right = np.array([candidate(j.scores, j.found) for j in judged if j.is_right])
-    wrong = np.array([candidate(j.scores, j.found) for j in judged if not j.is_right])
+    right = np.array([candidate(j) for j in judged if j.is_right])
+    wrong = np.array([candidate(j) for j in judged if not j.is_right])
     if not len(right) or not len(wrong):
         return float("nan")
     higher = (right[:, None] > wrong).mean() + 0.5 * (right[:, None] == wrong).mean()

@@ -27,6 +27,7 @@ SIZE = (480, 360)
 SQUARE, CIRCLE = (60, 80, 180, 200), (280, 120, 400, 240)
 DISCS = (60, 90, 180, 210), (290, 140, 410, 260)
 PHRASES = ("square <and> circle", "square, circle", "square. circle.")
+NOT_LEARNED = {"square, circle", "square. circle."}  # the circle may be missed
 GROUNDED = ("caption-to-phrase-grounding", "open-vocabulary-detection")
 DETECTED = ("region-proposal", "object-detection", "dense-region-caption")
 LOW = 0.5
@@ -82,9 +83,10 @@ def test_phrases_are_found_however_they_are_parted(phrases: str) -> None:
     """A label is the phrase alone, and its box the thing."""
     found = ask("caption-to-phrase-grounding", square_and_circle(), text_input=phrases).bboxes
     boxes = {each.label: (each.x, each.y, each.x + each.w, each.y + each.h) for each in found}
-    assert boxes
+    assert {"square"} <= boxes.keys() <= {"square", "circle"}
+    assert len(boxes) == 2 or phrases in NOT_LEARNED
     for label, box in boxes.items():
-        assert iou(box, {"square": SQUARE, "circle": CIRCLE}[label]) > 0.7
+        assert iou(box, {"square": SQUARE, "circle": CIRCLE}[label]) > 0.8
 
 
 @pytest.mark.parametrize("path", GROUNDED)
@@ -145,10 +147,10 @@ def test_a_word_is_read_where_it_stands(turn: float) -> None:
     [found] = ask("ocr-with-region", image).quad_boxes
     assert found.label == "CAT"
     assert (found.w, found.h) > (0, 0)
-    assert mask_iou([parts(quad)], [parts([(p.x, p.y) for p in found.points])]) > 0.5
+    assert mask_iou([parts(quad)], [parts([(p.x, p.y) for p in found.points])]) > 0.6
     box = (found.x, found.y, found.x + found.w, found.y + found.h)
     xs, ys = zip(*quad, strict=True)
-    assert iou(box, (min(xs), min(ys), max(xs), max(ys))) > 0.6
+    assert iou(box, (min(xs), min(ys), max(xs), max(ys))) > 0.7
 
 
 def parts(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

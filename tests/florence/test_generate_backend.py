@@ -14,7 +14,7 @@ from deployments.florence.generate_backend import Generate, generate_options
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
-from deployments.florence.token_scores import NEAR_BINS
+from deployments.florence.token_scores import FAR_BINS, NEAR_BINS
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.florence.engine.pool import Way, is_cut
 from tests.florence.sequences import fresh, mixed_batch, model, new_tokens, scene, sequence
@@ -81,20 +81,22 @@ def test_scores_are_the_librarys(num_beams: int) -> None:
         assert each.scores.logprobs == pytest.approx(expected[0].tolist(), abs=CLOSE)
 
 
-def test_masses_reach_over_the_near_bins() -> None:
-    """A location's is the probability of all bins about it, another token's is its own."""
+def test_errors_are_those_of_the_librarys_probabilities() -> None:
+    """A location is off by the distance of each bin about it, and by more in all other cases."""
     each = sequence(1, "object-detection", scored=True)
     backend(num_beams=1).answers([each])
     vocabulary, logits = model().checkpoint.vocabulary, asked(each, 1, 511).logits
     assert each.scores is not None
     assert set(each.tokens) & vocabulary.bins.keys()
-    for token, step, mass in zip(each.tokens[1:], logits, each.scores.masses, strict=True):
-        near = {token} | {
-            id_
-            for id_, bin_ in vocabulary.bins.items()
-            if token in vocabulary.bins and abs(bin_ - vocabulary.bins[token]) <= NEAR_BINS
-        }
-        assert mass == pytest.approx(float(step[0].softmax(-1)[sorted(near)].sum()), abs=CLOSE)
+    for token, step, error in zip(each.tokens[1:], logits, each.scores.errors, strict=True):
+        if token not in vocabulary.bins:
+            continue
+        probabilities = step[0].softmax(-1).tolist()
+        distances = {id_: abs(b - vocabulary.bins[token]) for id_, b in vocabulary.bins.items()}
+        near = {id_: each for id_, each in distances.items() if each <= NEAR_BINS}
+        rest = 1 - sum(probabilities[id_] for id_ in near)
+        expected = sum(probabilities[id_] * each for id_, each in near.items()) + rest * FAR_BINS
+        assert error == pytest.approx(expected, abs=100 * CLOSE)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])

@@ -77,7 +77,7 @@ def equals(sequence: Sequence, answer: Answer) -> None:
     if sequence.scores is not None:
         close = CLOSE * max(1.0, answer.largest)
         assert sequence.scores.logprobs == pytest.approx(answer.logprobs, 0, close)
-        assert len(sequence.scores.masses) == len(answer.logprobs)
+        assert len(sequence.scores.errors) == len(answer.logprobs)
 
 
 def whole_pool(
