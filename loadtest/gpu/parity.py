@@ -1,6 +1,7 @@
 """Whether the engine gives the tokens of transformers, on the device that is measured."""
 
 import collections.abc
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ MAX_BATCH_SIZE = 5
 PREFILL_BATCH_SIZE = 3
 DEMO = Path(deployments.__file__).parent / "demo" / "checkpoint"
 SENTENCE = "Locate the region proposals in the image."
-SIDE, NUM_IMAGE_TOKENS, NUM_BINS = 128, 65, 1000  # the demo's
+NUM_BINS = 1000
 NUM_SCENES = 8
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 70, 200), (230, 200, 50))
 
@@ -90,35 +91,39 @@ def flat(rows: collections.abc.Sequence[Tokens]) -> Tokens:
 def boxes(device: torch.device, dtype: torch.dtype) -> float:
     """The least overlap (IoU) of the demo's boxes with those of `generate`; 0 where one lacks."""
     florence: Any = Florence2ForConditionalGeneration.from_pretrained(DEMO, dtype=dtype)
-    demo = on_device(florence.to(device).eval(), SIDE, NUM_IMAGE_TOKENS)
+    seen = json.loads((DEMO / "processor_config.json").read_text())["image_processor"]
+    side, num_image_tokens = seen["size"]["height"], seen["image_seq_length"]
+    demo = on_device(florence.to(device).eval(), side, num_image_tokens)
     vocabulary = Tokenizer.from_file(str(DEMO / "tokenizer.json"))
-    sequences = list(questions(vocabulary, florence.config.image_token_id))
+    image_tokens = [florence.config.image_token_id] * num_image_tokens
+    sequences = list(questions(vocabulary, image_tokens, side))
     engine = demo.engine(
         EngineConfig(
             max_batch_size=MAX_BATCH_SIZE,
             prefill_batch_size=4,
             num_beams=3,
             max_new_tokens=40,
-            max_text_tokens=len(sequences[0].prompt) - NUM_IMAGE_TOKENS,
+            max_text_tokens=len(sequences[0].prompt) - num_image_tokens,
         )
     )
     first = vocabulary.get_vocab()["<loc_0>"]
     found = [boxes_of(answer, first) for answer in answers(engine, sequences)]
     expected = [demo.generate([sequence], 3, max_new_tokens=40)[0] for sequence in sequences]
     pairs = zip(found, (boxes_of(answer, first) for answer in expected), strict=True)
-    return min(overlap for a, b in pairs for overlap in overlaps(a, b))
+    return min((overlap for a, b in pairs for overlap in overlaps(a, b)), default=0.0)
 
 
-def questions(vocabulary: Tokenizer, image_token: int) -> Iterator[Sequence]:
+def questions(vocabulary: Tokenizer, image_tokens: list[int], side: int) -> Iterator[Sequence]:
+    """Up to three squares beside each other in pictures of `side` × `side` pixels."""
     words = vocabulary.encode(SENTENCE, add_special_tokens=False).ids
-    prompt = [*[image_token] * NUM_IMAGE_TOKENS, BOS, *words, EOS]
+    prompt, unit = [*image_tokens, BOS, *words, EOS], side // 32
     chance = np.random.default_rng(SEED)
     for number in range(NUM_SCENES):
-        scene = np.full((SIDE, SIDE, 3), 225, np.uint8)
+        scene = np.full((side, side, 3), 225, np.uint8)
         for place in range(1 + number % 3):
-            side, top = chance.integers(20, 36), chance.integers(0, SIDE - 36)
-            left = 42 * place + chance.integers(0, 6)
-            scene[top : top + side, left : left + side] = COLOURS[(number + place) % len(COLOURS)]
+            size, top = chance.integers(5 * unit, 9 * unit), chance.integers(0, 23 * unit)
+            left = (1 + 10 * place) * unit + chance.integers(0, unit)
+            scene[top : top + size, left : left + size] = COLOURS[(number + place) % len(COLOURS)]
         yield Sequence(scene, prompt)
 
 
