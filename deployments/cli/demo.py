@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deployments.cli.options import make_folder
+from deployments.cli.predictions import NOTHING
 from deployments.demo.scenes import Scene, draw_mixed_scene, draw_scene
 from deployments.demo.scoring import ApiBox, SceneScore, box_of, score_boxes
 from deployments.demo.training.tasks import detailed_caption
@@ -121,8 +122,10 @@ def ask_for_all(client: ServiceClient, scene: Scene, out: Path) -> list[tuple[st
         client, "referring-expression-segmentation", image, "4-segmentation", out, text_input=phrase
     )
     told = ask_task(client, "detailed-caption", image, "4-caption", out)
-    words = ", ".join(quad["label"] for quad in read["results"]["quad_boxes"])
-    parts = ", ".join(f"{len(p['points'])} points" for p in outlined["results"]["polygons"])
+    words = ", ".join(quad["label"] for quad in read["results"]["quad_boxes"]) or NOTHING
+    parts = (
+        ", ".join(f"{len(p['points'])} points" for p in outlined["results"]["polygons"]) or NOTHING
+    )
     return [
         ("ocr-with-region", ", ".join(word.text for word in scene.words), words),
         (f"segmentation of “{phrase}”", f"{len(thing.outline)} points", parts),

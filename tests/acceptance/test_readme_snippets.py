@@ -106,7 +106,7 @@ def test_predict(caller: Caller, home: dict[str, str], tmp_path: Path) -> None:
     assert [file.suffix for file in tmp_path.iterdir()] == [".jpg"]
     detected = answer["tasks"]["object-detection"]["results"]["bboxes"]
     assert sorted(box["label"] for box in detected) == ["circle", "square", "triangle"]
-    assert "circle" in answer["tasks"]["caption"]["results"]
+    assert "circle" in answer["tasks"]["detailed-caption"]["results"]
 
 
 OTHERS = [line for line in lines(FLORENCE) if "predict" not in line]
