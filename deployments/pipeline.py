@@ -6,10 +6,10 @@ because it cannot know whether that is safe. Here it is: the answer depends on t
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from grpc.aio import AioRpcError  # type: ignore[import-untyped]
@@ -34,12 +34,13 @@ from deployments.florence.partial_parser import OnPartial, PartialParser
 from deployments.florence.tasks import TASKS
 from deployments.florence.vocabulary import Vocabulary
 from deployments.images.data_uri import read_data_uri
-from deployments.ray_compat import original_error, pass_by_value
+from deployments.ray_compat import original_error, pass_by_value, raise_loss
 from deployments.telemetry.metrics import Recorder
 
 DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
 RETRY_DELAY_S = 0.2
 READY_TIMEOUT_S = 2.0
+LOSS_CHECK_S = 1.0
 SMALL_URI = 256 * 1024  # characters, unpacked in half a millisecond
 SMALL_PIXELS = 512 * 1024  # bytes
 
@@ -59,12 +60,15 @@ class Handle:
     model's (docs/benchmarks.md).
     `stream`, of Inference, begins the same and returns `Partial` each time there is more, at last
     `Generated`.
+    `raise_loss`, where there is one, raises what became of what `run` has begun, if a lost node
+    had it.
     """
 
     run: Call
     ready: Callable[[], Awaitable[bool]]
     run_by_value: Call | None = None
     stream: Callable[..., AsyncIterator[Partial | Generated]] | None = None
+    raise_loss: Call | None = None
 
     @classmethod
     def to(cls, deployment: "AnyHandle", by_value: bool = True) -> "Handle":
@@ -73,7 +77,7 @@ class Handle:
             return deployment
         stream: Any = deployment.options(stream=True).stream.remote
         small = pass_by_value(deployment).run.remote if by_value else None
-        return cls(deployment.run.remote, deployment.ready.remote, small, stream)
+        return cls(deployment.run.remote, deployment.ready.remote, small, stream, raise_loss)
 
 
 AnyHandle = Handle | DeploymentHandle[Any]
@@ -193,8 +197,30 @@ class Pipeline:
         self, request: Request, begin: Begin, parser: PartialParser | None
     ) -> Finished:
         """What Preprocess has begun is passed on unawaited, so that its pixels never come here."""
-        light = request.without_image()
         prepared = begin(self._preprocess.run, request)
+        return await self._unless_lost(prepared, self._with(prepared, request, begin, parser))
+
+    async def _unless_lost(self, prepared: Any, rest: Coroutine[Any, Any, Finished]) -> Finished:
+        """What `rest` returns, or the error of `prepared`, for which it could wait in vain."""
+        tasks = asyncio.ensure_future(rest), asyncio.ensure_future(self._watch(prepared))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next(task.result() for task in tasks if task.done())
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, prepared: Any) -> NoReturn:
+        while True:
+            await asyncio.sleep(LOSS_CHECK_S)
+            if self._preprocess.raise_loss:
+                await self._preprocess.raise_loss(prepared)
+
+    async def _with(
+        self, prepared: Any, request: Request, begin: Begin, parser: PartialParser | None
+    ) -> Finished:
+        light = request.without_image()
         generated = await self._generate(prepared, light, begin, parser)
         finished: Finished
         if self._postprocess.run_by_value and has_small_image(request):

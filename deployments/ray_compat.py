@@ -62,6 +62,21 @@ def pass_by_value(handle: "DeploymentHandle[Any]") -> "DeploymentHandle[Any]":
     return handle.options(_by_reference=False)
 
 
+async def raise_loss(begun: Any) -> None:
+    """Raise what became of the result of a call by reference, if no node has it any more.
+
+    Ray tells this only to the process that made the call. A replica that got the result as an
+    argument waits on for a node that has it.
+    """
+    import ray
+    from ray.experimental import get_local_object_locations
+
+    result = await begun._to_object_ref()
+    is_made = ray.wait([result], timeout=0, fetch_local=False)[0]
+    if is_made and not get_local_object_locations([result]).get(result, {}).get("node_ids"):
+        await result  # an error is here, and so is what is small enough to have no node
+
+
 def log_extra(fields: dict[str, Any]) -> dict[str, Any]:
     """The `extra` of a log call whose JSON line has these fields.
 

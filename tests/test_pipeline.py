@@ -72,6 +72,7 @@ class Deployments:
         self.log: list[str] = []
         self.counted: list[str] = []
         self.causes: list[str] = []
+        self.lost: list[BaseException] = []
 
     def pipeline(self, max_attempts: int = 3) -> Pipeline:
         """A pipeline through them."""
@@ -92,7 +93,12 @@ class Deployments:
         def run(*given: Any) -> Awaitable[Any]:
             return asyncio.create_task(self.work(name, given))
 
-        return Handle(run=run, ready=self.ready, run_by_value=run)
+        return Handle(run, self.ready, run_by_value=run, raise_loss=self.raise_loss)
+
+    async def raise_loss(self, begun: Any) -> None:
+        """Raise what became of it, once if `lost` says so."""
+        if self.lost:
+            raise self.lost.pop()
 
     async def ready(self) -> bool:
         """Every deployment is ready."""
@@ -119,6 +125,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests do not wait between attempts."""
     monkeypatch.setattr(pipeline, "RETRY_DELAY_S", 0.001)
     monkeypatch.setattr(pipeline, "READY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pipeline, "LOSS_CHECK_S", 0.001)
 
 
 def a_request(seconds: float = 60, url: str = BY_REFERENCE) -> Request:
@@ -278,6 +285,15 @@ def test_a_request_is_attempted_again_when_a_replica_dies(
     assert deployments.log.count(name) == 3
     assert deployments.counted == ["florence_ingress_retries_total"] * 2
     assert deployments.causes == [CAUSES.get(type(death), "replica_died")] * 2
+
+
+def test_a_request_does_not_wait_for_what_was_lost_with_a_node() -> None:
+    """The call that got it would wait for ever; the process that made it alone knows."""
+    deployments = Deployments(inference=[60.0, None])
+    deployments.lost = [ActorUnavailableError("x", None)]
+    assert outcome(deployments) == replace(FINISHED, attempt=2)
+    assert deployments.causes == ["replica_died"]
+    assert "inference cancelled" in deployments.log
 
 
 @pytest.mark.parametrize("max_attempts", [1, 2, 4])
@@ -541,6 +557,15 @@ def test_a_streamed_request_is_attempted_again() -> None:
     assert asyncio.run(streaming.run()) == replace(FINISHED, attempt=3)
     assert streaming.num_boxes == [1, 2, 3]
     assert streaming.causes == ["replica_died"] * 2
+
+
+def test_a_streamed_request_does_not_wait_for_what_was_lost_with_a_node() -> None:
+    """It goes on from where it was, likewise."""
+    streaming = Streaming([4, 8, 60.0], [4, 8, 12, GENERATED])
+    streaming.lost = [ActorUnavailableError("x", None)]
+    assert asyncio.run(streaming.run()) == replace(FINISHED, attempt=2)
+    assert streaming.num_boxes == [1, 2, 3]
+    assert streaming.streams[0].is_cancelled
 
 
 @pytest.mark.parametrize(

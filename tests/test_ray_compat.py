@@ -13,7 +13,7 @@ import ray
 from ray._common.formatters import JSONFormatter
 from ray._private import node, worker
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.experimental import internal_kv
+from ray.experimental import get_local_object_locations, internal_kv
 from ray.serve import context
 from ray.serve._private import (
     constants,
@@ -25,7 +25,7 @@ from ray.serve._private import (
 )
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.serve.metrics import DEPLOYMENT_TAG
 
 from deployments import ray_compat
@@ -67,6 +67,12 @@ def test_a_handle_can_pass_by_value() -> None:
     """Its option is private."""
     parameters = inspect.signature(DeploymentHandle.options).parameters
     assert "_by_reference" in parameters
+
+
+def test_the_result_of_a_call_can_be_looked_at_before_it_is_there() -> None:
+    """Its reference is private, and where it lies is known without asking other processes."""
+    assert inspect.iscoroutinefunction(DeploymentResponse._to_object_ref)
+    assert "No RPCs" in str(inspect.getdoc(get_local_object_locations))
 
 
 def test_fields_of_a_log_line() -> None:

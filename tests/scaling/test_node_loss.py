@@ -10,7 +10,6 @@ from pathlib import Path
 
 import httpx2
 import numpy as np
-import pytest
 from PIL import Image
 
 from tests.acceptance.caller import scene
@@ -68,10 +67,6 @@ def load(service: Service) -> Iterator[Load]:
             client.result()
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="now and then one run waits for its whole timeout on a lost node, which is to be mended",
-)
 def test_a_lost_node_is_no_error_for_a_client(postgres: str) -> None:
     """The remaining node answers every run and finishes every job."""
     options = dict.fromkeys(DEPLOYMENTS, ON_NODES) | {"Ingress": placed(HEAD)}
