@@ -71,7 +71,7 @@ def rows(prediction: Prediction) -> Iterator[dict[str, str]]:
 def rows_of(answer: Mapping[str, Any]) -> list[dict[str, str]]:
     """One of a text, one for each thing that was found, or one that says that nothing was."""
     if isinstance(answer["results"], str):
-        return [{"label": answer["results"]} | score_of(answer)]
+        return [{"label": answer["results"] or NOTHING} | score_of(answer)]
     return [row_of(item) for item in items(answer)] or [{"label": NOTHING}]
 
 

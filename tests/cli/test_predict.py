@@ -42,6 +42,7 @@ CUT = {
         "truncated": True,
     },
     "object-detection": {"results": {"bboxes": []}, "truncated": True},
+    "ocr": {"results": "", "truncated": True},
 }
 
 
@@ -336,6 +337,7 @@ def test_a_person_gets_a_table(
         ("region-proposal", ["score", "0.88", "1.00"]),
         ("caption", ["score", "a circle and", "0.50"]),
         ("object-detection", ["(nothing found)"]),
+        ("ocr", ["(nothing found)"]),
     ],
 )
 def test_scores_and_a_cut_stand_in_the_table(
