@@ -17,7 +17,7 @@ from deployments.demo.words import LETTERS
 
 LETTER_WEIGHT = 0.3  # with more, boxes are learned later
 WORD_WEIGHT = 2.0  # a word's token counts this much more than a location's
-FIRST_WEIGHT = 4.0  # and the first of either, which decides whether there is an answer, late
+FIRST_WEIGHT = 6.0  # and the first of either, which decides whether there is an answer, late
 
 
 class AuxiliaryHeads(nn.Module):

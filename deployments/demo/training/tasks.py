@@ -326,27 +326,27 @@ TASKS = (
         scores.labelled_boxes,
         LABELS,
     ),
-    TrainingTask("<CAPTION_TO_PHRASE_GROUNDING>", ground, 0.11, 0.15, scores.phrases, PHRASES),
-    TrainingTask("<OPEN_VOCABULARY_DETECTION>", detect, 0.08, 0.09, scores.phrases, PHRASES),
+    TrainingTask("<CAPTION_TO_PHRASE_GROUNDING>", ground, 0.11, 0.13, scores.phrases, PHRASES),
+    TrainingTask("<OPEN_VOCABULARY_DETECTION>", detect, 0.08, 0.12, scores.phrases, PHRASES),
     TrainingTask(
-        "<REFERRING_EXPRESSION_SEGMENTATION>", segment, 0.10, 0.15, scores.masks, {"mask_iou": 0.85}
+        "<REFERRING_EXPRESSION_SEGMENTATION>", segment, 0.10, 0.22, scores.masks, {"mask_iou": 0.85}
     ),
     TrainingTask(
         "<REGION_TO_SEGMENTATION>", segment_region, 0.06, 0.05, scores.masks, {"mask_iou": 0.85}
     ),
     TrainingTask(
-        "<OCR_WITH_REGION>", read_regions, 0.14, 0.20, scores.quads, {"right_upright": 0.88}
+        "<OCR_WITH_REGION>", read_regions, 0.14, 0.16, scores.quads, {"right_upright": 0.88}
     ),
-    TrainingTask("<OCR>", read, 0.12, 0.15, scores.readings, {"exact_upright": 0.90}),
-    TrainingTask("<CAPTION>", told(caption), 0.04, 0.07, scores.texts, {"exact": 0.93}),
+    TrainingTask("<OCR>", read, 0.12, 0.11, scores.readings, {"exact_upright": 0.90}),
+    TrainingTask("<CAPTION>", told(caption), 0.04, 0.08, scores.texts, {"exact": 0.93}),
     TrainingTask(
-        "<DETAILED_CAPTION>", told(detailed_caption), 0.06, 0.08, scores.texts, {"exact": 0.93}
+        "<DETAILED_CAPTION>", told(detailed_caption), 0.06, 0.09, scores.texts, {"exact": 0.93}
     ),
     TrainingTask(
         "<MORE_DETAILED_CAPTION>",
         told(more_detailed_caption),
         0.05,
-        0.08,
+        0.09,
         scores.texts,
         {"exact": 0.93},
     ),

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import AddedToken, ByteLevelBPETokenizer
+from tokenizers import AddedToken, ByteLevelBPETokenizer, Tokenizer
 from transformers import BartTokenizer, PreTrainedTokenizerBase
 
 from deployments.demo.scenes import COLOURS, SHAPES
@@ -79,10 +79,13 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return found
 
 
-def save_tokenizer_free_of_paths(folder: Path) -> None:
-    """Drop the path of the folder that the tokenizer was loaded from."""
+def forget_use(folder: Path) -> None:
+    """Drop what a saved tokenizer remembers of its use: its folder, and the padding of a batch."""
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     for key in ("name_or_path", "is_local", "local_files_only"):
         settings.pop(key, None)
     path.write_text(json.dumps(settings, indent=2) + "\n")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.save(str(folder / "tokenizer.json"))

@@ -29,7 +29,7 @@ from deployments.demo.training.tokenizer import build_tokenizer
 from deployments.demo.training.trainer import STEPS_PER_SAVE, Model, TrainingConfig, train
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
-NUM_STEPS = 9000
+NUM_STEPS = 7000
 NUM_SCENES = 256
 NUM_VALIDATION_SCENES = 32
 SHOWN_SIZE = (640, 480)
@@ -46,8 +46,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Decides the weights at the start and the scenes.")] = 1,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = NUM_STEPS,
     processes: Annotated[int, typer.Option(help="Processes that train together.")] = 2,
-    batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 16,
-    questions: Annotated[int, typer.Option(help="Questions about each scene.")] = 1,
+    batch: Annotated[int, typer.Option(help="Scenes per process and step.")] = 12,
+    questions: Annotated[int, typer.Option(help="Questions about each scene.")] = 2,
     rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     validate_every: Annotated[
         int, typer.Option("--glance-every", help="Steps between short evaluations.")

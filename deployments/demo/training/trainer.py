@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed
@@ -31,6 +32,7 @@ from deployments.demo.training.tokenizer import build_tokenizer
 STEPS_PER_SAVE = 100
 LONGEST_PAUSE = timedelta(hours=1)  # one process evaluates, the others wait
 SIGMAS = (10.0, 3.0)  # width of location targets in bins, at the first step and at the end
+RATES = {"muon": 2.0, "adamw": 1.0}  # of the learning rate
 LATE = 0.25  # part of the steps after which what is learned last is asked more often
 
 
@@ -111,23 +113,38 @@ def _train_one(config: TrainingConfig, rank: int, state: Path, on_step: OnStep) 
     locations = location_ids(tokenizer)
     model, heads = build_model(tokenizer), AuxiliaryHeads()
     parameters = [*model.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    learned = Learned(config, model, heads, optimizer)
+    optimizers = _optimizers(model, heads)
+    learned = Learned(config, model, heads, optimizers)
     for step in range(learned.load(state), config.num_steps):
         rng = random.Random(f"training {config.seed} {step} {rank}")
         is_late = config.is_late(step)
         batch = draw_batch(rng, tokenizer, config.batch_size, config.num_questions, is_late)
         losses = _losses(model, heads, batch, locations, config.sigma_at(step), is_late)
-        optimizer.zero_grad()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
         torch.stack([*losses.values()]).sum().backward()
         _average_gradients(parameters, config.num_processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate_at(step)
-        optimizer.step()
+        for name, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = RATES[name] * config.rate_at(step)
+            optimizer.step()
         if rank == 0 and (step + 1) % STEPS_PER_SAVE == 0:
             learned.save(state, step + 1)
         on_step(step + 1, {name: loss.item() for name, loss in losses.items()}, model)
+
+
+def _optimizers(model: Model, heads: AuxiliaryHeads) -> dict[str, torch.optim.Optimizer]:
+    """Muon for hidden matrices, which makes their updates orthogonal; AdamW for the rest."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    rest = [p for p in model.parameters() if p.ndim != 2 or id(p) in embeddings]
+    return {
+        "muon": torch.optim.Muon(hidden, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        "adamw": torch.optim.AdamW(
+            [*rest, *heads.parameters()], betas=(0.9, 0.98), weight_decay=0.02, fused=True
+        ),
+    }
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ class Learned:
     config: TrainingConfig
     model: Model
     heads: AuxiliaryHeads
-    optimizer: torch.optim.Optimizer
+    optimizers: dict[str, torch.optim.Optimizer]
 
     def load(self, file: Path) -> int:
         """Go on from `file`; the number of steps that are done, 0 without it."""
@@ -146,16 +163,19 @@ class Learned:
         saved = torch.load(file, weights_only=True)
         if saved["config"] != asdict(self.config):
             raise ValueError(f"{file} is of another run ({saved['config']}): move it away")
-        for name in ("model", "heads", "optimizer"):
-            getattr(self, name).load_state_dict(saved[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(saved[name])
         step: int = saved["step"]
         return step
 
     def save(self, file: Path, step: int) -> None:
-        states = {n: getattr(self, n).state_dict() for n in ("model", "heads", "optimizer")}
+        states = {name: part.state_dict() for name, part in self._parts().items()}
         fresh = file.with_suffix(".new")
         torch.save({"config": asdict(self.config), "step": step, **states}, fresh)
         fresh.replace(file)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"model": self.model, "heads": self.heads, **self.optimizers}
 
 
 def _losses(
