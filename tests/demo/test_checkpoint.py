@@ -23,6 +23,7 @@ CHECKPOINT = FOLDER / "checkpoint"
 SHORT = {
     "<CAPTION_TO_PHRASE_GROUNDING>",
     "<OPEN_VOCABULARY_DETECTION>",
+    "<REFERRING_EXPRESSION_SEGMENTATION>",
     "<OCR_WITH_REGION>",
     "<OCR>",
     "<CAPTION>",
@@ -88,12 +89,12 @@ def test_image_tokens_match_the_vision_tower(
 def test_generation_settings_are_those_of_florence(
     model: Florence2ForConditionalGeneration,
 ) -> None:
-    """The demo exercises the same search as a published checkpoint."""
+    """The demo is searched as a published checkpoint is, but until no beam can win any more."""
     settings = model.generation_config.to_dict()
     expected = {
         "num_beams": 3,
         "no_repeat_ngram_size": 3,
-        "early_stopping": True,
+        "early_stopping": False,
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
         "decoder_start_token_id": 2,
@@ -126,9 +127,9 @@ def test_what_is_not_good_enough_is_said(report: dict[str, Any]) -> None:
 
 
 def test_the_run_was_short(report: dict[str, Any]) -> None:
-    """Two hours of two cores are enough to make it again, whatever else they did meanwhile."""
+    """Two hours of two cores are enough to make it again."""
     assert report["cores"] <= 2
-    assert report["cpu_minutes"] <= 2 * 120
+    assert report["minutes"] <= 120
 
 
 def test_readme_states_the_reported_figures(report: dict[str, Any]) -> None:

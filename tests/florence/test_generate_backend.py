@@ -128,7 +128,7 @@ def asked(sequence: Sequence, num_beams: int, limit: int) -> Any:
         num_beams=num_beams,
         max_new_tokens=limit,
         do_sample=False,
-        early_stopping=num_beams > 1,
+        early_stopping=False,
         return_dict_in_generate=True,
         output_logits=True,
     )

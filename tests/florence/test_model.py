@@ -46,7 +46,7 @@ def test_the_generation_config_is_read_for_the_engine() -> None:
         forced_bos=0,
         forced_eos=2,
         ngram=3,
-        early_stopping=True,
+        early_stopping=False,
         length_penalty=1.0,
     )
 
