@@ -197,7 +197,7 @@ def test_tasks_about_one_url_share_its_download_and_its_pass(
 def test_object_detection_names_the_shapes(caller: Caller) -> None:
     """At least nine of ten boxes have the right label."""
     right = total = 0
-    for seed in range(6):
+    for seed in range(12):
         shown = scene(seed)
         found = caller.send(shown.image, f"{APP}/object-detection").json()["results"]["bboxes"]
         for thing, pair in zip(shown.objects, match_boxes(truth(shown), found), strict=True):
