@@ -130,6 +130,7 @@ def test_the_run_was_short(report: dict[str, Any]) -> None:
     """Two hours of two cores are enough to make it again."""
     assert report["cores"] <= 2
     assert report["minutes"] <= 120
+    assert report["cpu_minutes"] <= 2 * 120
 
 
 def test_readme_states_the_reported_figures(report: dict[str, Any]) -> None:

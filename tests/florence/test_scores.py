@@ -116,11 +116,11 @@ def test_an_empty_answer_has_the_score_of_its_end() -> None:
 def test_the_page_of_scores_has_the_figures() -> None:
     """The service's score tells right boxes from wrong ones, and does so nearly best.
 
-    The aim of 0.9 is for scenes on which nothing was chosen.
+    The aim of 0.9 is for scenes on which nothing was chosen; the others miss it by a little.
     """
     page = (Path(__file__).parents[2] / "docs" / "scores.md").read_text()
     rows = re.findall(r"^\| ([a-z' ,:×]+) \| (0\.\d{3}) ", page, re.MULTILINE)
     own, compared = (float(auroc) for name, auroc in rows if name == "the service's score")
     assert own >= 0.9
-    assert compared >= max(float(auroc) for _, auroc in rows[1:]) - 0.02
+    assert compared >= max(0.89, max(float(auroc) for _, auroc in rows[1:]) - 0.02)
     assert len(re.findall(r"^\| 0\.\d to [01]\.\d \|", page, re.MULTILINE)) == 10
