@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos.crowd import MAX_ATTEMPTS
 from tests.chaos.inbox import Inbox
 from tests.chaos.installation import Installation, installation
 
@@ -31,7 +32,8 @@ def whole(inbox: Inbox) -> Iterator[Installation]:
     Where a deployment's only replica is lost or replaced, its callers wait for the next.
     """
     webhooks = {"allowed_hosts": [f"127.0.0.1:{inbox.port}"], "timeout_s": 5, "span_s": 60}
-    queue = {"lease_s": 5, "max_running": 4}  # so few that others wait
+    # So few run that others wait.
+    queue = {"lease_s": 5, "max_running": 4, "max_attempts": MAX_ATTEMPTS}
     application = {
         "args": {"webhooks": webhooks, "queue": queue},
         "deployments": [{"name": name, "num_replicas": 1} for name in SINGLE],

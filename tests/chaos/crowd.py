@@ -16,6 +16,7 @@ TASKS = ("caption", "region-proposal")
 NUM_SCENES = 6
 NUM_CLIENTS = 8
 CANCELLED_EVERY = 7
+MAX_ATTEMPTS = 6  # a job that is back goes first, and may meet every fault of a test
 RETRY_S = 0.2
 POLL_S = 0.25  # of what takes a call
 TIMEOUT_S = 120.0

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from tests.chaos import sigterm
-from tests.chaos.crowd import Crowd
+from tests.chaos.crowd import MAX_ATTEMPTS, Crowd
 from tests.chaos.inbox import Inbox
 from tests.chaos.service import KEY, Service
 from tests.chaos.verdict import amid, check
@@ -16,6 +16,7 @@ BEHIND_INGRESS = ("Preprocess", "Inference", "Postprocess", "Dispatcher")
 SETTINGS = {
     "queue.lease_s": 5,
     "queue.max_running": 4,  # so that others wait
+    "queue.max_attempts": MAX_ATTEMPTS,
     "inference.num_beams": 1,
     "webhooks.timeout_s": 5,  # a delivery that died with its sender is made again soon after
     "webhooks.span_s": 60,

@@ -42,7 +42,7 @@ async def check(
     await until(all_delivered)
     assert_ended_once(before, statuses)
     assert_never_begun(crowd, statuses)
-    assert_right(crowd, answers, results)
+    assert_right(crowd, answers, statuses, results)
     assert_delivered(inbox, results)
     pictures = [r.json()["image"]["url"] for r in results.values() if "image" in r.json()]
     assert set(await crowd.downloads(pictures[::10])) == {200}
@@ -67,11 +67,18 @@ def assert_never_begun(crowd: Crowd, statuses: dict[str, Any]) -> None:
 
 
 def assert_right(
-    crowd: Crowd, answers: dict[Question, Any], results: dict[str, httpx2.Response]
+    crowd: Crowd,
+    answers: dict[Question, Any],
+    statuses: dict[str, Any],
+    results: dict[str, httpx2.Response],
 ) -> None:
     """Every job that was not cancelled has the answer of a synchronous run."""
-    failed = {id_: r.text for id_, r in results.items() if r.status_code not in (200, 499)}
-    assert failed == {}
+    failed = {
+        id_: (result.text, [(line["timestamp"], line["message"]) for line in statuses[id_]["logs"]])
+        for id_, result in results.items()
+        if result.status_code not in (200, 499)
+    }
+    assert not failed, failed
     done = {id_: r.json()["results"] for id_, r in results.items() if r.status_code == 200}
     assert {id_: answers[crowd.acknowledged[id_]] for id_ in done} == done
     assert len(done) >= len(results) * 0.8
