@@ -72,7 +72,7 @@ HOMES = {
         "florence/memory_estimate.py",
         "demo/training/",
     },
-    "typer": {"cli/", "demo/training/train.py"},
+    "typer": {"cli/", "demo/training/train.py", "demo/training/evaluation.py"},
     "loadtest": set(),
     "k8s": set(),
     "tests": set(),

@@ -89,12 +89,13 @@ def test_image_tokens_match_the_vision_tower(
 def test_generation_settings_are_those_of_florence(
     model: Florence2ForConditionalGeneration,
 ) -> None:
-    """The demo is searched as a published checkpoint is, but until no beam can win any more."""
+    """The demo is searched as a published checkpoint is, but longer and for longer answers."""
     settings = model.generation_config.to_dict()
     expected = {
         "num_beams": 3,
         "no_repeat_ngram_size": 3,
         "early_stopping": False,
+        "length_penalty": 1.5,
         "forced_bos_token_id": 0,
         "forced_eos_token_id": 2,
         "decoder_start_token_id": 2,

@@ -47,7 +47,7 @@ def test_the_generation_config_is_read_for_the_engine() -> None:
         forced_eos=2,
         ngram=3,
         early_stopping=False,
-        length_penalty=1.0,
+        length_penalty=1.5,
     )
 
 

@@ -1,18 +1,52 @@
-"""How well a model answers unseen scenes: processor, `generate` with the saved settings, text."""
+"""How well a model answers unseen scenes: processor, `generate` with the saved settings, text.
+
+`python -m deployments.demo.training.evaluation` prints the figures of a checkpoint.
+"""
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import transformers
+import typer
+from rich.console import Console
+from rich.table import Table
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from deployments.demo.scenes import Scene, draw_mixed_scene, random_size
 from deployments.demo.training.scores import Figures, Scored
 from deployments.demo.training.tasks import TASKS, Example, TrainingTask
 
+CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
+NUM_SCENES = 256
 UNSEEN_SIDE = 480  # pixels; canvases have about the area of this square
 MAX_NEW_TOKENS = 256
 BATCH_SIZE = 32
+
+console = Console()
+if not console.is_terminal:
+    console = Console(width=120)
+transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def main(
+    checkpoint: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder of the checkpoint.")
+    ] = CHECKPOINT,
+    seed: Annotated[int, typer.Option(help="Decides the scenes; the report's are those of 0.")] = 0,
+    scenes: Annotated[int, typer.Option(help="Scenes per task.")] = NUM_SCENES,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="Instead of the checkpoint's own.")
+    ] = None,
+) -> None:
+    """Print how well a checkpoint answers unseen scenes."""
+    processor = Florence2Processor.from_pretrained(checkpoint)
+    model = Florence2ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    if length_penalty is not None:
+        model.generation_config.length_penalty = length_penalty
+    console.print(table(evaluate(model, processor, unseen_scenes(scenes, seed))))
 
 
 def unseen_scenes(
@@ -84,3 +118,16 @@ def shortfalls(
         for least in [min(aim, reached[task.marker][name]) if reached else aim]
         if figures[task.marker][name] < least - slack
     ]
+
+
+def table(figures: dict[str, Figures]) -> Table:
+    """A row for each task."""
+    shown = Table("task", "figures")
+    for marker, values in figures.items():
+        words = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in values.items()]
+        shown.add_row(marker, ", ".join(words))
+    return shown
+
+
+if __name__ == "__main__":
+    typer.run(main)

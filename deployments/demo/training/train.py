@@ -16,30 +16,29 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
-from deployments.demo.training.evaluation import evaluate, shortfalls, unseen_scenes
+from deployments.demo.training.evaluation import (
+    CHECKPOINT,
+    NUM_SCENES,
+    console,
+    evaluate,
+    shortfalls,
+    table,
+    unseen_scenes,
+)
 from deployments.demo.training.model import build_processor, save_checkpoint
 from deployments.demo.training.scores import Figures
 from deployments.demo.training.tasks import TASKS
 from deployments.demo.training.tokenizer import build_tokenizer
 from deployments.demo.training.trainer import STEPS_PER_SAVE, Model, TrainingConfig, train
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoint"
 NUM_STEPS = 7000
-NUM_SCENES = 256
 NUM_VALIDATION_SCENES = 32
 SHOWN_SIZE = (640, 480)
 
 FIGURES_BEGIN, FIGURES_END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
-
-console = Console()
-if not console.is_terminal:
-    console = Console(width=120)
-transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def main(
@@ -63,7 +62,7 @@ def main(
     with run.progress:
         train(config, run.state, run.on_step)
     report = run.finish()
-    console.print(_table(report["evaluation"]["tasks"]))
+    console.print(table(report["evaluation"]["tasks"]))
     for line in shortfalls(report["evaluation"]["tasks"]):
         console.print(f"[red]below what is required: {line}")
 
@@ -160,7 +159,7 @@ class TrainingRun:
         model.train()
         self.curve.append({"step": step, "minutes": self.minutes, "tasks": figures})
         console.print(f"{self.minutes:5.1f} min  step {step}")
-        console.print(_table(figures))
+        console.print(table(figures))
 
 
 def write_readme(readme: Path, report: dict[str, Any]) -> None:
@@ -231,15 +230,6 @@ def _cpu_minutes() -> float:
 
 def _rounded(figures: dict[str, Figures]) -> dict[str, Figures]:
     return {m: {name: round(v, 3) for name, v in f.items()} for m, f in figures.items()}
-
-
-def _table(figures: dict[str, Figures]) -> Table:
-    names = list(dict.fromkeys(name for f in figures.values() for name in f))
-    table = Table("task", *names)
-    for task in TASKS:
-        values = figures[task.marker]
-        table.add_row(task.marker, *(f"{values[n]:.3f}" if n in values else "" for n in names))
-    return table
 
 
 if __name__ == "__main__":
