@@ -23,6 +23,9 @@ from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
 from deployments.florence.token_scores import NEAR_BINS, TokenScorer
 from deployments.settings import InferenceSettings
 
+# What a search without beams has no use for: transformers warns of it, and saves no such config.
+GREEDY = {"early_stopping": False, "length_penalty": 1.0}
+
 
 class Generate:
     """A `Backend` whose step is one pass over up to `max_batch_size` sequences."""
@@ -196,5 +199,5 @@ def generate_options(
     if (ngram := settings.no_repeat_ngram_size if ngram is None else ngram) is not None:
         options["no_repeat_ngram_size"] = ngram
     if num_beams == 1:
-        options["early_stopping"] = False
+        options |= GREEDY
     return options

@@ -23,6 +23,7 @@ from transformers import Florence2Config, Florence2ForConditionalGeneration, Gen
 from transformers.utils import logging as transformers_logging
 
 from deployments.florence.checkpoint import Checkpoint
+from deployments.florence.generate_backend import GREEDY
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
 from deployments.settings import DEMO_CHECKPOINT, PreprocessSettings
@@ -68,8 +69,7 @@ def mixed_checkpoint(folder: Path = figures.FOLDER / "mixed-checkpoint") -> Path
         model = untrained()
         describe(folder)
         end_answers(model, Checkpoint(folder))
-        model.generation_config.num_beams = 1
-        model.generation_config.early_stopping = False  # means nothing without beams, and warns
+        model.generation_config.update(num_beams=1, **GREEDY)
         model.save_pretrained(folder)
     return folder
 

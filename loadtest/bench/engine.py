@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from deployments.florence.generate_backend import GREEDY
 from deployments.florence.model import Model
 from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Sequences, Tokens
@@ -237,7 +238,7 @@ def generate(model: Model, sequences: Sequences, num_beams: int) -> list[Tokens]
         logits_processor=LogitsProcessorList([ForcedEnds(lengths, num_beams, model.rules().eos)]),
         num_beams=num_beams,
         do_sample=False,
-        **({"early_stopping": False} if num_beams == 1 else {}),  # would warn
+        **(GREEDY if num_beams == 1 else {}),
     )
     pairs = zip(answers.tolist(), lengths, strict=True)
     return [tuple(tokens[: length + 1]) for tokens, length in pairs]

@@ -14,6 +14,7 @@ from transformers import Florence2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from deployments.florence.checkpoint import Checkpoint
+from deployments.florence.generate_backend import GREEDY
 from deployments.florence.sequence import Pixels, Tokens
 from deployments.florence.tasks import TASKS
 from deployments.images.decode import decode, to_pixels
@@ -80,7 +81,7 @@ def options(longest: int, num_beams: int | None, num_tokens: int | None) -> dict
     if num_beams is not None:
         chosen["num_beams"] = num_beams
     if num_beams == 1:
-        chosen["early_stopping"] = False  # means nothing without beams, and warns
+        chosen |= GREEDY
     return chosen
 
 

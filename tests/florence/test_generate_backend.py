@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from deployments.florence.generate_backend import Generate, generate_options
+from deployments.florence.generate_backend import GREEDY, Generate, generate_options
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
 from deployments.florence.tasks import TASKS
@@ -252,7 +252,7 @@ def test_a_pass_is_all_or_nothing() -> None:
         (
             {"num_beams": 1, "max_new_tokens": 9, "min_new_tokens": 20},
             None,
-            {"max_new_tokens": 9, "min_new_tokens": 9, "num_beams": 1, "early_stopping": False},
+            {"max_new_tokens": 9, "min_new_tokens": 9, "num_beams": 1} | GREEDY,
         ),
         ({"num_beams": 5}, None, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 5}),
         ({"num_beams": 1}, 3, {"max_new_tokens": 511, "min_new_tokens": 0, "num_beams": 3}),
