@@ -10,6 +10,8 @@ from deployments.errors import SetupError
 # Below the range from which systems give ports away.
 PORT_RANGE = range(20_000, 30_000)
 
+_given: set[int] = set()  # to this process, which may not listen on all of them yet
+
 
 def free_port(host: str, port: int = 0) -> int:
     """`port`, or any free port for 0, after a test that it is free at `host`.
@@ -34,15 +36,18 @@ def free_port(host: str, port: int = 0) -> int:
 def free_ports(num: int) -> list[int]:
     """Free ports on loopback, outside the range from which systems assign ports.
 
+    Others than before, as long as there are some.
+
     Raises:
         SetupError: there are fewer than `num`.
     """
-    free = filter(is_free, random.sample(PORT_RANGE, len(PORT_RANGE)))
-    ports = list(islice(free, num))
+    drawn = random.sample(PORT_RANGE, len(PORT_RANGE))
+    ports = list(islice(filter(is_free, sorted(drawn, key=_given.__contains__)), num))
     if len(ports) < num:
         raise SetupError(
             f"all ports from {PORT_RANGE[0]} to {PORT_RANGE[-1]} are in use: end what uses them"
         )
+    _given.update(ports)
     return ports
 
 

@@ -18,6 +18,11 @@ def test_a_port_is_one_that_nothing_else_comes_to_by_chance() -> None:
     assert max(ports) < min(int(kernels[0]), 30_000)  # from where on Serve has its replicas'
 
 
+def test_no_port_is_given_twice() -> None:
+    """Who asks may listen later; with others by chance, a dozen of these would be the same."""
+    assert len({port for _ in range(100) for port in free_ports(5)}) == 500
+
+
 def test_ports_in_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """And when there are too few others, the user hears of it."""
     [taken, *_] = ports = free_ports(3)
