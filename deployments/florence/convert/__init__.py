@@ -1,0 +1,1 @@
+"""Makes checkpoints in transformers' own layout of weights in others, and of adapters."""
