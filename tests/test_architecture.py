@@ -64,9 +64,12 @@ HOMES = {
         "florence/generate_backend.py",
         "florence/open.py",
         "florence/memory_estimate.py",
+        "florence/weights.py",
+        "florence/convert/",
         "demo/training/",
     },
     "transformers": {
+        "florence/weights.py",
         "florence/model.py",
         "florence/generate_backend.py",
         "florence/memory_estimate.py",

@@ -2,17 +2,22 @@
 
 import json
 import math
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from deployments.errors import SetupError
+from deployments.florence.adapter_files import is_adapter, read_config
+from deployments.florence.tensor_files import weight_headers
 from deployments.florence.vocabulary import Vocabulary
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 
 DESCRIPTION_FILES = ("*.json",)
 DEMO_MARK = "florence_serve_demo"  # in config.json
+OLD_WEIGHTS = "pytorch_model.bin"
 ALL_FILES = ("*.json", "*.safetensors")
 
 
@@ -21,6 +26,7 @@ class Checkpoint:
     """A folder in transformers' own Florence-2 format."""
 
     folder: Path
+    source: str = ""  # what a user calls it, where that is not the folder
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -78,7 +84,15 @@ class Checkpoint:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
+        if not (self.folder / "config.json").is_file() and is_adapter(self.folder):
+            refuse_adapter(self.folder, self.source or str(self.folder))
         config = read(self.folder, "config.json")
+        if is_original_layout(config):
+            line = convert_line(self.source or self.folder)
+            raise SetupError(
+                f"{self.source or self.folder} is in Microsoft's layout: "
+                f"run `{line}` and serve that folder"
+            )
         if config.get("model_type") != "florence2":
             raise SetupError(
                 f"{self.folder} holds a {config.get('model_type')} model, not florence2; "
@@ -116,16 +130,27 @@ class Checkpoint:
         Raises:
             SetupError: a file is missing or cut off.
         """
-        files = sorted({*self.folder.glob("*.safetensors"), *self._shards()})
-        if not files:
-            raise SetupError(f"{self.folder} has no weights (*.safetensors): fetch it again")
-        return sum(map(count_parameters, files))
+        return sum(math.prod(each.shape) for each in weight_headers(self.folder).values())
 
-    def _shards(self) -> set[Path]:
-        """The files that the index of sharded weights names."""
-        index = self.folder / "model.safetensors.index.json"
-        names = read(self.folder, index.name)["weight_map"].values() if index.is_file() else ()
-        return {self.folder / name for name in names}
+    def check_files(self) -> None:
+        """Refuse weights that are not the checkpoint's own, whole and as it was trained.
+
+        Raises:
+            SetupError: a file is missing or cut off, or another would be ignored.
+        """
+        if is_adapter(self.folder):
+            refuse_adapter(self.folder, str(self.folder))
+        if "quantization_config" in self._config:
+            raise SetupError(
+                f"{self.folder} is quantised, which is not served: "
+                "give the checkpoint that it was made from"
+            )
+        if not any(self.folder.glob("*.safetensors*")) and (self.folder / OLD_WEIGHTS).is_file():
+            raise SetupError(
+                f"{self.folder} has {OLD_WEIGHTS} only: "
+                f"run `{convert_line(self.folder)}` and serve that folder"
+            )
+        weight_headers(self.folder)
 
     def check(self) -> None:
         """Read and check everything.
@@ -158,21 +183,38 @@ def read(folder: Path, name: str) -> dict[str, Any]:
         raise SetupError(f"{folder / name} is no JSON: fetch the checkpoint again") from None
 
 
-def count_parameters(file: Path) -> int:
-    """How many parameters a file of weights holds.
+def convert_line(source: Path | str, *, base: str = "") -> str:
+    """The command that makes a checkpoint of `source`, or of the adapter there on `base`."""
+    name = Path(source).name
+    words = (
+        [base, f"{name}-merged", "--adapter", str(source)]
+        if base
+        else [str(source), f"{name}-native"]
+    )
+    return shlex.join(["florence", "convert", *words])
+
+
+def is_original_layout(config: Mapping[str, Any]) -> bool:
+    """Whether a `config.json` is Microsoft's, with code of its own."""
+    vision, text = config.get("vision_config"), config.get("text_config")
+    kinds = [part.get("model_type") for part in (vision, text) if isinstance(part, dict)]
+    return any(kind in ("davit", "florence2_language") for kind in kinds)
+
+
+def refuse_adapter(folder: Path, source: str) -> NoReturn:
+    """Refuse a folder with an adapter in it.
 
     Raises:
-        SetupError: it is missing or cut off.
+        SetupError: the message is the command that merges it.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, framework="numpy") as tensors:
-            return sum(
-                math.prod(tensors.get_slice(name).get_shape()) for name in tensors.offset_keys()
-            )
-    except (OSError, SafetensorError) as error:
-        raise SetupError(f"{file} is missing or cut off ({error}): fetch it again") from None
+        base = str(read_config(folder).get("base_model_name_or_path") or "BASE")
+    except SetupError:
+        base = "BASE"
+    if (folder / "config.json").is_file():
+        base = source
+    line = convert_line(source, base=base)
+    raise SetupError(f"{source} has an adapter, which needs its base: run `{line}` and serve that")
 
 
 def open_checkpoint(
@@ -183,7 +225,7 @@ def open_checkpoint(
     Raises:
         SetupError: it is refused, missing or broken.
     """
-    checkpoint = Checkpoint(folder(settings, files))
+    checkpoint = Checkpoint(folder(settings, files), settings.path)
     checkpoint.check()
     return checkpoint
 
@@ -248,7 +290,8 @@ def refuse_remote_code(path: str) -> None:
     if owner.lower() == "microsoft":
         raise SetupError(
             f"{path} needs remote code that current transformers cannot run; "
-            f"use florence-community/{name or 'Florence-2-large'}, the same weights"
+            f"use florence-community/{name or 'Florence-2-large'}, the same weights, "
+            f"or run `{convert_line(path)}`"
         )
 
 

@@ -1,5 +1,6 @@
-"""Files of tensors: what their headers say, and their values as float32; no torch."""
+"""Files of weights: which there are, what their headers say, values as float32; no torch."""
 
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,47 @@ Floats = NDArray[np.float32]
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
+INDEX = "model.safetensors.index.json"
+
+
 class Header(NamedTuple):
     """Shape and type of a tensor in a file, as `F16` or `I64`."""
 
     shape: tuple[int, ...]
     dtype: str
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A checkpoint's safetensors files: the shards that its index names, or its only file.
+
+    Raises:
+        SetupError: there are none, or the index is broken.
+    """
+    if (folder / INDEX).is_file():
+        try:
+            return [folder / name for name in sorted(set(shards(folder / INDEX)))]
+        except (AttributeError, KeyError, ValueError):
+            raise SetupError(f"{folder / INDEX} is broken: fetch the checkpoint again") from None
+    files = sorted(file for file in folder.glob("*.safetensors") if "adapter" not in file.name)
+    if not files:
+        raise SetupError(f"{folder} has no weights (*.safetensors): fetch it again")
+    return files
+
+
+def shards(index: Path) -> list[str]:
+    """The file of every tensor that the index names."""
+    return list(json.loads(index.read_text())["weight_map"].values())
+
+
+def weight_headers(folder: Path) -> dict[str, Header]:
+    """Every tensor of a checkpoint, by name.
+
+    Raises:
+        SetupError: a file is missing or cut off.
+    """
+    return {
+        name: header for file in weight_files(folder) for name, header in read_headers(file).items()
+    }
 
 
 def read_headers(file: Path) -> dict[str, Header]:

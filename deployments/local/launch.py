@@ -180,7 +180,7 @@ def preflight(profile: Profile) -> None:
             cannot be.
     """
     free_port(profile.http["host"], profile.http["port"])
-    open_checkpoint(profile.settings.model, ALL_FILES)
+    open_checkpoint(profile.settings.model, ALL_FILES).check_files()
     if profile.settings.model.device == "cuda" and not Path("/dev/nvidiactl").exists():
         raise SetupError("no CUDA device on this machine: leave --device out, or give cpu")
     open_file_store(profile.settings.files)

@@ -23,6 +23,10 @@ def check_model(setup: Setup) -> Finding:
         return hub_finding(settings)
     checkpoint = Checkpoint(folder)
     checkpoint.check()
+    checkpoint.check_files()
+    from deployments.florence.weights import check_headers
+
+    check_headers(folder)
     said = f"{settings.path}, {checkpoint.count_weights() / 1e6:.0f} M weights"
     if not setup.load and checkpoint.count_weights() > SMALL:
         return ok(f"{said}, all there; --load loads them")
