@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": "Serve on this machine until Ctrl-C.",
     "predict": "Ask a running service about images.",
     "demo": "Find, read and outline things in random scenes.",
+    "convert": "Make weights in other layouts, and adapters, into checkpoints.",
     "top": "Show what a running service does now.",
     "doctor": "Check a setup: this machine, a service at a URL, or a cluster.",
     "keys": "Create, list, rotate and revoke API keys.",

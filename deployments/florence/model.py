@@ -13,7 +13,7 @@ from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoi
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
 from deployments.florence.sequence import Pixels
-from deployments.florence.weights import check_headers, check_values
+from deployments.florence.weights import check_headers, check_ignored, check_values
 from deployments.settings import ModelSettings
 
 # What else a generation config may ask for, with the value that asks for nothing.
@@ -52,6 +52,7 @@ class Model:
         self.dtype = dtype(settings.dtype, self.device)
         self.florence = load(self.checkpoint, self.device, self.dtype)
         check_values(self.checkpoint.folder, self.florence.state_dict())
+        check_ignored(self.checkpoint.folder, self.florence.state_dict())
         mean, std = (
             torch.tensor(values, device=self.device) for values in self.checkpoint.normalisation
         )

@@ -84,7 +84,7 @@ def read_floats(file: Path) -> dict[str, Floats]:
         SetupError: the file is missing or cut off, or holds something else than floats.
     """
     try:
-        found = deserialize(file.read_bytes())
+        found = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
     except (OSError, SafetensorError, struct.error) as error:
         raise SetupError(f"{file} is missing or cut off ({error}): fetch it again") from None
     return dict(as_floats(file, found))

@@ -73,7 +73,7 @@ def compare(
 
 
 def check_values(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse loaded weights that are not finite, and what would be ignored of their files.
+    """Refuse weights that are not finite.
 
     Raises:
         SetupError: the first of them is named, and their number.
@@ -85,6 +85,14 @@ def check_values(folder: Path, state: Mapping[str, Tensor]) -> None:
             f"{folder} has {listed(wrong)} not finite in {kind}: "
             "fetch or train it again, or set model.dtype to what it was trained in"
         )
+
+
+def check_ignored(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse what the files have beside the loaded weights `state`, unless it is the same.
+
+    Raises:
+        SetupError: the first of them is named.
+    """
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as tensors:
             for name in (TIED | {HEAD, BIAS}) & set(tensors.offset_keys()):
