@@ -40,6 +40,7 @@ class Inference:
         tracer: Tracer | None = None,
     ) -> None:
         hide_client_errors()
+        from deployments.florence.first_answer import check_answer
         from deployments.florence.model import Model
         from deployments.florence.open import open_backend  # torch is in this deployment alone
 
@@ -53,8 +54,11 @@ class Inference:
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._forecast = LengthForecast()
         self._image_cache: ImageCache[Any] = ImageCache(inference.image_cache_bytes)
+        backend = open_backend(model, inference, longest, self._image_cache)
+        if settings.model.check_answer:
+            check_answer(backend, model.checkpoint)
         self._batcher = Batcher(
-            open_backend(model, inference, longest, self._image_cache),
+            backend,
             max_wait_s=inference.max_wait_ms / 1000,
             max_queue=inference.max_queue,
             max_queue_tokens=inference.max_queue_tokens,

@@ -50,6 +50,14 @@ class ModelSettings(Section):
     own_cores: bool = Field(
         False, description="Reserve the model's cores for it; for one machine without a GPU."
     )
+    accept_missing_rules: bool = Field(
+        False,
+        description="Serve a checkpoint that does not say how its answers begin and end.",
+    )
+    check_answer: bool = Field(
+        True,
+        description="Refuse a model that answers a drawn picture with one token over and over.",
+    )
 
 
 class IngressSettings(Section):

@@ -20,6 +20,22 @@ DEMO_MARK = "florence_serve_demo"  # in config.json
 OLD_WEIGHTS = "pytorch_model.bin"
 ALL_FILES = ("*.json", "*.safetensors")
 
+# What a generation config says about the search, and older files say in config.json.
+SEARCH = (
+    "bos_token_id",
+    "decoder_start_token_id",
+    "early_stopping",
+    "eos_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "no_repeat_ngram_size",
+    "num_beams",
+    "pad_token_id",
+)
+# Without these the family does not say what it was trained to say.
+NEEDED = ("decoder_start_token_id", "eos_token_id", "forced_bos_token_id")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -60,11 +76,20 @@ class Checkpoint:
         return int(self._config["image_token_id"])
 
     @cached_property
-    def num_beams(self) -> int:
-        """Beams of its generation config; 1 without one."""
+    def search(self) -> dict[str, Any]:
+        """How it wants answers to be searched, in the words of `SEARCH`.
+
+        What its generation config leaves out is taken from config.json, where older files keep it.
+        """
         file = self.folder / "generation_config.json"
         config = read(self.folder, file.name) if file.is_file() else {}
-        return int(config.get("num_beams") or 1)
+        said = self._config, self._config["text_config"], config
+        return {name: each[name] for each in said for name in SEARCH if each.get(name) is not None}
+
+    @cached_property
+    def num_beams(self) -> int:
+        """Beams of the search; 1 where nothing is said."""
+        return int(self.search.get("num_beams") or 1)
 
     def bounds(self, settings: InferenceSettings) -> dict[str, int]:
         """The most that an input may ask for, by field."""
@@ -152,8 +177,21 @@ class Checkpoint:
             )
         weight_headers(self.folder)
 
+    def check_search(self) -> None:
+        """Refuse a checkpoint that does not say how its answers begin and end.
+
+        Raises:
+            SetupError: the line says what that does to them.
+        """
+        if missing := [name for name in NEEDED if name not in self.search]:
+            raise SetupError(
+                f"neither generation_config.json nor config.json of {self.source or self.folder} "
+                f"says {', '.join(missing)}, without which answers can be an endless <s>: "
+                "add it, or set model.accept_missing_rules to true"
+            )
+
     def check(self) -> None:
-        """Read and check everything.
+        """Read and check everything but the weights.
 
         Raises:
             SetupError: a file is missing or is not Florence-2's.
@@ -227,6 +265,8 @@ def open_checkpoint(
     """
     checkpoint = Checkpoint(folder(settings, files), settings.path)
     checkpoint.check()
+    if not settings.accept_missing_rules:
+        checkpoint.check_search()
     return checkpoint
 
 

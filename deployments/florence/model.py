@@ -51,6 +51,7 @@ class Model:
         self.device = device(settings.device)
         self.dtype = dtype(settings.dtype, self.device)
         self.florence = load(self.checkpoint, self.device, self.dtype)
+        self.florence.generation_config.update(**self.checkpoint.search)
         check_values(self.checkpoint.folder, self.florence.state_dict())
         check_ignored(self.checkpoint.folder, self.florence.state_dict())
         mean, std = (

@@ -80,6 +80,10 @@ class Vocabulary:
         except KeyError:
             raise SetupError(f"the checkpoint's tokenizer has no token {token}") from None
 
+    def token(self, id_: int) -> str:
+        """The token of an id, as the tokenizer spells it."""
+        return str(self._tokenizer.id_to_token(id_))
+
     @cached_property
     def frame(self) -> frozenset[int]:
         """The ids of `<s>`, `</s>` and `<pad>`."""
@@ -100,7 +104,7 @@ class Vocabulary:
 
     def special_in(self, ids: Iterable[int]) -> set[str]:
         """The special tokens among `ids`."""
-        return {str(self._tokenizer.id_to_token(id_)) for id_ in self.special.intersection(ids)}
+        return {self.token(id_) for id_ in self.special.intersection(ids)}
 
     def trim(self, ids: Sequence[int]) -> tuple[int, ...]:
         """`ids` of an answer without its frame: from after `</s><s>` up to the next `</s>`."""

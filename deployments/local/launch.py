@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ REQUEUE_S = 30.0
 READY_TIMEOUT_S = 120.0
 EXIT_S = 2.0
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+REFUSAL = re.compile(rf"\b{SetupError.__name__}: (.+)")
 RAY_LOGS = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/session_latest/logs")
 ENVIRONMENT = ONE_MACHINE | {"TOKENIZERS_PARALLELISM": "false"}
 
@@ -220,7 +222,8 @@ def start(profile: Profile) -> None:
         serve.start(http_options=profile.http, logging_config=LoggingConfig(**profile.logging))
         serve.run(application, name=APPLICATION, logging_config=profile.logging)
     except RuntimeError as error:
-        raise SetupError(f"the service did not start: {reason(error)} (logs: {logs})") from error
+        said = refusal() or f"the service did not start: {reason(error)} (logs: {logs})"
+        raise SetupError(said) from error
     wait_until_ready(profile, logs)
 
 
@@ -243,6 +246,20 @@ def start_ray() -> None:
             )
     except Exception as error:  # Ray raises this very class when it waits in vain
         raise SetupError(f"Ray did not start: {reason(error)} (logs: {RAY_LOGS})") from error
+
+
+def refusal() -> str:
+    """What a replica refused to start with, in its own words; empty where none did."""
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(RayError, RayServeException):
+        application = serve.status().applications.get(APPLICATION)
+        deployments = application.deployments.values() if application else ()
+        said = (REFUSAL.search(deployment.message) for deployment in deployments)
+        return next((found[1] for found in said if found), "")
+    return ""
 
 
 def reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from deployments.local.config import LAPTOP, merge, read_yaml, serve_config
 from deployments.local.haproxy import private_haproxy
 from deployments.local.ports import free_port
 from deployments.local.state import StateFolder
 from deployments.ray_compat import ENABLE_HAPROXY
+from deployments.settings import DEMO_CHECKPOINT
 from loadtest.bench.launch import is_ready
 from tests.acceptance.caller import PROPOSAL, Caller, scene, uri
 from tests.acceptance.command import florence
@@ -137,6 +140,20 @@ FOURTH = {  # of the scene with words
     "result-4-segmentation.json",
     "result-4-caption.json",
 }
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_one_line(tmp_path: Path) -> None:
+    """The replica that loads it refuses, and the command says why."""
+    folder, name = tmp_path / "checkpoint", "model.language_model.decoder.layers.1.fc1.weight"
+    shutil.copytree(DEMO_CHECKPOINT, folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    done = florence("serve", "--port", "0", "--state", str(tmp_path), "--model", str(folder))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"florence: the weights in {folder} lack {name}:")
 
 
 def test_the_demo_finds_the_shapes(tmp_path: Path) -> None:

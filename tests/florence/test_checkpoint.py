@@ -105,7 +105,35 @@ def test_beams_are_those_of_the_generation_config(
     if content is not None:
         file.write_text(content)
 
-    assert open_checkpoint(ModelSettings(path=str(folder))).num_beams == num_beams
+    settings = ModelSettings(path=str(folder), accept_missing_rules=True)
+    assert open_checkpoint(settings).num_beams == num_beams
+
+
+def test_older_files_keep_the_search_in_the_config(folder: Path) -> None:
+    """What generation_config.json does not say is in text_config or above it."""
+    (folder / "generation_config.json").write_text('{"num_beams": 2}')
+    above = {"decoder_start_token_id": 7, "no_repeat_ngram_size": 3}
+    change(folder / "config.json", lambda tree: tree.update(above))
+    older = {"forced_bos_token_id": 0, "num_beams": 3, "length_penalty": None}
+    change(folder / "config.json", lambda tree: tree["text_config"].update(older))
+    search = open_checkpoint(ModelSettings(path=str(folder))).search
+    assert search["num_beams"] == 2
+    assert search["forced_bos_token_id"] == 0
+    assert search["decoder_start_token_id"] == 2  # text_config's own
+    assert search["no_repeat_ngram_size"] == 3
+    assert "length_penalty" not in search
+
+
+@pytest.mark.parametrize("name", ["forced_bos_token_id", "decoder_start_token_id", "eos_token_id"])
+def test_a_missing_rule_is_refused_unless_it_is_accepted(folder: Path, name: str) -> None:
+    """The line says what is missing and what that does."""
+    change(folder / "generation_config.json", lambda tree: tree.pop(name))
+    change(folder / "config.json", lambda tree: tree.pop(name, None))
+    change(folder / "config.json", lambda tree: tree["text_config"].pop(name, None))
+    line = refusal(str(folder))
+    assert f"says {name}, without which answers can be an endless <s>" in line
+    assert "set model.accept_missing_rules to true" in line
+    open_checkpoint(ModelSettings(path=str(folder), accept_missing_rules=True))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"num_beams": "many"}'])

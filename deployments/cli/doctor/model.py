@@ -24,6 +24,8 @@ def check_model(setup: Setup) -> Finding:
     checkpoint = Checkpoint(folder)
     checkpoint.check()
     checkpoint.check_files()
+    if not settings.accept_missing_rules:
+        checkpoint.check_search()
     from deployments.florence.weights import check_headers
 
     check_headers(folder)
