@@ -51,6 +51,7 @@ class Sequence:
         num_tokens: tokens that it reads and will probably write, see `max_queue_tokens`.
         start_by, deadline: seconds since the epoch.
         scored: whether the scores of its tokens are wanted.
+        adapter: the name of the adapter that answers with the base; empty for the base alone.
     """
 
     pixels: Pixels
@@ -65,6 +66,7 @@ class Sequence:
     deadline: float = inf
     no_repeat_ngram_size: int | None = None
     scored: bool = False
+    adapter: str = ""
 
     # The batcher's: `number` is the order of arrival, times are those of `time.perf_counter`.
     number: int = field(init=False, default=0)

@@ -46,7 +46,8 @@ class SequenceLimits:
     """The beams of one sequence, its grammar, and how many tokens it may and must have.
 
     Lengths count the start token, as transformers' `max_length` does.
-    `ngram` is the length of the n-grams that may not come twice, 0 for none.
+    `ngram` is the length of the n-grams that may not come twice, 0 for none;
+    `adapter` is the number of its adapter.
     """
 
     num_beams: int
@@ -54,6 +55,7 @@ class SequenceLimits:
     min_length: int
     grammar: int = 0
     ngram: int = 0
+    adapter: int = 0
 
 
 class StepSize(NamedTuple):
@@ -96,6 +98,7 @@ class DecoderBatch:
         self.num_beams = torch.ones_like(self.length)
         self.grammar = torch.zeros_like(self.length)
         self.ngram = torch.zeros_like(self.length)
+        self.adapter = torch.zeros_like(self.length)
         self.scores = zeros(n, k, dtype=torch.float32)
         self.done = torch.ones_like(self.length, dtype=torch.bool)
         self.can_improve = torch.ones_like(self.done)  # a running beam may still beat an ended one
@@ -134,6 +137,7 @@ class DecoderBatch:
         self.num_beams[new] = self._column([each.num_beams for each in limits])
         self.grammar[new] = self._column([each.grammar for each in limits])
         self.ngram[new] = self._column([each.ngram for each in limits])
+        self.adapter[new] = self._column([each.adapter for each in limits])
         self.scores[new] = NEVER
         self.scores[new, 0] = 0.0
         unused = self.beams >= self.num_beams[new, None]  # more than a sequence has: (new, K)
@@ -187,6 +191,7 @@ class DecoderBatch:
             self.num_beams,
             self.grammar,
             self.ngram,
+            self.adapter,
             self.scores,
             self.done,
             self.can_improve,

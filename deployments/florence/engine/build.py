@@ -15,6 +15,7 @@ from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.low_rank import Adapters
 from deployments.florence.engine.prefill import Inputs, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules
 from deployments.florence.image_cache import ImageCache
@@ -36,6 +37,7 @@ def build(
     image_cache: ImageCache[Tensor] | None = None,
     bins: Mapping[int, int] | None = None,
     constrained: bool = False,
+    adapters: Adapters | None = None,
 ) -> Engine:
     """An engine that is warm.
 
@@ -44,6 +46,7 @@ def build(
         image_size: (width, height) in pixels that the model sees.
         bins: location tokens: id → bin.
         constrained: whether sequences are held to their grammars, which needs `bins`.
+        adapters: those that were attached to `florence`.
 
     Raises:
         SetupError: the GPU has no memory for a single sequence.
@@ -54,7 +57,7 @@ def build(
         prefer_ready_kernels()
         inputs = replace(inputs, num_text_tokens=shape.num_encoded - inputs.num_image_tokens)
         config = replace(config, launch_ahead=True)
-    prefill = Prefill(Encoder(florence), inputs, image_cache)
+    prefill = Prefill(Encoder(florence), inputs, image_cache, adapters)
     if inputs.mean.is_cuda:
         available = bytes_for_batch(prefill, longest, config)
         available -= image_cache.max_bytes if image_cache else 0
@@ -65,7 +68,8 @@ def build(
     decoder = Decoder(florence)
     bins = bins or {}
     grammar = BoxGrammar(bins, decoder.vocab_size, rules.eos, batch) if constrained else None
-    engine = Engine(prefill, decoder, rules, config, batch, TokenScorer(bins), grammar)
+    scorer = TokenScorer(bins)
+    engine = Engine(prefill, decoder, rules, config, batch, scorer, grammar, adapters)
     engine.warm_up(longest)
     logger.info(described(shape, inputs.dtype))
     return engine

@@ -19,7 +19,6 @@ from deployments.florence.engine.layers import (
     attend,
     feed_forward_of,
     fuse,
-    linear,
     linear_of,
     norm_of,
 )
@@ -69,7 +68,7 @@ class Decoder:
         self._positions = decoder.embed_positions.weight.detach()[FIRST_POSITION:]
         self._norm = norm_of(decoder.layernorm_embedding)
         self._layers = [decoder_layer_of(layer) for layer in decoder.layers]
-        self._head = florence.lm_head.weight.detach()
+        self._head = linear_of(florence.lm_head)
 
     def __call__(self, batch: DecoderBatch, view: BatchView) -> Tensor:
         """The scores of each beam's next token: (n, k, V)."""
@@ -77,7 +76,7 @@ class Decoder:
         x = self._norm(tokens + functional.embedding(view.current, self._positions)[:, None])
         for layer, kv, cross_kv in zip(self._layers, batch.kv, batch.cross_kv, strict=True):
             x = layer(x, kv, view.read_encoded(cross_kv), view)
-        return linear(x, self._head)
+        return self._head(x)
 
 
 def decoder_layer_of(layer: Any) -> DecoderLayer:

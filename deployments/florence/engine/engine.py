@@ -8,6 +8,7 @@ change meanwhile.
 
 import collections.abc
 from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -27,6 +28,7 @@ from deployments.florence.engine.batch import (
 )
 from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
+from deployments.florence.engine.low_rank import Adapters
 from deployments.florence.engine.prefill import Encoded, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
 from deployments.florence.sequence import LONGEST_NGRAM, Progress, Sequence, Sequences
@@ -70,8 +72,10 @@ class Engine:
         batch: DecoderBatch,
         scorer: TokenScorer,
         grammar: BoxGrammar | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self._scorer = scorer
+        self._adapters = adapters
         self._graphs = CudaGraphs(batch.device)
         self._prefill = prefill
         self._decoder = decoder
@@ -98,7 +102,7 @@ class Engine:
         """Send `sequences` to the encoder, after which they join the batch; resume the preempted.
 
         Raises:
-            ValueError: one asks for more beams than there are.
+            ValueError: one asks for more beams than there are, or for an adapter that is not here.
             MemoryError: the device has not enough for so many at a time.
         """
         self._join(must=True)
@@ -189,6 +193,8 @@ class Engine:
             if self._num_beams(sequence) > self._config.num_beams:
                 most = self._config.num_beams
                 raise ValueError(f"{sequence.num_beams} beams are asked for, there are {most}")
+            if sequence.adapter and self._adapters is None:
+                raise ValueError(f"adapter {sequence.adapter!r} is asked for, there is none")
         try:
             return self._prefill(sequences)
         except torch.OutOfMemoryError as error:
@@ -213,7 +219,8 @@ class Engine:
         most = min(sequence.max_new_tokens or config.max_new_tokens, config.max_new_tokens)
         least = min(config.min_new_tokens, most)
         num_beams, ngram = self._num_beams(sequence), self._ngram(sequence)
-        return SequenceLimits(num_beams, most + 1, least + 1, sequence.grammar, ngram)
+        adapter = self._adapters.number(sequence.adapter) if self._adapters else 0
+        return SequenceLimits(num_beams, most + 1, least + 1, sequence.grammar, ngram, adapter)
 
     def _ngram(self, sequence: Sequence) -> int:
         asked = sequence.no_repeat_ngram_size
@@ -229,7 +236,15 @@ class Engine:
 
     def _advance(self, size: StepSize) -> None:
         view = BatchView(self._batch, size)
-        self._search(self._decoder(self._batch, view), view)
+        with self._chosen(size.num_sequences):
+            logits = self._decoder(self._batch, view)
+        self._search(logits, view)
+
+    def _chosen(self, num_sequences: int) -> AbstractContextManager[None]:
+        """A pass in which so many of the batch's sequences have their adapters."""
+        if self._adapters is None:
+            return nullcontext()
+        return self._adapters.chosen(self._batch.adapter[:num_sequences])
 
     def _size(self) -> StepSize:
         """What the next step is made for; ahead, the smallest recorded one that will do."""

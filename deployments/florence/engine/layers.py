@@ -11,12 +11,14 @@ docs/benchmarks.md). Its operations are those that torch's own compiler emits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from deployments.florence.engine.low_rank import LowRank, low_rank_of
 
 MIN_ONEDNN_INPUTS = 4  # below it, starting oneDNN costs more than it saves
 
@@ -26,7 +28,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(_ops, "_linear_po
 
 @dataclass(frozen=True)
 class Linear:
-    """A product with `weight` (out, in) transposed, plus `bias` (out).
+    """A product with `weight` (out, in) transposed, plus `bias` (out), and what adapters add.
 
     A packed weight lies in oneDNN's order, which only oneDNN can read.
     """
@@ -34,18 +36,19 @@ class Linear:
     weight: Tensor
     bias: Tensor | None
     is_packed: bool = False
+    low_rank: LowRank | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
-        if self.is_packed:
-            return onednn(x, self.weight, self.bias)
-        return linear(x, self.weight, self.bias)
+        multiply = onednn if self.is_packed else linear
+        product = multiply(x, self.weight, self.bias)
+        return product if self.low_rank is None else add_low_rank(product, x, self.low_rank)
 
     def packed(self) -> "Linear":
         """The same, faster for few inputs; the plain weights can be dropped after it."""
         if not _HAS_ONEDNN or not self.weight.is_cpu or self.weight.dtype != torch.float32:
             return self
-        return Linear(_ops._reorder_linear_weight(self.weight), self.bias, is_packed=True)
+        return replace(self, weight=_ops._reorder_linear_weight(self.weight), is_packed=True)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,23 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
+def add_low_rank(product: Tensor, x: Tensor, low_rank: LowRank) -> Tensor:
+    """Add to `product` (…, out) what the adapters of the pass under way make of `x` (…, in).
+
+    Both hold as many rows of each of the pass's sequences, in the order of the sequences.
+    """
+    numbers, stack = low_rank.selection.numbers, low_rank.stack()
+    if numbers is None or stack is None:
+        return product
+    hidden = linear(x, stack.a)
+    is_foreign = (numbers[:, None] != stack.owners)[:, None]  # (n, 1, R)
+    hidden = hidden.reshape(len(numbers), -1, hidden.shape[-1]).masked_fill(is_foreign, 0.0)
+    hidden = hidden.view(*x.shape[:-1], -1)
+    for addition in stack.additions:
+        product[..., addition.columns] += linear(hidden[..., addition.rows], addition.b)
+    return product
+
+
 def attend(query: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
     """Attention of k beams of n sequences (n, k, H·w) to t cached positions: (n, k, H·w).
 
@@ -122,7 +142,8 @@ def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 
 
 def linear_of(module: nn.Linear) -> Linear:
-    return Linear(module.weight.detach(), None if module.bias is None else module.bias.detach())
+    bias = None if module.bias is None else module.bias.detach()
+    return Linear(module.weight.detach(), bias, low_rank=low_rank_of([module]))
 
 
 def norm_of(module: nn.LayerNorm) -> Norm:
@@ -146,4 +167,4 @@ def fuse(modules: Sequence[nn.Linear]) -> Linear:
     for module, own_weight, own_bias in parts:
         module.weight = nn.Parameter(own_weight, requires_grad=False)
         module.bias = nn.Parameter(own_bias, requires_grad=False)
-    return Linear(weight, bias)
+    return Linear(weight, bias, low_rank=low_rank_of(modules))

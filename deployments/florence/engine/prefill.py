@@ -4,7 +4,7 @@ On a GPU it runs on a stream of its own, while the decoder goes on.
 """
 
 import collections.abc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deployments.florence.engine.cuda import CudaGraphs, RecordedFunction
 from deployments.florence.engine.encoder import Encoder
+from deployments.florence.engine.low_rank import Adapters
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.sequence import Pixels, Sequence, Sequences
 
@@ -53,6 +54,10 @@ class Inputs:
         mask = torch.zeros(len(text), self.num_image_tokens + width, device=text.device)
         mask[:, self.num_image_tokens :].masked_fill_(text == self.pad, float("-inf"))
         return text, mask.to(self.dtype)[:, None, None]
+
+    def column(self, values: collections.abc.Sequence[int]) -> Tensor:
+        """One value of each sequence: (B,)."""
+        return self._moved(torch.tensor(values))
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if not self.mean.is_cuda:
@@ -93,15 +98,35 @@ class Encoded:
             self.cross_kv, self.mask, self.done = self.cross_kv[:, kept], self.mask[kept], None
 
 
+def with_adapters(work: Callable[..., Tensor], adapters: Adapters | None) -> Callable[..., Tensor]:
+    """The same; with adapters, its last argument has the number of each sequence's: (B,)."""
+    if adapters is None:
+        return work
+
+    def adapted(*given: Tensor) -> Tensor:
+        with adapters.chosen(given[-1]):
+            return work(*given[:-1])
+
+    return adapted
+
+
 class Prefill:
     """The encoder with its inputs, its image cache and its stream."""
 
     def __init__(
-        self, encoder: Encoder, inputs: Inputs, image_cache: ImageCache[Tensor] | None = None
+        self,
+        encoder: Encoder,
+        inputs: Inputs,
+        image_cache: ImageCache[Tensor] | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         graphs = CudaGraphs(inputs.mean.device)
-        self._encode_images = RecordedFunction(graphs, encoder.encode_images, 0, "images")
-        self._encode = RecordedFunction(graphs, encoder.encode, 1, "prompts")
+        see, encode = (
+            with_adapters(work, adapters) for work in (encoder.encode_images, encoder.encode)
+        )
+        self._encode_images = RecordedFunction(graphs, see, 0, "images")
+        self._encode = RecordedFunction(graphs, encode, 1, "prompts")
+        self._adapters = adapters
         self._inputs = inputs
         self._image_cache = image_cache or ImageCache(0)
         self._stream = torch.cuda.Stream() if inputs.mean.is_cuda else None
@@ -114,7 +139,8 @@ class Prefill:
         """
         with self._own_stream():
             text, mask = self._inputs.text([sequence.prompt for sequence in sequences])
-            cross_kv = self._encode(self._image_tokens(sequences), text, mask)
+            image_tokens = self._image_tokens(sequences)
+            cross_kv = self._encode(image_tokens, text, mask, *self._numbers(sequences))
             return Encoded(list(sequences), cross_kv, mask, self._event())
 
     def record(self, sequences: Sequences) -> None:
@@ -122,8 +148,9 @@ class Prefill:
         with self._own_stream():
             images = self._inputs.images([sequence.pixels for sequence in sequences])
             text = self._inputs.text([sequence.prompt for sequence in sequences])
-            self._encode_images.record(images)
-            self._encode.record(self._encode_images(images), *text)
+            numbers = self._numbers(sequences)
+            self._encode_images.record(images, *numbers)
+            self._encode.record(self._encode_images(images, *numbers), *text, *numbers)
 
     def _image_tokens(self, sequences: Sequences) -> Tensor:
         """The image tokens of all sequences: (B, I, d_model).
@@ -131,8 +158,8 @@ class Prefill:
         Those that are new go through the vision tower, each once.
         An earlier pass may still run: it has the same stream, so this one comes after it.
         """
-        keys = [sequence.image_key or n for n, sequence in enumerate(sequences)]
-        known = self._known(sequences)
+        keys = [self._key(sequence) or n for n, sequence in enumerate(sequences)]
+        known = self._known(keys)
         new: dict[Hashable, Sequence] = {}
         for key, sequence in zip(keys, sequences, strict=True):
             sequence.image_is_known = key in known or key in new
@@ -142,22 +169,36 @@ class Prefill:
             return torch.stack([known[key] for key in keys])
         seen = self._see(list(new.values()))
         for sequence, tokens in zip(new.values(), seen, strict=True):
-            self._image_cache.put(sequence.image_key, tokens.clone())
+            self._image_cache.put(self._key(sequence), tokens.clone())
         if len(new) == len(sequences):
             return seen
         known |= zip(new, seen, strict=True)
         return torch.stack([known[key] for key in keys])
 
-    def _known(self, sequences: Sequences) -> dict[Hashable, Tensor]:
-        """The cached image tokens, by image key."""
-        keys = {sequence.image_key for sequence in sequences}
-        found = ((key, self._image_cache.get(key)) for key in keys)
+    def _key(self, sequence: Sequence) -> Hashable | None:
+        """Equal for what has the same image tokens; None where that is not known.
+
+        Adapters share them, but for those that change how an image is seen.
+        """
+        if self._adapters is None or sequence.image_key is None:
+            return sequence.image_key
+        return sequence.image_key, self._adapters.vision_number(sequence.adapter)
+
+    def _known(self, keys: collections.abc.Iterable[Hashable]) -> dict[Hashable, Tensor]:
+        """The cached image tokens, by key."""
+        found = ((key, self._image_cache.get(key)) for key in set(keys))
         return {key: tokens for key, tokens in found if tokens is not None}
+
+    def _numbers(self, sequences: Sequences) -> list[Tensor]:
+        """The numbers of their adapters (B,), where there are any."""
+        if self._adapters is None:
+            return []
+        return [self._inputs.column([self._adapters.number(each.adapter) for each in sequences])]
 
     def _see(self, sequences: Sequences) -> Tensor:
         """The vision tower's pass: (B, I, d_model)."""
         images = self._inputs.images([sequence.pixels for sequence in sequences])
-        return self._encode_images(images)
+        return self._encode_images(images, *self._numbers(sequences))
 
     def _own_stream(self) -> AbstractContextManager[Any]:
         """Work while the decoder does, after what was launched so far."""

@@ -17,7 +17,6 @@ from deployments.florence.engine.layers import (
     Linear,
     Norm,
     feed_forward_of,
-    linear,
     linear_of,
     norm_of,
 )
@@ -136,7 +135,7 @@ class VisionTower:
         self._row_embeddings = projector.image_position_embed.row_embeddings.weight.detach()
         self._column_embeddings = projector.image_position_embed.column_embeddings.weight.detach()
         self._first_frame = projector.visual_temporal_embed.pos_idx_to_embed[0]
-        self._projection = projector.image_projection.weight.detach()
+        self._projection = linear_of(projector.image_projection)
         self._norm = norm_of(projector.image_proj_norm)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class VisionTower:
             x = embed(x)
             for block in blocks:
                 x = block(x)
-        return self._norm(linear(self._tokens(x), self._projection))
+        return self._norm(self._projection(self._tokens(x)))
 
     def _tokens(self, x: Tensor) -> Tensor:
         """The mean of all positions, then each position; all know where they lie."""

@@ -31,6 +31,8 @@ from transformers import (
 from deployments.demo.scenes import draw_scene
 from deployments.florence.engine.build import build
 from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.low_rank import Adapters
+from deployments.florence.image_cache import ImageCache
 from deployments.florence.model import Model
 from deployments.florence.sequence import Pixels, Sequence, Tokens
 from deployments.florence.tasks import TASKS
@@ -98,6 +100,7 @@ class Pool:
 
     def __init__(self, folder: Path, paint: Paint) -> None:
         self.model = loaded(folder)
+        self.adapters: Adapters | None = None  # those that are attached to the model
         self._alone = loaded(folder)  # its own weights: the engine lays out the other's anew
         self._config = deepcopy(self.model.florence.generation_config)
         self._prompts = [self.model.checkpoint.prompt(sentence) for sentence in SENTENCES]
@@ -132,6 +135,7 @@ class Pool:
         max_batch_size: int,
         prefill_batch_size: int,
         launch_ahead: bool = False,
+        image_cache: ImageCache[Tensor] | None = None,
     ) -> Engine:
         """An engine that searches this way, with so many beams unless a sequence asks for fewer."""
         model = self.model
@@ -147,7 +151,16 @@ class Pool:
         )
         image_size = model.checkpoint.image_size
         bins = model.checkpoint.vocabulary.bins
-        return build(model.florence, model.inputs, model.rules(), config, image_size, bins=bins)
+        return build(
+            model.florence,
+            model.inputs,
+            model.rules(),
+            config,
+            image_size,
+            image_cache,
+            bins,
+            adapters=self.adapters,
+        )
 
     @torch.inference_mode()
     def ask(self, sequence: Sequence, way: Way, num_beams: int) -> Answer:

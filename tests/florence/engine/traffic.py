@@ -31,6 +31,7 @@ class Planned:
     preempted_after: int = NEVER
     ngram: int | None = None
     scored: bool = False
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def traffics(
     num_sequences: int,
     beams: collections.abc.Sequence[int],
     lengths: collections.abc.Sequence[int],
+    adapters: collections.abc.Sequence[str] = ("",),
 ) -> Traffic:
     """Any order, any sizes, and any number that leave."""
     steps = st.just(NEVER) | st.just(NEVER) | st.integers(0, max(lengths))
@@ -62,6 +64,7 @@ def traffics(
         preempted_after=steps,
         ngram=st.sampled_from((None, *NGRAMS)),
         scored=st.booleans(),
+        adapter=st.sampled_from(adapters),
     )
     max_batch_size = draw(st.integers(1, MOST))
     return Traffic(
@@ -135,4 +138,5 @@ def planned_of(pool: collections.abc.Sequence[Sequence], planned: Planned) -> Se
         max_new_tokens=planned.max_new_tokens,
         no_repeat_ngram_size=planned.ngram,
         scored=planned.scored,
+        adapter=planned.adapter,
     )

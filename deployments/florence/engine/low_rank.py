@@ -1,0 +1,216 @@
+"""Adapters beside the base's weights: sequences of different adapters share a batch.
+
+An adapter adds a product of low rank to some projections. The factors of all adapters that a pass
+needs lie side by side in one matrix, so a projection costs two products more, however the
+sequences are mixed: the first is for every adapter, then what is not a sequence's own is set to
+zero, then comes the second. So no sequence sees anything of another's adapter.
+
+On a GPU a pass always computes all adapters, so that a recorded graph fits every mix.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deployments.errors import SetupError
+
+NONE = 0  # the number of no adapter; those that there are count from 1
+VISION = ("model.vision_tower.", "model.multi_modal_projector.")
+
+
+class Factors(Protocol):
+    """What an adapter adds to a module's weight (out, in): `scale` times `b` times `a`."""
+
+    @property
+    def a(self) -> NDArray[Any]:
+        """(rank, in)"""
+
+    @property
+    def b(self) -> NDArray[Any]:
+        """(out, rank)"""
+
+    @property
+    def scale(self) -> float: ...
+
+
+AdapterFactors = Mapping[str, Factors]  # by the names of the modules of transformers' model
+
+
+@dataclass(frozen=True)
+class Part:
+    """One adapter's factors for one module, `b` already scaled: a (rank, in), b (out, rank)."""
+
+    number: int
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is added to some columns of a projection's output: `rows` of the hidden values by b."""
+
+    rows: slice
+    columns: slice
+    b: Tensor  # (columns, rows)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The factors of some adapters side by side: a (R, in) and the owners of its rows."""
+
+    a: Tensor
+    owners: Tensor
+    additions: Sequence[Addition]
+
+
+class Selection:
+    """Which adapter each sequence of the pass under way has; used by one thread."""
+
+    def __init__(self) -> None:
+        self.numbers: Tensor | None = None  # (n,); None where no sequence has any
+        self.active: tuple[int, ...] = ()  # those that are computed
+
+
+class LowRank:
+    """What adapters add to a projection, whose output is that of some modules side by side.
+
+    Args:
+        modules: the output width of each module, and what adapters add to it.
+    """
+
+    def __init__(self, selection: Selection, modules: Sequence[tuple[int, Sequence[Part]]]) -> None:
+        self.selection = selection
+        self.modules = modules
+        self._stacks: dict[tuple[int, ...], Stack | None] = {}
+
+    def stack(self) -> Stack | None:
+        """What the pass under way adds here, if anything."""
+        active = self.selection.active
+        if active not in self._stacks:
+            self._stacks = {(): None}  # forgets the adapters that ran before
+            self._stacks[active] = stacked(self.modules, active)
+        return self._stacks[active]
+
+
+def stacked(modules: Sequence[tuple[int, Sequence[Part]]], active: tuple[int, ...]) -> Stack | None:
+    """The factors of the `active` adapters; None where they have none."""
+    factors: list[Part] = []
+    additions: list[Addition] = []
+    row = column = 0
+    for width, parts in modules:
+        if found := [part for part in parts if part.number in active]:
+            b = torch.cat([part.b for part in found], dim=1)
+            rows, columns = slice(row, row + b.shape[1]), slice(column, column + width)
+            additions.append(Addition(rows, columns, b))
+            factors += found
+            row = rows.stop
+        column += width
+    if not additions:
+        return None
+    a = torch.cat([part.a for part in factors])
+    owners = [part.number for part in factors for _ in range(len(part.a))]
+    return Stack(a, torch.tensor(owners, device=a.device), additions)
+
+
+def low_rank_of(modules: Sequence[nn.Linear]) -> LowRank | None:
+    """What adapters add to these modules side by side; None where there is nothing."""
+    found: list[LowRank | None] = [getattr(module, "low_rank", None) for module in modules]
+    selection = next((each.selection for each in found if each is not None), None)
+    if selection is None:
+        return None
+    parts = [
+        (module.out_features, [] if each is None else each.modules[0][1])
+        for module, each in zip(modules, found, strict=True)
+    ]
+    return LowRank(selection, parts)
+
+
+class Adapters:
+    """The adapters of a model, by name and by number."""
+
+    def __init__(self, names: Sequence[str], seeing: set[int], selection: Selection) -> None:
+        self._numbers = {"": NONE, **{name: n for n, name in enumerate(names, NONE + 1)}}
+        self._seeing = seeing
+        self._selection = selection
+
+    def number(self, name: str) -> int:
+        """The number of an adapter; that of none for no name.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        if name not in self._numbers:
+            raise ValueError(f"there is no adapter {name!r}")
+        return self._numbers[name]
+
+    def vision_number(self, name: str) -> int:
+        """The same, but that of none where the adapter leaves the image tokens as they are."""
+        number = self.number(name)
+        return number if number in self._seeing else NONE
+
+    @contextmanager
+    def chosen(self, numbers: Tensor) -> Iterator[None]:
+        """A pass of sequences with these adapters: (n,)."""
+        every = tuple(range(NONE + 1, len(self._numbers)))
+        if not numbers.is_cuda:
+            every = tuple(number for number in numbers.unique().tolist() if number != NONE)
+        selection = self._selection
+        selection.numbers, selection.active = numbers, every
+        try:
+            yield
+        finally:
+            selection.numbers, selection.active = None, ()
+
+
+def attach(florence: Any, adapters: Mapping[str, AdapterFactors]) -> Adapters | None:
+    """Give the model's projections what these adapters add; None where there are none.
+
+    Engines that are built from the model afterwards know it; transformers' own passes do not.
+
+    Raises:
+        SetupError: one does not fit the model, or changes what cannot be added to.
+    """
+    if not adapters:
+        return None
+    modules = dict(florence.named_modules())
+    selection = Selection()
+    seeing: set[int] = set()
+    parts: dict[str, list[Part]] = {}
+    for number, (name, factors) in enumerate(adapters.items(), NONE + 1):
+        for module, pair in factors.items():
+            parts.setdefault(module, []).append(part_of(number, name, modules, module, pair))
+            if module.startswith(VISION):
+                seeing.add(number)
+    for module, found in parts.items():
+        modules[module].low_rank = LowRank(selection, [(modules[module].out_features, found)])
+    return Adapters(list(adapters), seeing, selection)
+
+
+def part_of(
+    number: int, name: str, modules: Mapping[str, nn.Module], module: str, factors: Factors
+) -> Part:
+    """The factors where and as the module's weights are.
+
+    Raises:
+        SetupError: they do not fit.
+    """
+    target = modules.get(module)
+    if not isinstance(target, nn.Linear):
+        raise SetupError(
+            f"adapter {name} changes {module}, which is no projection of this model: "
+            "it was made for another one"
+        )
+    weight = target.weight
+    shape = (factors.b.shape[0], factors.a.shape[1])
+    if shape != tuple(weight.shape):
+        raise SetupError(
+            f"adapter {name} changes {module} of {shape[0]} x {shape[1]} weights, this model's has "
+            f"{weight.shape[0]} x {weight.shape[1]}: it was made for another one"
+        )
+    a, b = (torch.tensor(values, dtype=torch.float32) for values in (factors.a, factors.b))
+    return Part(number, a.to(weight), (factors.scale * b).to(weight))
