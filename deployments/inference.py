@@ -9,6 +9,7 @@ from typing import Any
 
 from deployments.autoscaling import ONGOING
 from deployments.errors import GenerationError, ServiceError
+from deployments.florence.adapters import check_adapter
 from deployments.florence.batcher import Batcher, Counters
 from deployments.florence.cpu_affinity import name_engine_thread
 from deployments.florence.identity import identity, name_of
@@ -20,12 +21,13 @@ from deployments.florence.scheduler import LengthForecast
 from deployments.florence.sequence import Progress, Sequence, Tokens
 from deployments.florence.stages import Stages
 from deployments.florence.tasks import TASKS
-from deployments.settings import Settings
+from deployments.settings import BASE, Settings
 from deployments.telemetry.log import about, hide_client_errors, logger
 from deployments.telemetry.metrics import RayRecorder, Recorder
 from deployments.telemetry.process_metrics import ProcessMetrics
 from deployments.telemetry.tracing import Tracer, open_tracer
 
+ANSWERS = "florence_inference_answers_total"
 TRUNCATED = "florence_inference_truncated_total"
 SWITCH_S = 1e-4  # after Python's own 5 ms, two steps long, the engine would wait for an event loop
 
@@ -51,6 +53,7 @@ class Inference:
         self._stall_timeout_s = inference.stall_timeout_s
         self._num_beams = inference.num_beams or model.num_beams
         self._name = name_of(model.checkpoint)
+        self._adapters = settings.model.adapters
         self._dtype = str(model.dtype).removeprefix("torch.")
         self._forecast = LengthForecast()
         self._image_cache: ImageCache[Any] = ImageCache(inference.image_cache_bytes)
@@ -75,7 +78,8 @@ class Inference:
 
         Raises:
             Overloaded: too much waits already.
-            InvalidInput: its text is too long, or more than text to this checkpoint.
+            InvalidInput: its text is too long, or more than text to this checkpoint, or there is no
+                such adapter any more.
             StartTimeout, RequestTimeout: its time was over before the model was free, or done.
             GenerationError: the model failed on this image.
         """
@@ -126,12 +130,17 @@ class Inference:
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generated:
         with self._tracer.span(
-            "inference", request.trace, request_id=request.id, task=request.task
+            "inference",
+            request.trace,
+            request_id=request.id,
+            task=request.task,
+            adapter=adapter_of(request) or None,
         ) as span:
             sequence = self._sequence(prepared, request)
             tokens = await self._generate(sequence, request, on_progress)
             stages = measured(sequence, prepared.stages)
             self._forecast.add(request.task, len(tokens))
+            self._recorder.record(ANSWERS, 1, adapter=sequence.adapter or BASE)
             self._record(stages)
             if sequence.truncated:
                 self._recorder.record(TRUNCATED, 1, endpoint=TASKS[request.task].endpoint)
@@ -140,7 +149,8 @@ class Inference:
             return Generated(tokens, stages, model, scores, sequence.truncated)
 
     def _sequence(self, prepared: Prepared, request: Request) -> Sequence:
-        task = TASKS[request.task]
+        task, adapter = TASKS[request.task], request.input.adapter
+        check_adapter(adapter, self._adapters)  # a queued request may be older than the settings
         prompt = self._prompts.encode(task, request.input, prepared.size)
         num_beams = self._beams_of(request)
         most = request.input.max_new_tokens or inf
@@ -158,6 +168,7 @@ class Inference:
             deadline=request.deadline,
             no_repeat_ngram_size=request.input.no_repeat_ngram_size,
             scored=request.input.is_scored,
+            adapter=adapter_of(request),
         )
 
     def _beams_of(self, request: Request) -> int:
@@ -165,7 +176,8 @@ class Inference:
         return min(request.input.num_beams or self._num_beams, self._num_beams)
 
     def _identity(self, request: Request) -> str:
-        return identity(self._name, self._dtype, self._beams_of(request))
+        num_beams = self._beams_of(request)
+        return identity(self._name, self._dtype, num_beams, adapter_of(request))
 
     async def _generate(
         self,
@@ -200,6 +212,12 @@ class Inference:
         record("florence_inference_busy_seconds_total", done.busy_s)
         for reason, number in done.batches.items():
             record("florence_inference_begun_total", number, reason=reason)
+
+
+def adapter_of(request: Request) -> str:
+    """The adapter that answers; empty for none."""
+    name = request.input.adapter
+    return "" if name is None or name == BASE else name
 
 
 def measured(sequence: Sequence, before: Stages) -> Stages:

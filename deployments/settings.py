@@ -8,20 +8,39 @@ This is the only module that reads the environment.
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from deployments.errors import SetupError
 
 MIB = 1024 * 1024
 DEMO_CHECKPOINT = Path(__file__).parent / "demo" / "checkpoint"
+BASE = "base"  # in place of an adapter's name: the model without any
 
 
 class Section(BaseModel):
     """A frozen part of the tree that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class AdapterFolders(dict[str, str]):
+    """The folder of each adapter by its name. Nobody changes it, so it can be hashed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+def named(folders: dict[str, str]) -> AdapterFolders:
+    """The same, if no adapter has the name that stands for none."""
+    if BASE in folders:
+        raise PydanticCustomError("adapter_name", "an adapter cannot be called base")
+    return AdapterFolders(folders)
+
+
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
 
 class ModelSettings(Section):
@@ -46,6 +65,12 @@ class ModelSettings(Section):
         ge=1,
         le=256,
         description="CPU threads of one model; more threads than cores slow it down.",
+    )
+    adapters: Annotated[
+        dict[AdapterName, Annotated[str, Field(min_length=1)]], AfterValidator(named)
+    ] = Field(
+        default_factory=AdapterFolders,
+        description="LoRA adapters that requests may name: the folder of each in PEFT's layout.",
     )
     own_cores: bool = Field(
         False, description="Reserve the model's cores for it; for one machine without a GPU."

@@ -111,7 +111,9 @@ def test_no_value_can_be_changed_in_place(section: BaseModel) -> None:
 
 def test_the_tree_survives_being_written_down() -> None:
     """Settings that were dumped as JSON are the same settings again."""
-    tree = parse({"keys": {"hashes": ["a"]}, "preprocess": {"allowed_hosts": ["h"]}})
+    sections = {"keys": {"hashes": ["a"]}, "preprocess": {"allowed_hosts": ["h"]}}
+    tree = parse(sections | {"model": {"adapters": {"invoices-2_a": "folder", "0": "other"}}})
+    assert hash(tree) == hash(parse(tree.model_dump()))
     assert tree == parse(tree.model_dump(mode="json"))
 
 
@@ -120,6 +122,12 @@ def test_the_tree_survives_being_written_down() -> None:
     [
         ("model.path", ""),
         ("model.dtype", "int8"),
+        ("model.adapters", {"Invoices": "folder"}),
+        ("model.adapters", {"-a": "folder"}),
+        ("model.adapters", {"a" * 65: "folder"}),
+        ("model.adapters", {"base": "folder"}),
+        ("model.adapters", {"invoices": ""}),
+        ("model.adapters", "folder"),
         ("ingress.deadline_s", 0),
         ("ingress.deadline_s", float("nan")),
         ("ingress.max_attempts", 0),

@@ -38,11 +38,15 @@ Action = Literal["file", "parts", "token"]
 
 @dataclass(frozen=True)
 class Caller:
-    """The key of a request: its id, its most requests at once and per second; None for no limit."""
+    """The key of a request: its id, its most requests at once and per second; None for no limit.
+
+    `adapter` answers what it asks, unless a request names another; empty for none.
+    """
 
     key_id: str
     concurrency: int | None = None
     rate: float | None = None
+    adapter: str = ""
 
 
 class Keyring:
@@ -82,7 +86,11 @@ class Keyring:
         if now < until:
             return caller
         found = await self._store.key_by_hash(offered)
-        caller = None if found is None else Caller(found.id, found.concurrency, found.rate)
+        caller = (
+            None
+            if found is None
+            else Caller(found.id, found.concurrency, found.rate, found.adapter)
+        )
         self._cache(offered, now + self._cache_s, caller)
         return caller
 

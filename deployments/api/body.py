@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
+from deployments.api.auth import Caller
 from deployments.api.deadline import within
 from deployments.api.dependencies import Dependencies
 from deployments.api.hints import BODY, hint_of_body
@@ -21,6 +22,7 @@ from deployments.errors import (
     ServiceError,
     fault,
 )
+from deployments.florence.adapters import check_adapter
 from deployments.florence.schemas import ImageInput, ImageWithTextInput
 from deployments.florence.tasks import Task
 
@@ -34,18 +36,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def read_input(request: HttpRequest, task: Task, dependencies: Dependencies) -> ImageInput:
-    """The input of a task, which this deployment can answer.
+async def read_input(
+    request: HttpRequest, task: Task, caller: Caller, dependencies: Dependencies
+) -> ImageInput:
+    """The input of a task, which this deployment can answer, with the caller's own adapter.
 
     Raises:
         FileTooLarge: the body has more than `max_body_bytes`, as declared or as counted.
-        InvalidInput: the body does not fit the task, or its text the model.
+        InvalidInput: the body does not fit the task, or its text the model, or there is no such
+            adapter.
         ClientDisconnected: the caller hung up within the body.
     """
     max_bytes = dependencies.settings.ingress.max_body_bytes
     body = await read_bytes(request, max_bytes, FileTooLarge(max_size=max_bytes))
     is_large = len(body) >= THREAD_BYTES
     given = await call(is_large, parse, body, task.input, dependencies.bounds)
+    if given.adapter is None and caller.adapter:
+        given = given.model_copy(update={"adapter": caller.adapter})
+    check_adapter(given.adapter, dependencies.settings.model.adapters)
     is_long = isinstance(given, ImageWithTextInput) and len(given.text_input) >= THREAD_LETTERS
     await call(is_long, dependencies.prompts.check, task, given)
     return given

@@ -117,9 +117,7 @@ class SubmitEndpoint:
     async def _submit(self, request: HttpRequest, span: RequestSpan) -> Submitted:
         deadline_s = self._settings.ingress.deadline_s
         async with within(deadline_s), self._limits.admit_submit(request, span) as caller:
-            submission = await read_submission(
-                request, self._task, caller.key_id, self._dependencies
-            )
+            submission = await read_submission(request, self._task, caller, self._dependencies)
             submitted = await self._store(replace(submission, trace=span.traceparent))
             span.set_request(submitted.id)
             self._usage.submitted(caller.key_id)
@@ -258,7 +256,7 @@ class RetryConfig(BaseModel):
 
 
 async def read_submission(
-    request: HttpRequest, task: Task, key_id: str, dependencies: Dependencies
+    request: HttpRequest, task: Task, caller: Caller, dependencies: Dependencies
 ) -> Submission:
     """The job that `request` submits for `task`.
 
@@ -269,7 +267,7 @@ async def read_submission(
     headers, query, settings = request.headers, request.query_params, dependencies.settings
     submission = Submission(
         id=request.state.request_id,
-        key_id=key_id,
+        key_id=caller.key_id,
         path=task.path,
         input="",
         base_url=base_url(request, settings.ingress.public_url),
@@ -282,7 +280,7 @@ async def read_submission(
         keeps_input=headers.get("x-fal-store-io", "").strip() != "0",
         files_ttl_s=files_ttl_s(headers),
     )
-    given = await read_input(request, task, dependencies)
+    given = await read_input(request, task, caller, dependencies)
     return replace(submission, input=given.model_dump_json(exclude_none=True))
 
 

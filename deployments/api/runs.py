@@ -85,6 +85,7 @@ class RunEndpoint:
             ):
                 watch = Stopwatch()
                 run = await self._read(request, caller, span.traceparent)
+                span.note(adapter=run.input.adapter)
                 in_pipeline = Stopwatch()
                 async with self._limits.hold_slot(caller, run.id):
                     self._usage.began(caller.key_id, self._task.path)
@@ -99,7 +100,7 @@ class RunEndpoint:
         now = time.time()
         begins_by = start_by(request.headers, now)
         ttl_s = files_ttl_s(request.headers)
-        given = await read_input(request, self._task, self._dependencies)
+        given = await read_input(request, self._task, caller, self._dependencies)
         return Request(
             id=request.state.request_id,
             task=self._task.path,

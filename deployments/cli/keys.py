@@ -53,6 +53,14 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it expires: 30d, 12h or a date.", show_default="never")
     ] = None,
+    adapter: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The adapter of its requests, unless they name another.",
+            show_default="none",
+        ),
+    ] = "",
     as_json: JsonOption = False,
     store: StoreOption = None,
     state: StateOption = None,
@@ -61,7 +69,14 @@ def create(
     limit = None if rate is None else per_second(rate)
     id_ = secrets.token_hex(4)
     secret = fresh_secret(id_)
-    key = ApiKey(id=id_, hash=hash_key(secret), name=name, concurrency=concurrency, rate=limit)
+    key = ApiKey(
+        id=id_,
+        hash=hash_key(secret),
+        name=name,
+        concurrency=concurrency,
+        rate=limit,
+        adapter=adapter,
+    )
     url = store_url(store, state)
     made = run_with_store(url, lambda opened: add_key(opened, key, expires))
     show_secret(secret, as_tree(made, "valid"), as_json)
@@ -148,6 +163,7 @@ def as_tree(key: ApiKey, state: str) -> dict[str, Any]:
         "name": key.name,
         "concurrency": key.concurrency,
         "rate": key.rate,
+        "adapter": key.adapter or None,
         "created_at": iso(key.created_at),
         "expires_at": iso(key.expires_at),
         "revoked_at": iso(key.revoked_at),
@@ -165,10 +181,17 @@ def show_secret(secret: str, about: dict[str, Any], as_json: bool) -> None:
 
 
 def table(keys: list[ApiKey], now: float) -> Table:
-    shown = Table("id", "name", "limits", "created", "expires", "state")
+    adapted = any(key.adapter for key in keys)
+    more = ["adapter"] if adapted else []
+    shown = Table("id", "name", "limits", *more, "created", "expires", "state")
     for key in keys:
         times = minute(key.created_at), minute(key.expires_at)
-        shown.add_row(key.id, escape(key.name), limits_of(key), *times, state_of(key, now))
+        about = [
+            escape(key.name),
+            limits_of(key),
+            *([escape(key.adapter) or "–"] if adapted else []),
+        ]
+        shown.add_row(key.id, *about, *times, state_of(key, now))
     return shown
 
 

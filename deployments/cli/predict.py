@@ -75,6 +75,10 @@ def predict(
             show_default="the service's number",
         ),
     ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="The adapter that answers, or base.", show_default="the key's own"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
     ] = None,
@@ -92,6 +96,7 @@ def predict(
         min_score=min_score,
         max_new_tokens=max_new_tokens,
         no_repeat_ngram_size=no_repeat_ngram_size,
+        adapter=adapter,
     )
     tasks = tasks_in(task)
     asked = questions(images, tasks, fields, out)

@@ -24,7 +24,9 @@ class Question:
     picture: Path | None
 
 
-def fields_of(text: str | None, region: str | None, **more: bool | float | None) -> dict[str, Any]:
+def fields_of(
+    text: str | None, region: str | None, **more: bool | float | str | None
+) -> dict[str, Any]:
     """The fields of an input that options give; `more` are fields under their own names.
 
     Raises:

@@ -2,6 +2,7 @@
 
     demo
     florence-community/Florence-2-large@<revision>; dtype=float16; beams=3
+    florence-community/Florence-2-large@<revision>; dtype=float16; beams=3; adapter=<name>
 
 A name's characters outside ASCII letters, digits and `/._~-` are percent-encoded, so that `@`, `;`
 and `=` are never in it. A local folder is its name alone: where it lies is nobody's business.
@@ -31,9 +32,10 @@ def name_of(checkpoint: Checkpoint) -> str:
     return f"{quote(repository)}@{quote(folder.name)}"
 
 
-def identity(name: str, dtype: str, num_beams: int) -> str:
+def identity(name: str, dtype: str, num_beams: int, adapter: str = "") -> str:
     """A model by its name, and how it was run; nobody compares precisions of the demo."""
-    return name if name == DEMO else f"{name}; dtype={dtype}; beams={num_beams}"
+    how = "" if name == DEMO else f"; dtype={dtype}; beams={num_beams}"
+    return name + how + (f"; adapter={adapter}" if adapter else "")
 
 
 def headers(model: str) -> dict[str, str]:

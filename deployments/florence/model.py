@@ -9,6 +9,7 @@ from transformers import Florence2ForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from deployments.errors import SetupError
+from deployments.florence.adapters import read_adapters
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
@@ -40,7 +41,7 @@ class Model:
     """Transformers' Florence-2 and its checkpoint.
 
     Raises:
-        SetupError: the checkpoint or the device is not there.
+        SetupError: the checkpoint or the device is not there, or an adapter does not fit.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -48,6 +49,7 @@ class Model:
         self.checkpoint = open_checkpoint(settings, ALL_FILES)
         self.checkpoint.check_files()
         check_headers(self.checkpoint.folder)
+        self.adapters = read_adapters(settings, self.checkpoint)
         self.device = device(settings.device)
         self.dtype = dtype(settings.dtype, self.device)
         self.florence = load(self.checkpoint, self.device, self.dtype)

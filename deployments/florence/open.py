@@ -10,6 +10,7 @@ from deployments.florence.backend import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
 from deployments.florence.engine.engine import Engine, EngineConfig
+from deployments.florence.engine.low_rank import attach
 from deployments.florence.engine.search import GenerationRules
 from deployments.florence.generate_backend import Generate
 from deployments.florence.image_cache import ImageCache
@@ -36,6 +37,11 @@ def open_backend(
         raise SetupError(
             "transformers' generate knows no inference.constrained: set inference.backend to engine"
         )
+    if model.adapters:
+        raise SetupError(
+            "transformers' generate knows no model.adapters: set inference.backend to engine, "
+            "or merge one with florence convert"
+        )
     backend = Generate(model, settings)
     backend.warm_up(Sequence(black(model.checkpoint.image_size), max(prompts, key=len)))
     return backend
@@ -58,6 +64,7 @@ def open_engine(
         image_cache,
         checkpoint.vocabulary.bins,
         settings.constrained,
+        attach(model.florence, model.adapters),
     )
 
 

@@ -34,6 +34,10 @@ NO_REPEAT_NGRAM_SIZE = (
     "The length in tokens of the n-grams that may not come twice in the answer: 0 allows true "
     "repeats, as in tables. By default the service's own. An extension of fal's schema."
 )
+ADAPTER = (
+    "The adapter that answers, by its name in this service; `base` is the model without any. By "
+    "default the key's own, if it has one. An extension of fal's schema."
+)
 SCORES = "Whether the answer says how sure the model was. An extension of fal's schema."
 MIN_SCORE = (
     "Leave out boxes, quads and polygons whose score is lower; turns scores on. "
@@ -77,6 +81,7 @@ class ImageInput(BaseModel):
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=LONGEST_NGRAM)] | None = Field(
         None, description=NO_REPEAT_NGRAM_SIZE
     )
+    adapter: str | None = Field(None, max_length=64, description=ADAPTER)
     scores: bool | None = Field(None, description=SCORES)
     min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description=MIN_SCORE)
 

@@ -11,6 +11,7 @@ class ApiKey:
 
     `concurrency` bounds the requests that run at a time, queued and synchronous ones together;
     `rate` bounds the requests that begin per second; None is unbounded.
+    `adapter` answers its requests unless they name another; empty for none.
     Times are seconds since the epoch on the store's clock.
     """
 
@@ -22,6 +23,7 @@ class ApiKey:
     created_at: float = 0.0
     expires_at: float | None = None
     revoked_at: float | None = None
+    adapter: str = ""
 
     def is_valid(self, now: float) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -42,6 +42,7 @@ class JobExecutor:
             waited_ms=round(job.waited_s * 1000, 3),
         ) as span:
             request = request_of(job, time.time() + self._deadline_s)
+            span.note(adapter=request.input.adapter)
             finished = await self._run(replace(request, trace=span.traceparent))
             span.note(**finished.stages.logged())
         return outcome_of(finished)

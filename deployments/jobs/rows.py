@@ -76,6 +76,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "created_at",
         "expires_at",
         "revoked_at",
+        "adapter",
     ),
     "usage": ("key_id", "day", "path", "requests", "images", "model_s"),
     "signing_key": ("kid", "x", "state", "changed_at"),

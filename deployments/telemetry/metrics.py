@@ -110,6 +110,9 @@ METRICS: dict[str, Metric] = {
         "gauge", "Memory of the image cache in one replica."
     ),
     "florence_inference_tokens": Metric("histogram", "Tokens of one answer.", (), TOKENS),
+    "florence_inference_answers_total": Metric(
+        "counter", "Answers, by their adapter; `base` is the model without any.", ("adapter",)
+    ),
     "florence_inference_truncated_total": Metric(
         "counter", "Answers that were cut at their limit of tokens.", ("endpoint",)
     ),

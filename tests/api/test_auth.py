@@ -159,10 +159,10 @@ def test_a_stored_key_lets_in(service: Service) -> None:
 
 
 def test_a_caller_has_the_limits_of_the_key(store: CountingStore, keyring: Keyring) -> None:
-    """A stored key brings its id and its limits; one of the settings has none."""
-    add(store, concurrency=2, rate=0.5)
+    """A stored key brings its id, its limits and its adapter; one of the settings has none."""
+    add(store, concurrency=2, rate=0.5, adapter="forms")
 
-    assert authorize(keyring) == Caller("other", concurrency=2, rate=0.5)
+    assert authorize(keyring) == Caller("other", concurrency=2, rate=0.5, adapter="forms")
     assert authorize(keyring, KEY) == Caller(KEY_ID)
 
 

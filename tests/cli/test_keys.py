@@ -68,6 +68,22 @@ def test_a_key_has_the_limits_that_it_was_given(florence: Florence, url: str) ->
     assert shown == {"id": found.id, "name": "n", "concurrency": 4, "rate": 5.0, "state": "valid"}
 
 
+def test_a_key_has_the_adapter_that_it_was_given(florence: Florence, url: str) -> None:
+    """It is stored and listed; without any, the list has no column for it."""
+    created(florence, "--store", url)
+    assert "adapter" not in florence("keys", "list", "--store", url).out
+    made = created(florence, "--store", url, "--adapter", "invoices")
+    found = opens(url, made["key"])
+    assert found
+    assert found.adapter == made["adapter"] == "invoices"
+    rows = florence("keys", "list", "--store", url).out
+    [row] = [line for line in rows.splitlines() if made["id"] in line]
+    assert "adapter" in rows
+    assert "invoices" in row
+    listed = json.loads(florence("keys", "list", "--json", "--store", url).out)
+    assert [key["adapter"] for key in listed] == [None, "invoices"]
+
+
 def test_keys_are_listed_without_their_secrets(florence: Florence, url: str) -> None:
     """A table for people, with all that was ever made and is not forgotten."""
     assert "No keys" in florence("keys", "list", "--store", url).out

@@ -72,7 +72,7 @@ async def fill(store: RowStore) -> None:
     await store.cancel("key", "cancelled")
     for number, priority in enumerate(PRIORITIES):
         await store.submit(submission(f"r{number}", priority=priority))
-    await store.add_key(ApiKey(id="key", hash="h", name="n", rate=0.5, concurrency=4))
+    await store.add_key(ApiKey(id="key", hash="h", name="n", rate=0.5, concurrency=4, adapter="a"))
     await store.add_usage([Usage(key_id="key", day="2030-01-01", path="caption", requests=3)])
     await store.put_signing_keys([PublicKey(kid="k", x="x", state="active")])
     await store.secret("uploads", b"\x00\xff")

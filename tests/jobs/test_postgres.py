@@ -409,6 +409,30 @@ async def test_a_release_of_the_second_schema_goes_on_after_the_third(bench: Ben
     assert (status.num_tokens, status.truncated) == (None, False)
 
 
+ADD_KEY_OF_SCHEMA_3 = (
+    "INSERT INTO api_key (id, hash, name, concurrency, rate, created_at, expires_at, revoked_at)"
+    " VALUES ($1, $2, $3, $4, $5, store_now(), $6, $7)"
+)
+
+
+async def test_a_release_of_the_third_schema_goes_on_after_the_fourth(bench: Bench) -> None:
+    """Its keys, those that were there and those that it still makes, have no adapter."""
+    schema = schema_of(bench.url)
+    await bench.connection.execute(f"DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}")
+    for _, sql in migrations("postgres")[:3]:
+        await bench.connection.execute(sql)
+    await bench.connection.execute(
+        "CREATE TABLE schema_version (number integer PRIMARY KEY);"
+        "INSERT INTO schema_version VALUES (3)"
+    )
+    add = await bench.connection.prepare(ADD_KEY_OF_SCHEMA_3)
+    await add.fetch("old", "h", "n", 2, None, None, None)
+    store = await bench.another()
+    await add.fetch("late", "i", "n", None, 0.5, None, None)
+    found = [(key.id, key.concurrency, key.rate, key.adapter) for key in await store.keys()]
+    assert found == [("old", 2, None, ""), ("late", None, 0.5, "")]
+
+
 async def test_a_newer_schema_is_refused(bench: Bench) -> None:
     """A release that is older than the tables does not touch them."""
     await bench.connection.execute("INSERT INTO schema_version VALUES (99)")

@@ -238,7 +238,7 @@ def folder(file: Path) -> None:
     ("spoil", "expected"),
     [
         (other_program, "it is the database of another program; name another file in store.url"),
-        (newer_release, "a newer release wrote it (schema 999, this one knows 3); install that"),
+        (newer_release, "a newer release wrote it (schema 999, this one knows 4); install that"),
         (no_database, "not a sound SQLite database (file is not a database); move it away"),
         (cut_off, "not a sound SQLite database"),
         (overwritten, "not a sound SQLite database"),
@@ -506,7 +506,7 @@ async def test_a_heartbeat_does_not_write_the_input(store: SqliteStore, file: Pa
 
 def test_the_schema_is_known() -> None:
     """The messages above name the number of migrations."""
-    assert len(migrations("sqlite")) == 3
+    assert len(migrations("sqlite")) == 4
 
 
 def test_a_file_of_the_first_schema_is_brought_up_to_date(file: Path) -> None:
@@ -547,6 +547,25 @@ def test_an_answer_of_an_older_schema_has_no_count(file: Path, number: int) -> N
     assert status
     assert (status.inference_s, status.num_tokens, status.truncated) == (0.5, None, False)
     assert status.model == "demo"
+    connection.close()
+
+
+@pytest.mark.parametrize("number", range(1, 4))
+def test_a_key_of_an_older_schema_has_no_adapter(file: Path, number: int) -> None:
+    """It stays, with its limits."""
+    file.parent.mkdir()
+    connection = connect(file)
+    for migration in migrations("sqlite")[:number]:
+        apply(connection, *migration)
+    connection.execute(
+        "INSERT INTO api_key (id, hash, name, concurrency, created_at) "
+        "VALUES ('old', 'h', 'n', 2, 1.0)"
+    )
+    connection.close()
+    connection = open_file(file, is_owner=True)
+    key = Tables(connection, RULES, time.time).key_by_hash("h")
+    assert key
+    assert (key.id, key.concurrency, key.adapter) == ("old", 2, "")
     connection.close()
 
 

@@ -29,6 +29,15 @@ def composed(http: dict[str, Any] | None = None, **args: Any) -> Profile:
     return compose(args, {"host": "127.0.0.1", "port": 8000} | (http or {}))
 
 
+def test_an_adapter_is_given_by_its_name() -> None:
+    """Several stand side by side, and beside those of a file."""
+    given = merge(
+        {"model": {"adapters": {"old": "/a"}}},
+        parse_sets(["model.adapters.invoices-2=./b", "model.adapters.forms=/c"]),
+    )
+    assert parse(given).model.adapters == {"old": "/a", "invoices-2": "./b", "forms": "/c"}
+
+
 def test_a_laptop_gets_the_laptops_values() -> None:
     """The demo checkpoint on a CPU, in its own precision; the rest is as in production."""
     settings = composed().settings

@@ -78,7 +78,7 @@ def test_every_metric_is_explained(name: str, metric: Metric) -> None:
 def test_labels_are_few(name: str, metric: Metric) -> None:
     """No label can take a value that a client invents, such as a path or an id."""
     known = {"endpoint", "status", "outcome", "key", "limit", "reason", "cause", "state"}
-    assert set(metric.labels) <= known | {"operation", "deployment"}
+    assert set(metric.labels) <= known | {"operation", "deployment", "adapter"}
 
 
 def test_an_undeclared_metric_is_a_bug() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deployments.florence.engine.low_rank import LowRank, low_rank_of
+from deployments.florence.engine.low_rank import AdapterProduct, product_of
 
 MIN_ONEDNN_INPUTS = 4  # below it, starting oneDNN costs more than it saves
 
@@ -36,7 +36,7 @@ class Linear:
     weight: Tensor
     bias: Tensor | None
     is_packed: bool = False
-    low_rank: LowRank | None = None
+    low_rank: AdapterProduct | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
@@ -92,7 +92,7 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-def add_low_rank(product: Tensor, x: Tensor, low_rank: LowRank) -> Tensor:
+def add_low_rank(product: Tensor, x: Tensor, low_rank: AdapterProduct) -> Tensor:
     """Add to `product` (…, out) what the adapters of the pass under way make of `x` (…, in).
 
     Both hold as many rows of each of the pass's sequences, in the order of the sequences.
@@ -100,12 +100,12 @@ def add_low_rank(product: Tensor, x: Tensor, low_rank: LowRank) -> Tensor:
     numbers, stack = low_rank.selection.numbers, low_rank.stack()
     if numbers is None or stack is None:
         return product
-    hidden = linear(x, stack.a)
+    hidden = linear(x, stack.down)
     is_foreign = (numbers[:, None] != stack.owners)[:, None]  # (n, 1, R)
     hidden = hidden.reshape(len(numbers), -1, hidden.shape[-1]).masked_fill(is_foreign, 0.0)
     hidden = hidden.view(*x.shape[:-1], -1)
     for addition in stack.additions:
-        product[..., addition.columns] += linear(hidden[..., addition.rows], addition.b)
+        product[..., addition.columns] += linear(hidden[..., addition.hidden], addition.up)
     return product
 
 
@@ -143,7 +143,7 @@ def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 
 def linear_of(module: nn.Linear) -> Linear:
     bias = None if module.bias is None else module.bias.detach()
-    return Linear(module.weight.detach(), bias, low_rank=low_rank_of([module]))
+    return Linear(module.weight.detach(), bias, low_rank=product_of([module]))
 
 
 def norm_of(module: nn.LayerNorm) -> Norm:
@@ -167,4 +167,4 @@ def fuse(modules: Sequence[nn.Linear]) -> Linear:
     for module, own_weight, own_bias in parts:
         module.weight = nn.Parameter(own_weight, requires_grad=False)
         module.bias = nn.Parameter(own_bias, requires_grad=False)
-    return Linear(weight, bias, low_rank=low_rank_of(modules))
+    return Linear(weight, bias, low_rank=product_of(modules))

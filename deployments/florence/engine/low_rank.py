@@ -24,14 +24,14 @@ VISION = ("model.vision_tower.", "model.multi_modal_projector.")
 
 
 class Factors(Protocol):
-    """What an adapter adds to a module's weight (out, in): `scale` times `b` times `a`."""
+    """What an adapter adds to a module's weight (out, in): `scale` times `up` times `down`."""
 
     @property
-    def a(self) -> NDArray[Any]:
+    def down(self) -> NDArray[Any]:
         """(rank, in)"""
 
     @property
-    def b(self) -> NDArray[Any]:
+    def up(self) -> NDArray[Any]:
         """(out, rank)"""
 
     @property
@@ -43,27 +43,27 @@ AdapterFactors = Mapping[str, Factors]  # by the names of the modules of transfo
 
 @dataclass(frozen=True)
 class Part:
-    """One adapter's factors for one module, `b` already scaled: a (rank, in), b (out, rank)."""
+    """One adapter's factors for one module: down (rank, in), and up (out, rank), already scaled."""
 
     number: int
-    a: Tensor
-    b: Tensor
+    down: Tensor
+    up: Tensor
 
 
 @dataclass(frozen=True)
 class Addition:
-    """What is added to some columns of a projection's output: `rows` of the hidden values by b."""
+    """What is added to some columns of a projection's output: some hidden values times `up`."""
 
-    rows: slice
+    hidden: slice
     columns: slice
-    b: Tensor  # (columns, rows)
+    up: Tensor  # (columns, hidden)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The factors of some adapters side by side: a (R, in) and the owners of its rows."""
+    """The factors of some adapters side by side: down (R, in) and the owners of its rows."""
 
-    a: Tensor
+    down: Tensor
     owners: Tensor
     additions: Sequence[Addition]
 
@@ -76,7 +76,7 @@ class Selection:
         self.active: tuple[int, ...] = ()  # those that are computed
 
 
-class LowRank:
+class AdapterProduct:
     """What adapters add to a projection, whose output is that of some modules side by side.
 
     Args:
@@ -104,22 +104,22 @@ def stacked(modules: Sequence[tuple[int, Sequence[Part]]], active: tuple[int, ..
     row = column = 0
     for width, parts in modules:
         if found := [part for part in parts if part.number in active]:
-            b = torch.cat([part.b for part in found], dim=1)
-            rows, columns = slice(row, row + b.shape[1]), slice(column, column + width)
-            additions.append(Addition(rows, columns, b))
+            up = torch.cat([part.up for part in found], dim=1)
+            hidden, columns = slice(row, row + up.shape[1]), slice(column, column + width)
+            additions.append(Addition(hidden, columns, up))
             factors += found
-            row = rows.stop
+            row = hidden.stop
         column += width
     if not additions:
         return None
-    a = torch.cat([part.a for part in factors])
-    owners = [part.number for part in factors for _ in range(len(part.a))]
-    return Stack(a, torch.tensor(owners, device=a.device), additions)
+    down = torch.cat([part.down for part in factors])
+    owners = [part.number for part in factors for _ in range(len(part.down))]
+    return Stack(down, torch.tensor(owners, device=down.device), additions)
 
 
-def low_rank_of(modules: Sequence[nn.Linear]) -> LowRank | None:
+def product_of(modules: Sequence[nn.Linear]) -> AdapterProduct | None:
     """What adapters add to these modules side by side; None where there is nothing."""
-    found: list[LowRank | None] = [getattr(module, "low_rank", None) for module in modules]
+    found: list[AdapterProduct | None] = [getattr(module, "low_rank", None) for module in modules]
     selection = next((each.selection for each in found if each is not None), None)
     if selection is None:
         return None
@@ -127,7 +127,7 @@ def low_rank_of(modules: Sequence[nn.Linear]) -> LowRank | None:
         (module.out_features, [] if each is None else each.modules[0][1])
         for module, each in zip(modules, found, strict=True)
     ]
-    return LowRank(selection, parts)
+    return AdapterProduct(selection, parts)
 
 
 class Adapters:
@@ -187,7 +187,9 @@ def attach(florence: Any, adapters: Mapping[str, AdapterFactors]) -> Adapters | 
             if module.startswith(VISION):
                 seeing.add(number)
     for module, found in parts.items():
-        modules[module].low_rank = LowRank(selection, [(modules[module].out_features, found)])
+        modules[module].low_rank = AdapterProduct(
+            selection, [(modules[module].out_features, found)]
+        )
     return Adapters(list(adapters), seeing, selection)
 
 
@@ -206,11 +208,11 @@ def part_of(
             "it was made for another one"
         )
     weight = target.weight
-    shape = (factors.b.shape[0], factors.a.shape[1])
+    shape = (factors.up.shape[0], factors.down.shape[1])
     if shape != tuple(weight.shape):
         raise SetupError(
             f"adapter {name} changes {module} of {shape[0]} x {shape[1]} weights, this model's has "
             f"{weight.shape[0]} x {weight.shape[1]}: it was made for another one"
         )
-    a, b = (torch.tensor(values, dtype=torch.float32) for values in (factors.a, factors.b))
-    return Part(number, a.to(weight), (factors.scale * b).to(weight))
+    down, up = (torch.tensor(each, dtype=torch.float32) for each in (factors.down, factors.up))
+    return Part(number, down.to(weight), (factors.scale * up).to(weight))

@@ -16,7 +16,7 @@ class Keys(DatabaseStore):
 
     @retried
     async def add_key(self, key: ApiKey) -> None:
-        limits = key.concurrency, key.rate, key.expires_at, key.revoked_at
+        limits = key.concurrency, key.rate, key.expires_at, key.revoked_at, key.adapter
         try:
             await self.database.rows("add_key", key.id, key.hash, key.name, *limits)
         except UniqueViolationError as error:

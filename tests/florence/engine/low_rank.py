@@ -26,15 +26,15 @@ KINDS = {  # which projections an adapter changes, and its rank
 
 @dataclass(frozen=True)
 class RandomFactors:
-    """Of one module: a (rank, in), b (out, rank)."""
+    """Of one module: down (rank, in), up (out, rank)."""
 
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
+    down: NDArray[np.float32]
+    up: NDArray[np.float32]
     scale: float
 
     def product(self) -> torch.Tensor:
         """What it adds to the weight: (out, in)."""
-        return torch.from_numpy(self.scale * self.b @ self.a)
+        return torch.from_numpy(self.scale * self.up @ self.down)
 
 
 def random_factors(florence: Any, pattern: str, rank: int, seed: int) -> dict[str, RandomFactors]:

@@ -163,12 +163,12 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("module", "a", "b", "words"), MISFITS.values(), ids=MISFITS)
+@pytest.mark.parametrize(("module", "down", "up", "words"), MISFITS.values(), ids=MISFITS)
 def test_what_does_not_fit_is_refused(
-    uneven: AdaptedPool, module: str, a: tuple[int, int], b: tuple[int, int], words: str
+    uneven: AdaptedPool, module: str, down: tuple[int, int], up: tuple[int, int], words: str
 ) -> None:
     """In one line that names the adapter and the module."""
-    pair = RandomFactors(np.zeros(a, np.float32), np.zeros(b, np.float32), 1.0)
+    pair = RandomFactors(np.zeros(down, np.float32), np.zeros(up, np.float32), 1.0)
     with pytest.raises(SetupError, match=words) as raised:
         attach(uneven.base.model.florence, {"tenant": {module: pair}})
     assert "\n" not in str(raised.value)

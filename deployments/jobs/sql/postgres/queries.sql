@@ -365,8 +365,8 @@ ON CONFLICT (kid) DO UPDATE SET
 -- ---------------------------------------------------------------------------------- keys
 
 -- name: add_key
-INSERT INTO api_key (id, hash, name, concurrency, rate, created_at, expires_at, revoked_at)
-VALUES ($1, $2, $3, $4, $5, store_now(), $6, $7);
+INSERT INTO api_key (id, hash, name, concurrency, rate, created_at, expires_at, revoked_at, adapter)
+VALUES ($1, $2, $3, $4, $5, store_now(), $6, $7, $8);
 
 -- name: key_by_hash
 SELECT * FROM api_key

@@ -233,16 +233,20 @@ SET x = excluded.x, state = excluded.state,
     changed_at = iif(state = excluded.state, changed_at, excluded.changed_at)
 
 -- name: add_key
-INSERT INTO api_key (id, hash, name, concurrency, rate, created_at, expires_at, revoked_at)
-VALUES (:id, :hash, :name, :concurrency, :rate, :created_at, :expires_at, :revoked_at)
+INSERT INTO api_key (
+    id, hash, name, concurrency, rate, created_at, expires_at, revoked_at, adapter
+)
+VALUES (
+    :id, :hash, :name, :concurrency, :rate, :created_at, :expires_at, :revoked_at, :adapter
+)
 
 -- name: key_by_hash
-SELECT id, hash, name, concurrency, rate, created_at, expires_at, revoked_at
+SELECT id, hash, name, concurrency, rate, created_at, expires_at, revoked_at, adapter
 FROM api_key
 WHERE hash = :hash
 
 -- name: keys
-SELECT id, hash, name, concurrency, rate, created_at, expires_at, revoked_at
+SELECT id, hash, name, concurrency, rate, created_at, expires_at, revoked_at, adapter
 FROM api_key
 ORDER BY seq
 
