@@ -17,6 +17,7 @@ from tests.acceptance.observed import Observed
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy
+from tests.florence.adapter_folders import write_adapter
 
 MAX_BYTES = 4 * 1024 * 1024
 SETTINGS = (
@@ -61,6 +62,14 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
 
 
 @pytest.fixture(scope="session")
+def adapter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the demo, of which the service knows by the name `loud`."""
+    folder = tmp_path_factory.mktemp("adapters") / "loud"
+    write_adapter(folder, loudness=4.0)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def storm_address() -> str:
     """Where the load test receives webhooks later: outside the ephemeral ports."""
     return f"127.0.0.1:{random.randrange(20_000, 32_000)}"
@@ -68,13 +77,19 @@ def storm_address() -> str:
 
 @pytest.fixture(scope="session")
 def caller(
-    state: StateFolder, origin: Origin, receiver: Receiver, storm_address: str, observed: Observed
+    state: StateFolder,
+    origin: Origin,
+    receiver: Receiver,
+    storm_address: str,
+    observed: Observed,
+    adapter_folder: Path,
 ) -> Iterator[Caller]:
     """The running service and a client of it."""
     here = (
         f"preprocess.allowed_hosts=['127.0.0.1:{origin.port}']",
         f"webhooks.allowed_hosts=['127.0.0.1:{receiver.port}', '{storm_address}']",
         f"tracing.folder={observed.traces}",
+        f"model.adapters.loud={adapter_folder}",
     )
     args = parse_sets([*SETTINGS, *here])
     profile = local_profile(state, "127.0.0.1", 0, args, tls=False)

@@ -20,8 +20,10 @@ def write_adapter(
 ) -> Mapping[str, NDArray[np.float32]]:
     """Random factors for the decoder's projections in `folder`; what they add to each weight."""
     generator = np.random.default_rng(seed)
-    tensors, added = {}, {}
-    for name, weight in read_floats(DEMO_CHECKPOINT / "model.safetensors").items():
+    weights = read_floats(DEMO_CHECKPOINT / "model.safetensors")
+    tensors: dict[str, NDArray[np.float32]] = {}
+    added: dict[str, NDArray[np.float32]] = {}
+    for name, weight in sorted(weights.items()):
         module = name.removesuffix(".weight")
         if ".decoder.layers." not in name or not module.endswith(TARGETS):
             continue

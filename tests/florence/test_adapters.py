@@ -16,6 +16,7 @@ from tests.florence.adapter_folders import RANK, write_adapter
 from tests.florence.sequences import answers, demo, prompt, sequence
 
 BASE = Checkpoint(DEMO_CHECKPOINT)
+TASK = "object-detection"
 
 
 def settings(**folders: Path) -> ModelSettings:
@@ -93,15 +94,15 @@ def test_an_engine_answers_with_the_adapter_that_is_asked_for(tmp_path: Path) ->
     """In one batch: the base as ever, and others otherwise."""
     write_adapter(tmp_path / "a")
     write_adapter(tmp_path / "b", seed=1)
-    longest = [prompt("caption")]
+    longest = [prompt(TASK)]
     plain = open_backend(Model(demo()), InferenceSettings(max_new_tokens=20), longest)
     adapted = open_backend(
         Model(settings(first=tmp_path / "a", second=tmp_path / "b")),
         InferenceSettings(max_new_tokens=20),
         longest,
     )
-    asked = [sequence(7, "caption", adapter=name) for name in ("first", "", "second")]
-    [expected] = answers(plain, [sequence(7, "caption")])
+    asked = [sequence(7, TASK, adapter=name) for name in ("first", "", "second")]
+    [expected] = answers(plain, [sequence(7, TASK)])
     first, base, second = answers(adapted, asked)
     assert base == expected
     assert len({first, base, second}) == 3

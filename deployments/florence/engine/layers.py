@@ -97,15 +97,16 @@ def add_low_rank(product: Tensor, x: Tensor, low_rank: AdapterProduct) -> Tensor
 
     Both hold as many rows of each of the pass's sequences, in the order of the sequences.
     """
-    numbers, stack = low_rank.selection.numbers, low_rank.stack()
-    if numbers is None or stack is None:
+    stack = low_rank.stack()
+    if stack is None:
         return product
-    hidden = linear(x, stack.down)
-    is_foreign = (numbers[:, None] != stack.owners)[:, None]  # (n, 1, R)
-    hidden = hidden.reshape(len(numbers), -1, hidden.shape[-1]).masked_fill(is_foreign, 0.0)
-    hidden = hidden.view(*x.shape[:-1], -1)
+    # These products are too small for oneDNN, whose start would cost more than they do.
+    hidden = functional.linear(x, stack.down)
+    is_foreign = low_rank.selection.is_foreign(stack)  # (n, 1, R)
+    own = hidden.reshape(len(is_foreign), -1, hidden.shape[-1]).masked_fill(is_foreign, 0.0)
+    own, sums = own.flatten(0, 1), product.view(-1, product.shape[-1])
     for addition in stack.additions:
-        product[..., addition.columns] += linear(hidden[..., addition.hidden], addition.up)
+        sums[:, addition.columns].addmm_(own[:, addition.hidden], addition.up.T)
     return product
 
 

@@ -61,19 +61,43 @@ class Addition:
 
 @dataclass(frozen=True)
 class Stack:
-    """The factors of some adapters side by side: down (R, in) and the owners of its rows."""
+    """The factors of some adapters side by side: down (R, in), whose rows have `owners` (R,).
+
+    Stacks with the same `key` have the same owners.
+    """
 
     down: Tensor
     owners: Tensor
+    key: tuple[int, ...]
     additions: Sequence[Addition]
 
 
 class Selection:
-    """Which adapter each sequence of the pass under way has; used by one thread."""
+    """Which adapter each sequence of the pass under way has; used by one thread.
+
+    `active` are the adapters that the pass computes.
+    """
 
     def __init__(self) -> None:
-        self.numbers: Tensor | None = None  # (n,); None where no sequence has any
-        self.active: tuple[int, ...] = ()  # those that are computed
+        self.active: tuple[int, ...] = ()
+        self._numbers = torch.empty(0)
+        self._foreign: dict[tuple[int, ...], Tensor] = {}
+
+    def choose(self, numbers: Tensor, active: tuple[int, ...]) -> None:
+        """Begin a pass of sequences with these adapters: (n,)."""
+        self._numbers, self.active = numbers, active
+        self._foreign.clear()
+
+    def clear(self) -> None:
+        """End the pass."""
+        self.active = ()
+        self._foreign.clear()
+
+    def is_foreign(self, stack: Stack) -> Tensor:
+        """Which rows of a stack are not of a sequence's own adapter: (n, 1, R)."""
+        if stack.key not in self._foreign:
+            self._foreign[stack.key] = (self._numbers[:, None] != stack.owners)[:, None]
+        return self._foreign[stack.key]
 
 
 class AdapterProduct:
@@ -113,8 +137,8 @@ def stacked(modules: Sequence[tuple[int, Sequence[Part]]], active: tuple[int, ..
     if not additions:
         return None
     down = torch.cat([part.down for part in factors])
-    owners = [part.number for part in factors for _ in range(len(part.down))]
-    return Stack(down, torch.tensor(owners, device=down.device), additions)
+    key = tuple(part.number for part in factors for _ in range(len(part.down)))
+    return Stack(down, torch.tensor(key, device=down.device), key, additions)
 
 
 def product_of(modules: Sequence[nn.Linear]) -> AdapterProduct | None:
@@ -159,12 +183,11 @@ class Adapters:
         every = tuple(range(NONE + 1, len(self._numbers)))
         if not numbers.is_cuda:
             every = tuple(number for number in numbers.unique().tolist() if number != NONE)
-        selection = self._selection
-        selection.numbers, selection.active = numbers, every
+        self._selection.choose(numbers, every)
         try:
             yield
         finally:
-            selection.numbers, selection.active = None, ()
+            self._selection.clear()
 
 
 def attach(florence: Any, adapters: Mapping[str, AdapterFactors]) -> Adapters | None:
