@@ -12,7 +12,7 @@ from ray.serve import Application
 
 from deployments.dispatcher import Dispatcher
 from deployments.florence.checkpoint import refuse_remote_code
-from deployments.inference import Inference
+from deployments.inference import Inference, end_process
 from deployments.ingress import Ingress
 from deployments.jobs.sqlite.owner_actor import refuse_many_nodes
 from deployments.postprocess import Postprocess
@@ -45,7 +45,7 @@ def assemble(settings: Settings, options: Options | None = None) -> Application:
         return serve.deployment(**(options or {}).get(deployment.__name__, {}))(deployment)
 
     preprocess = wrap(Preprocess).bind(settings)
-    inference = wrap(Inference).bind(settings)
+    inference = wrap(Inference).bind(settings, on_failure=end_process)
     postprocess = wrap(Postprocess).bind(settings)
     dispatcher = wrap(Dispatcher).bind(settings, preprocess, inference, postprocess)
     return wrap(Ingress).bind(settings, preprocess, inference, postprocess, dispatcher)

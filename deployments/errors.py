@@ -24,6 +24,7 @@
         ├── ClientCancelled   499
         ├── InternalError     500
         ├── RunnerDisconnected 503
+        ├── EngineStopped     503
         ├── NotReady          503
         ├── StoreUnavailable  503
         ├── Overloaded        429    carries retry_after_s
@@ -230,6 +231,10 @@ class InternalError(RequestError, status=500, type="internal_error", retryable=T
 
 class RunnerDisconnected(RequestError, status=503, type="runner_disconnected", retryable=True):
     """The replica that worked on this request died, and so did those that tried again."""
+
+
+class EngineStopped(RequestError, status=503, type="engine_stopped", retryable=True):
+    """The engine that worked on this request has stopped; try again."""
 
 
 class NotReady(RequestError, status=503, type="runner_scheduling_failure", retryable=True):

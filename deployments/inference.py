@@ -1,5 +1,7 @@
 """The Inference deployment: pixels and a task → token ids, batched around one model."""
 
+import logging
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -40,7 +42,9 @@ class Inference:
         settings: Settings,
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
+        """`on_failure` is called when the engine has stopped by itself, on its thread."""
         hide_client_errors()
         from deployments.florence.first_answer import check_answer
         from deployments.florence.model import Model
@@ -67,6 +71,7 @@ class Inference:
             max_queue_tokens=inference.max_queue_tokens,
             turn_tokens=inference.turn_tokens,
             prepare=name_engine_thread if settings.model.own_cores else None,
+            on_failure=on_failure,
         )
         self._recorder = recorder or RayRecorder()
         self._counted = Counters()
@@ -81,6 +86,7 @@ class Inference:
             InvalidInput: its text is too long, or more than text to this checkpoint, or there is no
                 such adapter any more.
             StartTimeout, RequestTimeout: its time was over before the model was free, or done.
+            EngineStopped: the device has failed, and this request may be tried elsewhere.
             GenerationError: the model failed on this image.
         """
         return await self._run(prepared, request)
@@ -106,7 +112,8 @@ class Inference:
         """Serve asks this.
 
         Raises:
-            InternalError: the engine thread is dead or stuck.
+            EngineStopped: the engine has stopped.
+            InternalError: it is stuck.
         """
         self._batcher.check(self._stall_timeout_s)
 
@@ -218,6 +225,17 @@ def adapter_of(request: Request) -> str:
     """The adapter that answers; empty for none."""
     name = request.input.adapter
     return "" if name is None or name == BASE else name
+
+
+def end_process() -> None:
+    """End this replica, whose engine has stopped.
+
+    Serve replaces a process that is gone at once, and no request is sent to it any more. A failed
+    health check is believed at its third time, and until then a replica that answers at once, with
+    an error, gets most of the requests.
+    """
+    logging.shutdown()  # the log says why
+    os._exit(1)
 
 
 def measured(sequence: Sequence, before: Stages) -> Stages:

@@ -1,7 +1,8 @@
 """One request through three deployments: Preprocess → Inference → Postprocess.
 
-A request whose replica dies is attempted again. Serve does not repeat what a replica had accepted,
-because it cannot know whether that is safe. Here it is: the answer depends on the input alone.
+A request whose replica dies, or whose engine stops, is attempted again. Serve does not repeat what
+a replica had accepted, because it cannot know whether that is safe. Here it is: the answer depends
+on the input alone.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from deployments.errors import (
+    EngineStopped,
     InternalError,
     NotReady,
     Overloaded,
@@ -37,7 +39,7 @@ from deployments.images.data_uri import read_data_uri
 from deployments.ray_compat import original_error, pass_by_value, raise_loss
 from deployments.telemetry.metrics import Recorder
 
-DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError)
+DEATHS = (RayActorError, ObjectLostError, ReplicaUnavailableError, AioRpcError, EngineStopped)
 RETRY_DELAY_S = 0.2
 READY_TIMEOUT_S = 2.0
 LOSS_CHECK_S = 1.0
@@ -271,6 +273,8 @@ def cause_of(death: BaseException) -> str:
             return "object_lost"
         case ReplicaUnavailableError():
             return "replica_unavailable"
+        case EngineStopped():
+            return "engine_stopped"
         case _:
             return "connection_lost"
 

@@ -94,7 +94,13 @@ LAZY = {
     ("inference.py", "deployments.florence.open"),
 }
 # What a benchmark runs where neither Ray nor pydantic is installed, and what else it may import.
-BESIDE_THE_ENGINE = ("image_cache.py", "scheduler.py", "sequence.py", "token_scores.py")
+BESIDE_THE_ENGINE = (
+    "backend.py",
+    "image_cache.py",
+    "scheduler.py",
+    "sequence.py",
+    "token_scores.py",
+)
 ENGINE = [
     *(PACKAGE / "florence" / "engine").rglob("*.py"),
     PACKAGE / "errors.py",

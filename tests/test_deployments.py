@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from deployments.demo.scenes import draw_scene
 from deployments.errors import (
+    EngineStopped,
     FileDownloadError,
     GenerationError,
     ImageLoadError,
@@ -482,6 +484,42 @@ def test_a_model_that_fails_is_fals_generation_error(
     assert "tensor" in str(caught.value.__cause__)
     assert "tensor" not in str(caught.value)
     assert asyncio.run(inference.run(prepared, run())).tokens
+
+
+class BrokenDecoder:
+    """A decoder whose device fails from one step on."""
+
+    def __init__(self, inference: Inference, steps: int) -> None:
+        backend: Any = inference._batcher._backend
+        self._decoder, backend._decoder = backend._decoder, self
+        self._steps_left = steps
+
+    def __call__(self, *given: Any) -> Any:
+        """Compute, or fail as torch says it."""
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure\nCUDA kernel …")
+        return self._decoder(*given)
+
+
+@pytest.mark.slow
+def test_a_broken_device_ends_the_replica_and_no_request(settings: Settings) -> None:
+    """All that it has, and all that comes, can be tried elsewhere; its health says why."""
+    ended = threading.Event()
+    inference = Inference(settings, PrometheusRecorder(), on_failure=ended.set)
+    prepared = prepare(settings, uri(scene(0).image))
+    BrokenDecoder(inference, steps=3)
+
+    async def scenario() -> list[Generated | BaseException]:
+        calls = (inference.run(prepared, run()) for _ in range(20))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(each) for each in asyncio.run(scenario())} == {EngineStopped}
+    assert ended.wait(30)
+    assert {type(each) for each in asyncio.run(scenario())} == {EngineStopped}
+    why = "The engine has stopped: DeviceFault: CUDA error: unspecified launch failure"
+    with pytest.raises(EngineStopped, match=f"^{why}$"):
+        inference.check_health()
 
 
 @pytest.mark.slow

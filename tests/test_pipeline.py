@@ -27,6 +27,7 @@ from ray.serve.exceptions import (
 
 from deployments import pipeline
 from deployments.errors import (
+    EngineStopped,
     GenerationError,
     ImageLoadError,
     InternalError,
@@ -263,6 +264,7 @@ DEATHS = [
     ReplicaUnavailableError("replica"),
     AioRpcError(StatusCode.CANCELLED, Metadata(), Metadata()),
     upstream_crash(),
+    EngineStopped(),
 ]
 
 
@@ -270,6 +272,7 @@ CAUSES = {
     ObjectLostError: "object_lost",
     ReplicaUnavailableError: "replica_unavailable",
     AioRpcError: "connection_lost",
+    EngineStopped: "engine_stopped",
 }
 
 
@@ -305,6 +308,18 @@ def test_a_request_is_given_up_after_max_attempts(max_attempts: int) -> None:
     assert isinstance(error.__cause__, RayActorError)
     assert deployments.log.count("inference") == max_attempts
     assert deployments.counted == ["florence_ingress_retries_total"] * (max_attempts - 1)
+
+
+@both_ways
+def test_a_request_that_stops_one_engine_after_another_is_given_up(url: str) -> None:
+    """It is told so, and stops no more of them than it has attempts."""
+    stops = [task_error(EngineStopped()) for _ in range(9)]
+    deployments = Deployments(inference=stops)
+    error = outcome(deployments, a_request(url=url))
+    assert type(error) is RunnerDisconnected
+    assert (error.status, error.retryable) == (503, True)
+    assert "died, and so did those that tried again" in error.message
+    assert deployments.log.count("inference") == 3
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ from typing import Protocol
 from deployments.florence.sequence import Progress, Sequence, Sequences
 
 
+class DeviceFault(Exception):
+    """The device cannot work any more, whatever it is asked for."""
+
+
 class Backend(Protocol):
     """What writes the tokens, step by step: the engine, or transformers' `generate`.
 
@@ -26,6 +30,7 @@ class Backend(Protocol):
 
         Raises:
             MemoryError: there is not enough for so many; none has begun.
+            DeviceFault: nothing can begin any more.
             Exception: one of them cannot begin; none has.
         """
         ...
@@ -34,7 +39,16 @@ class Backend(Protocol):
         """Give each sequence one more token; those that have ended, with their `tokens`.
 
         Raises:
+            DeviceFault: there can be no other step.
             Exception: the step failed, and the backend must be reset.
+        """
+        ...
+
+    def probe(self) -> None:
+        """Do what must succeed: a short example beside the sequences, for which there is place.
+
+        Raises:
+            Exception: it failed, so no sequence is to blame for a failure.
         """
         ...
 

@@ -2,7 +2,8 @@
 
 It knows neither tensors nor HTTP. A sequence whose caller leaves is dropped at the next step.
 When a step fails, its sequences run again one by one, so that only the one that makes it fail
-gets the error.
+gets the error. When the backend fails on its own example too, no sequence is to blame: the engine
+stops, and all that it holds can be tried elsewhere.
 """
 
 import asyncio
@@ -19,10 +20,11 @@ from itertools import chain, count
 from math import inf
 from typing import Self
 
-from deployments.errors import InternalError, Overloaded, RequestTimeout
-from deployments.florence.backend import Backend
+from deployments.errors import EngineStopped, InternalError, Overloaded, RequestTimeout
+from deployments.florence.backend import Backend, DeviceFault
 from deployments.florence.scheduler import Scheduler
 from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
+from deployments.telemetry.log import logger
 
 PROGRESS_STEPS = 4  # steps between two reports of progress: a box has four location tokens
 SMOOTHING = 0.9
@@ -70,6 +72,7 @@ class Batcher:
         max_queue_tokens: most `num_tokens` of all that wait.
         turn_tokens: tokens after which a sequence may be preempted while others wait.
         prepare: called once on the engine thread, before any work.
+        on_failure: called on the engine thread when it has stopped by itself.
     """
 
     def __init__(
@@ -81,9 +84,12 @@ class Batcher:
         max_queue_tokens: float = inf,
         turn_tokens: float = inf,
         prepare: Callable[[], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self._backend = backend
         self._prepare = prepare
+        self._on_failure = on_failure
+        self._failure = ""
         self._scheduler: Scheduler[Sequence] = Scheduler(
             max_batch_size=backend.max_batch_size,
             prefill_batch_size=backend.prefill_batch_size,
@@ -115,6 +121,7 @@ class Batcher:
             Overloaded: too much is waiting.
             StartTimeout, RequestTimeout: its time was over before it could begin.
             RequestTimeout: its deadline passed while it ran.
+            EngineStopped: for no fault of the sequence's own that is known.
             Exception: what the backend raised for this sequence alone.
         """
         loop = asyncio.get_running_loop()
@@ -157,10 +164,11 @@ class Batcher:
         """Do nothing while the engine lives.
 
         Raises:
-            InternalError: its thread has died, or one step takes longer than `stall_timeout_s`.
+            EngineStopped: it has stopped, with the reason.
+            InternalError: one step takes longer than `stall_timeout_s`.
         """
-        if not self._thread.is_alive():
-            raise InternalError("The engine thread has died.")
+        if self._closed:
+            raise EngineStopped(f"The engine has stopped: {self._failure or 'it was closed'}")
         since = self._busy_since
         if since is not None and time.perf_counter() - since > stall_timeout_s:
             raise InternalError(f"One step of the model takes longer than {stall_timeout_s} s.")
@@ -176,8 +184,8 @@ class Batcher:
         sequence.number = next(self._numbers)
         sequence.arrived = time.perf_counter()
         with self._changed:
-            if self._closed or not self._thread.is_alive():
-                raise InternalError("The engine is not running.")
+            if self._closed:
+                raise EngineStopped()
             if not self._scheduler.can_add(sequence.num_tokens):
                 raise Overloaded.after(self._scheduler.num_tokens * self._seconds_per_token)
             self._scheduler.add(sequence)
@@ -203,8 +211,17 @@ class Batcher:
                 self._prepare()
             while self._wait_for_work():
                 self._iterate()
-        finally:
+        except BaseException as error:  # whatever it is, this thread ends with it
+            self._fail(error)
+        else:
             self._refuse_all()
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = described(error)
+        self._refuse_all()
+        logger.critical("the engine has stopped: %s", self._failure, exc_info=error)
+        if self._on_failure is not None:
+            self._on_failure()
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; False when the batcher is closed."""
@@ -283,7 +300,9 @@ class Batcher:
         self._running += sequences
         try:
             self._backend.add(sequences)
-        except Exception as error:  # whatever the model raises belongs to a sequence
+        except DeviceFault:
+            raise
+        except Exception as error:  # whatever else the model raises belongs to a sequence
             self._running = self._running[: -len(sequences)]
             if not (isinstance(error, MemoryError) and self._shrink(sequences)):
                 self._isolate(sequences, error)
@@ -295,19 +314,26 @@ class Batcher:
             return self._scheduler.shrink(sequences)
 
     def _isolate(self, sequences: list[Sequence], error: Exception) -> None:
-        """Run each sequence alone; one that was alone is the cause of the error."""
-        if len(sequences) == 1:
-            refuse(sequences[0], error)
+        """Run each sequence alone; one that was alone is the cause of the error, or the device."""
+        if len(sequences) > 1:
+            with self._changed:
+                self._scheduler.isolate(sequences)
             return
-        with self._changed:
-            self._scheduler.isolate(sequences)
+        try:
+            self._backend.probe()
+        except Exception:
+            refuse(sequences[0], EngineStopped())
+            raise
+        refuse(sequences[0], error)
 
     def _step(self) -> None:
         sequences = list(self._running)
         self._counters.count_step(len(sequences))
         try:
             ended = self._backend.step()
-        except Exception as error:  # whatever the model raises belongs to a sequence
+        except DeviceFault:
+            raise
+        except Exception as error:  # whatever else the model raises belongs to a sequence
             self._backend.reset()
             self._running.clear()
             self._preempted.clear()  # they begin anew
@@ -349,7 +375,12 @@ class Batcher:
             left = [*self._running, *self._scheduler.clear()]
             self._running.clear()
         for sequence in left:
-            refuse(sequence, InternalError("The engine stopped."))
+            refuse(sequence, EngineStopped())
+
+
+def described(error: BaseException) -> str:
+    """An error in one line: its kind, and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
 
 
 def call_on(

@@ -18,6 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from deployments.florence.engine.cuda import device_faults
 from deployments.florence.model import Model
 from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
 from deployments.florence.token_scores import NEAR_BINS, TokenScorer
@@ -48,12 +49,18 @@ class Generate:
     def add(self, sequences: Sequences) -> None:
         self._sequences += sequences
 
+    @device_faults()
     def step(self) -> list[Sequence]:
         """One pass, for each choice of bounds; all sequences have ended after it."""
         sequences, self._sequences = self._sequences, []
         for group in grouped(sequences):
             self._generate(group)
         return sequences
+
+    @device_faults()
+    def probe(self) -> None:
+        """One short pass of the example by itself."""
+        self._generate([self._example], min_new_tokens=0)
 
     def preempt(self, _sequence: Sequence) -> bool:
         """Impossible: a pass cannot be interrupted."""
@@ -70,10 +77,13 @@ class Generate:
         return None
 
     def warm_up(self, sequence: Sequence) -> None:
-        """Run `sequence` alone and as a full batch, so that no client waits for it."""
-        short = replace(sequence, max_new_tokens=4)
+        """Run `sequence` alone and as a full batch, so that no client waits for it.
+
+        It is the example of `probe` from now on.
+        """
+        self._example = replace(sequence, max_new_tokens=4)
         for size in {1, self.max_batch_size}:
-            self._generate([short] * size, min_new_tokens=0)
+            self._generate([self._example] * size, min_new_tokens=0)
 
     def answers(self, sequences: Sequences) -> list[Tokens]:
         """The tokens of each sequence, from the start token on."""

@@ -54,6 +54,9 @@ class CountingBackend:
         self.begun: list[tuple[int, ...]] = []
         self.reported: list[int] = []
         self.faults: list[str] = []
+        self.probes = 0
+        self.is_sick = False  # whether the device fails whatever it is asked for
+        self.sickness: type[BaseException] = RuntimeError
         self._permits = threading.Semaphore(0)
         self.entered = threading.Semaphore(0)
         self._taken: dict[Sequence, int] = {}
@@ -87,6 +90,12 @@ class CountingBackend:
         for each in ended:
             each.tokens = (item(each).id, self._taken.pop(each))
         return ended
+
+    def probe(self) -> None:
+        """See Backend."""
+        self._expect(len(self._taken) < self.max_batch_size, "no place for the example")
+        self.probes += 1
+        self._fail([], at=0)
 
     def preempt(self, sequence: Sequence) -> bool:
         """See Backend."""
@@ -126,6 +135,8 @@ class CountingBackend:
         self._permits.release(steps)
 
     def _fail(self, sequences: Sequences, at: int) -> None:
+        if self.is_sick:
+            raise self.sickness("the device is lost\nand more")
         for each in map(item, sequences):
             if each.fails_at == at:
                 raise each.error(f"item {each.id}")

@@ -16,12 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.errors import (
+    EngineStopped,
     InternalError,
     Overloaded,
     RequestTimeout,
     ServiceError,
     StartTimeout,
 )
+from deployments.florence.backend import DeviceFault
 from deployments.florence.batcher import (
     REASONS,
     Batcher,
@@ -32,8 +34,6 @@ from deployments.florence.batcher import (
 )
 from deployments.florence.sequence import Progress, Sequences, Tokens
 from tests.florence.counting_backend import SOON_S, CountingBackend, Item, ids, poison
-
-DYING = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 Make = Callable[..., Batcher]
 
@@ -789,14 +789,13 @@ def test_what_a_backend_invents_is_ignored(engine: CountingBackend, make: Make) 
     batcher.check(SOON_S)
 
 
-def dead(batcher: Batcher) -> None:
-    """Wait until the engine thread is dead."""
+def dead(batcher: Batcher, why: str = "") -> None:
+    """Wait until the engine has stopped, and check that it says why, in one line."""
     batcher._thread.join(SOON_S)
-    with pytest.raises(InternalError, match="died"):
+    with pytest.raises(EngineStopped, match=f"^The engine has stopped: .*{why}.*$"):
         batcher.check(SOON_S)
 
 
-@DYING
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_a_dying_engine_answers_all(engine: CountingBackend, make: Make, fails_at: int) -> None:
     """When the thread dies, those that run, those that wait and those to come get an error."""
@@ -810,11 +809,10 @@ def test_a_dying_engine_answers_all(engine: CountingBackend, make: Make, fails_a
         engine.open(2)
         return await kinds([*tasks, batcher.submit(in_time(9))])
 
-    assert [InternalError] * 10 == asyncio.run(scenario())
+    assert [EngineStopped] * 10 == asyncio.run(scenario())
     dead(batcher)
 
 
-@DYING
 def test_an_engine_that_dies_over_a_suspect_answers_all(
     engine: CountingBackend, make: Make
 ) -> None:
@@ -826,11 +824,10 @@ def test_an_engine_that_dies_over_a_suspect_answers_all(
         items = [Item(1), poison(2, 2, steps=2, error=SystemExit), poison(3), Item(4)]
         return await kinds([await begin(batcher, item) for item in items])
 
-    assert [1, InternalError, InternalError, InternalError] == asyncio.run(scenario())
+    assert [1, EngineStopped, EngineStopped, EngineStopped] == asyncio.run(scenario())
     dead(batcher)
 
 
-@DYING
 def test_an_engine_that_cannot_be_reset_answers_all(engine: CountingBackend, make: Make) -> None:
     """A device that is lost fails the step, and then the reset."""
     batcher = make(max_wait_s=60.0)
@@ -845,11 +842,10 @@ def test_an_engine_that_cannot_be_reset_answers_all(engine: CountingBackend, mak
         items = [Item(1), poison(2), Item(3), Item(4)]
         return await kinds([await begin(batcher, item) for item in items])
 
-    assert [InternalError] * 4 == asyncio.run(scenario())
+    assert [EngineStopped] * 4 == asyncio.run(scenario())
     dead(batcher)
 
 
-@DYING
 def test_an_engine_that_cannot_be_prepared_is_dead(engine: CountingBackend, make: Make) -> None:
     """What was to be done first has failed, so nothing is done."""
 
@@ -858,7 +854,85 @@ def test_an_engine_that_cannot_be_prepared_is_dead(engine: CountingBackend, make
 
     batcher = make(prepare=prepare)
     dead(batcher)
-    assert [InternalError] == asyncio.run(kinds([batcher.submit(in_time(1))]))
+    assert [EngineStopped] == asyncio.run(kinds([batcher.submit(in_time(1))]))
+
+
+@pytest.mark.parametrize("sickness", [RuntimeError, DeviceFault, MemoryError])
+def test_a_sick_device_is_blamed_on_no_request(
+    engine: CountingBackend, make: Make, sickness: type[Exception]
+) -> None:
+    """Of 500, none gets an error of its own, and the first few are enough to know."""
+    ended = threading.Event()
+    batcher = make(max_queue=500, on_failure=ended.set)
+    engine.is_sick, engine.sickness = True, sickness
+
+    async def scenario() -> list[Any]:
+        return await kinds([await begin(batcher, item) for item in range(500)])
+
+    assert set(asyncio.run(scenario())) == {EngineStopped}
+    assert ended.wait(SOON_S)
+    dead(batcher, f"{sickness.__name__}: the device is lost")
+    assert len(engine.begun) <= 4
+    assert engine.probes == (sickness is not DeviceFault)
+
+
+@pytest.mark.parametrize("sickness", [RuntimeError, DeviceFault])
+def test_a_device_that_fails_in_a_step_is_blamed_on_no_request(
+    engine: CountingBackend, make: Make, sickness: type[Exception]
+) -> None:
+    """Neither those that run get an error of their own, nor the preempted, nor those that wait."""
+    engine.max_batch_size = engine.prefill_batch_size = 2
+    batcher = make(turn_tokens=1)
+
+    async def scenario() -> list[Any]:
+        tasks = [await begin(batcher, Item(item, steps=5)) for item in (1, 2)]
+        await engine.is_busy()
+        tasks += [await begin(batcher, Item(item, steps=5)) for item in (3, 4, 5)]
+        engine.open(1)
+        await engine.is_busy()
+        assert batcher._preempted
+        engine.is_sick, engine.sickness = True, sickness
+        engine.open()
+        return await kinds([*tasks, batcher.submit(in_time(6))])
+
+    assert [EngineStopped] * 6 == asyncio.run(scenario())
+    dead(batcher, "the device is lost")
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_bad_requests_end_alone_while_the_device_does_its_own_example(
+    engine: CountingBackend, make: Make, fails_at: int
+) -> None:
+    """However many come in a row, each gets its error at once, and the engine goes on."""
+    batcher = make()
+    engine.open()
+
+    async def scenario() -> list[Any]:
+        found = []
+        for item in range(10):
+            found += await kinds([batcher.submit(in_time(poison(item, fails_at)))])
+        return found + await kinds([batcher.submit(in_time(10))])
+
+    assert [ValueError] * 10 + [10] == asyncio.run(scenario())
+    assert engine.probes == 10
+    batcher.check(SOON_S)
+
+
+def test_a_bad_request_is_told_from_a_sick_device_while_others_run(
+    engine: CountingBackend, make: Make
+) -> None:
+    """The example runs beside them, and they lose nothing."""
+    batcher = make()
+
+    async def scenario() -> list[Any]:
+        tasks = [await begin(batcher, Item(0, steps=3))]
+        await engine.is_busy()
+        tasks.append(await begin(batcher, poison(1, fails_at=0)))
+        engine.open()
+        return await kinds(tasks)
+
+    assert [0, ValueError] == asyncio.run(scenario())
+    assert (engine.steps, engine.probes) == ([(0,)] * 3, 1)
 
 
 def test_the_engine_thread_is_prepared_before_any_work(engine: CountingBackend, make: Make) -> None:
@@ -928,7 +1002,7 @@ def test_closing_finishes_the_step_and_refuses_the_rest(
         await closing
         return await kinds([*tasks, batcher.submit(in_time(6))])
 
-    assert [1, InternalError, 3, 4, InternalError, InternalError] == asyncio.run(scenario())
+    assert [1, EngineStopped, 3, 4, EngineStopped, EngineStopped] == asyncio.run(scenario())
     assert engine.steps == [(1, 2, 3, 4)]
 
 
@@ -1101,7 +1175,7 @@ def test_every_admitted_request_is_answered_exactly_once(
     asyncio.run(scenario())
     batcher.close()
     ends = {Overloaded, RequestTimeout, asyncio.CancelledError} | (
-        {InternalError} if ending == "close" else set()
+        {EngineStopped} if ending == "close" else set()
     )
     for number, given_ in answers.items():
         # A task that is cancelled before its first step never reaches the batcher.

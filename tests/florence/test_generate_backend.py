@@ -3,6 +3,7 @@
 import collections.abc
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+from deployments.florence.backend import DeviceFault
 from deployments.florence.generate_backend import GREEDY, Generate, generate_options
 from deployments.florence.model import Model
 from deployments.florence.sequence import Sequence, Tokens
@@ -37,6 +39,26 @@ def test_a_batch_has_the_answers_of_each_alone(num_beams: int | None) -> None:
     generate = backend(num_beams=num_beams)
     alone = [generate.answers([each])[0] for each in batch]
     assert alone == generate.answers(batch)
+
+
+def test_a_probe_takes_no_answer() -> None:
+    """Those that have begun end with their step; a fault of the device is told as one."""
+    generate = backend(num_beams=1, max_new_tokens=5)
+    [each, alone] = [sequence(3, "caption"), sequence(3, "caption")]
+    generate.warm_up(each)
+    generate.add([each])
+    generate.probe()
+    assert generate.step() == [each]
+    assert [each.tokens] == generate.answers([alone])
+    generate._generate = broken  # type: ignore[method-assign]
+    for work in (generate.probe, partial(generate.answers, [each])):
+        with pytest.raises(DeviceFault, match="CUDA error: an illegal"):
+            work()
+
+
+def broken(*_given: Any, **_changed: Any) -> None:
+    """What a lost device does."""
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 
 @pytest.mark.parametrize("chosen", [None, 1, 2])

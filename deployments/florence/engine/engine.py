@@ -26,7 +26,12 @@ from deployments.florence.engine.batch import (
     StepSize,
     aligned,
 )
-from deployments.florence.engine.cuda import CudaGraphs, HostCopy
+from deployments.florence.engine.cuda import (
+    CudaGraphs,
+    HostCopy,
+    device_faults,
+    is_out_of_memory,
+)
 from deployments.florence.engine.decoder import Decoder
 from deployments.florence.engine.low_rank import Adapters
 from deployments.florence.engine.prefill import Encoded, Prefill
@@ -35,6 +40,7 @@ from deployments.florence.sequence import LONGEST_NGRAM, Progress, Sequence, Seq
 from deployments.florence.token_scores import WINDOW, TokenScorer, TokenScores
 
 Choices = NDArray[np.float32]
+PROBE_TOKENS = 4
 CPU_SPAN = 32  # positions by which the span of the attention grows on a CPU
 GPU_PREFILLS = (1, 2, 4, 8, 16, 32)
 GPU_SPANS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -97,6 +103,7 @@ class Engine:
     def prefill_batch_size(self) -> int:
         return self._config.prefill_batch_size
 
+    @device_faults()
     @torch.inference_mode()
     def add(self, sequences: Sequences) -> None:
         """Send `sequences` to the encoder, after which they join the batch; resume the preempted.
@@ -104,6 +111,7 @@ class Engine:
         Raises:
             ValueError: one asks for more beams than there are, or for an adapter that is not here.
             MemoryError: the device has not enough for so many at a time.
+            DeviceFault: the device has failed.
         """
         self._join(must=True)
         new = [sequence for sequence in sequences if sequence not in self._preempted]
@@ -114,6 +122,7 @@ class Engine:
                 self._batch.copy_in(len(self._running), self._preempted.pop(sequence))
                 self._running.append(sequence)
 
+    @device_faults()
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Give every sequence one more token; those that are known to have ended."""
@@ -123,6 +132,15 @@ class Engine:
         while len(self._done) > self._lag():
             self._remove_done()
         return self._take_ended()
+
+    def probe(self) -> None:
+        """Encode the example, and write some tokens if nothing else runs."""
+        example = replace(self._example, max_new_tokens=PROBE_TOKENS)
+        self.add([example])
+        is_alone = not (self._running or self._ended)
+        while is_alone and example not in self.step():
+            pass
+        self.drop(example)
 
     @torch.inference_mode()
     def preempt(self, sequence: Sequence) -> bool:
@@ -175,7 +193,11 @@ class Engine:
 
     @torch.inference_mode()
     def warm_up(self, sequence: Sequence) -> None:
-        """Do everything once, and record it on a GPU, so that no client waits for it."""
+        """Do everything once, and record it on a GPU, so that no client waits for it.
+
+        `sequence` is the example of `probe` from now on.
+        """
+        self._example = sequence
         most = self.prefill_batch_size
         if self._batch.device.type == "cuda" and self._config.cuda_graphs:
             sizes = {at_least(GPU_PREFILLS, n + 1, most) for n in range(most)}
@@ -197,19 +219,22 @@ class Engine:
                 raise ValueError(f"adapter {sequence.adapter!r} is asked for, there is none")
         try:
             return self._prefill(sequences)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             torch.cuda.empty_cache()
             raise MemoryError(f"no memory to encode {len(sequences)} images at a time") from error
 
     def _join(self, must: bool) -> None:
         """Give places to the sequences that the encoder has read; `must` waits for it."""
         while self._encoded and (must or self._encoded[0].is_done()):
-            encoded = self._encoded.popleft()
+            encoded = self._encoded[0]
             encoded.wait()
             limits = [self._limits(sequence) for sequence in encoded.sequences]
             first = len(self._running)
             self._batch.put(first, encoded.cross_kv, encoded.mask, limits, self._rules.start)
             self._running += encoded.sequences
+            self._encoded.popleft()
 
     def _num_beams(self, sequence: Sequence) -> int:
         return sequence.num_beams or self._config.num_beams

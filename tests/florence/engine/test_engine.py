@@ -240,6 +240,38 @@ def test_reset_forgets_everything(clear: Pool, steps: int, ahead: bool) -> None:
     assert tokens_of(engine, clear.sequences[4:6]) == alone(clear, [4, 5])
 
 
+@pytest.mark.parametrize("steps", [0, 1, 5])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_probe_changes_no_answer(clear: Pool, steps: int, ahead: bool) -> None:
+    """Alone, with others at the encoder, and while they run; nothing is left of it."""
+    engine = clear.engine(Way(), 3, 4, 2, ahead)
+    engine.probe()
+    batch = fresh(clear.sequences[:3])
+    engine.add(batch[:2])
+    for _ in range(steps):
+        assert not engine.step()
+    engine.probe()
+    engine.add(batch[2:])
+    engine.probe()
+    assert finished(engine, batch) == alone(clear, (0, 1, 2))
+    engine.probe()
+    assert engine.step() == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_probe_takes_no_answer_that_is_on_its_way(clear: Pool, ahead: bool) -> None:
+    """Another that has ended meanwhile is told of by the next step."""
+    engine = clear.engine(Way(), 3, 4, 2, ahead)
+    batch = [replace(each, max_new_tokens=n) for n, each in enumerate(clear.sequences[:2], 2)]
+    engine.add(batch)
+    ended: list[Sequence] = []
+    for _ in range(5):
+        ended += engine.step()
+        engine.probe()
+    assert set(ended) == set(batch)
+    assert [len(each.tokens) for each in batch] == [3, 4]
+
+
 def test_dropping_a_stranger_changes_nothing(clear: Pool) -> None:
     """Nor does dropping twice."""
     engine = clear.engine(Way(), 3, 2, 1)
