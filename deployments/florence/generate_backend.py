@@ -18,7 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from deployments.florence.engine.cuda import device_faults
+from deployments.florence.engine.device import device_faults
 from deployments.florence.model import Model
 from deployments.florence.sequence import Progress, Sequence, Sequences, Tokens
 from deployments.florence.token_scores import NEAR_BINS, TokenScorer

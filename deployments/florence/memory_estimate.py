@@ -7,7 +7,7 @@ from transformers import Florence2Config
 
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import shape_of
-from deployments.florence.engine.cuda import available_bytes
+from deployments.florence.engine.device import available_bytes
 from deployments.florence.model import dtype
 from deployments.florence.open import engine_config
 from deployments.florence.prompts import Prompts

@@ -11,12 +11,15 @@ from transformers.utils import logging as transformers_logging
 from deployments.errors import SetupError
 from deployments.florence.adapters import read_adapters
 from deployments.florence.checkpoint import ALL_FILES, Checkpoint, open_checkpoint
+from deployments.florence.engine.device import GB, missing_gpu, setup_errors
 from deployments.florence.engine.prefill import Inputs
 from deployments.florence.engine.search import GenerationRules
 from deployments.florence.sequence import Pixels
 from deployments.florence.weights import check_headers, check_ignored, check_values
 from deployments.settings import ModelSettings
+from deployments.telemetry.log import logger
 
+FREE_IT = "stop what else uses the card, or give the replica a larger one"
 # What else a generation config may ask for, with the value that asks for nothing.
 UNSUPPORTED = {
     "bad_words_ids": None,
@@ -117,13 +120,14 @@ def device(name: str) -> torch.device:
     """The device to run on.
 
     Raises:
-        SetupError: a GPU is asked for and there is none.
+        SetupError: a GPU is asked for and there is none, or its driver is too old.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SetupError("no CUDA device is visible: set model.device to cpu, or give the node one")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    missing = missing_gpu() if name != "cpu" else ""
+    if missing and name == "cuda":
+        raise SetupError(f"{missing}: set model.device to cpu, or give the node what is missing")
+    if "driver" in missing:
+        logger.warning("the model runs on the CPU: %s", missing)
+    return torch.device("cpu" if missing or name == "cpu" else "cuda")
 
 
 def dtype(name: str, device: torch.device) -> torch.dtype:
@@ -138,7 +142,7 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
     """The weights, ready to generate.
 
     Raises:
-        SetupError: there are none, or they do not fit the configuration.
+        SetupError: there are none, they do not fit the configuration, or not the device.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -148,4 +152,6 @@ def load(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> An
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise SetupError(f"could not load the weights in {checkpoint.folder}: {first}") from error
-    return florence.to(device).eval()  # type: ignore[arg-type]
+    num_bytes = sum(weight.nbytes for weight in florence.parameters())
+    with setup_errors(f"weights of {num_bytes / GB:.2f} GB", FREE_IT):
+        return florence.to(device).eval()  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from deployments.errors import SetupError
 from deployments.florence.backend import Backend
 from deployments.florence.checkpoint import Checkpoint
 from deployments.florence.engine.build import black, build
+from deployments.florence.engine.device import setup_errors
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.low_rank import attach
 from deployments.florence.engine.search import GenerationRules
@@ -18,6 +19,8 @@ from deployments.florence.model import Model
 from deployments.florence.prompts import usual_length
 from deployments.florence.sequence import Sequence
 from deployments.settings import InferenceSettings
+
+LESS = "set inference.max_batch_size or inference.prefill_batch_size lower"
 
 
 def open_backend(
@@ -29,8 +32,18 @@ def open_backend(
     """A warm backend for `prompts`, token ids each; only an engine uses `image_cache`.
 
     Raises:
-        SetupError: the settings ask for what it cannot do.
+        SetupError: the settings ask for what it cannot do, or the device cannot do it.
     """
+    with setup_errors("its batches", LESS):
+        return opened(model, settings, prompts, image_cache)
+
+
+def opened(
+    model: Model,
+    settings: InferenceSettings,
+    prompts: collections.abc.Sequence[collections.abc.Sequence[int]],
+    image_cache: ImageCache[Tensor] | None,
+) -> Backend:
     if settings.backend == "engine":
         return open_engine(model, settings, max(map(len, prompts)), image_cache)
     if settings.constrained:

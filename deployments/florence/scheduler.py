@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 FIRST_GUESS = 64.0  # tokens
 SMOOTHING = 0.95
+GROW_AFTER = 64  # prefill batches: a try that fails costs little of what they have cost
 
 
 class Waiting(Protocol):
@@ -51,6 +52,8 @@ class Scheduler(Generic[S]):
     ) -> None:
         self._max_batch_size = max_batch_size
         self._prefill_batch_size = prefill_batch_size
+        self._most_prefilled = prefill_batch_size
+        self._num_full = 0  # prefill batches, since fewer begin together than may
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
         self._max_queue_tokens = max_queue_tokens
@@ -111,6 +114,7 @@ class Scheduler(Generic[S]):
             return []
         self._startable_since = None
         self._reason = self._reason_for(count, num_running)
+        self._grow()
         scheduled, self._waiting = self._waiting[:count], self._waiting[count:]
         return scheduled
 
@@ -137,13 +141,23 @@ class Scheduler(Generic[S]):
         self._suspects.extend(sequences)
 
     def shrink(self, sequences: list[S]) -> bool:
-        """Begin fewer at a time from now on, also these; False when there is only one."""
+        """Begin fewer at a time for a while, also these; False when there is only one."""
         if len(sequences) <= 1:
             return False
         self._prefill_batch_size = len(sequences) // 2
+        self._num_full = 0
         for sequence in sequences:
             self.add(sequence)
         return True
+
+    def _grow(self) -> None:
+        """Begin more together again, when as many as now have begun often enough."""
+        if self._reason != "full" or self._prefill_batch_size == self._most_prefilled:
+            return
+        self._num_full += 1
+        if self._num_full == GROW_AFTER:
+            self._num_full = 0
+            self._prefill_batch_size = min(2 * self._prefill_batch_size, self._most_prefilled)
 
     def _wait_left_s(self, num_running: int, now: float) -> float:
         """How long those that could begin may still wait for more.

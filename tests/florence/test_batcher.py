@@ -32,6 +32,7 @@ from deployments.florence.batcher import (
     refuse,
     without_expired,
 )
+from deployments.florence.scheduler import GROW_AFTER
 from deployments.florence.sequence import Progress, Sequences, Tokens
 from tests.florence.counting_backend import SOON_S, CountingBackend, Item, ids, poison
 
@@ -600,6 +601,27 @@ def test_too_many_for_the_memory_begin_in_smaller_batches(
 
     assert asyncio.run(scenario()) == [0, 1, 2, 3, 4, 5, 6]
     assert engine.begun == [(0,), (1, 2, 3, 4), (1, 2), (3, 4), (5, 6)]
+
+
+def test_as_many_begin_together_again_when_there_is_memory(
+    engine: CountingBackend, make: Make
+) -> None:
+    """After a while, though a try in between may fail; none is refused for it."""
+    engine.fits = 2
+    batcher = make(max_wait_s=60.0, max_queue=9999)
+    engine.open(100_000)
+
+    async def scenario(numbers: range) -> list[Any]:
+        return await kinds([await begin(batcher, number) for number in numbers])
+
+    many = range(2 * GROW_AFTER + 8)
+    assert asyncio.run(scenario(many)) == list(many)
+    assert [len(begun) for begun in engine.begun].count(4) == 2
+    assert asyncio.run(scenario(many)) == list(many)
+    engine.fits = 4
+    assert asyncio.run(scenario(many)) == list(many)
+    assert [len(begun) for begun in engine.begun[-2:]] == [4, 4]
+    assert engine.probes == 0
 
 
 def test_one_that_does_not_fit_by_itself_is_refused(engine: CountingBackend, make: Make) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.florence.scheduler import FIRST_GUESS, LengthForecast, Scheduler
+from deployments.florence.scheduler import FIRST_GUESS, GROW_AFTER, LengthForecast, Scheduler
 
 MAX_WAIT_S = 2.0
 
@@ -193,7 +193,7 @@ def test_none_is_preempted_for_a_suspect() -> None:
 
 
 def test_fewer_begin_at_a_time_after_too_many() -> None:
-    """A prefill batch that did not fit is halved for good; its sequences keep their order."""
+    """A prefill batch that did not fit is halved; its sequences keep their order."""
     policy = scheduler(waiting=6)
     assert policy.shrink(policy.schedule(0, 0.0))
     assert numbers(policy.schedule(0, 0.0)) == [0, 1]
@@ -209,6 +209,48 @@ def test_fewer_begin_at_a_time_after_too_many() -> None:
         [5],
         [],
     ]
+
+
+def begin_often(policy: Scheduler[Waiting], times: int) -> set[int]:
+    """How many begin together, of many that wait all the time."""
+    found = set()
+    for _ in range(times):
+        while len(policy) < 8:
+            policy.add(Waiting(0, 99))
+        found.add(len(policy.schedule(0, 0.0)))
+    return found
+
+
+def test_more_begin_together_again_after_a_while() -> None:
+    """Twice as many after so many batches, but never more than at first."""
+    policy = scheduler(waiting=8)
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert begin_often(policy, GROW_AFTER) == {1}
+    assert begin_often(policy, GROW_AFTER) == {2}
+    assert begin_often(policy, 3 * GROW_AFTER) == {4}
+
+
+def test_one_more_failure_begins_the_while_anew() -> None:
+    """And small batches, for which there were no others, prove nothing."""
+    policy = scheduler(waiting=8)
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert begin_often(policy, GROW_AFTER - 1) == {2}
+    policy.clear()
+    for _ in range(9):
+        policy.add(Waiting(0, 0))
+        assert len(policy.schedule(0, MAX_WAIT_S)) == 1
+    assert begin_often(policy, 1) == {2}
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert begin_often(policy, GROW_AFTER) == {2}
+    assert begin_often(policy, 1) == {4}
+
+
+def test_a_size_that_was_no_power_of_two_comes_back() -> None:
+    """Exactly."""
+    policy = scheduler(waiting=8, prefill_batch_size=3)
+    assert policy.shrink(policy.schedule(0, 0.0))
+    assert begin_often(policy, 9 * GROW_AFTER) == {1, 2, 3}
 
 
 def test_one_that_does_not_fit_by_itself_is_left_alone() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from deployments.errors import SetupError
 from deployments.florence.engine.batch import BatchShape, DecoderBatch, aligned
-from deployments.florence.engine.cuda import available_bytes
 from deployments.florence.engine.decoder import Decoder
+from deployments.florence.engine.device import GB, available_bytes
 from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine, EngineConfig
 from deployments.florence.engine.low_rank import Adapters
@@ -21,8 +21,6 @@ from deployments.florence.engine.search import BoxGrammar, GenerationRules
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.sequence import Pixels, Sequence
 from deployments.florence.token_scores import TokenScorer
-
-GB = 1e9
 
 # As deployments/telemetry/log.py, without which the engine can be taken to a GPU by itself.
 logger = logging.getLogger("ray.serve.florence")
@@ -58,6 +56,7 @@ def build(
         inputs = replace(inputs, num_text_tokens=shape.num_encoded - inputs.num_image_tokens)
         config = replace(config, launch_ahead=True)
     prefill = Prefill(Encoder(florence), inputs, image_cache, adapters)
+    decoder = Decoder(florence)
     if inputs.mean.is_cuda:
         available = bytes_for_batch(prefill, longest, config)
         available -= image_cache.max_bytes if image_cache else 0
@@ -65,7 +64,6 @@ def build(
         shape = replace(shape, max_batch_size=most)
         config = replace(config, prefill_batch_size=min(config.prefill_batch_size, most))
     batch = DecoderBatch(shape, inputs.mean.device, inputs.dtype)
-    decoder = Decoder(florence)
     bins = bins or {}
     grammar = BoxGrammar(bins, decoder.vocab_size, rules.eos, batch) if constrained else None
     scorer = TokenScorer(bins)
@@ -109,7 +107,10 @@ def black(size: tuple[int, int]) -> Pixels:
 
 @torch.inference_mode()
 def bytes_for_batch(prefill: Prefill, longest: Sequence, config: EngineConfig) -> int:
-    """Bytes of the GPU that are left for sequences, by what a pass of the encoder takes at most."""
+    """Bytes of the GPU that are left for sequences, by what a pass of the encoder takes at most.
+
+    All weights must be there by now, since they count as this process's own.
+    """
     device = torch.device("cuda", torch.cuda.current_device())
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -118,7 +119,8 @@ def bytes_for_batch(prefill: Prefill, longest: Sequence, config: EngineConfig) -
     working = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    available = available_bytes(total, free, config.gpu_memory_utilization)
+    own = torch.cuda.memory_reserved(device)
+    available = available_bytes(total, free, config.gpu_memory_utilization, own)
     return available - 2 * working  # eager, and recorded
 
 

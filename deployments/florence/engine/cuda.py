@@ -1,26 +1,16 @@
-"""What only matters on a GPU: CUDA graphs, copies to the host, memory, and faults of the device.
+"""What only matters on a GPU: CUDA graphs, and copies to the host.
 
 A step of twelve layers is some hundred small kernels; launching each from Python takes longer
 than computing them. A graph always reads and writes the same tensors, so it fits one size of the
 batch; for other sizes, and on a CPU, the work runs as it is.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from deployments.florence.backend import DeviceFault
-
 Work = Callable[[], Tensor | None]
-OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-DEVICE_FAULTS = (
-    "CUDA error",
-    "CUDNN_STATUS_EXECUTION_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR",
-    "CUDNN_STATUS_MAPPING_ERROR",
-)
 WARM_UPS = 2  # libraries choose their kernels and take their memory in the first runs
 
 
@@ -123,46 +113,3 @@ def pinned(tensor: Tensor) -> Tensor:
     """A copy in host memory that the device writes by itself."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return copy.copy_(tensor, non_blocking=True)
-
-
-@contextmanager
-def device_faults() -> Iterator[None]:
-    """Raise a `DeviceFault` for an error after which the device does nothing more.
-
-    A failed kernel leaves the whole process without its GPU: every later call fails likewise.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if is_device_fault(error):
-            raise DeviceFault(first_line(error)) from error
-        raise
-
-
-def is_device_fault(error: Exception) -> bool:
-    """Whether an error of torch is one of the device, and no lack of memory."""
-    if not isinstance(error, RuntimeError) or is_out_of_memory(error):
-        return False
-    is_torchs = isinstance(error, torch.AcceleratorError)
-    return is_torchs or any(words in str(error) for words in DEVICE_FAULTS)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch, or of a library below it, is a lack of memory."""
-    if not isinstance(error, RuntimeError):
-        return False
-    is_torchs = isinstance(error, torch.OutOfMemoryError)
-    return is_torchs or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says; torch adds advice for programmers in further lines."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def available_bytes(total: int, free: int, utilization: float) -> int:
-    """What this process may still take of a GPU with `free` of `total` bytes free.
-
-    `utilization` is the share of the whole GPU that it may use.
-    """
-    return int(total * utilization) - (total - free)

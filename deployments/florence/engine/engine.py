@@ -26,13 +26,9 @@ from deployments.florence.engine.batch import (
     StepSize,
     aligned,
 )
-from deployments.florence.engine.cuda import (
-    CudaGraphs,
-    HostCopy,
-    device_faults,
-    is_out_of_memory,
-)
+from deployments.florence.engine.cuda import CudaGraphs, HostCopy
 from deployments.florence.engine.decoder import Decoder
+from deployments.florence.engine.device import device_faults, is_out_of_memory
 from deployments.florence.engine.low_rank import Adapters
 from deployments.florence.engine.prefill import Encoded, Prefill
 from deployments.florence.engine.search import BoxGrammar, GenerationRules, Search
