@@ -44,7 +44,7 @@ class Inference:
         tracer: Tracer | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
-        """`on_failure` is called when the engine has stopped by itself, on its thread."""
+        """`on_failure` is called when the engine stops by itself, on its thread."""
         hide_client_errors()
         from deployments.florence.first_answer import check_answer
         from deployments.florence.model import Model

@@ -72,7 +72,7 @@ class Batcher:
         max_queue_tokens: most `num_tokens` of all that wait.
         turn_tokens: tokens after which a sequence may be preempted while others wait.
         prepare: called once on the engine thread, before any work.
-        on_failure: called on the engine thread when it has stopped by itself.
+        on_failure: called on the engine thread when it stops by itself, before callers hear of it.
     """
 
     def __init__(
@@ -212,16 +212,12 @@ class Batcher:
             while self._wait_for_work():
                 self._iterate()
         except BaseException as error:  # whatever it is, this thread ends with it
-            self._fail(error)
-        else:
+            self._failure = described(error)
+            logger.critical("the engine has stopped: %s", self._failure, exc_info=error)
+            if self._on_failure is not None:  # before callers try again, and come here
+                self._on_failure()
+        finally:
             self._refuse_all()
-
-    def _fail(self, error: BaseException) -> None:
-        self._failure = described(error)
-        self._refuse_all()
-        logger.critical("the engine has stopped: %s", self._failure, exc_info=error)
-        if self._on_failure is not None:
-            self._on_failure()
 
     def _wait_for_work(self) -> bool:
         """Sleep while there is nothing to do; False when the batcher is closed."""
