@@ -64,6 +64,6 @@ class Backend(Protocol):
         """Forget all sequences, after a step that failed."""
         ...
 
-    def progress(self, sequence: Sequence) -> Progress | None:
-        """The tokens so far, where the backend knows."""
+    def progress(self, sequences: Sequences) -> dict[Sequence, Progress]:
+        """The tokens so far of these sequences, where the backend knows."""
         ...

@@ -359,11 +359,15 @@ class Batcher:
         self._seconds_per_token = SMOOTHING * known + (1 - SMOOTHING) * seconds_per_token
 
     def _report(self) -> None:
-        for sequence in self._running:
-            if sequence.on_progress is not None and sequence.num_steps % PROGRESS_STEPS == 0:
-                progress = self._backend.progress(sequence)
-                if progress is not None:
-                    sequence.on_progress(progress)
+        """Tell those who listen, every few steps, how far their sequences are."""
+        heard = [
+            sequence
+            for sequence in self._running
+            if sequence.on_progress is not None and sequence.num_steps % PROGRESS_STEPS == 0
+        ]
+        for sequence, progress in self._backend.progress(heard).items() if heard else ():
+            if sequence.on_progress is not None:
+                sequence.on_progress(progress)
 
     def _refuse_all(self) -> None:
         with self._changed:

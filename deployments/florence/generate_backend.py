@@ -72,9 +72,9 @@ class Generate:
     def reset(self) -> None:
         self._sequences = []
 
-    def progress(self, _sequence: Sequence) -> Progress | None:
+    def progress(self, _sequences: Sequences) -> dict[Sequence, Progress]:
         """Nothing: `generate` returns at its end."""
-        return None
+        return {}
 
     def warm_up(self, sequence: Sequence) -> None:
         """Run `sequence` alone and as a full batch, so that no client waits for it.

@@ -128,7 +128,7 @@ class BaseSize:
         engine, seconds = self._engine(1, 1), []
         for number in range(self._asked.rounds):
             [sequence] = self._sequences([self._asked.tokens], number)
-            seconds.append(timed(lambda: self._answer(engine, sequence)))
+            seconds.append(timed(self._answer, engine, sequence))
         return min(seconds)
 
     def encoder(self) -> Figures:
@@ -137,9 +137,9 @@ class BaseSize:
         alone_s, together_s = [], []
         for number in range(self._asked.rounds):
             sequences = self._sequences([2] * TOGETHER, number)
-            together_s.append(timed(lambda: engine.add(sequences)) / TOGETHER)
+            together_s.append(timed(engine.add, sequences) / TOGETHER)
             engine.reset()
-            alone_s.append(timed(lambda: engine.add(sequences[:1])))
+            alone_s.append(timed(engine.add, sequences[:1]))
             engine.reset()
         ratio = min(together_s) / min(alone_s)
         return {"encoder, s": min(alone_s), "encoder, of four / alone": ratio}
@@ -176,8 +176,7 @@ class BaseSize:
 
         def streamed() -> None:
             steps()
-            for sequence in sequences:
-                engine.progress(sequence)
+            engine.progress(sequences)
 
         without_s, with_s = [], []
         for _ in range(TURNS):
@@ -234,10 +233,10 @@ class BaseSize:
         batch.tokens[index] = torch.from_numpy(drawn)
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[..., object], *arguments: object) -> float:
     """Processor seconds of `work`."""
     began = time.process_time()
-    work()
+    work(*arguments)
     return time.process_time() - began
 
 

@@ -117,10 +117,10 @@ class CountingBackend:
         self._taken = {}
         self._preempted = {}
 
-    def progress(self, sequence: Sequence) -> Progress:
+    def progress(self, sequences: Sequences) -> dict[Sequence, Progress]:
         """See Backend."""
-        self.reported.append(item(sequence).id)
-        return Progress((item(sequence).id, self._taken[sequence]))
+        self.reported += [item(each).id for each in sequences]
+        return {each: Progress((item(each).id, self._taken[each])) for each in sequences}
 
     async def is_busy(self) -> None:
         """Wait for the next step to begin."""

@@ -264,7 +264,7 @@ def test_a_pass_is_all_or_nothing() -> None:
     generate.add([one])
     assert (generate.max_batch_size, generate.prefill_batch_size) == (5, 5)
     assert not generate.preempt(one)
-    assert generate.progress(one) is None
+    assert generate.progress([one]) == {}
 
 
 @pytest.mark.parametrize(

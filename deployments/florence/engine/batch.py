@@ -63,6 +63,8 @@ class StepSize(NamedTuple):
 
     Of the encoder's positions it reads `num_encoded`, all when that is not given.
     No sequence has longer n-grams than `ngram`; scores of tokens are kept if one is `scored`.
+    `groups` are neighbours of like length, how many and how many positions each may have: they
+    attend together. All do when there are none.
     """
 
     num_sequences: int
@@ -71,6 +73,7 @@ class StepSize(NamedTuple):
     ngram: int = 0
     scored: bool = False
     num_encoded: int | None = None
+    groups: tuple[tuple[int, int], ...] = ()
 
 
 class DecoderBatch:
@@ -213,7 +216,7 @@ class BatchView:
     """What one step reads and writes."""
 
     def __init__(self, batch: DecoderBatch, step: StepSize) -> None:
-        size, num_beams, span, self.ngram, self.scored, num_encoded = step
+        size, num_beams, span, self.ngram, self.scored, num_encoded, groups = step
         self.size, self.num_beams, self.span = size, num_beams, span
         self._all_beams = batch.shape.num_beams
         self.length = batch.length[:size]
@@ -224,7 +227,7 @@ class BatchView:
         self.last_tokens = self.at(self.current)
         self.cross_mask = batch.cross_mask[:size, ..., :num_encoded]
         self._place_ancestors(batch)
-        self.mask = self._mask(batch).to(batch.cross_mask.dtype)
+        self._groups = self._grouped(groups or ((size, span),), batch)
         self._indices = batch.indices[:size, None]
         self._targets = self.current[:, None] * self._all_beams + self.beams
 
@@ -238,12 +241,15 @@ class BatchView:
         by_position = kv.permute(1, 3, 0, 2, 4)  # (N, T·K, 2, H, w)
         by_position[self._indices, self._targets] = new.unflatten(-1, by_position.shape[2:])
 
-    def read(self, kv: Tensor) -> Tensor:
-        """Keys and values of the span: (2, n, H, t·k, w)."""
+    def read(self, kv: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
+        """Of each group its sequences, their keys and values (2, n, H, t·k, w), and their mask."""
+        return [(rows, self._span(kv, rows, span), mask) for rows, span, mask in self._groups]
+
+    def _span(self, kv: Tensor, rows: slice, span: int) -> Tensor:
         if self.num_beams == self._all_beams:
-            return kv[:, : self.size, :, : self.span * self.num_beams]
+            return kv[:, rows, :, : span * self.num_beams]
         by_beam: Tensor = kv.unflatten(3, (-1, self._all_beams))
-        return by_beam[:, : self.size, :, : self.span, 0]
+        return by_beam[:, rows, :, :span, 0]
 
     def read_encoded(self, cross_kv: Tensor) -> Tensor:
         """Keys and values of the encoder's output: (2, n, H, s, w)."""
@@ -257,11 +263,23 @@ class BatchView:
             own = self.beams.to(torch.int8)[None, :, None].expand(self.size, -1, 1)
             self.ancestors.scatter_(2, place, own)
 
-    def _mask(self, batch: DecoderBatch) -> Tensor:
+    def _grouped(
+        self, groups: tuple[tuple[int, int], ...], batch: DecoderBatch
+    ) -> list[tuple[slice, int, Tensor]]:
+        """The groups with their masks."""
+        found, first = [], 0
+        for size, span in groups:
+            rows = slice(first, first + size)
+            mask = self._mask(batch, rows, span).to(batch.cross_mask.dtype)
+            found.append((rows, span, mask))
+            first += size
+        return found
+
+    def _mask(self, batch: DecoderBatch, rows: slice, span: int) -> Tensor:
         """Zero for a beam's ancestors, minus infinity for the rest: (n, 1, k, t·k)."""
-        seen = (self.positions <= self.current[:, None])[:, None, :, None]
+        seen = (self.positions[:span] <= self.current[rows, None])[:, None, :, None]
         if self.num_beams > 1:
-            seen = seen & (self.ancestors[..., None] == self.beams)
+            seen = seen & (self.ancestors[rows, :, :span, None] == self.beams)
         mask = torch.zeros(seen.shape, device=batch.device).masked_fill_(~seen, float("-inf"))
         return mask.flatten(2)[:, None]
 

@@ -17,6 +17,7 @@ from deployments.florence.engine.layers import (
     Linear,
     Norm,
     attend,
+    attend_in_groups,
     feed_forward_of,
     fuse,
     linear_of,
@@ -49,8 +50,7 @@ class DecoderLayer:
         width = x.shape[-1]
         qkv = self.qkv(x)
         view.write(kv, qkv[..., width:])
-        seen = view.read(kv)
-        x = self.norm(x + self.out(attend(qkv[..., :width], seen, view.mask)))
+        x = self.norm(x + self.out(attend_in_groups(qkv[..., :width], view.read(kv))))
         mixed = attend(self.cross_query(x), cross_kv, view.cross_mask)
         x = self.cross_norm(x + self.cross_out(mixed))
         return self.last_norm(x + self.feed_forward(x))
@@ -83,12 +83,12 @@ def decoder_layer_of(layer: Any) -> DecoderLayer:
     """One of transformers' `BartDecoderLayer`s."""
     own, cross = layer.self_attn, layer.encoder_attn
     return DecoderLayer(
-        fuse([own.q_proj, own.k_proj, own.v_proj]).packed(),
-        linear_of(own.out_proj).packed(),
+        fuse([own.q_proj, own.k_proj, own.v_proj]),
+        linear_of(own.out_proj),
         norm_of(layer.self_attn_layer_norm),
-        linear_of(cross.q_proj).packed(),
-        linear_of(cross.out_proj).packed(),
+        linear_of(cross.q_proj),
+        linear_of(cross.out_proj),
         norm_of(layer.encoder_attn_layer_norm),
-        feed_forward_of(layer).packed(),
+        feed_forward_of(layer),
         norm_of(layer.final_layer_norm),
     )

@@ -38,6 +38,7 @@ from deployments.florence.token_scores import WINDOW, TokenScorer, TokenScores
 Choices = NDArray[np.float32]
 PROBE_TOKENS = 4
 CPU_SPAN = 32  # positions by which the span of the attention grows on a CPU
+CPU_PADDING = 64  # positions of padding that cost a CPU as much as one more group
 GPU_PREFILLS = (1, 2, 4, 8, 16, 32)
 GPU_SPANS = (64, 128, 256, 512, 1024, 2048, 4096)
 GPU_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -169,23 +170,47 @@ class Engine:
         self._batch.clear(slice(None))
 
     @torch.inference_mode()
-    def progress(self, sequence: Sequence) -> Progress | None:
+    def progress(self, sequences: Sequences) -> dict[Sequence, Progress]:
         """The tokens that are certain so far: those that all beams have in common.
 
-        Beams that have ended count: one of them may win.
+        Beams that have ended count: one of them may win. All are read from the device at once.
         """
-        if sequence not in self._running:
-            return None
-        batch, index = self._batch, self._running.index(sequence)
-        num_beams, length = self._num_beams(sequence), int(batch.length[index])
-        ended = batch.ended_tokens[index, :num_beams][batch.ended[index, :num_beams]]
-        beams = torch.cat([batch.tokens[index, :num_beams], ended])[:, :length]
+        places = {each: index for index, each in enumerate(self._running)}
+        known = [each for each in sequences if each in places]
+        if not known:
+            return {}
+        batch, span = self._batch, max(each.length for each in known)
+        rows = torch.tensor([places[each] for each in known], device=batch.device)
+        tensors = [
+            batch.length[rows],
+            batch.tokens[rows, :, :span],
+            batch.ended[rows],
+            batch.ended_tokens[rows, :, :span],
+        ]
+        if any(each.scored for each in known):
+            tensors.append(batch.choices[rows, :, :span])
+        found = zip(known, *HostCopy(*tensors).read(), strict=True)
+        return {each: self._certain(each, *parts) for each, *parts in found}
+
+    def _certain(
+        self,
+        sequence: Sequence,
+        length: Tensor,
+        tokens: Tensor,
+        ended: Tensor,
+        ended_tokens: Tensor,
+        choices: Tensor | None = None,
+    ) -> Progress:
+        """The progress of one, from what is known of it on the host."""
+        num_beams, num_tokens = self._num_beams(sequence), int(length)
+        over = ended_tokens[:num_beams][ended[:num_beams]]
+        beams = torch.cat([tokens[:num_beams], over])[:, :num_tokens]
         common = int((beams == beams[0]).all(dim=0).int().cumprod(dim=0).sum())
-        tokens = tuple(beams[0, :common].tolist())
-        if not sequence.scored:
-            return Progress(tokens)
-        windows = way_to(batch.choices[index, :, :length].cpu().numpy(), 0, length)
-        return Progress(tokens, self._scorer(tokens[1:], windows[: common - 1]))
+        certain = tuple(beams[0, :common].tolist())
+        if choices is None or not sequence.scored:
+            return Progress(certain)
+        windows = way_to(choices[:, :num_tokens].numpy(), 0, num_tokens)
+        return Progress(certain, self._scorer(certain[1:], windows[: common - 1]))
 
     @torch.inference_mode()
     def warm_up(self, sequence: Sequence) -> None:
@@ -271,7 +296,6 @@ class Engine:
         """What the next step is made for; ahead, the smallest recorded one that will do."""
         shape, running = self._batch.shape, self._running
         beams = shape.num_beams if any(self._num_beams(each) > 1 for each in running) else 1
-        span = max(each.length for each in running)
         ngram = max(self._ngram(each) for each in running)
         scored = any(each.scored for each in running)
         encoded = aligned(max(len(each.prompt) for each in running))
@@ -279,9 +303,14 @@ class Engine:
             size = at_least(GPU_BATCHES, len(running), shape.max_batch_size)
             least = (ngram, scored, encoded)
             demands = next(each for each in self._demands() if all(map(ge, each, least)))
-            return StepSize(size, beams, self._gpu_span(span), *demands)
-        span = min(-(-span // CPU_SPAN) * CPU_SPAN, shape.num_positions)
-        return StepSize(len(running), beams, span, ngram, scored, encoded)
+            span = self._gpu_span(max(each.length for each in running))
+            return StepSize(size, beams, span, *demands)
+        spans = [self._cpu_span(each.length) for each in running]
+        demands = (ngram, scored, encoded)
+        return StepSize(len(running), beams, max(spans), *demands, grouped(spans, CPU_PADDING))
+
+    def _cpu_span(self, span: int) -> int:
+        return min(-(-span // CPU_SPAN) * CPU_SPAN, self._batch.shape.num_positions)
 
     def _demands(self) -> list[tuple[int, bool, int]]:
         """What steps are recorded for, cheapest first: n-grams, scores, the encoder's positions.
@@ -366,6 +395,22 @@ class Engine:
         before = way_to(choices.numpy(), int(last[-1]), len(sequence.tokens) - 1)
         windows = np.concatenate([before, last[None, :-1].numpy()])
         return self._scorer(sequence.tokens[1:], windows)
+
+
+def grouped(spans: collections.abc.Sequence[int], padding: int) -> tuple[tuple[int, int], ...]:
+    """Neighbours of like span: how many, and the largest span of each group.
+
+    A group has less than `padding` positions that its sequences do not have.
+    """
+    groups: list[list[int]] = []
+    for span in spans:
+        if groups:
+            joined = [*groups[-1], span]
+            if len(joined) * max(joined) - sum(joined) < padding:
+                groups[-1] = joined
+                continue
+        groups.append([span])
+    return tuple((len(group), max(group)) for group in groups)
 
 
 def way_to(choices: Choices, beam: int, length: int) -> Choices:

@@ -4,14 +4,15 @@ Weights are taken from transformers' modules, not copied. Where several projecti
 input they are laid into one matrix, and the modules' own parameters become views of it, so each
 weight exists once.
 
-Products use the faster of the libraries that torch brings along. On a CPU that is not Intel's,
-torch's default takes a slow path: oneDNN, which torch ships as well, is more than twice as fast for
-many inputs, and for the few of a decoding step when the weights lie in its own order (figures in
-docs/benchmarks.md). Its operations are those that torch's own compiler emits.
+On a CPU oneDNN, which torch ships, computes the products that are larger than one row's. A product
+of a few rows is computed the other way around, weights times inputs: oneDNN then reads the weights
+as they lie, in the time that it takes with weights in its own order, of which there would be a
+second copy (figures in docs/benchmarks.md). Its operations are those that torch's own compiler
+emits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,35 +21,29 @@ from torch.nn import functional
 
 from deployments.florence.engine.low_rank import AdapterProduct, product_of
 
-MIN_ONEDNN_INPUTS = 4  # below it, starting oneDNN costs more than it saves
+FEW_INPUTS = 32  # up to which the weights come first in a product
+MOST_HIDDEN = 2**23  # values between two products that a CPU's cache may hold
+PART_HIDDEN = 2**20  # of them in a part, where there are more
 
 _ops: Any = torch.ops.mkldnn
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(_ops, "_linear_pointwise")
+ONEDNN_TYPES = [torch.float32] if _HAS_ONEDNN else []
+if _HAS_ONEDNN and _ops._is_mkldnn_bf16_supported():  # not emulated
+    ONEDNN_TYPES.append(torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A product with `weight` (out, in) transposed, plus `bias` (out), and what adapters add.
-
-    A packed weight lies in oneDNN's order, which only oneDNN can read.
-    """
+    """A product with `weight` (out, in) transposed, plus `bias` (out), and what adapters add."""
 
     weight: Tensor
     bias: Tensor | None
-    is_packed: bool = False
     low_rank: AdapterProduct | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)."""
-        multiply = onednn if self.is_packed else linear
-        product = multiply(x, self.weight, self.bias)
+        product = linear(x, self.weight, self.bias)
         return product if self.low_rank is None else add_low_rank(product, x, self.low_rank)
-
-    def packed(self) -> "Linear":
-        """The same, faster for few inputs; the plain weights can be dropped after it."""
-        if not _HAS_ONEDNN or not self.weight.is_cpu or self.weight.dtype != torch.float32:
-            return self
-        return replace(self, weight=_ops._reorder_linear_weight(self.weight), is_packed=True)
 
 
 @dataclass(frozen=True)
@@ -71,22 +66,36 @@ class FeedForward:
     down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.down(functional.gelu(self.up(x)))
+        """(…, d) → (…, d)."""
+        hidden = len(self.up.weight)
+        if not x.is_cpu or x.numel() // x.shape[-1] * hidden <= MOST_HIDDEN or self._has_adapters:
+            return self._part(x)
+        parts = x.flatten(0, -2).split(PART_HIDDEN // hidden)
+        return torch.cat([self._part(part) for part in parts]).view(x.shape)
 
-    def packed(self) -> "FeedForward":
-        """The same for few inputs."""
-        return FeedForward(self.up.packed(), self.down.packed())
+    @property
+    def _has_adapters(self) -> bool:
+        """Whether its rows must stay whole sequences."""
+        return self.up.low_rank is not None or self.down.low_rank is not None
+
+    def _part(self, x: Tensor) -> Tensor:
+        return self.down(functional.gelu(self.up(x)))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` (…, in) times `weight` (out, in) transposed, plus `bias` (out)."""
-    suits = x.is_cpu and x.dtype == torch.float32  # not every CPU has it for half precision
-    if _HAS_ONEDNN and suits and x.numel() >= MIN_ONEDNN_INPUTS * x.shape[-1]:
+    num_inputs = x.numel() // x.shape[-1]
+    if num_inputs == 1 or not x.is_cpu or x.dtype not in ONEDNN_TYPES:
+        return functional.linear(x, weight, bias)
+    if num_inputs > FEW_INPUTS:
         return onednn(x, weight, bias)
-    return functional.linear(x, weight, bias)
+    product = onednn(weight, x.reshape(num_inputs, -1)).T.contiguous()
+    if bias is not None:
+        product += bias
+    return product.view(*x.shape[:-1], -1)
 
 
-def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same by oneDNN."""
     product: Tensor = _ops._linear_pointwise(x, weight, bias, "none", [], "")
     return product
@@ -108,6 +117,16 @@ def add_low_rank(product: Tensor, x: Tensor, low_rank: AdapterProduct) -> Tensor
     for addition in stack.additions:
         sums[:, addition.columns].addmm_(own[:, addition.hidden], addition.up.T)
     return product
+
+
+def attend_in_groups(query: Tensor, groups: Sequence[tuple[slice, Tensor, Tensor]]) -> Tensor:
+    """The same as `attend` where some sequences have more positions than others: (n, k, H·w).
+
+    Args:
+        groups: the sequences that attend together, all of `query`, their `kv` and their `mask`.
+    """
+    mixed = [attend(query[rows], kv, mask) for rows, kv, mask in groups]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
 def attend(query: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
@@ -134,10 +153,8 @@ def attend_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     where positions come first (figures in docs/benchmarks.md).
     """
     num_sequences, num_heads, num_beams, width = query.shape
-    every = mask.expand(num_sequences, num_heads, num_beams, -1).flatten(0, 1)
-    scores = torch.baddbmm(
-        every, query.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), alpha=width**-0.5
-    )
+    scores = torch.bmm(query.flatten(0, 1) * width**-0.5, keys.flatten(0, 1).transpose(1, 2))
+    scores.view(num_sequences, num_heads, num_beams, -1).add_(mask)
     mixed = torch.bmm(scores.softmax(-1), values.flatten(0, 1))
     return mixed.view(num_sequences, num_heads, num_beams, width)
 

@@ -116,7 +116,8 @@ def test_a_cleared_place_takes_no_part() -> None:
 
 def visible(view: BatchView, kv: Tensor) -> list[list[list[float]]]:
     """The first number of each state that a beam may see, for every sequence and beam, in order."""
-    states, mask = view.read(kv)[0, :, 0, :, 0], view.mask[:, 0]
+    [(_, seen, added)] = view.read(kv)
+    states, mask = seen[0, :, 0, :, 0], added[:, 0]
     return [
         [states[n][mask[n, beam] == 0].tolist() for beam in range(view.num_beams)]
         for n in range(view.size)

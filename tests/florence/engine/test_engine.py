@@ -14,7 +14,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from deployments.florence.engine.engine import Engine
+from deployments.florence.engine.engine import Engine, grouped
 from deployments.florence.sequence import Progress, Sequence, Tokens
 from tests.florence.engine.pool import EOS, Answer, Pool, Way
 from tests.florence.engine.traffic import NEVER, NGRAMS, Drive, Planned, Traffic, traffics
@@ -236,7 +236,7 @@ def test_reset_forgets_everything(clear: Pool, steps: int, ahead: bool) -> None:
     engine.add(batch[2:])
     engine.reset()
     assert not engine.step()
-    assert all(engine.progress(each) is None for each in batch)
+    assert engine.progress(batch) == {}
     assert tokens_of(engine, clear.sequences[4:6]) == alone(clear, [4, 5])
 
 
@@ -336,9 +336,8 @@ def test_progress_is_the_beginning_of_the_answer(
     num_ended = 0
     while num_ended < len(batch):
         num_ended += len(engine.step())
-        for each in batch:
-            if (found := engine.progress(each)) is not None:
-                progress[each].append(found)
+        for each, found in engine.progress(batch).items():
+            progress[each].append(found)
     for each, parts in progress.items():
         assert parts == sorted(parts, key=lambda part: len(part.tokens))
         assert all(each.tokens[: len(part.tokens)] == part.tokens for part in parts)
@@ -346,6 +345,43 @@ def test_progress_is_the_beginning_of_the_answer(
         if each.scores is not None:
             found_scores = [part.scores for part in parts[1:]]
             assert found_scores == [each.scores[: len(p.tokens) - 1] for p in parts[1:]]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_long_and_short_ones_attend_in_groups(uneven: Pool, num_beams: int) -> None:
+    """Sequences that join a long one, which then ends among them."""
+    way = Way(max_new_tokens=120, min_new_tokens=100)
+    numbers = [n for n in range(12) if uneven.answer(n, way, num_beams).is_clear][:4]
+    assert len(numbers) > 2
+    engine = uneven.engine(way, num_beams, 4, 1)
+    first, *others = batch = fresh([uneven.sequences[n] for n in numbers])
+    engine.add([first])
+    for _ in range(90):
+        engine.step()
+    for each in others:
+        engine.add([each])
+    engine.step()
+    assert engine._size().groups == ((1, 96), (len(others), 32))
+    answers = [uneven.answer(n, way, num_beams).tokens for n in numbers]
+    assert finished(engine, batch) == answers
+
+
+@pytest.mark.parametrize(
+    ("spans", "groups"),
+    [
+        ([], ()),
+        ([32], ((1, 32),)),
+        ([32, 64, 96], ((2, 64), (1, 96))),
+        ([96, 64, 64, 64], ((2, 96), (2, 64))),
+        ([32, 32, 832, 32], ((2, 32), (1, 832), (1, 32))),
+        ([64, 64, 64, 96], ((3, 64), (1, 96))),
+    ],
+)
+def test_neighbours_of_like_span_are_a_group(
+    spans: list[int], groups: tuple[tuple[int, int], ...]
+) -> None:
+    """As long as that pads them by fewer than 64 positions in all."""
+    assert grouped(spans, 64) == groups
 
 
 @pytest.mark.slow

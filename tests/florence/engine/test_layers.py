@@ -5,13 +5,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deployments.florence.engine.layers import Linear, attend, fuse, linear, linear_of
+from deployments.florence.engine.layers import (
+    MOST_HIDDEN,
+    FeedForward,
+    Linear,
+    attend,
+    attend_in_groups,
+    fuse,
+    linear,
+    linear_of,
+)
 from deployments.florence.generate_backend import Generate
 from deployments.settings import InferenceSettings
 from tests.florence.engine.pool import Pool, Way
 
 NUM, HEADS, WIDTH, MOST = 3, 4, 8, 20
-SHAPES = [(1, 24), (3, 24), (4, 24), (5, 1, 24), (2, 3, 24), (500, 24), (2, 7, 9, 24)]
+SHAPES = [(1, 24), (3, 24), (5, 1, 24), (2, 3, 24), (32, 24), (33, 24), (500, 24), (2, 7, 9, 24)]
 
 
 def weights(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -20,14 +29,13 @@ def weights(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products(shape: tuple[int, ...], packed: bool, has_bias: bool) -> None:
+def test_products(shape: tuple[int, ...], has_bias: bool) -> None:
     """Few inputs and many, of any number of dimensions."""
     x, (weight, bias) = torch.randn(shape), weights()
-    plain = Linear(weight, bias if has_bias else None)
-    product = plain.packed() if packed else plain
-    expected = functional.linear(x, weight, plain.bias)
+    product = Linear(weight, bias if has_bias else None)
+    expected = functional.linear(x, weight, product.bias)
+    assert product(x).is_contiguous()
     torch.testing.assert_close(product(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -48,7 +56,7 @@ def test_lower_precision(num_inputs: int, dtype: torch.dtype) -> None:
     weight, bias = weights(dtype)
     x = torch.randn(num_inputs, 24, dtype=dtype)
     expected = functional.linear(x.float(), weight.float(), bias.float())
-    product = Linear(weight, bias).packed()(x)
+    product = Linear(weight, bias)(x)
     assert product.dtype == dtype
     torch.testing.assert_close(product.float(), expected, atol=0.1, rtol=0.02)
 
@@ -56,7 +64,7 @@ def test_lower_precision(num_inputs: int, dtype: torch.dtype) -> None:
 def test_nothing_is_computed_without_a_device() -> None:
     """On the meta device, where shapes are planned."""
     x, weight = torch.empty(9, 24, device="meta"), torch.empty(40, 24, device="meta")
-    assert Linear(weight, None).packed()(x).shape == (9, 40)
+    assert Linear(weight, None)(x).shape == (9, 40)
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -78,6 +86,27 @@ def test_products_are_the_librarys_attention(
     expected = functional.scaled_dot_product_attention(heads, keys, values, attn_mask=mask)
     found = attend(query, kv, mask)
     assert torch.allclose(found, expected.transpose(1, 2).flatten(2), atol=1e-5)
+
+
+def test_many_values_between_two_products_come_in_parts() -> None:
+    """The last part is smaller than the others; the result is that of all at once."""
+    up, down = Linear(torch.randn(4096, 4), torch.randn(4096)), Linear(torch.randn(4, 4096), None)
+    x = torch.randn(2, 1100, 4)
+    assert len(x.flatten(0, 1)) * 4096 > MOST_HIDDEN
+    expected = down(functional.gelu(up(x)))
+    torch.testing.assert_close(FeedForward(up, down)(x), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_groups_attend_as_all_do() -> None:
+    """Each to its own positions, beyond which the mask hides all."""
+    query, kv = torch.randn(NUM, 3, HEADS * WIDTH), torch.randn(2, NUM, HEADS, MOST, WIDTH)
+    mask = torch.zeros(NUM, 1, 3, MOST)
+    mask[0, ..., 5:] = mask[1, ..., 7:] = float("-inf")
+    groups = [(slice(0, 2), 7), (slice(2, 3), MOST)]
+    found = attend_in_groups(
+        query, [(rows, kv[:, rows, :, :span], mask[rows, ..., :span]) for rows, span in groups]
+    )
+    assert torch.allclose(found, attend(query, kv, mask), atol=1e-6)
 
 
 def test_one_mask_serves_all_beams() -> None:
