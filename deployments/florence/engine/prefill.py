@@ -4,6 +4,7 @@ On a GPU it runs on a stream of its own, while the decoder goes on.
 """
 
 import collections.abc
+import time
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -127,6 +128,7 @@ class Prefill:
         self._encode_images = RecordedFunction(graphs, see, 0, "images")
         self._encode = RecordedFunction(graphs, encode, 1, "prompts")
         self._adapters = adapters
+        self.one_by_one = False
         self._inputs = inputs
         self._image_cache = image_cache or ImageCache(0)
         self._stream = torch.cuda.Stream() if inputs.mean.is_cuda else None
@@ -152,6 +154,20 @@ class Prefill:
             self._encode_images.record(images, *numbers)
             self._encode.record(self._encode_images(images, *numbers), *text, *numbers)
 
+    def measure(self, sequences: Sequences) -> None:
+        """Let a CPU see one image at a time from now on, if all of these together take longer.
+
+        Large images do: what is between two layers then fits no cache.
+        """
+        self._see(sequences[:1])  # the first pass prepares what later ones find
+        together_s = self._seconds(sequences)
+        self.one_by_one = len(sequences) * self._seconds(sequences[:1]) < together_s
+
+    def _seconds(self, sequences: Sequences) -> float:
+        began = time.perf_counter()
+        self._see(sequences)
+        return time.perf_counter() - began
+
     def _image_tokens(self, sequences: Sequences) -> Tensor:
         """The image tokens of all sequences: (B, I, d_model).
 
@@ -167,7 +183,7 @@ class Prefill:
                 new[key] = sequence
         if not new:
             return torch.stack([known[key] for key in keys])
-        seen = self._see(list(new.values()))
+        seen = self._see_all(list(new.values()))
         for sequence, tokens in zip(new.values(), seen, strict=True):
             self._image_cache.put(self._key(sequence), tokens.clone())
         if len(new) == len(sequences):
@@ -194,6 +210,12 @@ class Prefill:
         if self._adapters is None:
             return []
         return [self._inputs.column([self._adapters.number(each.adapter) for each in sequences])]
+
+    def _see_all(self, sequences: Sequences) -> Tensor:
+        """The image tokens of what is new, in one pass of the vision tower or several."""
+        if not self.one_by_one:
+            return self._see(sequences)
+        return torch.cat([self._see([sequence]) for sequence in sequences])
 
     def _see(self, sequences: Sequences) -> Tensor:
         """The vision tower's pass: (B, I, d_model)."""

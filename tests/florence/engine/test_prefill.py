@@ -9,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
+from deployments.florence.engine.encoder import Encoder
 from deployments.florence.engine.engine import Engine
-from deployments.florence.engine.prefill import Inputs
+from deployments.florence.engine.prefill import Inputs, Prefill
 from deployments.florence.image_cache import ImageCache
 from deployments.florence.open import open_engine
 from deployments.florence.sequence import Sequence, Tokens
@@ -192,3 +193,24 @@ def test_memory_is_bounded_by_whole_images() -> None:
     assert nothing.begin(about(1, key="a"), about(1, key="a")) == [False, True]
     assert nothing.begin(about(1, key="a")) == [False]
     assert nothing.passes == [1, 1]
+
+
+@torch.inference_mode()
+def test_images_one_by_one(uneven: Pool) -> None:
+    """Five have the same keys and values as in one pass of the tower."""
+    sequences = uneven.sequences[:5]
+    prefill = Prefill(Encoder(uneven.model.florence), uneven.model.inputs)
+    expected = prefill(sequences).cross_kv
+    prefill.one_by_one = True
+    torch.testing.assert_close(prefill(sequences).cross_kv, expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_measurement_changes_no_tokens(uneven: Pool) -> None:
+    """Whichever way is quicker here; nothing is measured before."""
+    sequences = uneven.sequences[:5]
+    prefill = Prefill(Encoder(uneven.model.florence), uneven.model.inputs)
+    assert not prefill.one_by_one
+    expected = prefill(sequences).cross_kv
+    prefill.measure(sequences)
+    torch.testing.assert_close(prefill(sequences).cross_kv, expected, atol=1e-5, rtol=0)
