@@ -35,7 +35,7 @@ bench-store: install-test ## time submits, claims and reads of the stores
 bench-queue: install-test ## time the queue over HTTP: submits under polling, status calls, memory
 	@.venv/bin/python -m loadtest.bench.queue
 
-bench-engine: install-test ## compare the engine with transformers on one core; ARGS="--beams 3"
+bench-engine: install-test ## compare the engine with transformers on one core; ARGS="--shape small"
 	@.venv/bin/python -m loadtest.bench.engine $(ARGS)
 
 drills: install-test ## break every part under load and count lost requests; ARGS="ingress weights"
@@ -44,7 +44,7 @@ drills: install-test ## break every part under load and count lost requests; ARG
 bench-gpu: ## time the engine on a GPU; PYTHON needs torch and transformers; ARGS="--dry-run" on a CPU
 	@$(PYTHON) -m loadtest.gpu $(ARGS)
 
-bench-peers: install-test ## compare the service with LitServe and BentoML; ARGS="--mixed" for many lengths
+bench-peers: install-test ## compare the service with LitServe and BentoML; ARGS="--small" for a small model
 	@.venv/bin/python -m loadtest.peers $(ARGS)
 
 chart: install-test ## generate the chart's schema, README and manifests

@@ -1,9 +1,11 @@
 """`make bench-engine`: the engine alone against transformers' `generate`, on one thread of a CPU.
 
-    python -m loadtest.bench.engine [--requests 96] [--max-batch-size 8] [--beams 1]
-                                    [--rounds 2] [--prefill-batch-size 4] [--max-wait-ms 2]
+    python -m loadtest.bench.engine [--shape base] [--requests 8] [--max-batch-size 8] [--beams 1]
+                                    [--rounds 1] [--prefill-batch-size 4] [--max-wait-ms 2]
 
-A Florence-2 with random weights: width 256, four encoder and four decoder layers, 224×224 images.
+A Florence-2 with random weights in the shapes of Florence-2-base, with its 51,328 words and images
+of 768×768. `--shape small` has a width of 256, four encoder and four decoder layers, 1472 words and
+images of 224×224, and 96 requests in two rounds where nothing else is asked for.
 Three ways take turns on the same requests, images in memory, encoder included: the engine with
 `max_batch_size` sequences, `generate` in batches of as many, and `generate` one by one, for every
 eighth request by length. Lengths are imposed, and all three must give the same tokens.
@@ -41,14 +43,16 @@ from deployments.florence.sequence import Sequence, Sequences, Tokens
 from deployments.florence.tasks import TASKS, no_words
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings, ModelSettings
 from loadtest.bench import figures
-from loadtest.bench.checkpoint import SEED, config, describe
+from loadtest.bench.checkpoint import SEED, base_checkpoint, config, describe
 from loadtest.bench.driver import Driver
+from loadtest.bench.questions import Shape
 
 LENGTHS = NormalDist(math.log(110), 0.9)  # of the logarithm
 LIMITS = (20, 600)
 FIXED = 40
 MAX_POSITIONS = 1024
 EVERY = 8  # of so many requests one is answered alone
+USUAL = {Shape.BASE: (8, 1), Shape.SMALL: (96, 2)}  # requests and rounds
 ENGINE, STATIC, ALONE = "engine", "static batch", "one by one"
 WANTED = {
     ("mixed", STATIC): 2.0,
@@ -97,25 +101,32 @@ class TimePerImage:
 
 
 def main(
-    requests: Annotated[int, typer.Option(min=8, help="Requests of each load.")] = 96,
+    shape: Annotated[Shape, typer.Option(help="How large the model is.")] = Shape.BASE,
+    requests: Annotated[int | None, typer.Option(min=8, help="Requests of each load.")] = None,
     max_batch_size: Annotated[int, typer.Option(help="Of the engine and the static batch.")] = 8,
     beams: Annotated[int, typer.Option(help="Beams of every answer.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 2,
+    rounds: Annotated[int | None, typer.Option(help="Turns of each way.")] = None,
     prefill_batch_size: Annotated[int, typer.Option(help="Images that are read together.")] = 4,
     max_wait_ms: Annotated[float, typer.Option(help="Wait for more images.")] = 2.0,
 ) -> None:
     """Measure, print the table, write out/bench/engine.json."""
-    asked = EngineBench(requests, max_batch_size, beams, rounds, prefill_batch_size, max_wait_ms)
-    wanted = {"mixed": mixed(requests), "fixed": [FIXED] * requests}
+    num, turns = USUAL[shape]
+    num = requests or num
+    asked = EngineBench(
+        num, max_batch_size, beams, rounds or turns, prefill_batch_size, max_wait_ms
+    )
+    wanted = {"mixed": mixed(num), "fixed": [FIXED] * num}
     with tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison(write_checkpoint(Path(folder)), asked)
+        is_base = shape is Shape.BASE
+        checkpoint = base_checkpoint() if is_base else write_checkpoint(Path(folder))
+        comparison = Comparison(checkpoint, asked)
         spent = {load: comparison.run(lengths) for load, lengths in wanted.items()}
     ratios = {
         f"{load} lengths against {way}": spent[load][way].cpu_ms / spent[load][ENGINE].cpu_ms
         for load, way in WANTED
     }
     result = {
-        "asked": asdict(asked),
+        "asked": {"shape": shape.value, **asdict(asked)},
         "per_image": {
             load: {w: asdict(s) for w, s in ways.items()} for load, ways in spent.items()
         },

@@ -1,14 +1,18 @@
 """`make bench-peers`: the service against LitServe and BentoML with transformers.
 
-    python -m loadtest.peers [--beams 1] [--requests 320] [--tokens 40] [--haproxy] [--only NAME]...
-    python -m loadtest.peers --mixed        answers of many lengths
+    python -m loadtest.peers [--beams 3] [--requests 16] [--tokens 40] [--haproxy] [--only NAME]...
+    python -m loadtest.peers --small        a model of 10 M parameters, greedy, 320 requests
+    python -m loadtest.peers --mixed        the same with answers of many lengths
 
+The model has the shapes of Florence-2-base and random weights. Eight clients ask at a time, sixteen
+the small model.
 The same checkpoint, images, clients and machine for all, one torch thread for each model.
 The offline loop of transformers is measured first and last, in the same run.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import cycle
 from typing import Annotated, Any
@@ -20,7 +24,7 @@ from rich.console import Console
 from deployments.errors import SetupError
 from deployments.florence.checkpoint import Checkpoint
 from loadtest.bench import figures
-from loadtest.bench.checkpoint import bench_checkpoint, mixed_checkpoint
+from loadtest.bench.checkpoint import base_checkpoint, bench_checkpoint, mixed_checkpoint
 from loadtest.bench.closed_loop import CONCURRENCIES, ROWS, ClosedLoop, Latencies
 from loadtest.bench.offline import images_per_s
 from loadtest.bench.reference import AnsweredImage, Reference, mixed_samples
@@ -30,9 +34,22 @@ from loadtest.peers.peer import PeerJob, boxes_of
 from loadtest.peers.server import MeasuredServer
 from loadtest.scenes import SIZE, body_with, photograph
 
-NUM_IMAGES = 32
-WARM_UP = 32  # BentoML learns from its first requests how long to wait
 NUM_COMPARED = 8
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is asked of a model; BentoML learns from its first requests how long to wait."""
+
+    beams: int
+    requests: int
+    images: int
+    warm_up: int
+    concurrencies: tuple[int, int]
+
+
+BASE_LOAD = Load(beams=3, requests=16, images=8, warm_up=8, concurrencies=(1, 8))
+SMALL_LOAD = Load(beams=1, requests=320, images=32, warm_up=32, concurrencies=CONCURRENCIES)
 
 
 class ServerName(StrEnum):
@@ -45,9 +62,10 @@ PEERS = (ServerName.LITSERVE, ServerName.BENTOML)
 
 
 def main(
-    beams: Annotated[int, typer.Option(min=1, help="1 is greedy search.")] = 1,
-    requests: Annotated[int, typer.Option(min=64, help="Requests of 16 clients.")] = 320,
+    beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy search.")] = None,
+    requests: Annotated[int | None, typer.Option(min=16, help="Of all clients.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of every answer.")] = 40,
+    small: Annotated[bool, typer.Option("--small", help="A model of 10 M parameters.")] = False,
     mixed: Annotated[bool, typer.Option("--mixed", help="Answers of many lengths.")] = False,
     only: Annotated[
         list[ServerName] | None, typer.Option(help="Measure this server; can be given again.")
@@ -55,12 +73,14 @@ def main(
     haproxy: Annotated[bool, typer.Option("--haproxy", help="HAProxy in front of ours.")] = False,
 ) -> None:
     """Measure, print the tables, write out/bench/peers….json."""
-    if mixed and beams > 1:
+    load = SMALL_LOAD if small or mixed else BASE_LOAD
+    load = replace(load, beams=beams or load.beams, requests=requests or load.requests)
+    if mixed and load.beams > 1:
         raise typer.BadParameter("--mixed is greedy: leave --beams out.")
     console = Console()
     names = only or list(ServerName)
     with console.status("Making the checkpoint, installing the peers …") as status:
-        job, samples = prepared(beams, tokens, mixed)
+        job, samples = prepared(load, tokens, small, mixed)
         install(names)
         jpegs = [sample.jpeg for sample in samples]
         status.update("Measuring the offline loop …")
@@ -69,25 +89,25 @@ def main(
         for name in names:
             status.update(f"Measuring {name} …")
             with started(name, job, haproxy) as running:
-                servers[name.value] = measured(running, job, samples, requests)
+                servers[name.value] = measured(running, job, samples, load)
         status.update("Measuring the offline loop again …")
         after = images_per_s(job.checkpoint, job.num_tokens, job.num_beams, jpegs)
     found = {} if only else ratios(servers, (before + after) / 2)
-    for number, concurrency in enumerate(CONCURRENCIES):
+    for number, concurrency in enumerate(load.concurrencies):
         columns = {name: rows[number] for name, rows in servers.items()}
         console.print(figures.table(f"{concurrency} clients", columns, ROWS))
     console.print(f"Offline loop: {before:.2f} before, {after:.2f} after, images/s.")
     for what, ratio in found.items():
         console.print(f"Ours, {what}: {ratio:.2f}")
     result = {
-        "num_beams": beams,
+        "num_beams": load.beams,
         "num_tokens": job.num_tokens,
         "haproxy": haproxy,
         "offline_images_per_s": {"before": before, "after": after},
         "servers": servers,
         "ratios": found,
     }
-    console.print(f"Figures: {figures.write(file_name(beams, mixed, only), result)}")
+    console.print(f"Figures: {figures.write(file_name(load.beams, small, mixed, only), result)}")
 
 
 def install(names: list[ServerName]) -> None:
@@ -97,16 +117,18 @@ def install(names: list[ServerName]) -> None:
             python_of(name)
 
 
-def prepared(beams: int, tokens: int, mixed: bool) -> tuple[PeerJob, list[AnsweredImage]]:
+def prepared(
+    load: Load, tokens: int, small: bool, mixed: bool
+) -> tuple[PeerJob, list[AnsweredImage]]:
     """What to serve, and the images to ask about, with transformers' answers."""
     if mixed:
         folder = mixed_checkpoint().resolve()
-        job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=None)
+        job = PeerJob(checkpoint=folder, num_beams=load.beams, num_tokens=None)
         return job, mixed_samples(folder)
-    folder = bench_checkpoint().resolve()
-    job = PeerJob(checkpoint=folder, num_beams=beams, num_tokens=tokens)
-    jpegs = [photograph(seed) for seed in range(NUM_IMAGES)]
-    answers = Reference(folder, beams, tokens).answers(jpegs)
+    folder = (bench_checkpoint() if small else base_checkpoint()).resolve()
+    job = PeerJob(checkpoint=folder, num_beams=load.beams, num_tokens=tokens)
+    jpegs = [photograph(seed) for seed in range(load.images)]
+    answers = Reference(folder, load.beams, tokens).answers(jpegs)
     return job, [AnsweredImage(*sample) for sample in zip(jpegs, answers, strict=True)]
 
 
@@ -131,14 +153,14 @@ def num_different(running: MeasuredServer, samples: list[AnsweredImage], job: Pe
 
 
 def measured(
-    running: MeasuredServer, job: PeerJob, samples: list[AnsweredImage], requests: int
+    running: MeasuredServer, job: PeerJob, samples: list[AnsweredImage], load: Load
 ) -> list[dict[str, Any]]:
     different = {"num_different": num_different(running, samples, job)}
     loop = ClosedLoop(running.url, running.headers, [body_with(each.jpeg) for each in samples])
     rows = []
-    for concurrency in CONCURRENCIES:
-        num = requests if concurrency > 1 else requests // 8
-        row, done = loop.measure(running.work, concurrency, num, WARM_UP)
+    for concurrency in load.concurrencies:
+        num = load.requests if concurrency > 1 else load.requests // 8
+        row, done = loop.measure(running.work, concurrency, num, load.warm_up)
         rows.append(row | short(done, samples) | different)
     return rows
 
@@ -168,8 +190,8 @@ def ratios(servers: dict[str, list[dict[str, Any]]], offline_rate: float) -> dic
     return found
 
 
-def file_name(beams: int, mixed: bool, only: list[ServerName] | None) -> str:
-    special = ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
+def file_name(beams: int, small: bool, mixed: bool, only: list[ServerName] | None) -> str:
+    special = ["small"] * small + ["mixed"] * mixed + [f"{beams}-beams"] * (beams > 1)
     special += [name.value for name in only or []]
     return "-".join(["peers", *special])
 

@@ -1,10 +1,14 @@
 """The engine's benchmark: its three ways do the same work."""
 
+import shutil
 from pathlib import Path
 from statistics import mean
 
 import pytest
 
+from deployments.florence.vocabulary import Vocabulary
+from deployments.settings import DEMO_CHECKPOINT
+from loadtest.bench.checkpoint import WORDS, add_words
 from loadtest.bench.engine import (
     ALONE,
     ENGINE,
@@ -52,3 +56,16 @@ def test_lengths() -> None:
     assert mean(lengths[place] for place in middles(lengths)) == pytest.approx(
         mean(lengths), rel=0.05
     )
+
+
+def test_words_of_the_real_vocabulary(tmp_path: Path) -> None:
+    """As many as the published tokenizer has; a prompt has the tokens that it had."""
+    file = Path(shutil.copy(DEMO_CHECKPOINT / "tokenizer.json", tmp_path))
+    demo = Vocabulary(DEMO_CHECKPOINT)
+    add_words(file)
+    larger = Vocabulary(tmp_path)
+    sentence = "Locate the region proposals in the image."
+    assert larger.encode(sentence) == demo.encode(sentence)
+    assert larger.bins == demo.bins
+    assert larger.text([WORDS - 1]) == f"word{WORDS - 1}"
+    assert larger.text([WORDS]) == ""
