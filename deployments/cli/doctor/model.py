@@ -87,11 +87,14 @@ def check_gpu(setup: Setup) -> Finding:
 
 
 def without_gpu(setup: Setup) -> Finding:
+    from deployments.florence.engine.device import missing_gpu
+
+    missing = missing_gpu()
     if setup.settings.model.device == "auto":
-        return skip("none is visible, so the model runs on the CPU")
+        return skip(f"{missing}, so the model runs on the CPU")
     if setup.is_elsewhere:
-        return skip("none is visible here; the service has its own")
-    return fail("none is visible", "give this machine one, or set model.device to cpu")
+        return skip(f"{missing} here; the service has its own")
+    return fail(missing, "give this machine what is missing, or set model.device to cpu")
 
 
 def gpu_finding(said: str, fitting: int, settings: InferenceSettings) -> Finding:
