@@ -4,6 +4,7 @@ from pathlib import Path
 
 from deployments.cli.doctor.check import Finding, fail, ok, skip, warn
 from deployments.cli.doctor.local import Setup
+from deployments.florence.adapters import read_adapters
 from deployments.florence.checkpoint import Checkpoint, cached_folder, local_folder
 from deployments.settings import InferenceSettings, ModelSettings
 
@@ -15,7 +16,7 @@ def check_model(setup: Setup) -> Finding:
     """Whether the checkpoint is complete. A large one is loaded only with `setup.load`.
 
     Raises:
-        SetupError: it is missing, broken, or not Florence-2's.
+        SetupError: it is missing, broken, or not Florence-2's, or an adapter does not fit.
     """
     settings = setup.settings.model
     folder = folder_of(settings)
@@ -30,6 +31,8 @@ def check_model(setup: Setup) -> Finding:
 
     check_headers(folder)
     said = f"{settings.path}, {checkpoint.count_weights() / 1e6:.0f} M weights"
+    if adapters := read_adapters(settings, checkpoint):
+        said += f", {', '.join(adapters)} fit"
     if not setup.load and checkpoint.count_weights() > SMALL:
         return ok(f"{said}, all there; --load loads them")
     from deployments.florence.model import Model

@@ -20,6 +20,7 @@ from deployments.florence import memory_estimate
 from deployments.florence.checkpoint import Checkpoint
 from deployments.settings import DEMO_CHECKPOINT, InferenceSettings
 from tests.cli.doctor.conftest import setup_of
+from tests.florence.adapter_folders import write_adapter
 
 HUB_ID = "florence-community/Florence-2-base"
 GIB = 1 << 30
@@ -214,3 +215,14 @@ def test_the_remedy_names_the_slots_that_fit() -> None:
     """So that it can be pasted."""
     found = gpu_finding("A card", 5, InferenceSettings(max_batch_size=32))
     assert found.remedy.startswith("set inference.max_batch_size to 5")
+
+
+def test_adapters_are_checked(tmp_path: Path) -> None:
+    """Those that fit are named, also where nothing is loaded; one that is not there fails."""
+    write_adapter(tmp_path / "loud")
+    given = {"path": "demo", "device": "cpu", "adapters": {"loud": str(tmp_path / "loud")}}
+    assert ", loud fit" in model_at(setup_of({"model": given})).said
+    given["adapters"] = {"quiet": str(tmp_path / "quiet")}
+    found = model_at(setup_of({"model": given}))
+    assert found.level is Level.FAIL
+    assert "adapter quiet: " in found.said
