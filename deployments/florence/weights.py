@@ -62,7 +62,7 @@ def compare(
             f"{folder} has {listed(strange)} of type {kind}: quantised weights are not served, "
             "give those that they were made from"
         )
-    shapes = dict.fromkeys(TIED | {HEAD}, expected[SHARED]) | expected
+    shapes = dict.fromkeys(TIED | {HEAD}, expected[SHARED]) | dict(expected)
     wrong = {name for name in shapes.keys() & found.keys() if found[name].shape != shapes[name]}
     if wrong:
         first = min(wrong)

@@ -144,7 +144,7 @@ def is_let_in(keyring: Keyring, key: str = OTHER_KEY) -> bool:
     return True
 
 
-def add(store: MemoryStore, key: str = OTHER_KEY, **more: float | int | None) -> None:
+def add(store: MemoryStore, key: str = OTHER_KEY, **more: float | str | None) -> None:
     """Store a key."""
     key_id = key.partition(":")[0]
     asyncio.run(store.add_key(ApiKey(id=key_id, hash=hash_key(key), **more)))  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ LAYERS = ["q_proj", "v_proj", "fc1", "qkv", "image_projection"]
 
 def train_adapter(florence: Any, **options: Any) -> Any:
     """PEFT's model around `florence`, with an adapter of random weights that changes answers."""
-    config = LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": LAYERS} | options))
+    usual: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS}
+    config = LoraConfig(**(usual | options))
     model = get_peft_model(florence, config).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

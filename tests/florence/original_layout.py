@@ -116,7 +116,8 @@ def make_native(folder: Path, *, is_tied: bool = True, **vision: Any) -> Path:
     }
     config.pop("florence_serve_demo")
     torch.manual_seed(5)
-    model = Florence2ForConditionalGeneration(Florence2Config(**config)).eval()
+    model: Any = Florence2ForConditionalGeneration(Florence2Config(**config))
+    model.eval()
     with torch.no_grad():
         for name, each in model.named_parameters():
             if "norm" not in name:

@@ -26,7 +26,7 @@ from tests.florence.sequences import answers, demo, scene
 from tests.refusal import refusal_of
 
 WORDS = 1545  # of the demo, without `<image>`
-TWO_STAGES = {
+TWO_STAGES: dict[str, Any] = {
     "depths": [1, 2],
     "embed_dim": [32, 64],
     "num_heads": [2, 4],
@@ -36,7 +36,7 @@ TWO_STAGES = {
     "patch_size": [7, 3],
     "patch_stride": [8, 2],
 }
-DEEPER = {"depths": [2, 1, 3, 1], "mlp_ratio": 4.0}
+DEEPER: dict[str, Any] = {"depths": [2, 1, 3, 1], "mlp_ratio": 4.0}
 
 
 def run(

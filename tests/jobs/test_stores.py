@@ -1168,8 +1168,15 @@ async def test_signing_keys_change_together(bench: Bench) -> None:
 async def test_keys_are_found_by_hash(bench: Bench) -> None:
     """A key is known with all its limits from when it was added."""
     now = await bench.store.now()
-    limits = {"concurrency": 2, "rate": 0.5, "expires_at": now + 60}
-    given = ApiKey(id="a", hash="h", name="n", adapter="invoices", **limits)
+    given = ApiKey(
+        id="a",
+        hash="h",
+        name="n",
+        concurrency=2,
+        rate=0.5,
+        expires_at=now + 60,
+        adapter="invoices",
+    )
     await bench.store.add_key(given)
     key = await bench.store.key_by_hash("h")
     assert key

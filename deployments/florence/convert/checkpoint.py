@@ -173,7 +173,7 @@ def describe(source: Path, folder: Path, config: Tree, state: State, dtype: str)
         write_json(folder / "config.json", config | own)
         return 0
     tokenizer, tokens_added = write_tokenizer(source, folder)
-    image_token = tokenizer.token_to_id(IMAGE)
+    image_token = tokenizer.get_vocab()[IMAGE]
     size = max(len(state[SHARED]), tokenizer.get_vocab_size(with_added_tokens=True))
     for name in (SHARED, HEAD):
         if name in state:

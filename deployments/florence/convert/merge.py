@@ -51,7 +51,7 @@ def merge(adapter: Adapter, state: State) -> None:
 def merged_weight(weight: Tensor, layer: LowRank) -> Tensor:
     """`weight` (out, in) with `layer` added to it, and in DoRA rows of the lengths it says."""
     up, down = torch.from_numpy(layer.up), torch.from_numpy(layer.down)
-    total = weight.float() + layer.scale * (up @ down)
+    total: Tensor = weight.float() + layer.scale * (up @ down)
     if layer.magnitude is None:
         return total
     lengths = torch.linalg.vector_norm(total, dim=1)
