@@ -1,12 +1,19 @@
 """The adapters that a deployment has beside its base: their names in inputs, and their files."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from deployments.errors import InvalidInput, SetupError, fault
-from deployments.florence.adapter_files import LowRank, read_adapter
+from deployments.florence.adapter_files import (
+    EMBEDDING,
+    HEAD,
+    LowRank,
+    check_copies,
+    read_adapter,
+)
 from deployments.florence.checkpoint import Checkpoint
-from deployments.florence.tensor_files import read_headers
+from deployments.florence.tensor_files import Floats, read_floats, weight_files, weight_headers
 from deployments.settings import BASE, ModelSettings
 
 
@@ -39,12 +46,12 @@ def read_adapters(
     """
     if not settings.adapters:
         return {}
-    files = sorted(checkpoint.folder.glob("*.safetensors"))
-    base = {name: header for file in files for name, header in read_headers(file).items()}
+    base = weight_headers(checkpoint.folder)
     found = {}
     for name, path in settings.adapters.items():
         try:
             adapter = read_adapter(Path(path).expanduser(), base)
+            check_copies(adapter, partial(weight_of, checkpoint.folder))
         except SetupError as error:
             raise SetupError(f"adapter {name}: {error}") from None
         if adapter.is_dora:
@@ -54,3 +61,14 @@ def read_adapters(
             )
         found[name] = adapter.layers
     return found
+
+
+def weight_of(folder: Path, module: str) -> Floats:
+    """The weight of a module of the checkpoint in `folder`; a tied head has the embedding's.
+
+    Raises:
+        SetupError: the file is missing or cut off.
+    """
+    files = [read_floats(file) for file in weight_files(folder)]
+    names = [f"{module}.weight", *([f"{EMBEDDING}.weight"] if module == HEAD else [])]
+    return next(tensors[name] for name in names for tensors in files if name in tensors)

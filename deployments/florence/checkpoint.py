@@ -263,6 +263,8 @@ def open_checkpoint(
     Raises:
         SetupError: it is refused, missing or broken.
     """
+    if files != DESCRIPTION_FILES:
+        open_checkpoint(settings)  # one that is refused is not downloaded whole
     checkpoint = Checkpoint(folder(settings, files), settings.path)
     checkpoint.check()
     if not settings.accept_missing_rules:

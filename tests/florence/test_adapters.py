@@ -57,6 +57,18 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "nothing") in refusal(tmp_path / "nothing")
 
 
+def test_a_copy_of_the_bases_head_is_compared(tmp_path: Path) -> None:
+    """PEFT saves one with an adapted head; another one is another checkpoint's."""
+    write_adapter(tmp_path / "a")
+    file = tmp_path / "a" / "adapter_model.safetensors"
+    head = load_file(DEMO_CHECKPOINT / "model.safetensors")["model.language_model.shared.weight"]
+    name = "base_model.model.lm_head.base_layer.weight"
+    save_file(load_file(file) | {name: head}, file)
+    assert read_adapters(settings(a=tmp_path / "a"), BASE)
+    save_file(load_file(file) | {name: head + 1}, file)
+    assert "its copy of lm_head is not the checkpoint's" in refusal(tmp_path / "a")
+
+
 def test_a_dora_adapter_is_refused_with_the_command_that_merges_it(tmp_path: Path) -> None:
     """Its norms depend on the base's weights."""
     write_adapter(tmp_path, use_dora=True)
