@@ -1,4 +1,38 @@
-{{/* The parts of the Ray cluster. */}}
+{{/* The Ray cluster and its parts. */}}
+
+{{- define "florence.cluster" -}}
+rayVersion: {{ include "florence.rayVersion" . | quote }}
+{{- if .Values.rayAuth.enabled }}
+authOptions:
+  mode: token
+  {{- with .Values.rayAuth.existingSecret }}
+  secretName: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with include "florence.gcs" . }}{{ . | nindent 0 }}{{ end }}
+enableInTreeAutoscaling: {{ not (include "florence.isSinglePod" .) }}
+{{- if not (include "florence.isSinglePod" .) }}
+autoscalerOptions:
+  version: v2
+  upscalingMode: {{ .Values.autoscaler.upscalingMode }}
+  idleTimeoutSeconds: {{ .Values.autoscaler.idleTimeoutSeconds }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  env:
+    - {name: RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S, value: {{ .Values.autoscaler.podTimeoutSeconds | quote }}}
+  resources: {{- toYaml .Values.autoscaler.resources | nindent 4 }}
+  {{- include "florence.containerSecurity" . | nindent 2 }}
+  volumeMounts:
+    - {name: scratch, mountPath: /tmp, subPath: autoscaler}
+    - {name: scratch, mountPath: /home/ray, subPath: home}
+{{- end }}
+headGroupSpec: {{- include "florence.head" . | nindent 2 }}
+{{- if not (include "florence.isSinglePod" .) }}
+workerGroupSpecs:
+  {{- range (include "florence.groups" . | fromYaml).groups }}
+  - {{- include "florence.worker" (dict "root" $ "group" .) | nindent 4 }}
+  {{- end }}
+{{- end }}
+{{- end -}}
 
 {{/* A head takes no replicas, so that losing it loses none; alone it takes them all. */}}
 {{- define "florence.head" -}}
@@ -43,6 +77,7 @@ labels: {{- include "florence.rayLabels" $group | nindent 2 }}
 rayStartParams:
   num-cpus: {{ include "florence.cpus" $group | quote }}
   num-gpus: {{ ternary $group.gpus 0 (eq $group.kind "gpu") | toString | quote }}
+scaleStrategy: {}
 template:
   {{- include "florence.rayPod" (dict "root" .root "component" "worker" "group" $group
         "drain" ($group.drainSeconds | default .root.Values.drain.seconds)
@@ -81,7 +116,7 @@ gcsFaultToleranceOptions:
   {{- else }}
   backend: rocksdb
   storage:
-    size: {{ $gcs.rocksdb.size }}
+    size: {{ include "florence.quantity" $gcs.rocksdb.size | quote }}
     {{- with $gcs.rocksdb.storageClassName }}
     storageClassName: {{ . }}
     {{- end }}
