@@ -50,6 +50,9 @@ bench-peers: install-test ## compare the service with LitServe and BentoML; ARGS
 chart: install-test ## generate the chart's schema, README and manifests
 	@.venv/bin/python -m k8s.generate
 
+dist: install-test ## pack the chart for a registry: dist/florence-VERSION.tgz and its SHA-256
+	@.venv/bin/python -m k8s.dist
+
 loadtest: install-loadtest ## load-test a service; ARGS="steady --rate 10 --url URL --key KEY"
 	@.venv/bin/python -m loadtest $(ARGS)
 
@@ -63,6 +66,6 @@ install-loadtest:
 	@scripts/install loadtest
 
 clean: ## remove what the other targets made
-	rm -rf .venv out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help chart demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean
+.PHONY: help chart dist demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean

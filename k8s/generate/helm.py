@@ -87,6 +87,6 @@ def merged(values: Values) -> Document:
         return chart.merge_values(dict(values))
 
 
-def packed(folder: Path) -> Path:
-    """The chart as an archive in `folder`, as it is pushed to a registry."""
-    return Path(package(CHART, destination=folder))
+def packed(folder: Path, chart: Path = CHART) -> Path:
+    """A chart as an archive in `folder`, as it is pushed to a registry."""
+    return Path(package(chart, destination=folder))

@@ -19,6 +19,16 @@ TYPES = {
     dict: "object",
     list: "array",
 }
+ENV_VAR: Schema = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string"},
+        "value": {"type": "string"},
+        "valueFrom": {"type": "object"},
+    },
+}
 
 
 def schema() -> Schema:
@@ -49,7 +59,15 @@ def property_of(key: Key) -> Schema:
         return said | closed(properties(key.keys))
     if "$ref" in key.hints:
         return said | key.hints
-    return said | {"type": TYPES[type(key.default)], "default": key.default} | key.hints
+    kind = {"type": TYPES[type(key.default)], "default": key.default}
+    return said | kind | of_kubernetes(key) | key.hints
+
+
+def of_kubernetes(key: Key) -> Schema:
+    """What Kubernetes asks of a key by its name: text in labels, annotations and variables."""
+    if key.name.lower().endswith(("labels", "annotations")) or key.name == "nodeSelector":
+        return {"additionalProperties": {"type": "string"}}
+    return {"items": ENV_VAR} if key.name == "env" else {}
 
 
 def groups(keys: Iterable[Key]) -> Schema:

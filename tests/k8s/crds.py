@@ -7,6 +7,7 @@ neither in CI nor where a folder is named.
 
 import json
 import os
+import re
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -41,6 +42,14 @@ def schema_of(plural: str) -> Schema:
         fresh.replace(kept)
     found: Schema = json.loads(kept.read_text())
     return found
+
+
+def subresources_of(plural: str) -> set[str]:
+    """What the API has below objects of a kind besides them, such as `status`."""
+    schema_of(plural)  # says where the definitions have to be
+    text = (folder() / f"ray.io_{plural}.yaml").read_text()
+    found = re.findall(r"^    subresources:\n((?:      .*\n)+)", text, re.MULTILINE)
+    return {name for block in found for name in re.findall(r"^ {6}(\w+):", block, re.MULTILINE)}
 
 
 def read(file: Path) -> Schema:

@@ -9,11 +9,18 @@ import yaml
 
 from k8s.generate.helm import CHART, Document, load, render
 
-DEFAULTS: dict[str, Any] = {"database": {"existingSecret": "florence-database"}}
+GROUPS: dict[str, Any] = {  # the least that an installation of several pods says
+    "database": {"existingSecret": "florence-database"},
+    "model": {"source": "hub"},
+    "cpuGroups": [{"name": "cpu"}],
+    "gpuGroups": [{"name": "gpu"}],
+}
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
-NAMES = ("defaults", *(file.stem for file in EXAMPLES))
+SINGLE = ("defaults", "cpu-demo")  # the head is the whole service
+NAMES = ("defaults", "groups", *(file.stem for file in EXAMPLES))
 EVERYTHING: dict[str, Any] = {
     "database": {"existingSecret": "florence-database"},
+    "cpuGroups": [{"name": "cpu", "minReplicas": 3}],
     "auth": {"existingSecret": "florence-api-key"},
     "webhooks": {"existingSecret": "florence-webhook-keys"},
     "files": {"existingClaim": "florence-files", "existingSecret": "florence-bucket"},
@@ -52,6 +59,17 @@ EVERYTHING: dict[str, Any] = {
             "drainSeconds": 20,
             "accelerator": "A100",
             "annotations": {"g": "h"},
+            "labels": {"queue": "vision"},
+            "serviceAccountName": "gpu-account",
+            "initContainers": [{"name": "warm", "image": "warm:1.0"}],
+            "topologySpreadConstraints": [
+                {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "maxSkew": 1,
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {"queue": "vision"}},
+                }
+            ],
             "env": [{"name": "Y", "value": "2"}],
         }
     ],
@@ -59,11 +77,10 @@ EVERYTHING: dict[str, Any] = {
 
 
 def values_of(name: str) -> dict[str, Any]:
-    """The values of an example; `defaults` has what cannot be left out, `everything` all."""
-    if name == "everything":
-        return EVERYTHING
-    if name == "defaults":
-        return DEFAULTS
+    """The values of an example; `defaults` has none, `groups` groups of pods, `everything` all."""
+    known = {"defaults": {}, "groups": GROUPS, "everything": EVERYTHING}
+    if name in known:
+        return known[name]
     found: dict[str, Any] = load((CHART / "examples" / f"{name}.yaml").read_text())
     return found
 
@@ -74,7 +91,7 @@ def objects(name: str) -> tuple[Document, ...]:
     return tuple(render(values_of(name)))
 
 
-def one(kind: str, name: str = "defaults", ending: str = "") -> Document:
+def one(kind: str, name: str = "groups", ending: str = "") -> Document:
     """Its only object of a kind, or the one whose name ends so."""
     found = [
         each
@@ -85,25 +102,25 @@ def one(kind: str, name: str = "defaults", ending: str = "") -> Document:
     return found[0]
 
 
-def spec_of(kind: str, name: str = "defaults", ending: str = "") -> Document:
+def spec_of(kind: str, name: str = "groups", ending: str = "") -> Document:
     """The `spec` of that."""
     found: Document = one(kind, name, ending)["spec"]
     return found
 
 
-def cluster(name: str = "defaults") -> Document:
+def cluster(name: str = "groups") -> Document:
     """The `spec` of its Ray cluster."""
     found: Document = spec_of("RayService", name)["rayClusterConfig"]
     return found
 
 
-def serve_config(name: str = "defaults") -> Document:
+def serve_config(name: str = "groups") -> Document:
     """What it gives Ray Serve."""
     found: Document = yaml.safe_load(spec_of("RayService", name)["serveConfigV2"])
     return found
 
 
-def deployments(name: str = "defaults") -> dict[str, Document]:
+def deployments(name: str = "groups") -> dict[str, Document]:
     """Its Serve deployments, by name."""
     return {
         deployment["name"]: deployment

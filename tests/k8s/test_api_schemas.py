@@ -67,7 +67,7 @@ def test_kubernetes_takes_the_pods_inside_a_ray_service(name: str, version: str)
 
 def test_kubernetes_sees_a_misspelt_field() -> None:
     """So that the tests above can fail."""
-    template = dict(templates("defaults"))["cpu"]
+    template = dict(templates("groups"))["cpu"]
     broken = pod(template) | {"spec": template["spec"] | {"terminationGracePeriod": 1}}
     assert "terminationGracePeriod" in refused(broken, VERSIONS[0])
 

@@ -7,10 +7,10 @@ import pytest
 from ray.autoscaler.v2.instance_manager.config import InstanceReconcileConfig
 
 from tests.k8s.autoscaling import launched, least, most, node_types
-from tests.k8s.rendered import NAMES, cluster, deployments
+from tests.k8s.rendered import NAMES, SINGLE, cluster, deployments
 
 DEPLOYMENTS = deployments("ha-redis").items()
-GROUPED = [name for name in NAMES if name != "cpu-demo"]
+GROUPED = [name for name in NAMES if name not in SINGLE]
 
 
 @pytest.mark.parametrize("name", [*GROUPED, "everything"])
@@ -60,14 +60,14 @@ def test_replicas_that_keep_apart_find_as_many_pods() -> None:
 @pytest.mark.parametrize("replicas", [1, 3, 8])
 def test_each_replica_of_the_model_brings_a_gpu_pod(replicas: int) -> None:
     """And no pod without a GPU."""
-    pods, unmet = launched("defaults", least("defaults") | {"Inference": replicas})
+    pods, unmet = launched("groups", least("groups") | {"Inference": replicas})
     assert unmet == 0
     assert pods == {"cpu": 2, "gpu": replicas}
 
 
 def test_deployments_without_a_model_bring_no_gpu_pod() -> None:
     """However many they are."""
-    pods, unmet = launched("defaults", {"Preprocess": 32, "Ingress": 20})
+    pods, unmet = launched("groups", {"Preprocess": 32, "Ingress": 20})
     assert unmet == 0
     assert pods == {"cpu": 13, "gpu": 1}  # which is always there
 
@@ -99,7 +99,7 @@ def test_a_pod_that_does_not_come_is_given_up_in_time() -> None:
     name = "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"
     code = inspect.getsource(sys.modules[InstanceReconcileConfig.__module__])
     assert f'"{name}"' in code
-    for example, seconds in (("defaults", "900"), ("spot-with-fallback", "300")):
+    for example, seconds in (("groups", "900"), ("spot-with-fallback", "300")):
         assert {"name": name, "value": seconds} in cluster(example)["autoscalerOptions"]["env"]
 
 

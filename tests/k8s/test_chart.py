@@ -8,14 +8,16 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from deployments.cli.options import store_url
 from deployments.local.config import read_yaml, serve_config
-from deployments.settings import parse
-from k8s.generate.helm import CHART, documents, notes, packed, render, texts
+from deployments.settings import parse, state_home, with_environment
+from k8s.generate.helm import CHART, documents, merged, notes, packed, render, texts
 from tests.k8s import rendered
 from tests.k8s.rendered import (
-    DEFAULTS,
     EXAMPLES,
+    GROUPS,
     NAMES,
+    SINGLE,
     cluster,
     deployments,
     objects,
@@ -67,7 +69,7 @@ def test_names_are_short_and_each_there_once(name: str) -> None:
 @pytest.mark.parametrize("release", ["florence", "x", "a" * 53, "vision-" * 7 + "v"])
 def test_a_long_release_gets_a_short_name(release: str) -> None:
     """Helm allows 53 characters for a release."""
-    service = next(each for each in render(DEFAULTS, release) if each["kind"] == "RayService")
+    service = next(each for each in render(GROUPS, release) if each["kind"] == "RayService")
     name = service["metadata"]["name"]
     assert 0 < len(name) <= 47
     assert not name.endswith("-")
@@ -98,7 +100,7 @@ def test_a_new_chart_version_leaves_running_pods_alone(name: str) -> None:
         said = yaml.safe_dump(template["metadata"])
         assert not any(word in said for word in FORBIDDEN), which
         assert "checksum" not in said
-        assert set(template["metadata"]["labels"]) == {
+        assert set(template["metadata"]["labels"]) - {"queue"} == {
             "app.kubernetes.io/instance",
             "app.kubernetes.io/part-of",
             "app.kubernetes.io/component",
@@ -109,7 +111,7 @@ def test_the_rollout_token_is_in_every_pod() -> None:
     """So that another one replaces the cluster."""
     for _, template in ray_templates("everything"):
         assert template["metadata"]["annotations"]["florence/rollout-token"] == "2"
-    for _, template in ray_templates("defaults"):
+    for _, template in ray_templates("groups"):
         assert "florence/rollout-token" not in template["metadata"].get("annotations", {})
 
 
@@ -148,7 +150,7 @@ def test_the_service_takes_its_settings(name: str) -> None:
 
 def test_values_go_over_the_config_even_when_they_are_nothing() -> None:
     """False, zero and empty count; what is not named stays."""
-    values = DEFAULTS | {
+    values = GROUPS | {
         "settings": {"postprocess": {"annotate": False}, "queue": {"drain_s": 0}},
         "serve": {"deployments": {"Inference": {"autoscaling_config": {"min_replicas": 0}}}},
     }
@@ -173,6 +175,7 @@ def test_a_fixed_number_of_replicas_takes_the_place_of_autoscaling() -> None:
 def test_without_gpu_groups_the_model_runs_on_the_cpu() -> None:
     """In single precision, and without asking for a GPU."""
     args = rendered.serve_config("cpu-demo")["applications"][0]["args"]
+    assert args["inference"]["max_batch_size"] == 8
     assert args["model"] | {"torch_threads": 2} == {
         "path": "demo",
         "revision": "main",
@@ -192,7 +195,7 @@ def test_a_head_without_groups_is_the_whole_service() -> None:
     assert "excludeHeadPodFromServeSvc" not in spec_of("RayService", "cpu-demo")
 
 
-@pytest.mark.parametrize("name", [each for each in ALL if each != "cpu-demo"])
+@pytest.mark.parametrize("name", [each for each in ALL if each not in SINGLE])
 def test_a_head_with_groups_runs_no_replica(name: str) -> None:
     """So that losing it loses no request, and no client comes to it."""
     head = cluster(name)["headGroupSpec"]
@@ -244,22 +247,22 @@ def test_secrets_reach_every_pod_that_runs_our_code() -> None:
         container = template["spec"]["containers"][0]
         assert {"secretRef": {"name": "florence-bucket"}} in container["envFrom"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert {"/etc/florence/webhooks", "/models", "/var/lib/florence/files"} <= mounts
+        assert {"/etc/florence/webhooks", "/var/lib/florence/files"} <= mounts
 
 
 def test_ray_asks_for_its_token() -> None:
     """Always, unless it is turned off; from a Secret of the operator's, or KubeRay's own."""
     assert cluster()["authOptions"] == {"mode": "token"}
     assert cluster("everything")["authOptions"] == {"mode": "token", "secretName": "ray-token"}
-    off = render(DEFAULTS | {"rayAuth": {"enabled": False}})
+    off = render(GROUPS | {"rayAuth": {"enabled": False}})
     service = next(each for each in off if each["kind"] == "RayService")
     assert "authOptions" not in service["spec"]["rayClusterConfig"]
 
 
 def test_a_volume_is_filled_by_a_job_and_waited_for() -> None:
     """Another revision is another Job, as Jobs cannot be changed."""
-    values = DEFAULTS | {"model": {"source": "pvc", "revision": "abc"}}
-    other = DEFAULTS | {"model": {"source": "pvc", "revision": "abd"}}
+    values = GROUPS | {"model": {"source": "pvc", "revision": "abc"}}
+    other = GROUPS | {"model": {"source": "pvc", "revision": "abd"}}
     jobs = [
         next(each for each in render(each) if each["kind"] == "Job") for each in (values, other)
     ]
@@ -282,7 +285,8 @@ def test_a_volume_is_filled_by_a_job_and_waited_for() -> None:
         ({"source": "hub"}, "florence-community/Florence-2-large"),
         ({"source": "image", "path": "demo"}, "demo"),
         ({"source": "image", "path": "/opt/mine"}, "/opt/mine"),
-        ({"source": "image"}, "/models/florence-2-large"),
+        ({"source": "image"}, "demo"),
+        ({"source": "pvc"}, "/models/florence-2-large"),
         ({"source": "pvc", "path": "mine"}, "/models/mine"),
         (
             {"source": "imageVolume", "imageVolume": {"reference": "m:1"}},
@@ -294,7 +298,7 @@ def test_a_volume_is_filled_by_a_job_and_waited_for() -> None:
 def test_the_model_is_where_the_source_puts_it(model: dict[str, Any], path: str) -> None:
     """Only `hub` may go to the hub."""
     service = next(
-        each for each in render(DEFAULTS | {"model": model}) if each["kind"] == "RayService"
+        each for each in render(GROUPS | {"model": model}) if each["kind"] == "RayService"
     )
     config = yaml.safe_load(service["spec"]["serveConfigV2"])
     assert config["applications"][0]["args"]["model"]["path"] == path
@@ -305,8 +309,94 @@ def test_the_model_is_where_the_source_puts_it(model: dict[str, Any], path: str)
 @pytest.mark.parametrize(("switch", "kind"), OPTIONAL.items())
 def test_a_part_that_is_off_is_not_there(switch: str, kind: str) -> None:
     """And there when it is on."""
-    assert kind not in kinds(DEFAULTS | {switch: {"enabled": False}})
+    assert kind not in kinds(GROUPS | {switch: {"enabled": False}})
     assert kind in [each["kind"] for each in objects("everything")]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_only_pods_with_replicas_have_the_checkpoint(name: str) -> None:
+    """A head with groups waits for no volume. CPU pods have it: an Ingress reads the tokenizer."""
+    source = merged(values_of(name))["model"]["source"]
+    for which, template in templates(name):
+        mounts = {each["mountPath"] for each in template["spec"]["containers"][0]["volumeMounts"]}
+        volumes = {each["name"] for each in template["spec"]["volumes"]}
+        needed = source in ("pvc", "imageVolume") and (which != "head" or name in SINGLE)
+        assert ("/models" in mounts, "model" in volumes) == (needed, needed), which
+        waits = [each["name"] for each in template["spec"].get("initContainers", ())]
+        is_waited_for = needed and source == "pvc" and which not in ("loader", "test")
+        assert ("wait-for-model" in waits) == is_waited_for
+
+
+def test_a_group_has_what_is_its_own() -> None:
+    """Labels that do not take the place of the chart's, an account, init containers, a spread."""
+    group = {
+        "name": "cpu",
+        "labels": {"team": "vision", "app.kubernetes.io/component": "mine"},
+        "serviceAccountName": "own",
+        "initContainers": [{"name": "first", "image": "first:1"}],
+        "topologySpreadConstraints": [{"topologyKey": "zone", "maxSkew": 1}],
+    }
+    service = next(
+        each for each in render(GROUPS | {"cpuGroups": [group]}) if each["kind"] == "RayService"
+    )
+    cpu, gpu = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    labels = cpu["template"]["metadata"]["labels"]
+    assert labels["team"] == "vision"
+    assert labels["app.kubernetes.io/component"] == "worker"
+    spec = cpu["template"]["spec"]
+    assert spec["serviceAccountName"] == "own"
+    assert [each["name"] for each in spec["initContainers"]] == ["first"]
+    assert spec["topologySpreadConstraints"] == group["topologySpreadConstraints"]
+    assert gpu["template"]["spec"]["serviceAccountName"] == "florence-worker"
+    assert "initContainers" not in gpu["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_commands_in_a_pod_work_on_the_store_of_the_service(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `florence keys create` makes a key that the service knows."""
+    args = rendered.serve_config(name)["applications"][0]["args"]
+    for which, template in templates(name):
+        if which == "loader":
+            continue
+        for variable in ("FLORENCE_STORE", "XDG_STATE_HOME"):
+            value = env(template)[variable].get("value", "postgresql://the-secret")
+            monkeypatch.setenv(variable, value)
+        settings = with_environment(parse(args))
+        assert store_url(None, None) == settings.store.url
+        assert settings.store.is_postgres or settings.store.file == state_home() / "queue.db"
+        assert Path(settings.files.root).parts[:4] == (state_home() / "files").parts[:4] or (
+            "://" in settings.files.root
+        )
+
+
+def test_the_service_carries_the_release_s_labels() -> None:
+    """By which tools find it."""
+    labels = spec_of("RayService")["serveService"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "florence"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logs_are_in_the_same_volume_of_every_pod(name: str) -> None:
+    """In heads, KubeRay gives `ray-logs` to the autoscaler, too; a shipper mounts that one."""
+    for _, template in ray_templates(name):
+        mounts = {
+            each["mountPath"]: each["name"]
+            for each in template["spec"]["containers"][0]["volumeMounts"]
+        }
+        assert mounts["/tmp/ray"] == "ray-logs"
+        assert "ray-logs" in {each["name"] for each in template["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_account_of_redis_cleanup_outlives_the_release(name: str) -> None:
+    """KubeRay cleans Redis up in a Job with the head's account, after Helm has removed the rest."""
+    is_redis = "redisAddress" in cluster(name).get("gcsFaultToleranceOptions", {})
+    for ending in ("-head", "-worker"):
+        found = one("ServiceAccount", name, ending)["metadata"].get("annotations", {})
+        is_kept = found.get("helm.sh/resource-policy") == "keep"
+        assert is_kept == (is_redis and ending == "-head")
 
 
 def test_the_incremental_strategy_is_passed_on() -> None:
@@ -322,7 +412,7 @@ def test_haproxy_can_be_turned_off() -> None:
     for on in (True, False):
         service = next(
             each
-            for each in render(DEFAULTS | {"serve": {"haproxy": on}})
+            for each in render(GROUPS | {"serve": {"haproxy": on}})
             if each["kind"] == "RayService"
         )
         config = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -362,7 +452,7 @@ def test_an_alert_can_be_left_out() -> None:
     """By its name."""
     (group,) = spec_of("PrometheusRule", "everything")["groups"]
     first = group["rules"][0]["alert"]
-    values = DEFAULTS | {"prometheusRule": {"enabled": True, "exclude": [first]}}
+    values = GROUPS | {"prometheusRule": {"enabled": True, "exclude": [first]}}
     rule = next(each for each in render(values) if each["kind"] == "PrometheusRule")
     assert first not in [each["alert"] for each in rule["spec"]["groups"][0]["rules"]]
 
@@ -412,19 +502,43 @@ def test_notes_say_how_to_wait(name: str) -> None:
 
 def test_notes_warn_of_what_is_not_for_production() -> None:
     """Of each thing that is amiss, and of nothing where all is well."""
-    said = notes(DEFAULTS | {"networkPolicy": {"enabled": False}, "rayAuth": {"enabled": False}})
+    said = notes(GROUPS | {"networkPolicy": {"enabled": False}, "rayAuth": {"enabled": False}})
     for word in ("No API key", "404", "Webhooks are signed", "head that dies", "no token", "Pin a"):
         assert word in said
     assert "One pod is the whole service" in notes(values_of("cpu-demo"))
     assert "Mind:" not in notes(values_of("ha-redis") | {"model": {"revision": "0" * 40}})
     assert "do nothing to the running cluster" in notes(values_of("ha-redis"), upgrade=True)
+    assert "do nothing to the running" not in notes(values_of("cpu-demo"), upgrade=True)
+    assert "service.annotations are never" not in notes(values_of("ha-redis"), upgrade=True)
+    assert "service.annotations are never" in notes(
+        values_of("ha-redis") | {"service": {"annotations": {"a": "b"}}}, upgrade=True
+    )
+    assert "ReadWriteMany" in notes(GROUPS | {"model": {"source": "pvc"}})
+    assert "ReadWriteMany" not in notes(values_of("spot-with-fallback"))
+
+
+def test_notes_name_the_gateway_where_there_is_one() -> None:
+    """The Service of the running cluster goes past it; keys go in the clear."""
+    said = notes(values_of("incremental-upgrade"))
+    assert "gateway florence-gateway" in said
+    assert "keys travel in the clear" in said
+    assert "http://florence-serve-svc" not in said.split("and on this machine")[0]
+    assert "gateway" not in notes(values_of("ha-redis"))
+
+
+def test_notes_warn_of_replicas_that_find_no_pod() -> None:
+    """More than the groups can hold at most."""
+    more = {"serve": {"deployments": {"Inference": {"autoscaling_config": {"max_replicas": 11}}}}}
+    assert "Inference may have 11 replicas, and its pods hold 10" in notes(GROUPS | more)
+    for name in NAMES:
+        assert "replicas, and its pods hold" not in notes(values_of(name)), name
 
 
 def test_extra_objects_are_the_operator_s_own() -> None:
     """As YAML or as text with templates."""
     text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: '{{ .Release.Name }}-a'}\n"
     tree = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "b"}}
-    found = render(DEFAULTS | {"extra": {"objects": [text, tree]}})
+    found = render(GROUPS | {"extra": {"objects": [text, tree]}})
     names = [each["metadata"]["name"] for each in found if each["kind"] == "ConfigMap"]
     assert {"florence-a", "b"} <= set(names)
 

@@ -7,7 +7,7 @@ import pytest
 from k8s.generate.helm import render
 from tests.k8s.crds import schema_of
 from tests.k8s.ownership import defaulted, fields, quantity, written_back
-from tests.k8s.rendered import DEFAULTS, EVERYTHING, NAMES, values_of
+from tests.k8s.rendered import EVERYTHING, GROUPS, NAMES, values_of
 
 NUMBERS: dict[str, Any] = EVERYTHING | {
     "scratch": {"sizeLimit": "40960Mi"},
@@ -83,7 +83,7 @@ def test_what_the_operator_writes_back_is_what_was_applied(name: str) -> None:
 )
 def test_another_form_would_be_the_operator_s(change: Any, path: str) -> None:
     """The whole list of groups, so that the test above can fail."""
-    spec = ray_service(DEFAULTS)
+    spec = ray_service(GROUPS)
     group = spec["rayClusterConfig"]["workerGroupSpecs"][1]
     change(group, group["template"]["spec"]["containers"][0])
     assert list(taken(spec)) == [("rayClusterConfig", path)]
@@ -113,5 +113,5 @@ def test_quantities_have_kubernetes_form(given: Any, expected: str) -> None:
     """In the chart as in the reckoning of the test above."""
     assert quantity(str(given)) == expected
     head = {"resources": {"requests": {"cpu": 2, "memory": given}}}
-    pod = ray_service(DEFAULTS | {"head": head})["rayClusterConfig"]["headGroupSpec"]["template"]
+    pod = ray_service(GROUPS | {"head": head})["rayClusterConfig"]["headGroupSpec"]["template"]
     assert pod["spec"]["containers"][0]["resources"]["requests"]["memory"] == expected

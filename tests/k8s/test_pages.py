@@ -82,7 +82,7 @@ def test_the_table_of_ports_is_what_the_policies_say() -> None:
     opened = {
         port["port"]
         for ending in ("-head", "-worker")
-        for rule in one("NetworkPolicy", "defaults", ending)["spec"]["ingress"]
+        for rule in one("NetworkPolicy", "groups", ending)["spec"]["ingress"]
         for port in rule.get("ports", ())
     }
     for port in opened:

@@ -1,17 +1,23 @@
 """What a careful operator asks of every pod: Kubernetes' `restricted` standard, and more."""
 
+import os
 import re
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8s.generate.helm import render
-from tests.k8s.crds import schema_of
+from tests.k8s.crds import schema_of, subresources_of
 from tests.k8s.rendered import (
-    DEFAULTS,
+    GROUPS,
     NAMES,
+    SINGLE,
     cluster,
     deployments,
     objects,
@@ -36,7 +42,7 @@ def containers(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for which, template in templates(name):
         spec = template["spec"]
         for container in (*spec.get("initContainers", ()), *spec["containers"]):
-            if container["name"] != "shipper":  # the operator's own
+            if container["name"] not in ("shipper", "warm"):  # the operator's own
                 yield which, container
 
 
@@ -59,7 +65,7 @@ def test_pods_meet_the_restricted_standard(name: str) -> None:
 def test_containers_gain_no_rights(name: str) -> None:
     """And cannot change the image."""
     own = [container for _, container in containers(name)]
-    if name != "cpu-demo":
+    if name not in SINGLE:
         own.append(cluster(name)["autoscalerOptions"])
     for container in own:
         found = container["securityContext"]
@@ -101,7 +107,9 @@ def test_pods_live_longer_than_they_drain(name: str) -> None:
         }
         drain = int(variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"])
         assert template["spec"]["terminationGracePeriodSeconds"] >= drain + 10
-        if which != "mig":  # whose drain is as short as its spot nodes'
+        if name in SINGLE:  # nobody to leave requests to
+            assert drain == 0
+        elif which != "mig":  # whose drain is as short as its spot nodes'
             assert drain >= longest
         assert "lifecycle" not in template["spec"]["containers"][0]
 
@@ -113,7 +121,7 @@ def test_an_old_cluster_stays_as_long_as_its_requests(name: str) -> None:
     assert spec_of("RayService", name)["rayClusterDeletionDelaySeconds"] >= longest
 
 
-@pytest.mark.parametrize("name", [each for each in ALL if each != "cpu-demo"])
+@pytest.mark.parametrize("name", [each for each in ALL if each not in SINGLE])
 def test_workers_are_asked_over_http_whether_they_are_ready(name: str) -> None:
     """In place of KubeRay's shell command; with time to answer, and none that restarts them."""
     for group in cluster(name)["workerGroupSpecs"]:
@@ -143,7 +151,7 @@ def test_only_the_head_has_a_token_of_kubernetes(name: str) -> None:
         each["metadata"]["name"] for each in objects(name) if each["kind"] == "ServiceAccount"
     }
     for which, template in templates(name):
-        assert template["spec"]["serviceAccountName"] in accounts
+        assert template["spec"]["serviceAccountName"] in accounts | {"gpu-account"}
         assert template["spec"]["automountServiceAccountToken"] is (which == "head")
 
 
@@ -200,10 +208,10 @@ def holds(network: Any, address: Any) -> bool:
 def test_only_the_service_is_open() -> None:
     """Workers take clients at 8000 and no other port; the head takes none at all."""
     for ending, open_ports in (("-worker", {8000}), ("-head", set())):
-        rules = one("NetworkPolicy", "defaults", ending)["spec"]["ingress"]
+        rules = one("NetworkPolicy", "groups", ending)["spec"]["ingress"]
         free = [rule for rule in rules if "from" not in rule]
         assert {port["port"] for rule in free for port in rule["ports"]} == open_ports
-    head = one("NetworkPolicy", "defaults", "-head")["spec"]["ingress"]
+    head = one("NetworkPolicy", "groups", "-head")["spec"]["ingress"]
     dashboards = [
         rule for rule in head if {"protocol": "TCP", "port": 8265} in rule.get("ports", ())
     ]
@@ -219,12 +227,58 @@ def test_named_clients_are_the_only_ones() -> None:
     assert rule["from"] == [{"namespaceSelector": {}}]
 
 
-@pytest.mark.parametrize("name", [each for each in ALL if each != "cpu-demo"])
-def test_workers_leave_one_by_one(name: str) -> None:
-    """The budget has no part of the head, which it would nail to its node."""
-    budget = spec_of("PodDisruptionBudget", name)
-    assert budget["maxUnavailable"] == 1
-    assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == "worker"
+def test_a_ray_cluster_has_no_scale() -> None:
+    """So a budget with `maxUnavailable`, or with a share, allows no disruption at all."""
+    assert "scale" not in subresources_of("rayclusters")
+    assert "status" in subresources_of("rayclusters")
+
+
+def allowed(budget: dict[str, Any], healthy: int) -> int:
+    """Pods that may be evicted now: what Kubernetes reckons where their owner has no scale."""
+    stay = budget.get("minAvailable")
+    return max(0, healthy - stay) if isinstance(stay, int) and "maxUnavailable" not in budget else 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_drain_takes_workers_one_by_one(name: str) -> None:
+    """Also when there are as few as there may be. The head is not counted: it would be nailed to
+    its node.
+    """
+    least = sum(group["minReplicas"] for group in cluster(name).get("workerGroupSpecs", ()))
+    budgets = [each["spec"] for each in objects(name) if each["kind"] == "PodDisruptionBudget"]
+    assert len(budgets) == (least > 2)  # a budget of one pod that stays blocks where the other
+    for budget in budgets:  # has no replica, and so is never ready
+        assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == "worker"
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+        assert allowed(budget, least) == 1
+        assert allowed(budget, least - 1) == 0
+
+
+def test_a_budget_by_share_would_block_drains() -> None:
+    """What the reckoning says of it, so that the test above can fail."""
+    assert allowed({"maxUnavailable": 1}, 10) == allowed({"minAvailable": "50%"}, 10) == 0
+
+
+def test_the_autoscaler_hears_that_it_is_to_stop(tmp_path: Path) -> None:
+    """Its shell passes SIGTERM on, and ends as it ended."""
+    options = cluster()["autoscalerOptions"]
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\necho "$@" >"$0.called"\nexec sleep 60\n')
+    ray.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    names = {"RAY_CLUSTER_NAME": "florence-abcde", "RAY_CLUSTER_NAMESPACE": "inference"}
+    command = [*options["command"], *options["args"]]
+    with subprocess.Popen(command, env={"PATH": path} | names) as shell:
+        called = tmp_path / "ray.called"
+        while not (called.exists() and called.read_text()):
+            assert shell.poll() is None
+            time.sleep(0.01)
+        shell.terminate()
+        assert shell.wait(5) == 128 + signal.SIGTERM
+    assert called.read_text().split() == [
+        *("kuberay-autoscaler", "--cluster-name", "florence-abcde"),
+        *("--cluster-namespace", "inference"),
+    ]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -255,13 +309,13 @@ def test_nothing_is_installed_or_fetched_at_run_time(name: str) -> None:
 def test_the_autoscaler_is_version_2_by_name() -> None:
     """Else KubeRay restarts containers in addition to the autoscaler."""
     for name in NAMES:
-        if name != "cpu-demo":
+        if name not in SINGLE:
             assert cluster(name)["autoscalerOptions"]["version"] == "v2"
 
 
 def test_an_operator_may_lay_shields_down() -> None:
     """By a value each, so that the tests above can fail."""
-    values = DEFAULTS | {"security": {"readOnlyRootFilesystem": False}, "drain": {"seconds": 5}}
+    values = GROUPS | {"security": {"readOnlyRootFilesystem": False}, "drain": {"seconds": 5}}
     service = next(each for each in render(values) if each["kind"] == "RayService")
     container = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][
         "containers"

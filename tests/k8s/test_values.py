@@ -10,7 +10,7 @@ from deployments.settings import Settings
 from k8s.generate.files import files
 from k8s.generate.helm import CHART, Refused, load, render
 from k8s.generate.values import leaves, read_keys
-from tests.k8s.rendered import DEFAULTS
+from tests.k8s.rendered import GROUPS
 
 GROUP = {"name": "gpu"}
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -35,9 +35,28 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cpuGroups": [{"name": "cpu", "gpus": 1}]}, "gpus"),
     ({"files": {"url": "http://bucket"}}, "url"),
     ({"fullnameOverride": "x" * 48}, "fullnameOverride"),
+    ({"commonAnnotations": {"a": True}}, "got boolean, want string"),
+    ({"ingress": {"annotations": {"a": True}}}, "got boolean, want string"),
+    ({"head": {"nodeSelector": {"gpu": True}}}, "got boolean, want string"),
+    ({"gpuGroups": [{**GROUP, "labels": {"a": 1}}]}, "got number, want string"),
+    ({"extra": {"env": [{"name": "A", "value": 1}]}}, "got number, want string"),
+    ({"gpuGroups": [{**GROUP, "env": [{"name": "A", "value": 1}]}]}, "got number, want string"),
+    ({"podDisruptionBudget": {"maxUnavailable": "25%"}}, "got string, want integer"),
 ]
 UNFIT: list[tuple[dict[str, Any], str]] = [
     ({"database": {"existingSecret": ""}}, "database.existingSecret is needed"),
+    (
+        {"serve": {"deployments": {"Inference": {"ray_actor_options": {"num_cpus": 8}}}}},
+        "Inference asks for 8 CPUs, and no pod for it has more than 4",
+    ),
+    (
+        {"serve": {"deployments": {"Ingress": {"ray_actor_options": {"num_cpus": 4.5}}}}},
+        "Ingress asks for 4.5 CPUs",
+    ),
+    (
+        {"serve": {"deployments": {"Inference": {"ray_actor_options": {"num_gpus": 2}}}}},
+        "Inference asks for 2 GPUs, and no pod has more than 1",
+    ),
     ({"fullnameOverride": "9lives"}, "set fullnameOverride"),
     ({"settings": {"model": {"path": "/m"}}}, "set model.id, model.path"),
     ({"model": {"source": "imageVolume"}}, "model.imageVolume.reference"),
@@ -62,6 +81,11 @@ UNFIT += [
             {"httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}},
             "its own HTTPRoute",
         ),
+        (
+            {"gatewayClassName": "x"},
+            {"ingress": {"enabled": True, "hosts": ["h"]}},
+            "ingress.enabled goes past the Gateway",
+        ),
     )
 ]
 
@@ -70,14 +94,14 @@ UNFIT += [
 def test_a_wrong_value_is_refused_by_its_path(values: dict[str, Any], path: str) -> None:
     """The schema says which; Helm does so before it talks to a cluster."""
     with pytest.raises(Refused, match=path):
-        render(DEFAULTS | values)
+        render(GROUPS | values)
 
 
 @pytest.mark.parametrize(("values", "said"), UNFIT, ids=str)
 def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], said: str) -> None:
     """With what to write instead."""
     with pytest.raises(Refused, match=said):
-        render(DEFAULTS | values)
+        render(GROUPS | values)
 
 
 def test_what_is_made_is_up_to_date() -> None:

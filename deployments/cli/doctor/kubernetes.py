@@ -20,7 +20,7 @@ from deployments.cli.doctor.check import Check, CheckFailed, Finding, fail, ok, 
 
 RAY = "/apis/ray.io/v1"
 OPERATOR = "app.kubernetes.io/name%3Dkuberay-operator"
-OLDEST, TESTED = (1, 6), (1, 7)
+OLDEST, TESTED = (1, 7), (1, 7)
 INSTALL = "install KubeRay 1.7, see k8s/README.md"
 INFO = "see --kubeconfig, --context and `kubectl cluster-info`"
 TIMEOUT_S = 15.0
@@ -163,7 +163,7 @@ def check_kuberay(release: HelmRelease) -> Finding:
         return fail(f"{image} is not ready", "see `kubectl describe` of its pod")
     tag = re.search(r":v?(\d+)\.(\d+)[^/@]*", image)
     if tag is None:
-        return warn(f"no version in {image}", "see that it is 1.6 or newer")
+        return warn(f"no version in {image}", "see that it is 1.7 or newer")
     version, said = (int(tag[1]), int(tag[2])), f"KubeRay {tag[0].lstrip(':v')}"
     if version < OLDEST:
         return fail(f"{said} is too old", "upgrade the operator to 1.7")

@@ -36,6 +36,9 @@
 {{- if $values.httpRoute.enabled -}}
 {{- fail "httpRoute.enabled goes past the Gateway of NewClusterWithIncrementalUpgrade: KubeRay makes its own HTTPRoute" -}}
 {{- end -}}
+{{- if $values.ingress.enabled -}}
+{{- fail "ingress.enabled goes past the Gateway of NewClusterWithIncrementalUpgrade: point DNS at that Gateway, see k8s/README.md" -}}
+{{- end -}}
 {{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
 {{- fail "ingress.hosts is needed for ingress.enabled" -}}
@@ -51,6 +54,14 @@
 {{- $_ := set $seen .name true -}}
 {{- if gt .minReplicas .maxReplicas -}}
 {{- fail (printf "group %s: minReplicas must not be above maxReplicas" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- range include "florence.demands" . | fromYamlArray -}}
+{{- if gt (float64 .cpus) (float64 .podCpus) -}}
+{{- fail (printf "%s asks for %v CPUs, and no pod for it has more than %v: raise resources.requests.cpu of its pods, or lower serve.deployments.%s.ray_actor_options.num_cpus" .name .cpus .podCpus .name) -}}
+{{- end -}}
+{{- if gt (float64 .gpus) (float64 .podGpus) -}}
+{{- fail (printf "%s asks for %v GPUs, and no pod has more than %v: raise gpus of a group in gpuGroups, or lower serve.deployments.%s.ray_actor_options.num_gpus" .name .gpus .podGpus .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

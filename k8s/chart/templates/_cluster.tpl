@@ -17,6 +17,13 @@ autoscalerOptions:
   upscalingMode: {{ .Values.autoscaler.upscalingMode }}
   idleTimeoutSeconds: {{ .Values.autoscaler.idleTimeoutSeconds }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [bash, -c] # as process 1 the autoscaler would not hear SIGTERM, and the head would take its whole grace
+  args:
+    - |
+      ray kuberay-autoscaler --cluster-name "$RAY_CLUSTER_NAME" --cluster-namespace "$RAY_CLUSTER_NAMESPACE" &
+      autoscaler=$!
+      trap 'kill "$autoscaler"' TERM
+      wait "$autoscaler"
   env:
     - {name: RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S, value: {{ .Values.autoscaler.podTimeoutSeconds | quote }}}
   resources: {{- toYaml .Values.autoscaler.resources | nindent 4 }}
@@ -34,7 +41,8 @@ workerGroupSpecs:
 {{- end }}
 {{- end -}}
 
-{{/* A head takes no replicas, so that losing it loses none; alone it takes them all. */}}
+{{/* A head takes no replicas, so that losing it loses none; alone it takes them all, and has nobody to leave
+     its requests to when it stops. */}}
 {{- define "florence.head" -}}
 {{- $single := include "florence.isSinglePod" . -}}
 {{- $head := mergeOverwrite (deepCopy .Values.head) (dict "runtimeClassName" "") -}}
@@ -45,7 +53,8 @@ template:
   {{- $keep := dict "cluster-autoscaler.kubernetes.io/safe-to-evict" "false" "karpenter.sh/do-not-disrupt" "true" }}
   {{- include "florence.rayPod" (dict "root" . "component" "head" "group" $head
         "annotations" $keep
-        "drain" .Values.drain.seconds
+        "model" $single
+        "drain" (ternary 0 .Values.drain.seconds (not (empty $single)))
         "shmSize" (get (default dict $head.resources.limits) "memory" | default "2Gi")
         "resources" (toYaml $head.resources)
         "ports" (include "florence.headPorts" .)
@@ -80,6 +89,7 @@ rayStartParams:
 scaleStrategy: {}
 template:
   {{- include "florence.rayPod" (dict "root" .root "component" "worker" "group" $group
+        "model" true
         "drain" ($group.drainSeconds | default .root.Values.drain.seconds)
         "shmSize" ($group.shmSize | default (get (default dict $group.resources.limits) "memory") | default "2Gi")
         "resources" (include "florence.resources" $group)

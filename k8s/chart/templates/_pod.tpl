@@ -1,28 +1,31 @@
 {{/* What all pods share. Nothing here may follow from the chart's version or from checksums: any
      change of a template replaces the whole cluster. */}}
 
-{{/* A pod of Ray. {root, group, component, grace} */}}
+{{/* A pod of Ray. {root, group, component, drain, …}; `model` is whether replicas run in it, which read the
+     checkpoint: all but the Dispatcher do. */}}
 {{- define "florence.rayPod" -}}
 {{- $root := .root -}}
 {{- $group := .group -}}
+{{- $volumes := dict "root" $root "model" .model -}}
+{{- $waits := and .model (eq $root.Values.model.source "pvc") $root.Values.model.pvc.loader.enabled -}}
 metadata:
-  labels:
-    {{- include "florence.selectorLabels" $root | nindent 4 }}
-    app.kubernetes.io/component: {{ .component }}
+  {{- $own := include "florence.selectorLabels" $root | fromYaml }}
+  labels: {{- mergeOverwrite (dict) $group.labels $own (dict "app.kubernetes.io/component" .component) | toYaml | nindent 4 }}
   {{- $annotations := merge (dict) $group.annotations (default dict .annotations) }}
   {{- with $root.Values.rolloutToken }}{{ $_ := set $annotations "florence/rollout-token" . }}{{ end }}
   {{- with $annotations }}
   annotations: {{- toYaml . | nindent 4 }}
   {{- end }}
 spec:
-  serviceAccountName: {{ include "florence.fullname" $root }}-{{ .component }}
+  serviceAccountName: {{ $group.serviceAccountName | default (printf "%s-%s" (include "florence.fullname" $root) .component) }}
   automountServiceAccountToken: {{ eq .component "head" }}
   terminationGracePeriodSeconds: {{ add .drain $root.Values.drain.marginSeconds }}
   {{- include "florence.podSecurity" $root | nindent 2 }}
   {{- with include "florence.placement" (dict "root" $root "group" $group) | trim }}{{ . | nindent 2 }}{{ end }}
-  {{- if and (eq $root.Values.model.source "pvc") $root.Values.model.pvc.loader.enabled }}
+  {{- if or $waits $group.initContainers }}
   initContainers:
-    {{- include "florence.waitForModel" $root | nindent 4 }}
+    {{- if $waits }}{{ include "florence.waitForModel" $root | nindent 4 }}{{ end }}
+    {{- with $group.initContainers }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- end }}
   containers:
     - name: ray-{{ .component }}
@@ -41,11 +44,14 @@ spec:
         {{- with $group.env }}{{ toYaml . | nindent 8 }}{{ end }}
       {{- with include "florence.envFrom" $root | trim }}{{ . | nindent 6 }}{{ end }}
       volumeMounts:
-        {{- include "florence.volumeMounts" $root | nindent 8 }}
+        {{- include "florence.volumeMounts" $volumes | nindent 8 }}
+        - {name: ray-logs, mountPath: /tmp/ray}
         - {name: shared-mem, mountPath: /dev/shm}
     {{- with $root.Values.extra.containers }}{{ toYaml . | nindent 4 }}{{ end }}
   volumes:
-    {{- include "florence.volumes" $root | nindent 4 }}
+    {{- include "florence.volumes" $volumes | nindent 4 }}
+    - name: ray-logs # which KubeRay would make in heads with an autoscaler, and nowhere else
+      emptyDir: {sizeLimit: {{ $root.Values.scratch.sizeLimit }}}
     - name: shared-mem
       emptyDir: {medium: Memory, sizeLimit: {{ .shmSize }}}
 {{- end -}}
@@ -93,6 +99,9 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- with .group.affinity }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .group.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{/* The environment of whatever runs our code. Secrets are named, never made. */}}
@@ -102,10 +111,15 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- if ne .Values.model.source "hub" }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
-{{- if .Values.database.existingSecret }}
+- {name: XDG_STATE_HOME, value: /var/lib} # commands of `florence` in the pod find the folder of the service
 - name: FLORENCE_STORE
-  valueFrom: {secretKeyRef: {name: {{ .Values.database.existingSecret }}, key: {{ .Values.database.key }}}}
-{{- end }}
+  {{- with .Values.database }}
+  {{- if .existingSecret }}
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: {{ .key }}}}
+  {{- else }}
+  value: {{ dig "store" "url" "sqlite:////var/lib/florence/queue.db" $.Values.settings | quote }}
+  {{- end }}
+  {{- end }}
 {{- if .Values.auth.existingSecret }}
 - name: FLORENCE_API_KEY
   valueFrom: {secretKeyRef: {name: {{ .Values.auth.existingSecret }}, key: {{ .Values.auth.key }}}}
@@ -133,7 +147,10 @@ envFrom:
 {{- end }}
 {{- end -}}
 
+{{/* {root, model} */}}
 {{- define "florence.volumes" -}}
+{{- $model := and .model .root.Values.model.source -}}
+{{- with .root -}}
 - name: scratch
   emptyDir: {sizeLimit: {{ .Values.scratch.sizeLimit }}}
 {{- if .Values.files.existingClaim }}
@@ -144,19 +161,23 @@ envFrom:
 - name: webhook-keys
   secret: {secretName: {{ . }}, defaultMode: 0440}
 {{- end }}
-{{- if eq .Values.model.source "pvc" }}
+{{- if eq $model "pvc" }}
 - name: model
   persistentVolumeClaim: {claimName: {{ include "florence.modelClaim" . }}, readOnly: true}
-{{- else if eq .Values.model.source "imageVolume" }}
+{{- else if eq $model "imageVolume" }}
 - name: model
   image: {reference: {{ .Values.model.imageVolume.reference }}, pullPolicy: {{ .Values.model.imageVolume.pullPolicy }}}
 {{- end }}
 {{- with .Values.extra.volumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
 {{- end -}}
 
+{{/* {root, model} */}}
 {{- define "florence.volumeMounts" -}}
+{{- $model := and .model .root.Values.model.source -}}
+{{- with .root -}}
 - {name: scratch, mountPath: /tmp, subPath: tmp}
 - {name: scratch, mountPath: /home/ray, subPath: home}
 - {name: scratch, mountPath: /var/lib/florence, subPath: state}
@@ -166,10 +187,11 @@ envFrom:
 {{- if .Values.webhooks.existingSecret }}
 - {name: webhook-keys, mountPath: /etc/florence/webhooks, readOnly: true}
 {{- end }}
-{{- if has .Values.model.source (list "pvc" "imageVolume") }}
+{{- if has $model (list "pvc" "imageVolume") }}
 - {name: model, mountPath: /models, readOnly: true}
 {{- end }}
 {{- with .Values.extra.volumeMounts }}
 {{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end -}}

@@ -8,7 +8,8 @@
 {{- range $deployment := $app.deployments -}}
 {{- $over := deepCopy (default dict (index $.Values.serve.deployments $deployment.name)) -}}
 {{- $_ := mergeOverwrite $deployment (include "florence.knownOptions" (dict "root" $ "deployment" $deployment) | fromYaml) $over -}}
-{{- if hasKey $over "num_replicas" }}{{ $_ := unset $deployment "autoscaling_config" }}{{ end -}}
+{{- if hasKey $over "autoscaling_config" }}{{ $_ := unset $deployment "num_replicas" }}{{ end -}}
+{{- if hasKey $deployment "num_replicas" }}{{ $_ := unset $deployment "autoscaling_config" }}{{ end -}}
 {{- end -}}
 {{- $variables := $config.controller_options.runtime_env.env_vars -}}
 {{- $_ := set $variables "RAY_SERVE_ENABLE_HA_PROXY" (ternary "1" "0" .Values.serve.haproxy) -}}
@@ -24,6 +25,10 @@ model:
   device: cpu
   dtype: auto
   {{- end }}
+{{- if include "florence.isSinglePod" . }}
+inference:
+  max_batch_size: 8
+{{- end }}
 {{- with .Values.files.url }}
 files:
   root: {{ . | quote }}
@@ -34,11 +39,19 @@ webhooks:
 {{- end }}
 {{- end -}}
 
-{{/* Options of a deployment that follow from other values: with both kinds of groups, deployments without a
-     model stay off the GPU pods, which they would keep from going. */}}
+{{/* Options of a deployment that follow from other values. One pod has one small replica of each. With both kinds of
+     groups, deployments without a model stay off the GPU pods, which they would keep from going. */}}
 {{- define "florence.knownOptions" -}}
 {{- $values := .root.Values -}}
-{{- if eq .deployment.name "Inference" -}}
+{{- if include "florence.isSinglePod" .root }}
+num_replicas: 1
+{{- if eq .deployment.name "Inference" }}
+max_surge_percent: 0
+ray_actor_options: {num_cpus: 1, num_gpus: 0}
+{{- else }}
+ray_actor_options: {num_cpus: 0.25}
+{{- end -}}
+{{- else if eq .deployment.name "Inference" -}}
 {{- if not $values.gpuGroups }}
 ray_actor_options: {num_gpus: 0}
 {{- end -}}
@@ -49,7 +62,8 @@ ray_actor_options: {label_selector: {florence/pool: cpu}}
 
 {{- define "florence.modelPath" -}}
 {{- $model := .Values.model -}}
+{{- $path := $model.path | default (ternary "demo" "florence-2-large" (eq $model.source "image")) -}}
 {{- if eq $model.source "hub" }}{{ $model.id }}
-{{- else if or (eq $model.path "demo") (hasPrefix "/" $model.path) }}{{ $model.path }}
-{{- else }}/models/{{ $model.path }}{{ end -}}
+{{- else if or (eq $path "demo") (hasPrefix "/" $path) }}{{ $path }}
+{{- else }}/models/{{ $path }}{{ end -}}
 {{- end -}}

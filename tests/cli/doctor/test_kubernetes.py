@@ -147,9 +147,9 @@ WRONG: list[tuple[str, str, Change, Level, str, str]] = [
     (
         "kuberay",
         OPERATOR,
-        put("spec.template.spec.containers.0.image", "kuberay/operator:v1.5.1"),
+        put("spec.template.spec.containers.0.image", "kuberay/operator:v1.6.1"),
         Level.FAIL,
-        "KubeRay 1.5.1 is too old",
+        "KubeRay 1.6.1 is too old",
         "upgrade the operator",
     ),
     (
@@ -166,7 +166,7 @@ WRONG: list[tuple[str, str, Change, Level, str, str]] = [
         put("spec.template.spec.containers.0.image", "registry:5000/operator@sha256:ab"),
         Level.WARN,
         "no version in",
-        "1.6 or newer",
+        "1.7 or newer",
     ),
     ("kuberay", OPERATOR, put("status", {}), Level.FAIL, "is not ready", "kubectl describe"),
     (
