@@ -247,7 +247,7 @@ def test_secrets_reach_every_pod_that_runs_our_code() -> None:
         container = template["spec"]["containers"][0]
         assert {"secretRef": {"name": "florence-bucket"}} in container["envFrom"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert {"/etc/florence/webhooks", "/var/lib/florence/files"} <= mounts
+        assert {"/var/lib/florence/webhooks", "/var/lib/florence/files"} <= mounts
 
 
 def test_ray_asks_for_its_token() -> None:
@@ -365,6 +365,7 @@ def test_commands_in_a_pod_work_on_the_store_of_the_service(
             monkeypatch.setenv(variable, value)
         settings = with_environment(parse(args))
         assert store_url(None, None) == settings.store.url
+        assert Path(settings.webhooks.keys) == state_home() / "webhooks"
         assert settings.store.is_postgres or settings.store.file == state_home() / "queue.db"
         assert Path(settings.files.root).parts[:4] == (state_home() / "files").parts[:4] or (
             "://" in settings.files.root

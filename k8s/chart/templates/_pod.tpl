@@ -185,7 +185,7 @@ envFrom:
 - {name: files, mountPath: /var/lib/florence/files}
 {{- end }}
 {{- if .Values.webhooks.existingSecret }}
-- {name: webhook-keys, mountPath: /etc/florence/webhooks, readOnly: true}
+- {name: webhook-keys, mountPath: /var/lib/florence/webhooks, readOnly: true}
 {{- end }}
 {{- if has $model (list "pvc" "imageVolume") }}
 - {name: model, mountPath: /models, readOnly: true}

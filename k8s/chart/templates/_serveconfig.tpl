@@ -33,10 +33,6 @@ inference:
 files:
   root: {{ . | quote }}
 {{- end }}
-{{- if .Values.webhooks.existingSecret }}
-webhooks:
-  keys: /etc/florence/webhooks
-{{- end }}
 {{- end -}}
 
 {{/* Options of a deployment that follow from other values. One pod has one small replica of each. With both kinds of

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from deployments.cli.doctor.check import Finding, Level
 from tests.cli.doctor.conftest import Doctor
 from tests.k8s.api_server import ApiServer, Document, path_of, serving
+from tests.k8s.api_server import kubeconfig as access_to
 from tests.k8s.rendered import objects
 
 pytestmark = [
@@ -72,20 +72,8 @@ def server() -> Iterator[ApiServer]:
 @pytest.fixture
 def kubeconfig(server: ApiServer, tmp_path: Path) -> Path:
     """kubectl's access to it."""
-    context = {"cluster": "c", "user": "u", "namespace": SPACE}
     file = tmp_path / "kubeconfig"
-    file.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": server.url}}],
-                "users": [{"name": "u", "user": {}}],
-                "contexts": [{"name": "test", "context": context}],
-                "current-context": "test",
-            }
-        )
-    )
+    file.write_text(access_to(server, SPACE))
     return file
 
 
