@@ -50,7 +50,6 @@ HAPROXY_FILES = {
 }
 HAPROXY_FAST_STOP = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
-    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
 }
 # Serve starts `haproxy -db -f FILE`, and in FILE the statistics and the metrics are bound to every
 # interface: `bind *:8404`, `bind :9101`. {stats} and {metrics} are these ports.

@@ -1,4 +1,6 @@
-"""A real HAProxy with our part of its configuration: what it does when an Ingress dies."""
+"""A real HAProxy with our part of its configuration: what it does when an Ingress dies, and when
+Serve replaces its worker because there are more or fewer of them.
+"""
 
 import socket
 import subprocess
@@ -9,13 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from deployments.api.queue import DELIVERY
-from deployments.local.config import read_yaml, serve_config
-from deployments.local.haproxy import haproxy_binary
+from deployments.local.config import local_profile, read_yaml, serve_config
+from deployments.local.haproxy import haproxy_binary, private_haproxy
 from deployments.local.ports import free_ports
+from deployments.local.state import StateFolder
+from deployments.settings import parse
 from tests.chaos.clients import POLICIES
 
 VARIABLE = "RAY_SERVE_HAPROXY_"
@@ -23,6 +28,7 @@ VARIABLE = "RAY_SERVE_HAPROXY_"
 CONFIG = """\
 global
     tune.bufsize {TUNE_BUFSIZE}
+    hard-stop-after {HARD_STOP_AFTER_S}s
 defaults
     mode http
     timeout connect 5s
@@ -76,7 +82,27 @@ class Ingress:
             heard += connection.recv(65536)
         self.heard.append(heard)
         if len(self.heard) > self._num_deaths:
-            connection.sendall(ANSWER)
+            self._answer(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.sendall(ANSWER)
+
+
+class Streaming(Ingress):
+    """Answers with a stream of five events, one each second."""
+
+    def __init__(self) -> None:
+        super().__init__(num_deaths=0)
+        self.began = threading.Event()
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(OSError):
+            for _ in range(5):
+                connection.sendall(b"6\r\nevent\n\r\n")
+                self.began.set()
+                time.sleep(1)
+            connection.sendall(b"0\r\n\r\n")
 
 
 def is_whole(heard: bytes) -> bool:
@@ -91,20 +117,28 @@ def delivery(heard: bytes) -> bytes:
     return heard.lower().partition(DELIVERY.encode() + b": ")[2].partition(b"\r\n")[0]
 
 
-@contextmanager
-def haproxy(folder: Path, behind: int) -> Iterator[str]:
-    """HAProxy as Serve would start it, before one Ingress; yields its address."""
+def ours() -> dict[str, str]:
+    """Our variables, by what is in the template."""
     variables = read_yaml(serve_config())["controller_options"]["runtime_env"]["env_vars"]
-    ours = {
+    return {
         name.removeprefix(VARIABLE): value
         for name, value in variables.items()
         if name.startswith(VARIABLE)
     }
+
+
+@contextmanager
+def haproxy(folder: Path, behind: int, **more: str) -> Iterator[str]:
+    """HAProxy as Serve would start it, before one Ingress; yields its address.
+
+    `more` goes before our variables.
+    """
     [port] = free_ports(1)
     error_file = folder / "500.http"
     error_file.write_text(ERROR)
     config = folder / "haproxy.cfg"
-    config.write_text(CONFIG.format(port=port, behind=behind, error_file=error_file, **ours))
+    variables = ours() | more
+    config.write_text(CONFIG.format(port=port, behind=behind, error_file=error_file, **variables))
     with subprocess.Popen([haproxy_binary(), "-db", "-f", str(config)]) as process:
         try:
             wait_for(port)
@@ -135,6 +169,7 @@ def test_serve_still_writes_these_lines() -> None:
         lines.index(line)
         for line in (
             "tune.bufsize {{ config.bufsize }}",
+            "hard-stop-after {{ config.hard_stop_after_s }}s",
             "retry-on {{ config.retry_on }}",
             "retries {{ config.retries }}",
             "errorfile 503 {{ config.error_file_path }}",
@@ -178,3 +213,42 @@ def test_fals_clients_call_again_after_what_cannot_be_repeated(tmp_path: Path) -
     assert [broken.status_code, unreachable.status_code] == [502, 503]
     assert all(each.retries(answer) for each in POLICIES for answer in (broken, unreachable))
     assert broken.json()["error_type"] == "runner_connection_error"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("more", "events"), [({}, 5), ({"HARD_STOP_AFTER_S": "2"}, 3)], ids=str)
+def test_a_stream_outlives_the_worker_s_replacement(
+    tmp_path: Path, more: dict[str, str], events: int
+) -> None:
+    """Serve replaces it whenever an Ingress comes or goes; Serve's own time would cut long ones."""
+    ingress = Streaming()
+    heard = b""
+    with haproxy(tmp_path, ingress.port, **more) as url:
+        stream = httpx2.stream("GET", url, timeout=60, trust_env=False)
+        with suppress(httpx2.RemoteProtocolError), stream as response:
+            pieces = response.iter_bytes()
+            heard += next(pieces)
+            config = str(tmp_path / "haproxy.cfg")
+            old = psutil.Process().children()[-1].pid
+            with subprocess.Popen(
+                [haproxy_binary(), "-db", "-f", config, "-sf", str(old)]
+            ) as successor:
+                try:
+                    for piece in pieces:
+                        heard += piece
+                finally:
+                    successor.kill()
+    count = heard.count(b"event")
+    assert count == events if events == 5 else count <= events
+
+
+def test_haproxy_waits_longer_than_any_run(tmp_path: Path) -> None:
+    """On a cluster and on a laptop: the deadline of runs, and Serve's own of all requests."""
+    config = read_yaml(serve_config())
+    stop = float(ours()["HARD_STOP_AFTER_S"])
+    deadline = parse(config["applications"][0]["args"]).ingress.deadline_s
+    assert stop > 2 * max(deadline, config["http_options"]["request_timeout_s"])
+    with private_haproxy() as laptop:
+        assert f"{VARIABLE}HARD_STOP_AFTER_S" not in laptop
+    profile = local_profile(StateFolder(tmp_path), "127.0.0.1", 0, {}, haproxy=True)
+    assert profile.environment[f"{VARIABLE}HARD_STOP_AFTER_S"] == f"{stop:.0f}"
