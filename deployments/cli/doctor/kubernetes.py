@@ -1,22 +1,22 @@
 """Checks a release of the chart in a cluster, through the operator's own kubectl.
 
-Only what `kubectl describe` and `helm test` do not say: KubeRay's version, a stuck upgrade,
-and limits of groups that KubeRay does not apply to a running cluster.
+KubeRay's version, what the pods of a cluster that starts wait for, a stuck upgrade, and limits of
+groups that KubeRay does not apply to a running cluster.
 """
 
 import json
 import re
 import shutil
 import subprocess
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from deployments.cli.doctor.check import Check, CheckFailed, Finding, fail, ok, skip, warn
+from deployments.cli.doctor.pods import PodFault, finding, minutes_since, pod_faults
 
 RAY = "/apis/ray.io/v1"
 OPERATOR = "app.kubernetes.io/name%3Dkuberay-operator"
@@ -78,6 +78,21 @@ class HelmRelease:
         path = f"{RAY}/namespaces/{self.namespace}/rayclusters/{name}"
         return self.get(path) if name else None
 
+    @cached_property
+    def pods(self) -> list[Object]:
+        """Those of the release: of every Ray cluster that it has now, and its Jobs'."""
+        labels = self.service["metadata"].get("labels", {})
+        instance = labels.get("app.kubernetes.io/instance", self.name)
+        selector = f"app.kubernetes.io/instance%3D{instance}"
+        path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={selector}"
+        return list((self.get(path) or {}).get("items") or ())
+
+    @cached_property
+    def pod_faults(self) -> list[PodFault]:
+        """Why pods do not run."""
+        claims = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
+        return pod_faults(self.pods, lambda name: self.get(f"{claims}/{name}"))
+
     def get(self, path: str) -> Object | None:
         """The object or the list at a path of the API; None for none.
 
@@ -123,7 +138,12 @@ def kubectl_error(stderr: str) -> Exception:
 
 def cluster_checks(release: HelmRelease) -> list[Check]:
     """All checks of a release; what the account may not read is skipped."""
-    checks = {"kuberay": check_kuberay, "ready": check_ready, "limits": check_limits}
+    checks = {
+        "kuberay": check_kuberay,
+        "ready": check_ready,
+        "pods": check_pods,
+        "limits": check_limits,
+    }
     return [
         Check("cluster", partial(check_cluster, release)),
         *(
@@ -171,25 +191,38 @@ def check_kuberay(release: HelmRelease) -> Finding:
 
 
 def check_ready(release: HelmRelease) -> Finding:
-    """Whether the RayService serves, and an upgrade makes progress."""
+    """Whether the RayService serves, and a cluster that starts makes progress."""
     status = release.service.get("status", {})
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     name = release.service["metadata"]["name"]
     remedy = f"kubectl describe rayservice {name} -n {release.namespace}; k8s/README.md has more"
-    faults = [*application_faults(status, "activeServiceStatus")]
+    active = [*application_faults(status, "activeServiceStatus")]
+    starting = [*application_faults(status, "pendingServiceStatus")]
     ready = conditions.get("Ready", {"message": "KubeRay has not reported on it"})
     if ready.get("status") != "True":
         why = f"{ready.get('reason', '')} {ready.get('message', '')}".strip()
-        return fail("; ".join([f"not ready: {why}", *faults]), remedy)
+        return fail("; ".join([f"not ready: {why}", *active, *starting]), remedy)
     upgrade = conditions.get("UpgradeInProgress", {})
     if upgrade.get("status") != "True":
-        return fail("; ".join(faults), remedy) if faults else ok("ready")
-    faults += application_faults(status, "pendingServiceStatus")
+        return fail("; ".join(active), remedy) if active else ok("ready")
     minutes = minutes_since(upgrade.get("lastTransitionTime", ""))
-    said = "; ".join([f"ready; an upgrade has been under way for {minutes:.0f} minutes", *faults])
-    if minutes > STUCK_MINUTES:
+    since = f"ready; an upgrade has been under way for {minutes:.0f} minutes"
+    said = "; ".join([since, *active, *starting])
+    if stuck := stuck_pods(release):
+        return fail(f"{said}; {stuck[0].said}", stuck[0].remedy)
+    if minutes > STUCK_MINUTES or any("DEPLOY_FAILED" in each for each in starting):
         return fail(said, stuck_remedy(release))
     return warn(said, "wait for its end")
+
+
+def stuck_pods(release: HelmRelease) -> list[PodFault]:
+    """Faults of the cluster that starts which do not mend themselves; none if not readable."""
+    pending = release.service["status"].get("pendingServiceStatus", {}).get("rayClusterName")
+    try:
+        faults = release.pod_faults
+    except NotAllowed:
+        return []
+    return [each for each in faults if each.cluster == pending and not each.is_waiting]
 
 
 def application_faults(status: Object, which: str) -> Iterator[str]:
@@ -200,11 +233,6 @@ def application_faults(status: Object, which: str) -> Iterator[str]:
             yield f"{name} is {state.get('status')} {message}".strip()
 
 
-def minutes_since(timestamp: str) -> float:
-    """The minutes since a time of Kubernetes; 0 for none."""
-    return (time.time() - datetime.fromisoformat(timestamp).timestamp()) / 60 if timestamp else 0.0
-
-
 def stuck_remedy(release: HelmRelease) -> str:
     """How to find out what the new cluster waits for."""
     name = release.service["status"].get("pendingServiceStatus", {}).get("rayClusterName", "NAME")
@@ -212,6 +240,16 @@ def stuck_remedy(release: HelmRelease) -> str:
         f"kubectl describe pods -l ray.io/cluster={name} -n {release.namespace}: "
         "it needs every GPU once more; `helm rollback` ends it"
     )
+
+
+def check_pods(release: HelmRelease) -> Finding:
+    """Whether each pod runs, or what it waits for."""
+    if release.pod_faults:
+        return finding(release.pod_faults)
+    if not release.pods:
+        return fail("there is none", "see whether KubeRay watches this namespace, k8s/README.md")
+    phases = Counter(each.get("status", {}).get("phase", "Pending") for each in release.pods)
+    return ok(", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())))
 
 
 def check_limits(release: HelmRelease) -> Finding:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from deployments.cli.doctor.check import Finding, Level
 from tests.cli.doctor.conftest import Doctor
 from tests.k8s.api_server import ApiServer, Document, path_of, serving
 from tests.k8s.api_server import kubeconfig as access_to
+from tests.k8s.crds import faults
 from tests.k8s.rendered import objects
 
 pytestmark = [
@@ -26,7 +28,7 @@ EXAMPLE, SPACE, CLUSTER_NAME = "autoscaled-l4", "inference", "florence-abcde"
 SERVICE = f"/apis/ray.io/v1/namespaces/{SPACE}/rayservices/florence"
 RUNNING = f"/apis/ray.io/v1/namespaces/{SPACE}/rayclusters/{CLUSTER_NAME}"
 OPERATOR = "/apis/apps/v1/namespaces/kuberay/deployments/kuberay-operator"
-CHECKS = ["cluster", "kuberay", "ready", "limits"]
+CHECKS = ["cluster", "kuberay", "ready", "pods", "limits"]
 Change = Callable[[Document], object]
 Examine = Callable[..., dict[str, Finding]]
 
@@ -37,9 +39,29 @@ def a(version_: str, kind: str, name: str, space: str = SPACE, **more: Any) -> D
     return {"apiVersion": version_, "kind": kind, "metadata": metadata, **more}
 
 
+def pod(name: str, cluster: str = CLUSTER_NAME, **status: Any) -> Document:
+    """A pod of the release, which runs unless `status` says something else."""
+    labels = {"app.kubernetes.io/instance": "florence", "ray.io/cluster": cluster}
+    template = next(
+        each["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]["template"]
+        for each in objects(EXAMPLE)
+        if each["kind"] == "RayService"
+    )
+    return a(
+        "v1",
+        "Pod",
+        name,
+        metadata={"labels": labels},
+        spec=copy.deepcopy(template["spec"]),
+        status=status or {"phase": "Running"},
+    )
+
+
 def healthy() -> Iterator[Document]:
     """The chart's objects, and what KubeRay and the operator of the cluster add to them."""
     for each in copy.deepcopy(objects(EXAMPLE)):
+        if each["kind"] == "PersistentVolumeClaim":
+            yield each
         if each["kind"] == "RayService":
             state = {"applicationStatuses": {"florence": {"status": "RUNNING", "message": ""}}}
             ready = {"type": "Ready", "status": "True", "reason": "NonZeroServeEndpoints"}
@@ -47,6 +69,7 @@ def healthy() -> Iterator[Document]:
             yield each | {"status": {"conditions": [ready], "activeServiceStatus": active}}
             spec = copy.deepcopy(each["spec"]["rayClusterConfig"])
             yield a("ray.io/v1", "RayCluster", CLUSTER_NAME, spec=spec)
+    yield pod("florence-abcde-head")
     image = {"containers": [{"name": "o", "image": "quay.io/kuberay/operator:v1.7.0"}]}
     yield a(
         "apps/v1",
@@ -322,3 +345,179 @@ def test_the_server_is_one_for_kubectl(kubeconfig: Path, server: ApiServer) -> N
     assert "(NotFound)" in ask(f"{SERVICE}-2").stderr
     server.forbidden.add(RUNNING)
     assert "(Forbidden)" in ask(RUNNING).stderr
+
+
+def waits(reason: str, message: str, key: str = "containerStatuses") -> Document:
+    """The status of a pod whose container waits."""
+    container = {
+        "name": "ray-worker",
+        "state": {"waiting": {"reason": reason, "message": message}},
+        "ready": False,
+        "restartCount": 0,
+        "image": "florence-serve:0.3.0",
+        "imageID": "",
+    }
+    return {"phase": "Pending", key: [container]}
+
+
+def unplaced(message: str, minutes: float = 0) -> Document:
+    """The status of a pod that no node takes."""
+    since = datetime.now(UTC) - timedelta(minutes=minutes)
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+        "lastTransitionTime": f"{since:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+UNBOUND = "0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+NO_SECRET = 'secret "florence-database" not found'
+ENDED = {
+    "phase": "Failed",
+    "containerStatuses": [
+        {
+            "name": "ray-worker",
+            "state": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+            "ready": False,
+            "restartCount": 0,
+            "image": "florence-serve:0.3.0",
+            "imageID": "",
+        }
+    ],
+}
+STATES: dict[str, tuple[Document, Level, str, str]] = {
+    "secret": (
+        waits("CreateContainerConfigError", NO_SECRET),
+        Level.FAIL,
+        f"florence-new-gpu: CreateContainerConfigError {NO_SECRET}",
+        "make the Secret",
+    ),
+    "image": (
+        waits("ImagePullBackOff", "Back-off pulling image"),
+        Level.FAIL,
+        "florence-new-gpu: ImagePullBackOff Back-off pulling image",
+        "imagePullSecrets",
+    ),
+    "image-of-init": (
+        waits("ErrImagePull", "not found", "initContainerStatuses"),
+        Level.FAIL,
+        "florence-new-gpu: ErrImagePull not found",
+        "image.*",
+    ),
+    "crash": (
+        waits("CrashLoopBackOff", "back-off 5m0s"),
+        Level.FAIL,
+        "CrashLoopBackOff",
+        "kubectl logs florence-new-gpu -c ray-worker -n inference --previous",
+    ),
+    "no-node-yet": (
+        unplaced(NO_GPU),
+        Level.WARN,
+        f"florence-new-gpu: Unschedulable {NO_GPU}",
+        "the node needs cpu 6, memory 24Gi, nvidia.com/gpu 1",
+    ),
+    "no-node": (unplaced(NO_GPU, 20), Level.FAIL, "Insufficient nvidia.com/gpu", "quota"),
+    "claim": (
+        unplaced(UNBOUND),
+        Level.FAIL,
+        "the claim florence-model gets no volume (ReadWriteMany of standard-rwx)",
+        "name a StorageClass that gives ReadWriteMany",
+    ),
+    "killed": (
+        ENDED,
+        Level.FAIL,
+        "florence-new-gpu: ray-worker ended with OOMKilled, exit code 137",
+        "kubectl logs florence-new-gpu",
+    ),
+    "evicted": (
+        {"phase": "Failed", "reason": "Evicted", "message": "low on resource: ephemeral-storage"},
+        Level.FAIL,
+        "florence-new-gpu: Evicted low on resource: ephemeral-storage",
+        "kubectl logs",
+    ),
+    "fine": ({"phase": "Running"}, Level.OK, "2 Running", ""),
+}
+
+
+def starting(server: ApiServer, upgrade: bool) -> None:
+    """A release whose cluster `florence-new` starts, alone or beside the one that serves."""
+    service = copy.deepcopy(server.objects[SERVICE])
+    since = datetime.now(UTC) - timedelta(minutes=2)
+    pending = {"rayClusterName": "florence-new", "applicationStatuses": {}}
+    status = {"pendingServiceStatus": pending, "conditions": NOT_READY}
+    if upgrade:
+        status = service["status"] | status | {"conditions": UPGRADING}
+    complete = {"message": "", "lastTransitionTime": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
+    status["conditions"] = [
+        complete | {"reason": each["type"]} | each for each in status["conditions"]
+    ]
+    server.put(service | {"status": status})
+
+
+@pytest.mark.parametrize("upgrade", [False, True], ids=["first", "upgrade"])
+@pytest.mark.parametrize("state", STATES)
+def test_what_a_cluster_that_starts_waits_for(
+    examine: Examine, server: ApiServer, state: str, upgrade: bool
+) -> None:
+    """The pod, the reason and the remedy; an upgrade is waited for only while it makes progress."""
+    status, level, said, remedy = STATES[state]
+    starting(server, upgrade)
+    new = pod("florence-new-gpu", "florence-new", **status)
+    described = new | {"metadata": new["metadata"] | {"namespace": SPACE}}
+    kubernetes_validate.validate(described, "1.36", strict=True)
+    server.put(new)
+    found = examine()
+    assert found["pods"].level is level
+    assert said in found["pods"].said
+    assert remedy in found["pods"].remedy
+    if upgrade:
+        assert found["ready"].level is (Level.FAIL if level is Level.FAIL else Level.WARN)
+        assert (found["ready"].remedy == "wait for its end") == (level is not Level.FAIL)
+    else:
+        assert found["ready"].level is Level.FAIL
+        assert found["ready"].said.startswith("not ready: Initializing")
+
+
+def test_a_claim_that_is_not_there_is_named(examine: Examine, server: ApiServer) -> None:
+    """It is the values that name it."""
+    server.delete(f"/api/v1/namespaces/{SPACE}/persistentvolumeclaims/florence-model")
+    server.put(
+        pod("florence-new-gpu", **unplaced("persistentvolumeclaim florence-model not found"))
+    )
+    found = examine()["pods"]
+    assert found.said == "florence-new-gpu: there is no claim florence-model"
+    assert found.level is Level.FAIL
+
+
+def test_what_serve_says_of_the_new_cluster_is_shown(examine: Examine, server: ApiServer) -> None:
+    """A wrong setting ends a first start, and an upgrade at once."""
+    for upgrade in (False, True):
+        starting(server, upgrade)
+        service = copy.deepcopy(server.objects[SERVICE])
+        service["status"]["pendingServiceStatus"]["applicationStatuses"] = FAILED
+        server.put(service)
+        found = examine()["ready"]
+        assert found.level is Level.FAIL
+        assert "florence is DEPLOY_FAILED setting model.path: no folder" in found.said
+
+
+def test_a_release_without_pods_is_told(examine: Examine, server: ApiServer) -> None:
+    """KubeRay may not watch the namespace. Pods that go are no fault."""
+    path = f"/api/v1/namespaces/{SPACE}/pods/florence-abcde-head"
+    going = copy.deepcopy(server.objects[path]) | {"status": {"phase": "Failed"}}
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server.put(going)
+    assert examine()["pods"].level is Level.OK
+    server.delete(path)
+    assert examine()["pods"].said == "there is none"
+
+
+def test_states_are_what_the_definition_allows(server: ApiServer) -> None:
+    """Of the RayService that the tests above make up."""
+    for upgrade in (False, True):
+        starting(server, upgrade)
+        assert faults(server.objects[SERVICE]) == []
