@@ -15,7 +15,7 @@ from deployments.api.app import create_app
 from deployments.api.auth import Keyring
 from deployments.api.dependencies import Dependencies
 from deployments.errors import ServiceError
-from deployments.files.open import open_file_store
+from deployments.files.write_probe import open_writable_store
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.identity import name_of
 from deployments.florence.prompts import Prompts
@@ -74,7 +74,7 @@ class Ingress:
                 run=self._pipeline.run,
                 ready=self._ready,
                 wake=self._wake_up,
-                files=open_file_store(self._settings.files),
+                files=open_writable_store(self._settings.files),
                 store=self._store,
                 keyring=Keyring(self._settings.keys, self._store),
                 recorder=self._recorder,

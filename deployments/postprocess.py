@@ -13,8 +13,8 @@ from typing import Any
 
 from deployments.errors import StoreUnavailable
 from deployments.files.base import FileStore, content_type_of
-from deployments.files.open import open_file_store
 from deployments.files.pending_pictures import Picture, PictureWriter
+from deployments.files.write_probe import WriteProbe, open_writable_store
 from deployments.florence.checkpoint import open_checkpoint
 from deployments.florence.messages import Finished, Generated, Prepared, Request, Stopwatch
 from deployments.florence.parsing import ModelAnswer
@@ -45,7 +45,8 @@ class Postprocess:
         self._annotate = settings.postprocess.annotate
         self._files_ttl_s = settings.files.expires_s
         self._vocabulary = open_checkpoint(settings.model).vocabulary
-        self._files = files or open_file_store(settings.files)
+        self._files = files or open_writable_store(settings.files)
+        self._write_probe = WriteProbe(self._files)
         self._recorder = recorder or RayRecorder()
         self._metrics = ProcessMetrics(self._recorder, "Postprocess")
         self._tracer = tracer or open_tracer(settings.tracing, "Postprocess")
@@ -67,7 +68,8 @@ class Postprocess:
             return Finished(output, stages, files, model=generated.model)
 
     async def ready(self) -> bool:
-        return True
+        """Whether pictures can be stored: an answer would name one that is not there."""
+        return await self._write_probe.is_writable()
 
     async def stop(self) -> None:
         """Finish the pictures that answers name."""

@@ -21,8 +21,9 @@ from deployments import __version__
 from deployments.cli.doctor.check import Finding, fail, ok, skip, warn
 from deployments.cli.options import with_store, without_password
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.files.base import OPAQUE, reason
+from deployments.files.base import reason
 from deployments.files.open import open_file_store
+from deployments.files.write_probe import PROBE, probe
 from deployments.jobs.open import MEMORY, SQLITE, StoreInfo, inspect_store
 from deployments.jobs.store import Store
 from deployments.local.config import Tree, compose, merge, read_yaml
@@ -36,7 +37,6 @@ PACKAGE = "florence-serve"
 PINNED = re.compile(r"^([\w.-]+)(?:\[[^\]]*\])?==([\w.]+)$")
 SLOW_S = 0.05  # each submit waits for several answers
 CLOCK_WARN_S, CLOCK_FAIL_S = 2.0, 60.0
-PROBE, PROBE_S = b"florence doctor", 60.0
 MIN_FREE_BYTES = 1_000_000_000
 WORLD = 0o007  # of a file's mode; the files of a Secret are readable for the pod's group
 CREATE = "florence keys create --name NAME, or give FLORENCE_API_KEY"
@@ -215,9 +215,7 @@ def probe_files(settings: FileSettings) -> Finding:
     """
     store, root = open_file_store(settings), settings.root
     try:
-        file = store.put(PROBE, OPAQUE, PROBE_S)
-        content = store.read(file, 0, file.size)
-        store.remove(file.name)
+        content = probe(store)
     except (StoreUnavailable, FileNotFoundError) as error:
         cause = error.__cause__
         return unwritable(root, reason(cause if isinstance(cause, Exception) else error))

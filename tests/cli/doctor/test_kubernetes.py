@@ -448,7 +448,7 @@ def starting(server: ApiServer, upgrade: bool) -> None:
     service = copy.deepcopy(server.objects[SERVICE])
     since = datetime.now(UTC) - timedelta(minutes=2)
     pending = {"rayClusterName": "florence-new", "applicationStatuses": {}}
-    status = {"pendingServiceStatus": pending, "conditions": NOT_READY}
+    status: Document = {"pendingServiceStatus": pending, "conditions": NOT_READY}
     if upgrade:
         status = service["status"] | status | {"conditions": UPGRADING}
     complete = {"message": "", "lastTransitionTime": f"{since:%Y-%m-%dT%H:%M:%SZ}"}
