@@ -107,10 +107,9 @@ template:
      ready when its proxy knows an Ingress; one without any replica has no proxy and is not. */}}
 {{- define "florence.workerProbe" -}}
 httpGet: {path: /-/healthz, port: serve}
-initialDelaySeconds: 5
-periodSeconds: 5
-timeoutSeconds: 3
-failureThreshold: 2
+periodSeconds: 2 # the Service moves to a new cluster when Serve runs there: its pods have to be ready soon after
+timeoutSeconds: 1
+failureThreshold: 5
 {{- end -}}
 
 {{- define "florence.gcs" -}}
