@@ -106,6 +106,9 @@ class IngressSettings(Section):
     public_url: str | None = Field(
         None, description="Base URL that clients see; needed behind a proxy that does not send it."
     )
+    playground: bool = Field(
+        True, description="Serve the page for people at `/`, and the reference at `/docs`."
+    )
 
 
 class KeySettings(Section):

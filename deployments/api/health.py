@@ -1,6 +1,7 @@
-"""Routes without a key: the index, health, readiness, metrics and the keys that verify webhooks."""
+"""Routes without a key: health, readiness, metrics and the keys that verify webhooks."""
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -20,10 +21,9 @@ JWKS_MAX_AGE_S = 600
 
 
 def router(dependencies: Dependencies) -> APIRouter:
-    """`/`, `/health`, `/ready`, `/metrics` and `/.well-known/jwks.json`."""
+    """`/health`, `/ready`, `/metrics` and `/.well-known/jwks.json`."""
     health = Health(dependencies)
     routes = APIRouter()
-    add_get(routes, "/", health.index, "index")
     add_get(routes, "/health", health.health, "health")
     add_get(routes, "/ready", health.ready, "ready")
     add_get(routes, "/metrics", health.metrics, "metrics")
@@ -32,26 +32,25 @@ def router(dependencies: Dependencies) -> APIRouter:
     return routes
 
 
+def index(dependencies: Dependencies) -> dict[str, Any]:
+    """What is served here, for programs."""
+    model = dependencies.model
+    return {
+        "name": "Florence Serve",
+        "model": model,
+        **({"note": DEMO_NOTE} if model == DEMO else {}),
+        "endpoints": [f"/{task.endpoint}" for task in TASKS.values()],
+        "openapi": "/openapi.json",
+        "health": "/health",
+        "ready": "/ready",
+        "metrics": "/metrics",
+    }
+
+
 class Health:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._queue_metrics = QueueMetrics(dependencies.store, dependencies.recorder)
-
-    async def index(self) -> Response:
-        """What is served here."""
-        model = self._dependencies.model
-        return JSONResponse(
-            {
-                "name": "Florence Serve",
-                "model": model,
-                **({"note": DEMO_NOTE} if model == DEMO else {}),
-                "endpoints": [f"/{task.endpoint}" for task in TASKS.values()],
-                "openapi": "/openapi.json",
-                "health": "/health",
-                "ready": "/ready",
-                "metrics": "/metrics",
-            }
-        )
 
     async def health(self) -> Response:
         """This process answers."""

@@ -134,7 +134,10 @@ class Reply:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers.setdefault("x-fal-request-id", self._request_id)
-            headers.update(self._headers)
+            more = dict(self._headers)
+            if vary := more.pop("vary", None):
+                headers.add_vary_header(vary)
+            headers.update(more)
         await self._send(message)
 
 
