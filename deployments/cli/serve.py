@@ -116,6 +116,7 @@ def welcome(profile: Profile, state: StateFolder) -> str:
         "",
         f"  Base URL  {url}",
         f"  API key   {key}",
+        *([f"  Page      {url}/#key={key}"] if profile.settings.ingress.playground else []),
         "",
         "curl",
         curl(url, key, example_body(state), authority),

@@ -119,7 +119,7 @@ export class Card {
   refresh() {
     for (const [shape, row] of this.rows) {
       row.setAttribute("aria-pressed", String(!shape.hidden));
-      row.firstChild.style.setProperty("--colour", shape.colour);
+      row.querySelector(".swatch").style.setProperty("--colour", shape.colour);
     }
   }
 

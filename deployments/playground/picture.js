@@ -5,9 +5,9 @@ const THUMBNAIL = 96;
 
 /** Small pictures that the demo knows, with words and a region to ask about. */
 export const SAMPLES = [
-  { name: "shapes", file: "shapes.png", text: "red triangle", region: { x1: 10, y1: 10, x2: 250, y2: 252 } },
-  { name: "words", file: "words.png", text: "word", region: { x1: 10, y1: 10, x2: 250, y2: 252 } },
-  { name: "both", file: "both.png", text: "word", region: { x1: 10, y1: 10, x2: 250, y2: 252 } },
+  { name: "shapes", file: "shapes.png", text: "orange circle", region: { x1: 15, y1: 15, x2: 247, y2: 248 } },
+  { name: "words", file: "words.png", text: "purple word", region: { x1: 80, y1: 7, x2: 459, y2: 143 } },
+  { name: "both", file: "both.png", text: "green square", region: { x1: 190, y1: 155, x2: 312, y2: 277 } },
 ];
 
 /**

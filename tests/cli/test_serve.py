@@ -54,6 +54,7 @@ def test_the_banner_says_what_the_demo_is_worth(
     assert ready == f"Florence Serve is ready: {path} on cpu. Ctrl-C stops it."
     assert second == (DEMO_NOTE if is_demo else "")
     assert DEMO_NOTE not in lines
+    assert f"  Page      http://127.0.0.1:8000/#key={state.api_key()}" in lines
 
 
 def test_a_queue_in_use_is_one_line(florence: Florence, tmp_path: Path) -> None:
