@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
-from deployments.api import files, health, openapi, playground, queue, runs, uploads
+from deployments.api import files, health, openapi, playground, queue, reference, runs, uploads
 from deployments.api.admission import RequestLimits
 from deployments.api.dependencies import Dependencies
 from deployments.api.middleware import Envelope
@@ -44,7 +44,7 @@ def create_app(dependencies: Dependencies) -> FastAPI:
     )
     for work in (runs, queue):
         app.include_router(work.router(dependencies, limits, usage))
-    for group in (files, uploads, health, openapi, playground):
+    for group in (files, uploads, health, openapi, playground, reference):
         app.include_router(group.router(dependencies))
     app.add_exception_handler(HTTPException, route_error_response)
     app.add_middleware(Envelope, dependencies=dependencies)

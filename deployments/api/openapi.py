@@ -153,8 +153,8 @@ def metadata(task: Task, url: str) -> dict[str, str]:
     return {
         "endpointId": task.endpoint,
         "category": "image-to-image" if "image" in task.output.model_fields else "vision",
-        "playgroundUrl": f"{url}/",
-        "documentationUrl": f"{url}/openapi.json?endpoint_id={task.endpoint}",
+        "playgroundUrl": f"{url}/?task={task.path}",
+        "documentationUrl": f"{url}/llms.txt?endpoint_id={task.endpoint}",
     }
 
 
