@@ -53,6 +53,9 @@ chart: install-test ## generate the chart's schema, README and manifests
 dist: install-test ## pack the chart for a registry: dist/florence-VERSION.tgz and its SHA-256
 	@.venv/bin/python -m k8s.dist
 
+screenshots: install-test ## take the pictures of the page in docs/images
+	@.venv/bin/python -m tests.browser.screenshots
+
 loadtest: install-loadtest ## load-test a service; ARGS="steady --rate 10 --url URL --key KEY"
 	@.venv/bin/python -m loadtest $(ARGS)
 
@@ -68,4 +71,4 @@ install-loadtest:
 clean: ## remove what the other targets made
 	rm -rf .venv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help chart dist demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest install install-test install-loadtest clean
+.PHONY: help chart dist demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest screenshots install install-test install-loadtest clean
