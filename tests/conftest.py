@@ -51,7 +51,7 @@ def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 RAY = {"acceptance", "chaos", "scaling"}  # folders whose tests start Ray, and need both cores
-SLOW = RAY | {"demo", "k8s", "loadtest"}  # the recipe, the chart and the tools beside the service
+SLOW = RAY | {"browser", "demo", "k8s", "loadtest"}  # what lies beside the service, and its page
 WITHOUT_RAY = {"test_clients"}  # of tests/chaos
 LEFT_OUT = {"not slow": SLOW, "not alone": RAY}  # by the `-m` of a run
 

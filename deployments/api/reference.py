@@ -56,7 +56,7 @@ class Endpoint:
 
 def router(dependencies: Dependencies) -> APIRouter:
     """`/docs`, unless the page for people is off, and `/llms.txt`."""
-    reference = Reference(dependencies.settings.ingress.public_url)
+    reference = ReferencePages(dependencies.settings.ingress.public_url)
     routes = APIRouter()
     if dependencies.settings.ingress.playground:
         add_get(routes, "/docs", reference.html, "docs", include_in_schema=False)
@@ -64,7 +64,7 @@ def router(dependencies: Dependencies) -> APIRouter:
     return routes
 
 
-class Reference:
+class ReferencePages:
     """The reference with the URL that the caller sees."""
 
     def __init__(self, public_url: str | None) -> None:

@@ -37,7 +37,7 @@ const demo = h("p", { class: "banner", hidden: true }, text.demo, " ",
   button(text.trySample, () => choose(pictures.fromSample(pictures.SAMPLES[0])), { class: "small" }));
 const message = h("p", { class: "message", role: "status" });
 
-const file = h("input", { type: "file", accept: "image/*,.tif,.tiff", class: "offscreen", id: "file", onchange: () => {
+const file = h("input", { type: "file", accept: "image/*,.tif,.tiff", class: "offscreen", id: "file", tabIndex: -1, "aria-label": text.picture.choose, onchange: () => {
   const [chosen] = file.files;
   if (chosen) choose(pictures.fromBlob(chosen, chosen.name));
   file.value = "";

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import re
 import subprocess
 from html.parser import HTMLParser
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deployments.api.playground import CONTENT_TYPES, FOLDER
+from deployments.demo.scenes import draw_mixed_scene
 from deployments.florence.tasks import TASKS
+from deployments.settings import DEMO_CHECKPOINT
 from tests.acceptance.client_scripts import node
 
 from .service import Serve, Service
@@ -157,6 +161,20 @@ def test_what_the_page_names_is_here(service: Service) -> None:
     for link in links.found:
         assert not re.match(r"/|\w+:", link)
         assert page(service, f"/{link}").status_code == 200
+
+
+@pytest.mark.parametrize(("name", "seed"), [("words", 134), ("both", 46)])
+def test_samples_are_scenes_of_the_demo(name: str, seed: int) -> None:
+    """Drawn by the code that its training used."""
+    drawn = draw_mixed_scene(random.Random(seed), (640, 480)).image
+    with Image.open(FOLDER / "samples" / f"{name}.png") as sample:
+        assert sample.convert("RGB").tobytes() == drawn.tobytes()
+
+
+def test_the_first_sample_is_the_scene_of_the_readme() -> None:
+    """The one that the first request sends."""
+    scene = DEMO_CHECKPOINT.parent / "scene.png"
+    assert (FOLDER / "samples" / "shapes.png").read_bytes() == scene.read_bytes()
 
 
 def test_the_page_is_small() -> None:

@@ -104,6 +104,10 @@ class WholeService:
         )
         dispatcher = Dispatcher(settings, *handles, store, recorder, lambda _: None)
         loop = self._loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon(lambda: asyncio.ensure_future(dispatcher.wake()))
+
         pipeline = Pipeline.between(
             *handles,
             checkpoint.image_size,
@@ -119,7 +123,7 @@ class WholeService:
                 prompts=Prompts(checkpoint, settings.inference),
                 run=pipeline.run,
                 ready=always,
-                wake=lambda: loop.call_soon(lambda: asyncio.ensure_future(dispatcher.wake())),
+                wake=wake,
                 files=open_file_store(settings.files),
                 store=store,
                 keyring=Keyring(settings.keys, store),

@@ -17,7 +17,7 @@ from tests.acceptance.snippets import run_command
 from tests.acceptance.tls_proxy import TlsProxy
 from tests.browser.service import KEY, WholeService
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.xdist_group("browser")
 
 NAME = "it's a $(photo).png"  # nothing of a name is expanded or ends a string
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -16,10 +16,11 @@ from deployments.florence.tasks import TASKS
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
 from tests.acceptance.caller import encoded, scene
+from tests.acceptance.client_scripts import CACHE, install
 from tests.browser.conftest import picture
 from tests.browser.service import KEY, WholeService
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.xdist_group("browser")
 
 # What is drawn in the samples, in pixels: x1, y1, x2, y2.
 CIRCLE = (15, 15, 247, 248)
@@ -313,6 +314,35 @@ def reach(page: Page, selector: str) -> None:
         if page.evaluate("(s) => document.activeElement.matches(s)", selector):
             return
     raise AssertionError(f"{selector} is not reached")
+
+
+@pytest.mark.parametrize("path", ["", "docs"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Page, whole: WholeService, path: str, scheme: Any) -> None:
+    """Labels, roles and contrasts, with answers, options and an error on the page."""
+    folder = CACHE / "axe-core"
+    if not folder.exists():
+        install(folder, ("axe-core@4.10.3",))
+    page.emulate_media(color_scheme=scheme)
+    if path:
+        page.goto(f"{whole.url}/{path}")
+    else:
+        choose(page, "object-detection", "region-to-category", "open-vocabulary-detection")
+        page.locator("details", has_text="Options").first.locator("summary").click()
+        page.fill("#min_score", "2")
+        page.click("#run")
+        page.locator(".error").first.wait_for()
+        page.fill("#min_score", "0.1")
+        page.click("#run")
+        answer(page, "object-detection")
+    page.evaluate((folder / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run().then((found) => found.violations)")
+    serious = {
+        each["id"]: [node["html"] for node in each["nodes"]]
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    }
+    assert serious == {}
 
 
 def test_a_service_that_comes_back_is_found(page: Page, whole: WholeService) -> None:
