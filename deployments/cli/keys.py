@@ -23,6 +23,7 @@ from deployments.cli.options import (
     time_after,
 )
 from deployments.errors import SetupError
+from deployments.jobs.access import Access
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.store import Store
 from deployments.local.state import KEY_PREFIX
@@ -78,7 +79,7 @@ def create(
         adapter=adapter,
     )
     url = store_url(store, state)
-    made = run_with_store(url, lambda opened: add_key(opened, key, expires))
+    made = run_with_store(url, lambda opened: add_key(opened, key, expires), Access.WRITE)
     show_secret(secret, as_tree(made, "valid"), as_json)
 
 
@@ -102,7 +103,7 @@ def list_(
 def revoke(id_: KeyId, store: StoreOption = None, state: StateOption = None) -> None:
     """Revoke a key. It is refused within 5 seconds."""
     url = store_url(store, state)
-    if not run_with_store(url, lambda opened: opened.revoke_key(id_)):
+    if not run_with_store(url, lambda opened: opened.revoke_key(id_), Access.WRITE):
         raise missing(id_)
     typer.echo(f"{id_} is revoked; it is refused everywhere within 5 s.")
 
@@ -113,8 +114,8 @@ def rotate(
 ) -> None:
     """Give a key a new secret, and print it. The old one is refused within 5 seconds."""
     secret = fresh_secret(id_)
-    url = store_url(store, state)
-    if not run_with_store(url, lambda opened: opened.replace_key_hash(id_, hash_key(secret))):
+    url, hash_ = store_url(store, state), hash_key(secret)
+    if not run_with_store(url, lambda opened: opened.replace_key_hash(id_, hash_), Access.WRITE):
         raise missing(id_)
     show_secret(secret, {"id": id_}, as_json)
 

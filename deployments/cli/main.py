@@ -21,7 +21,7 @@ COMMANDS = {
     "keys": "Create, list, rotate and revoke API keys.",
     "usage": "Show what each key has used, by day and endpoint.",
     "webhooks": "List and retry webhooks, and rotate the keys that sign them.",
-    "store": "Check a store, or copy it to another.",
+    "store": "Check a store, migrate its schema, or copy it to another.",
 }
 MODULES = {"doctor": "doctor.command"}  # where it is not the name of the command
 

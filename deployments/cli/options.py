@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.jobs.open import MEMORY, SQLITE, open_store
-from deployments.jobs.store import RowStore
+from deployments.jobs.access import Access
+from deployments.jobs.open import MEMORY, SQLITE, latest_schema, open_store
+from deployments.jobs.store import SqlStore
 from deployments.local.state import StateFolder
 from deployments.settings import (
     QueueSettings,
@@ -79,8 +80,8 @@ def make_folder(folder: Path) -> None:
         raise SetupError(f"cannot make {folder} ({error.strerror}): choose another --out") from None
 
 
-def state_folder(state: Path | None, *, make: bool = True) -> StateFolder:
-    """The folder of `--state`, or the usual one.
+def state_folder(state: Path | None, *, make: bool = False) -> StateFolder:
+    """The folder of `--state`, or the usual one; only a service makes it.
 
     Raises:
         SetupError: it cannot be made or written.
@@ -105,39 +106,45 @@ def api_key(key: str | None, state: StateFolder) -> str | None:
 
 
 def store_url(store: str | None, state: Path | None) -> str:
-    """The store's URL: `--store`, else FLORENCE_STORE, else the local service's file.
-
-    Raises:
-        SetupError: the state folder cannot be made.
-    """
+    """The store's URL: `--store`, else FLORENCE_STORE, else the local service's file."""
     return store or store_from_environment() or state_folder(state).store
 
 
-def run_with_store(url: str, work: Callable[[RowStore], Awaitable[T]]) -> T:
+def run_with_store(
+    url: str, work: Callable[[SqlStore], Awaitable[T]], access: Access = Access.READ
+) -> T:
     """Open the store at `url` and return what `work` makes of it.
 
     Raises:
-        SetupError: it cannot be opened, or does not answer.
+        SetupError: it cannot be opened with this access, or does not answer.
     """
-    return asyncio.run(with_store(url, work))
+    return asyncio.run(with_store(url, work, access))
 
 
-async def with_store(url: str, work: Callable[[RowStore], Awaitable[T]]) -> T:
+async def with_store(
+    url: str, work: Callable[[SqlStore], Awaitable[T]], access: Access = Access.READ
+) -> T:
     """The same inside an event loop."""
-    async with opened_store(url) as store:
+    async with opened_store(url, access) as store:
         return await work(store)
 
 
 @asynccontextmanager
-async def opened_store(url: str) -> AsyncIterator[RowStore]:
-    """The store at `url`, open inside the block.
+async def opened_store(url: str, access: Access = Access.READ) -> AsyncIterator[SqlStore]:
+    """The store at `url`, open inside the block. Says so when it has an older schema.
 
     Raises:
-        SetupError: it cannot be opened, or does not answer.
+        SetupError: it cannot be opened with this access, or does not answer.
     """
     try:
-        store = await open_store(store_settings(url), QueueSettings())
+        store = await open_store(store_settings(url), QueueSettings(), access=access)
         try:
+            if store.schema < (latest := latest_schema(url)):
+                typer.echo(
+                    f"{without_password(url)} is an older release's: schema {store.schema}, "
+                    f"this one writes {latest}. It is only read.",
+                    err=True,
+                )
             yield store
         finally:
             await store.close()

@@ -72,7 +72,7 @@ def serve(
         raise SetupError("HAProxy serves plain http here: leave --tls or --haproxy out")
     url = "memory:" if ephemeral else store
     args = merge(settings_of(model, device, url, files), parse_sets(sets or []))
-    folder = state_folder(state)
+    folder = state_folder(state, make=True)
     serve_until_stopped(local_profile(folder, host, port, args, tls=tls, haproxy=haproxy), folder)
 
 

@@ -22,6 +22,7 @@ from deployments.cli.options import (
     store_url,
 )
 from deployments.errors import SetupError
+from deployments.jobs.access import Access
 from deployments.jobs.store import Store
 from deployments.settings import WebhookSettings
 from deployments.webhooks.signing import KeyRotation, SigningKeys, read_keys
@@ -77,7 +78,7 @@ def retry(
     All its attempts are made anew.
     """
     url = store_url(store, state)
-    if not run_with_store(url, lambda opened: opened.retry_webhook(webhook_id)):
+    if not run_with_store(url, lambda opened: opened.retry_webhook(webhook_id), Access.WRITE):
         raise SetupError(f"no dead or delivered webhook {webhook_id}: see `florence webhooks list`")
     typer.echo(f"{webhook_id} is due now.")
 
@@ -100,7 +101,7 @@ def rotate(
     async def work(opened: Store) -> KeyRotation:
         return await SigningKeys(settings_of(folder), opened).rotate(early=now)
 
-    rotation = run_with_store(store_url(store, state), work)
+    rotation = run_with_store(store_url(store, state), work, Access.WRITE)
     typer.echo(f"{rotation.active} signs from now on.")
     for retired in rotation.retired:
         typer.echo(f"{retired} is retired, and published until its webhooks have been read.")
@@ -139,7 +140,7 @@ def wanted_state(chosen: dict[str, bool]) -> WebhookState | None:
 
 def keys_folder(keys: Path | None, state: Path | None) -> Path:
     """The folder that was named, or the local service's."""
-    return keys or state_folder(state, make=False).webhooks
+    return keys or state_folder(state).webhooks
 
 
 def settings_of(folder: Path) -> WebhookSettings:

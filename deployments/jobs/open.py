@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 
+from deployments.jobs.access import Access
 from deployments.jobs.sql import migrations
-from deployments.jobs.store import RowStore, Store
+from deployments.jobs.store import SqlStore, Store
 from deployments.settings import QueueSettings, StoreSettings
 
 SQLITE = "sqlite:///"
@@ -26,10 +27,19 @@ class StoreInfo:
         return self.schema == self.latest
 
 
+def latest_schema(url: str) -> int:
+    """The number of the latest migration of this release, for the store at `url`."""
+    return len(migrations("postgres" if url.startswith("postgres") else "sqlite"))
+
+
 async def open_store(
-    settings: StoreSettings, queue: QueueSettings, *, is_owner: bool = False
-) -> RowStore:
-    """The store at `settings.url`, its schema brought up to date.
+    settings: StoreSettings,
+    queue: QueueSettings,
+    *,
+    is_owner: bool = False,
+    access: Access = Access.MIGRATE,
+) -> SqlStore:
+    """The store at `settings.url`, which is made and migrated only if `access` says so.
 
     The owner of a SQLite file holds a lock on it; a command on the same machine may open the file
     at the same time, for a moment.
@@ -40,12 +50,15 @@ async def open_store(
     if settings.is_postgres:
         from deployments.jobs.postgres import PostgresStore
 
-        return await PostgresStore(settings.url, queue, settings.pool_size).open()
+        pool_size = settings.pool_size if access is Access.MIGRATE else 1
+        return await PostgresStore(settings.url, queue, pool_size, access=access).open()
     from deployments.jobs.sqlite import SqliteStore
 
     if settings.file is None:
         return await asyncio.to_thread(SqliteStore.open_temporary, queue)
-    return await asyncio.to_thread(SqliteStore.open, settings.file, queue, is_owner=is_owner)
+    return await asyncio.to_thread(
+        SqliteStore.open, settings.file, queue, is_owner=is_owner, access=access
+    )
 
 
 def replica_store(settings: StoreSettings, queue: QueueSettings, retry_s: float = 0.0) -> Store:

@@ -211,3 +211,10 @@ class RowStore(Store, Protocol):
         Raises:
             ValueError: one is there already.
         """
+
+
+class SqlStore(RowStore, Protocol):
+    """One with a schema: the number of its latest migration."""
+
+    @property
+    def schema(self) -> int: ...

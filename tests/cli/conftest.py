@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from deployments.cli import main as cli
+from deployments.cli.options import run_with_store
+from deployments.jobs.access import Access
+from deployments.jobs.store import Store
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,11 @@ def florence(
         return Outcome(int(left.value.code or 0), printed.out, printed.err)
 
     return call
+
+
+def made_store(file: Path) -> str:
+    """The URL of an empty store in a new file."""
+    url = f"sqlite:///{file}"
+
+    run_with_store(url, Store.now, Access.MIGRATE)
+    return url

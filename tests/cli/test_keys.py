@@ -12,15 +12,15 @@ from deployments.cli.options import run_with_store
 from deployments.errors import SetupError
 from deployments.jobs.api_key import ApiKey
 from deployments.settings import hash_key
-from tests.cli.conftest import Florence
+from tests.cli.conftest import Florence, made_store
 
 DAY_S = 86_400
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A store of the test's own."""
-    return f"sqlite:///{tmp_path / 'keys.db'}"
+    """An empty store of the test's own."""
+    return made_store(tmp_path / "keys.db")
 
 
 def opens(url: str, secret: str) -> ApiKey | None:
@@ -151,6 +151,7 @@ def test_a_rotated_key_has_a_new_secret_alone(florence: Florence, url: str) -> N
 )
 def test_what_is_wrong_is_one_line(florence: Florence, words: list[str], line: str) -> None:
     """Exit code 2, and what to change."""
+    florence("store", "migrate")
     left = florence("keys", *words)
     assert (left.code, left.out) == (2, "")
     [complaint] = left.err.splitlines()
@@ -162,8 +163,9 @@ def test_the_local_services_store_is_the_usual_one(
     florence: Florence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """Without --store it is the file in the state folder, or the one in FLORENCE_STORE."""
-    home = created(florence)
-    elsewhere = created(florence, "--state", str(tmp_path / "elsewhere"))
+    other = ("--state", str(tmp_path / "elsewhere"))
+    assert (florence("store", "migrate").code, florence("store", "migrate", *other).code) == (0, 0)
+    home, elsewhere = created(florence), created(florence, *other)
     monkeypatch.setenv("FLORENCE_STORE", url)
     in_environment = created(florence)
     assert opens(f"sqlite:///{tmp_path}/florence/queue.db", home["key"])

@@ -6,8 +6,11 @@ import pytest
 
 from deployments.cli.options import run_with_store, without_password
 from deployments.errors import SetupError, StoreUnavailable
+from deployments.jobs.access import Access
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.job import Submission
+from deployments.jobs.sql import migrations
+from deployments.jobs.sqlite.file import lock
 from deployments.jobs.store import Store
 from tests.cli.conftest import Florence, Outcome
 
@@ -23,7 +26,7 @@ def url(tmp_path: Path) -> str:
         await store.cancel("k", "r2")
         await store.add_key(ApiKey(id="k", hash="h"))
 
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     return url
 
 
@@ -52,10 +55,22 @@ def test_a_check_says_what_is_there(florence: Florence, url: str) -> None:
     }
 
 
-def test_a_check_makes_the_local_store(florence: Florence, tmp_path: Path) -> None:
-    """It is opened and brought up to date where there was none."""
-    assert florence("store", "check").code == 0
-    assert (tmp_path / "florence" / "queue.db").is_file()
+def test_a_migration_makes_the_local_store(florence: Florence, tmp_path: Path) -> None:
+    """Where there was none; a second one has nothing to do."""
+    file = tmp_path / "florence" / "queue.db"
+    latest = len(migrations("sqlite"))
+    first, second = florence("store", "migrate"), florence("store", "migrate")
+    assert first.out == f"sqlite:///{file} is made, with schema {latest}.\n"
+    assert second.out == f"sqlite:///{file} has schema {latest} already.\n"
+    assert file.is_file()
+
+
+def test_a_store_in_use_is_not_migrated(florence: Florence, url: str) -> None:
+    """Its service would be surprised."""
+    with lock(Path(url.removeprefix("sqlite:///"))):
+        left = florence("store", "migrate", "--store", url)
+    assert left.code == 2
+    assert "another service has it open; stop that one" in left.err
 
 
 def test_a_copy_is_complete(florence: Florence, url: str, tmp_path: Path) -> None:
@@ -79,7 +94,7 @@ def test_a_source_that_is_not_there_is_refused(florence: Florence, tmp_path: Pat
     nowhere, target = (f"sqlite:///{tmp_path / name}" for name in ("nowhere.db", "copy.db"))
     left = florence("store", "copy", nowhere, target)
     assert left.code == 2
-    assert f"there is no file {tmp_path / 'nowhere.db'}: check SRC" in left.err
+    assert f"store {tmp_path / 'nowhere.db'}: there is none" in left.err
     assert list(tmp_path.glob("*.db")) == []
 
 
@@ -89,7 +104,7 @@ def test_a_source_that_is_not_there_is_refused(florence: Florence, tmp_path: Pat
         ("memory:", "store memory: lives in its service alone: give another with --store"),
         ("queue.db", "queue.db is no store: write --store postgresql://… or sqlite:///FILE"),
         ("postgresql://a:b@127.0.0.1:1/c", "127.0.0.1:1"),
-        ("sqlite:////dev/null/all.db", "/dev/null"),
+        ("sqlite:////dev/null/all.db", "/dev/null/all.db: there is none"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_one_line(florence: Florence, url: str, line: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deployments.cli.options import run_with_store
+from deployments.jobs.access import Access
 from deployments.jobs.api_key import ApiKey, Usage
 from deployments.jobs.store import Store
 from tests.cli.conftest import Florence
@@ -29,7 +30,7 @@ def url(tmp_path: Path) -> str:
         await store.add_key(ApiKey(id="a1", hash="h", name="[b]anna"))
         await store.add_usage(USED)
 
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     return url
 
 

@@ -8,17 +8,18 @@ import pytest
 
 from deployments.cli.options import run_with_store
 from deployments.cli.webhooks import duration
+from deployments.jobs.access import Access
 from deployments.jobs.job import JobOutcome, Submission
 from deployments.jobs.store import Store
 from deployments.webhooks.signing import make_key, read_keys
 from deployments.webhooks.webhook import DeliveryResult
-from tests.cli.conftest import Florence
+from tests.cli.conftest import Florence, made_store
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A store of the test's own."""
-    return f"sqlite:///{tmp_path / 'hooks.db'}"
+    """An empty store of the test's own."""
+    return made_store(tmp_path / "hooks.db")
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ async def fill(store: Store) -> None:
 def test_webhooks_are_listed(florence: Florence, url: str) -> None:
     """A row for each, with what came of it and what comes next; newest first."""
     assert "No webhooks." in florence("webhooks", "list", "--store", url).out
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     left = florence("webhooks", "list", "--store", url)
     rows = [[cell.strip() for cell in row.split("│")[1:-1]] for row in left.out.splitlines()]
     shown = [row for row in rows if row and row[0]]
@@ -108,7 +109,7 @@ def test_a_list_for_programs(
     florence: Florence, url: str, flags: list[str], ids: list[str]
 ) -> None:
     """One state or all, as JSON, without the bodies."""
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     listed = json.loads(florence("webhooks", "list", "--json", *flags, "--store", url).out)
 
     assert [each["id"] for each in listed] == ids
@@ -129,7 +130,7 @@ def test_states_exclude_each_other(florence: Florence, url: str) -> None:
 @pytest.mark.parametrize("webhook_id", ["refused", "arrived"])
 def test_a_settled_webhook_is_sent_again(florence: Florence, url: str, webhook_id: str) -> None:
     """It is due at once, with all its attempts before it."""
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     left = florence("webhooks", "retry", webhook_id, "--store", url)
     listed = json.loads(florence("webhooks", "list", "--pending", "--json", "--store", url).out)
     [found] = [each for each in listed if each["id"] == webhook_id]
@@ -141,7 +142,7 @@ def test_a_settled_webhook_is_sent_again(florence: Florence, url: str, webhook_i
 @pytest.mark.parametrize("webhook_id", ["unknown", "fresh"])
 def test_others_are_not_sent_again(florence: Florence, url: str, webhook_id: str) -> None:
     """There is none, or it is to be sent anyway; one line says where to look."""
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     left = florence("webhooks", "retry", webhook_id, "--store", url)
     assert (left.code, left.out) == (2, "")
     assert f"no dead or delivered webhook {webhook_id}: see `florence webhooks list`" in left.err
@@ -198,10 +199,12 @@ def test_keys_that_are_elsewhere(florence: Florence, url: str, keys: Path, tmp_p
 
 def test_the_local_services_store_and_keys(florence: Florence, tmp_path: Path) -> None:
     """Without options both are in the state folder, where `serve` has them."""
+    other = tmp_path / "other"
+    for words in ((), ("--state", str(other))):
+        assert florence("store", "migrate", *words).code == 0
     assert florence("webhooks", "rotate", "--now").code == 0
     assert (tmp_path / "florence" / "queue.db").is_file()
     assert len(read_keys(tmp_path / "florence" / "webhooks")) == 3
-    other = tmp_path / "other"
     assert florence("webhooks", "rotate", "--now", "--state", str(other)).code == 0
     assert len(read_keys(other / "webhooks")) == 3
 
@@ -210,7 +213,7 @@ def test_the_environments_store(
     florence: Florence, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FLORENCE_STORE stands for --store."""
-    run_with_store(url, fill)
+    run_with_store(url, fill, Access.MIGRATE)
     monkeypatch.setenv("FLORENCE_STORE", url)
     assert "arrived" in florence("webhooks", "list").out
 

@@ -21,13 +21,13 @@ class Server:
         self.is_up = is_up
         self.num_tries = 0
 
-    async def connect(self, url: str, pool_size: int) -> Any:
-        """A pool."""
+    async def connect(self, url: str, *_: Any) -> tuple[Any, int, str]:
+        """A pool, without a schema."""
         self.num_tries += 1
         await asyncio.sleep(0)
         if not self.is_up:
             raise SetupError(f"store {url}: cannot be used")
-        return self
+        return self, 0, ""
 
     def acquire(self, timeout: float) -> Any:
         """No connection."""

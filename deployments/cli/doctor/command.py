@@ -75,7 +75,7 @@ def doctor(
     if smoke and not url:
         raise typer.BadParameter("--smoke needs --url.")
     logger.addHandler(logging.NullHandler())  # what the store and the files log is in the findings
-    folder = state_folder(state, make=False)
+    folder = state_folder(state)
     in_cluster = bool(release or namespace or context or kubeconfig)
     given = merge(parse_sets(sets or []), {"store": {"url": store_url}} if store_url else {})
     checks: list[Check] = []

@@ -173,7 +173,7 @@ async def clock_offset_s(store: Store) -> float:
 
 
 def read_store(setup: Setup, read: Callable[[Store], Awaitable[T]]) -> T | None:
-    """What `read` makes of the store; None where opening it would make or migrate it.
+    """What `read` makes of the store; None where there is none yet.
 
     Raises:
         SetupError: it does not answer.
@@ -182,7 +182,7 @@ def read_store(setup: Setup, read: Callable[[Store], Awaitable[T]]) -> T | None:
 
     async def inspect_and_read() -> T | None:
         found = await inspect_store(settings)
-        return await with_store(settings.url, read) if found and found.is_current else None
+        return await with_store(settings.url, read) if found and found.schema else None
 
     if settings.url == MEMORY or setup.is_store_hidden:
         return None

@@ -23,8 +23,15 @@ from asyncpg.exceptions import (
 from asyncpg.pool import PoolConnectionProxy
 
 from deployments.errors import SetupError, StoreUnavailable
-from deployments.jobs.postgres.migrate import KNOWN, LATEST, check_fit, migrate
-from deployments.jobs.sql import statements
+from deployments.jobs.access import ABSENT, Access, older
+from deployments.jobs.postgres.migrate import (
+    check_fit,
+    check_known,
+    migrate,
+    older_clause,
+    version_in,
+)
+from deployments.jobs.sql import migrations, statements
 from deployments.jobs.store_retry import retry
 from deployments.settings import QueueSettings
 from deployments.telemetry.log import logger
@@ -68,43 +75,48 @@ LOSSES = (
 
 
 class Transaction:
-    """Statements that take effect together."""
+    """Statements that take effect together; `prefix` stands before each of them."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, prefix: str = "") -> None:
         self._connection = connection
+        self._prefix = prefix
         self._sql = statements("postgres")
 
     async def rows(self, name: str, *values: Any) -> list[Record]:
         """What the statement called `name` returns."""
-        return await self._connection.fetch(self._sql[name], *values)
+        return await self._connection.fetch(self._prefix + self._sql[name], *values)
 
     async def row(self, name: str, *values: Any) -> Record | None:
         """The first row of it, if any."""
-        return await self._connection.fetchrow(self._sql[name], *values)
+        return await self._connection.fetchrow(self._prefix + self._sql[name], *values)
 
     async def value(self, name: str, *values: Any) -> Any:
         """The first column of the first row, None when there is no row."""
-        return await self._connection.fetchval(self._sql[name], *values)
+        return await self._connection.fetchval(self._prefix + self._sql[name], *values)
 
 
 class Database:
     """A pool of connections, made at the first use; lost ones are replaced when one is needed."""
 
-    def __init__(self, url: str, pool_size: int) -> None:
+    def __init__(self, url: str, pool_size: int, access: Access = Access.MIGRATE) -> None:
+        self.schema = 0  # until it is open
+        self.prefix = ""  # of statements that read an older schema
         self._url = url
         self._pool_size = pool_size
+        self._access = access
         self._opening = asyncio.Lock()
         self._pool: asyncpg.Pool[Record] | None = None
 
     async def open(self) -> Self:
-        """The database, connected and its schema brought up to date.
+        """The database, connected; its schema is brought up to date if the access says so.
 
         Raises:
             SetupError: there is no such database, or it is not fit for use.
         """
         async with self._opening:
             if self._pool is None:
-                self._pool = await connect(self._url, self._pool_size)
+                opened = await connect(self._url, self._pool_size, self._access)
+                self._pool, self.schema, self.prefix = opened
         return self
 
     async def close(self) -> None:
@@ -119,14 +131,20 @@ class Database:
 
     async def rows(self, name: str, *values: Any) -> list[Record]:
         """What the statement called `name` returns, in a transaction of its own."""
-        return await self._try(lambda connection: Transaction(connection).rows(name, *values))
+        return await self._try(
+            lambda connection: Transaction(connection, self.prefix).rows(name, *values)
+        )
 
     async def row(self, name: str, *values: Any) -> Record | None:
-        return await self._try(lambda connection: Transaction(connection).row(name, *values))
+        return await self._try(
+            lambda connection: Transaction(connection, self.prefix).row(name, *values)
+        )
 
     async def value(self, name: str, *values: Any) -> Any:
         """The first column of the first row, None when there is no row."""
-        return await self._try(lambda connection: Transaction(connection).value(name, *values))
+        return await self._try(
+            lambda connection: Transaction(connection, self.prefix).value(name, *values)
+        )
 
     async def together(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """The result of `work`, all of whose statements take effect together, or none.
@@ -136,7 +154,7 @@ class Database:
 
         async def run(connection: Connection) -> T:
             async with connection.transaction():
-                return await work(Transaction(connection))
+                return await work(self._transaction(connection))
 
         return await self._try(run)
 
@@ -204,6 +222,9 @@ class Database:
         assert self._pool
         return self._pool
 
+    def _transaction(self, connection: Connection) -> Transaction:
+        return Transaction(connection, self.prefix)
+
     async def _try(self, run: Callable[[Connection], Awaitable[T]]) -> T:
         for _ in range(MAX_TRIES):
             async with self.connection() as connection:
@@ -218,19 +239,27 @@ class DatabaseStore:
     """A part of a store, over one database; its calls are retried for `retry_s` seconds."""
 
     def __init__(
-        self, url: str, rules: QueueSettings, pool_size: int, retry_s: float = 0.0
+        self,
+        url: str,
+        rules: QueueSettings,
+        pool_size: int,
+        retry_s: float = 0.0,
+        access: Access = Access.MIGRATE,
     ) -> None:
-        self.database = Database(url, pool_size)
+        self.database = Database(url, pool_size, access)
         self.rules = rules
         self.retry_s = retry_s
 
 
-async def connect(url: str, pool_size: int) -> "asyncpg.Pool[Record]":
-    """Connections to a database whose schema is up to date.
+async def connect(
+    url: str, pool_size: int, access: Access
+) -> "tuple[asyncpg.Pool[Record], int, str]":
+    """Connections to a database, its schema, and what to put before statements that read it.
 
     Raises:
-        SetupError: there is no such database, or it is not fit for use.
+        SetupError: there is no such database, it is not fit for use, or `access` is not enough.
     """
+    reads_only = {"default_transaction_read_only": "on"} if access is Access.READ else None
     with explained(url):
         check(url)
         pool = asyncpg.create_pool(
@@ -242,16 +271,30 @@ async def connect(url: str, pool_size: int) -> "asyncpg.Pool[Record]":
             timeout=CONNECT_TIMEOUT_S,
             command_timeout=COMMAND_TIMEOUT_S,
             max_inactive_connection_lifetime=0,
+            server_settings=reads_only,
         )
         await pool
     try:
         with explained(url):
             async with pool.acquire() as connection:
-                await migrate(connection)
+                if access is Access.MIGRATE:
+                    await migrate(connection)
+                version = await version_in(connection)
+                check_access(version, access)
+                return pool, version, await older_clause(connection)
     except BaseException:
         pool.terminate()
         raise
-    return pool
+
+
+def check_access(version: int, access: Access) -> None:
+    """Refuse a schema that `access` would have to change, or that is of a newer release."""
+    check_known(version)
+    if version == 0:
+        raise SetupError(ABSENT)
+    latest = len(migrations("postgres"))
+    if version < latest and access is Access.WRITE:
+        raise SetupError(older(version, latest))
 
 
 async def inspect_database(url: str) -> tuple[str, int, float]:
@@ -270,9 +313,8 @@ async def inspect_database(url: str) -> tuple[str, int, float]:
             if await connection.fetchval("SELECT pg_is_in_recovery()"):
                 raise SetupError("it is a standby, which takes no writes; give the primary's host")
             before = time.perf_counter()
-            known = await connection.fetchval(KNOWN)
+            version = await version_in(connection)
             answer_s = time.perf_counter() - before
-            version = int(await connection.fetchval(LATEST)) if known else 0
             server = str(await connection.fetchval("SHOW server_version")).split()[0]
             return f"PostgreSQL {server}", version, answer_s
         finally:

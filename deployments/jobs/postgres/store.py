@@ -22,8 +22,13 @@ class PostgresStore(Submits, Leases, Webhooks, Keys):
     then, and whenever the connection is lost, calls are retried for `retry_s` seconds.
     """
 
+    @property
+    def schema(self) -> int:
+        """The latest migration in the database."""
+        return self.database.schema
+
     async def open(self) -> Self:
-        """The store, connected now, its schema brought up to date.
+        """The store, connected now.
 
         Raises:
             SetupError: it cannot be used; the message names the remedy, never the password.
@@ -62,8 +67,9 @@ class PostgresStore(Submits, Leases, Webhooks, Keys):
 
     async def read_rows(self, table: str) -> AsyncIterator[Row]:
         columns = ", ".join(COLUMNS[table])
+        query = f"{self.database.prefix}SELECT {columns} FROM {table} ORDER BY seq"
         async with self.database.connection() as connection, connection.transaction():
-            async for row in connection.cursor(f"SELECT {columns} FROM {table} ORDER BY seq"):
+            async for row in connection.cursor(query):
                 yield dict(row)
 
     async def write_rows(self, table: str, rows: Sequence[Row]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from deployments.errors import SetupError
+from deployments.jobs.access import ABSENT, older
+from deployments.jobs.older_schema import views
 from deployments.jobs.sql import migrations
 
 APPLICATION = 0x464C5331  # "FLS1", in the header of every file of ours
@@ -77,6 +79,69 @@ def connect(file: Path, *, reads_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_read(file: Path) -> sqlite3.Connection:
+    """A connection to a file of this release's schema or an older one, which it does not change.
+
+    Raises:
+        SetupError: there is no such file, it is not ours, damaged, or of a newer version.
+    """
+    try:
+        connection = open_unchanged(file)
+    except sqlite3.Error as error:
+        raise unusable(file, error) from None
+    try:
+        check_ours(file, connection)
+        check_known(file, version_of(connection))
+        for view in views(columns_of(connection)):
+            connection.execute(view)
+        connection.execute("PRAGMA query_only = ON")
+    except (SetupError, sqlite3.Error) as error:
+        connection.close()
+        raise error if isinstance(error, SetupError) else unusable(file, error) from None
+    return connection
+
+
+def open_unchanged(file: Path) -> sqlite3.Connection:
+    """A connection that neither changes the file nor leaves another one beside it.
+
+    Raises:
+        SetupError: there is no such file.
+        sqlite3.Error: it cannot be opened.
+    """
+    file = file.absolute()
+    if not file.is_file():
+        raise SetupError(f"store {file}: {ABSENT}")
+    # A file that nobody has open has no log; SQLite would make one, and an index, to read it.
+    is_idle = not file.with_name(f"{file.name}-wal").exists()
+    uri = f"{file.as_uri()}?mode=ro{'&immutable=1' if is_idle else ''}"
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def columns_of(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """The names of the columns of each table."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {
+        table: [row["name"] for row in connection.execute(f"PRAGMA table_info({table})")]
+        for (table,) in tables
+    }
+
+
+def refuse_migration(file: Path) -> None:
+    """Refuse a file that would have to be made or migrated.
+
+    Raises:
+        SetupError: it is not there, or has another schema than this release's.
+    """
+    with closing(connect_to_read(file)) as connection:
+        version, latest = version_of(connection), len(migrations("sqlite"))
+    if version < latest:
+        raise SetupError(f"store {file}: {older(version, latest)}")
+
+
 def make_private(file: Path) -> None:
     """Make the file if it is not there, readable by its owner alone."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -133,11 +198,7 @@ def migrate(file: Path, connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")  # another process may be at it
     try:
         version = version_of(connection)
-        if version > latest:
-            raise SetupError(
-                f"store {file}: a newer release wrote it (schema {version}, this one knows "
-                f"{latest}); install that release, or name another file in store.url"
-            )
+        check_known(file, version)
         for number, script in migrations("sqlite"):
             if number > version:
                 apply(connection, number, script)
@@ -145,6 +206,20 @@ def migrate(file: Path, connection: sqlite3.Connection) -> None:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def check_known(file: Path, version: int) -> None:
+    """Refuse the schema of a newer release.
+
+    Raises:
+        SetupError: it is one.
+    """
+    latest = len(migrations("sqlite"))
+    if version > latest:
+        raise SetupError(
+            f"store {file}: a newer release wrote it (schema {version}, this one knows "
+            f"{latest}); install that release, or name another file in store.url"
+        )
 
 
 def apply(connection: sqlite3.Connection, number: int, script: str) -> None:
@@ -180,8 +255,7 @@ def inspect_file(file: Path) -> int | None:
     if not os.access(file, os.W_OK):
         raise not_writable(file, file)
     try:
-        uri = f"{file.as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+        with closing(open_unchanged(file)) as connection:
             check_ours(file, connection)
             check_whole(file, connection)
             return version_of(connection)

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from deployments.errors import SetupError
-from deployments.jobs.sqlite.file import connect, lock, open_file, unusable
+from deployments.jobs.access import Access
+from deployments.jobs.sqlite.file import (
+    connect,
+    connect_to_read,
+    lock,
+    open_file,
+    refuse_migration,
+    unusable,
+    version_of,
+)
 from deployments.jobs.sqlite.group_commit import GroupCommit
 from deployments.jobs.sqlite.operations import Tables
 from deployments.jobs.sqlite.readers import Readers
@@ -58,11 +67,17 @@ class SqliteStore:
     """Jobs, webhooks and keys in one file; `Store` says what the methods mean."""
 
     def __init__(
-        self, commits: GroupCommit, tables: Tables, readers: Readers, closing: ExitStack
+        self,
+        commits: GroupCommit,
+        tables: Tables,
+        readers: Readers,
+        schema: int,
+        closing: ExitStack,
     ) -> None:
         self.commits = commits
         self.tables = tables  # of the connection that writes
         self.readers = readers
+        self.schema = schema
         self._closing = closing
 
     @classmethod
@@ -73,8 +88,9 @@ class SqliteStore:
         clock: Callable[[], float] = time.time,
         *,
         is_owner: bool = False,
+        access: Access = Access.MIGRATE,
     ) -> Self:
-        """The store in `file`, which is made if it is not there; an owner holds a lock on it.
+        """The store in `file`; an owner holds a lock on it.
 
         Raises:
             SetupError: it cannot be used; the message names the remedy.
@@ -82,19 +98,21 @@ class SqliteStore:
         with ExitStack() as opened:
             if is_owner:
                 opened.enter_context(lock(file))
-            writing = open_file(file, is_owner=is_owner)
+            if access is Access.WRITE:
+                refuse_migration(file)
+            reads_only = access is Access.READ
+            writing = connect_to_read(file) if reads_only else open_file(file, is_owner=is_owner)
             opened.callback(writing.close)
-            try:
-                reading = [connect(file, reads_only=True) for _ in range(NUM_READERS)]
-            except sqlite3.Error as error:
-                raise unusable(file, error) from None
-            for connection in reading:
-                opened.callback(connection.close)
+            reading = []
+            for _ in range(NUM_READERS):
+                reading.append(connect_to_read(file) if reads_only else reader_of(file))
+                opened.callback(reading[-1].close)
             commits = GroupCommit(writing)
             opened.callback(commits.close)
             readers = Readers([Tables(connection, rules, clock) for connection in reading])
             opened.callback(readers.close)
-            return cls(commits, Tables(writing, rules, clock), readers, opened.pop_all())
+            tables, schema = Tables(writing, rules, clock), version_of(writing)
+            return cls(commits, tables, readers, schema, opened.pop_all())
 
     @classmethod
     def open_temporary(cls, rules: QueueSettings, clock: Callable[[], float] = time.time) -> Self:
@@ -170,3 +188,15 @@ class SqliteStore:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._closing.close)
+
+
+def reader_of(file: Path) -> sqlite3.Connection:
+    """A connection that reads a file of this release's schema.
+
+    Raises:
+        SetupError: the file cannot be read.
+    """
+    try:
+        return connect(file, reads_only=True)
+    except sqlite3.Error as error:
+        raise unusable(file, error) from None

@@ -29,6 +29,7 @@ from deployments.cli.doctor.local import (
     store_finding,
 )
 from deployments.cli.options import run_with_store
+from deployments.jobs.access import Access
 from deployments.jobs.api_key import ApiKey
 from deployments.jobs.open import StoreInfo
 from deployments.jobs.sql import migrations
@@ -72,7 +73,7 @@ def store_file(tmp_path: Path) -> Path:
     async def ask(opened: Store) -> float:
         return await opened.now()
 
-    run_with_store(f"sqlite:///{made}", ask)
+    run_with_store(f"sqlite:///{made}", ask, Access.MIGRATE)
     return made
 
 
@@ -343,7 +344,7 @@ def store(tmp_path: Path) -> str:
     async def ask(opened: Store) -> float:
         return await opened.now()
 
-    run_with_store(url, ask)
+    run_with_store(url, ask, Access.MIGRATE)
     return url
 
 
@@ -377,9 +378,9 @@ def test_a_key_in_the_store_is_enough_while_it_is_valid(store: str) -> None:
     async def revoke(opened: Store) -> bool:
         return await opened.revoke_key("a")
 
-    run_with_store(store, add)
+    run_with_store(store, add, Access.MIGRATE)
     assert check_keys(setup_with(store)).said == "0 in the settings, 1 in the store"
-    run_with_store(store, revoke)
+    run_with_store(store, revoke, Access.MIGRATE)
     assert check_keys(setup_with(store)).level is Level.WARN
 
 
@@ -404,7 +405,7 @@ def publish(store: str, folder: Path) -> None:
     async def ensure(opened: Store) -> int:
         return len(await SigningKeys(WebhookSettings(keys=str(folder)), opened).ensure())
 
-    run_with_store(store, ensure)
+    run_with_store(store, ensure, Access.MIGRATE)
 
 
 def test_a_key_that_anybody_can_read_fails(store: str, folder: Path) -> None:
@@ -440,7 +441,7 @@ def test_a_key_that_signs_elsewhere_is_missed(store: str, folder: Path) -> None:
         elsewhere = PublicKey(kid="there", x="AAAA", state=KeyState.ACTIVE)
         await opened.put_signing_keys([elsewhere])
 
-    run_with_store(store, put)
+    run_with_store(store, put, Access.MIGRATE)
     found = webhook_keys_in(store, folder)
     assert (found.level, found.remedy.startswith("bring there.pem")) == (Level.WARN, True)
 
