@@ -1,37 +1,35 @@
-"""`florence predict`: images in, a table or JSON out, annotated pictures in a folder."""
+"""`florence predict`: images in; tables, JSON, label files and annotated pictures out."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from dataclasses import replace
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 
-from deployments.cli.options import (
-    KeyOption,
-    StateOption,
-    api_key,
-    make_folder,
-    progress,
-    state_folder,
+from deployments.cli.labelling.asker import Asker, ServiceAway
+from deployments.cli.labelling.outputs import (
+    SIZED,
+    TABLE,
+    Filed,
+    Records,
+    check_format,
+    open_output,
+    say,
 )
-from deployments.cli.predictions import Prediction, json_alone, json_by_task, printable, table
+from deployments.cli.labelling.progress import RunProgress
+from deployments.cli.labelling.run import Run
+from deployments.cli.labelling.sources import SUFFIXES, Source, Sources, is_url, read_sources
+from deployments.cli.options import KeyOption, StateOption, api_key, make_folder, state_folder
 from deployments.cli.questions import Question, check_use, fields_for, fields_of
 from deployments.errors import SetupError
 from deployments.florence.identity import DEMO, DEMO_NOTE
 from deployments.florence.sequence import LONGEST_NGRAM
 from deployments.florence.tasks import APP, TASKS
-from deployments.local.client import CallError, ServiceClient, data_uri_of_file
+from deployments.local.client import ServiceClient
 from deployments.local.state import StateFolder
-
-AT_ONCE = 8
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -39,7 +37,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def predict(
     images: Annotated[
-        list[str], typer.Argument(help="Files, folders or URLs.", metavar="IMAGE...")
+        list[str],
+        typer.Argument(
+            help="Files, folders, patterns, URLs, lists, or - for standard input.",
+            metavar="IMAGE...",
+        ),
     ],
     url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
     key: KeyOption = None,
@@ -82,12 +84,43 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Folder for annotated pictures.", file_okay=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each image.")] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="table, jsonl, csv, coco, yolo or labelstudio.",
+            show_default="table; jsonl with --output",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File, or folder for yolo, to write the answers to."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with what is in the output already."),
+    ] = True,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into the folders in folders.")
+    ] = False,
+    parallel: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Ask at most so many at a time.", show_default="16; 64 with --queue"
+        ),
+    ] = None,
+    queued: Annotated[
+        bool,
+        typer.Option("--queue", help="Ask through the durable queue, at low priority."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     state: StateOption = None,
 ) -> None:
     """Ask a running service about images.
 
-    The exit code is 1 when one of them failed, and 2 when there is none.
+    A text file names an image a line, a .jsonl file an object with `image`, and `-` reads either
+    from standard input. With --output, a run that was killed goes on where it was. The exit code
+    is 1 when an image failed or a source holds none, and 2 when something is set up wrongly.
     """
     fields = fields_of(
         text,
@@ -99,33 +132,72 @@ def predict(
         adapter=adapter,
     )
     tasks = tasks_in(task)
-    asked = questions(images, tasks, fields, out)
+    chosen = format_ or ("jsonl" if as_json or output else TABLE)
+    check_format(chosen, tasks, output)
+    sources = found_sources(images, recursive=recursive)
+    if not sources.found:
+        raise typer.Exit(1)
+    asked = questions(sources.found, tasks, fields, out)
     with open_client(url, key, state_folder(state)) as client:
-        predictions = ask_all(client, asked)
-    report(predictions, tasks, as_json)
-    name_model(client.model)
-    raise typer.Exit(int(any(each.error for each in predictions)))
+        asker = Asker(client, parallel or (64 if queued else 16), is_queued=queued)
+        records = open_output(tasks, chosen, output, resume=resume)
+        has_failed = finish(asker, records, asked, needs_size=chosen in SIZED)
+        if isinstance(records, Filed) and records.errors.exists():
+            say(f"The failures are in {records.errors}")
+        name_model(client.model)
+    raise typer.Exit(int(has_failed or bool(sources.empty)))
+
+
+def found_sources(images: Sequence[str], *, recursive: bool) -> Sources:
+    """The images in what was given; says what has none.
+
+    Raises:
+        SetupError: a list cannot be read.
+    """
+    sources = read_sources(images, recursive=recursive)
+    for note in sources.notes:
+        say(note)
+    if sources.empty:
+        endings = ", ".join(sorted(SUFFIXES))
+        say(f"no image in {', '.join(sources.empty)}: the names of images end in {endings}", "red")
+    return sources
+
+
+def finish(asker: Asker, output: Records, asked: Sequence[Question], *, needs_size: bool) -> bool:
+    """Ask everything, and say what came of it; whether something failed."""
+    progress, away = RunProgress(len(asked)), ""
+    try:
+        with progress:
+            Run(asker, output, progress, needs_size=needs_size).finish(asked)
+    except ServiceAway as error:
+        away = str(error)
+    finally:
+        output.close()
+    for line in progress.summary():
+        say(line)
+    if away:
+        say(away, "red")
+    return bool(away or progress.failed)
 
 
 def questions(
-    images: Sequence[str], tasks: Sequence[str], fields: Mapping[str, Any], out: Path | None
+    sources: Sequence[Source], tasks: Sequence[str], fields: Mapping[str, Any], out: Path | None
 ) -> list[Question]:
     """Every task about every image; `fields` are of the tasks' inputs, beside the image.
 
     Raises:
-        SetupError: no image, a field that is missing or of no use, or a folder that cannot be
-            written.
+        SetupError: a field is missing or of no use, or a folder cannot be written.
     """
-    given = {task: fields_for(task, fields) for task in tasks}
-    check_use(fields, tasks)
-    names, pictures = expand(images), {}
-    if out is not None:
-        make_folder(out)
-        pictures = picture_names(names, tasks, out)
-    return [
-        Question(name, task, given[task], pictures.get((name, task)))
-        for name, task in product(names, tasks)
+    asked = [
+        Question(each.name, task, fields_for(task, {**fields, **each.fields}), None, each.short)
+        for each, task in product(sources, tasks)
     ]
+    check_use(fields, tasks)
+    if out is None:
+        return asked
+    make_folder(out)
+    pictures = picture_names(list(dict.fromkeys(each.name for each in sources)), tasks, out)
+    return [replace(each, picture=pictures[each.image, each.task]) for each in asked]
 
 
 def open_client(url: str, key: str | None, state: StateFolder) -> ServiceClient:
@@ -140,16 +212,6 @@ def open_client(url: str, key: str | None, state: StateFolder) -> ServiceClient:
     return ServiceClient(url, secret, state.tls / "ca.pem")
 
 
-def ask_all(client: ServiceClient, asked: Sequence[Question]) -> list[Prediction]:
-    """The answers in the questions' order; several are asked at once."""
-    predictions: list[Prediction] = []
-    with progress("Asking", len(asked)) as advance, ThreadPoolExecutor(AT_ONCE) as threads:
-        for prediction in threads.map(partial(ask, client), asked):
-            predictions.append(prediction)
-            advance(1)
-    return predictions
-
-
 def tasks_in(text: str) -> list[str]:
     """The tasks between commas, each once, in the order given.
 
@@ -162,41 +224,6 @@ def tasks_in(text: str) -> list[str]:
         if task not in TASKS:
             raise SetupError(f"no task {task}: --task takes one of {', '.join(TASKS)}")
     return tasks
-
-
-def expand(images: Sequence[str]) -> list[str]:
-    """Folders replaced by the images in them; each image once, in the order given.
-
-    Raises:
-        SetupError: there is none in all of them.
-    """
-    found: list[str] = []
-    for image in images:
-        if is_folder(image):
-            found += sorted(str(file) for file in Path(image).iterdir() if is_image(file))
-        else:
-            found.append(image)
-    if not found:
-        endings = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise SetupError(f"no image in {', '.join(images)}: the names of images end in {endings}")
-    return list(dict.fromkeys(found))
-
-
-def is_url(image: str) -> bool:
-    """Whether the service fetches it itself."""
-    return image.startswith(("http://", "https://", "data:"))
-
-
-def is_folder(image: str) -> bool:
-    """Whether it names a folder, and not a file, a URL, or nothing that could exist."""
-    try:
-        return not is_url(image) and Path(image).is_dir()
-    except OSError:  # a name that is too long
-        return False
-
-
-def is_image(file: Path) -> bool:
-    return file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES
 
 
 def picture_names(
@@ -242,62 +269,7 @@ def numbers() -> Iterator[str]:
         number += 1
 
 
-def ask(client: ServiceClient, question: Question) -> Prediction:
-    """The answer to a question. A failure is a prediction with an error."""
-    name, task, picture = question.image, question.task, question.picture
-    try:
-        image_url = name if is_url(name) else data_uri_of_file(Path(name))
-        answer = read_answer(client.run(task, image_url, **question.fields))
-        if picture is None or not answer.get("image"):
-            return Prediction(name, task, answer)
-        picture.write_bytes(client.download(answer["image"]["url"]))
-    except CallError as error:
-        return Prediction(name, task, error=str(error))
-    except OSError as error:
-        return Prediction(name, task, error=f"cannot write {picture}: {error.strerror}")
-    return Prediction(name, task, answer, picture)
-
-
-def read_answer(body: bytes) -> dict[str, Any]:
-    """The answer in a body.
-
-    Raises:
-        CallError: it is none, as from another kind of server.
-    """
-    try:
-        answer: dict[str, Any] = json.loads(body)
-        is_ours = isinstance(answer["results"], str | dict)
-    except (ValueError, KeyError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise CallError("the answer is not Florence Serve's: check --url")
-    return answer
-
-
-def report(predictions: Sequence[Prediction], tasks: Sequence[str], as_json: bool) -> None:
-    """Print the answers to standard output, and a line for each failure to standard error."""
-    several = len(tasks) > 1
-    answered = [each for each in predictions if each.answer is not None]
-    if as_json:
-        for line in json_by_task(answered) if several else map(json_alone, answered):
-            typer.echo(json.dumps(line))
-    else:
-        for task in tasks:
-            if of_task := [each for each in answered if each.task == task]:
-                Console().print(table(of_task, task if several else None))
-    for each in predictions:
-        if each.error:
-            of_which = f"{each.image[:200]}: {each.task}" if several else each.image[:200]
-            say(f"{of_which}: {each.error}", style="red")
-
-
 def name_model(model: str) -> None:
     """Say which model has answered, if one has."""
     if model:
         say(DEMO_NOTE if model == DEMO else f"Answered by {model}")
-
-
-def say(line: str, style: str | None = None) -> None:
-    """Print a line beside the answers."""
-    errors = Console(stderr=True)
-    errors.print(printable(line), style=style, markup=False, highlight=False, soft_wrap=True)

@@ -27,19 +27,6 @@ class Prediction:
     error: str | None = None
 
 
-def json_alone(prediction: Prediction) -> dict[str, Any]:
-    return {"input": prediction.image, **(prediction.answer or {})}
-
-
-def json_by_task(predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
-    """For each image its answers, by task."""
-    lines: dict[str, dict[str, Any]] = {}
-    for each in predictions:
-        line = lines.setdefault(each.image, {"input": each.image, "tasks": {}})
-        line["tasks"][each.task] = each.answer
-    return list(lines.values())
-
-
 def table(predictions: Sequence[Prediction], title: str | None) -> Table:
     """The rows of all images; scores and corners have a column where there are some."""
     found = [row for each in predictions for row in rows(each)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployments.cli.labelling.sources import is_url
 from deployments.errors import SetupError
 from deployments.florence.tasks import TASKS
 
@@ -16,12 +17,26 @@ REGION = re.compile(r"\s*,\s*".join([r"(-?[0-9]{1,9})"] * 4))
 
 @dataclass(frozen=True)
 class Question:
-    """One task to ask about one image; the annotated picture goes to the file `picture`."""
+    """One task to ask about one image; the annotated picture goes to the file `picture`.
+
+    `short` is the image's name below the folder that was given.
+    """
 
     image: str
     task: str
     fields: Mapping[str, Any]
-    picture: Path | None
+    picture: Path | None = None
+    short: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether the service fetches the image itself."""
+        return is_url(self.image)
+
+    @property
+    def label(self) -> str:
+        """For a person."""
+        return f"{self.image[:200]} {self.task}"
 
 
 def fields_of(

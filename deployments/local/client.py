@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import mimetypes
 import ssl
 from pathlib import Path
@@ -18,7 +19,19 @@ TIMEOUT_S = 300.0
 
 
 class CallError(Exception):
-    """A call that failed; the message is one line for a person."""
+    """A call that failed; the message is one line for a person.
+
+    `status` is the answer's, 0 where there was none; `retry_after_s` is what it asks to wait.
+    `is_away` says that nobody answered.
+    """
+
+    def __init__(
+        self, line: str, status: int = 0, retry_after_s: float = 0.0, *, is_away: bool = False
+    ) -> None:
+        super().__init__(line)
+        self.status = status
+        self.retry_after_s = retry_after_s
+        self.is_away = is_away
 
 
 class ServiceClient:
@@ -33,6 +46,11 @@ class ServiceClient:
             httpx2.URL(self._url)
         except (httpx2.InvalidURL, UnicodeError) as error:
             raise SetupError(f"{url} is no URL of a service ({error})") from None
+
+    @property
+    def url(self) -> str:
+        """Where it calls."""
+        return self._url
 
     def __enter__(self) -> "ServiceClient":
         return self
@@ -49,6 +67,37 @@ class ServiceClient:
         url, body = f"{self._url}/{APP}/{task}", {"image_url": image_url, **fields}
         return self._ask("POST", url, json=body, headers=self._authorization)
 
+    def submit(self, task: str, image_url: str, idempotency_key: str, **fields: Any) -> str:
+        """Queue a job of low priority; its id, also when it was queued before.
+
+        Raises:
+            CallError: the service refused, or does not answer.
+        """
+        headers = {"Idempotency-Key": idempotency_key, "X-Fal-Queue-Priority": "low"}
+        body = {"image_url": image_url, **fields}
+        url = f"{self._url}/queue/{APP}/{task}"
+        answer = self._ask("POST", url, json=body, headers=self._authorization | headers)
+        return str(json.loads(answer)["request_id"])
+
+    def is_completed(self, request_id: str) -> bool:
+        """Whether a job has ended.
+
+        Raises:
+            CallError: there is no such job, or the service does not answer.
+        """
+        url = f"{self._url}/queue/{APP}/requests/{request_id}/status"
+        answer = self._ask("GET", url, headers=self._authorization)
+        return bool(json.loads(answer)["status"] == "COMPLETED")
+
+    def result(self, request_id: str) -> bytes:
+        """The body of a job's answer.
+
+        Raises:
+            CallError: it failed, or the service does not answer.
+        """
+        url = f"{self._url}/queue/{APP}/requests/{request_id}"
+        return self._ask("GET", url, headers=self._authorization)
+
     def download(self, url: str) -> bytes:
         """The bytes of a picture. The key is not sent.
 
@@ -60,16 +109,17 @@ class ServiceClient:
     def _ask(self, method: str, url: str, **options: Any) -> bytes:
         try:
             response = self._http.request(method, url, **options)
-        except httpx2.TimeoutException:
+        except httpx2.ReadTimeout:
             raise CallError(f"no answer from {self._url} within {TIMEOUT_S:.0f} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise CallError(f"no answer from {self._url}: {error}") from None
+            is_away = isinstance(error, httpx2.TransportError)
+            raise CallError(f"no answer from {self._url}: {error}", is_away=is_away) from None
         except UnicodeEncodeError as error:  # in the body, a URL or the key
             raise CallError(f"cannot be sent: {error.reason} ({error.encoding})") from None
         if response.is_success:
             self.model = response.headers.get(identity.HEADER, self.model)
             return response.content
-        raise CallError(error_line(response))
+        raise CallError(error_line(response), response.status_code, retry_after_s(response))
 
 
 def ssl_context(authority: Path | None) -> ssl.SSLContext:
@@ -78,6 +128,14 @@ def ssl_context(authority: Path | None) -> ssl.SSLContext:
     if authority is not None and authority.is_file():
         context.load_verify_locations(authority)
     return context
+
+
+def retry_after_s(response: httpx2.Response) -> float:
+    """What `Retry-After` asks to wait; a second where it says nothing."""
+    try:
+        return max(0.0, float(response.headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return 1.0
 
 
 def error_line(response: httpx2.Response) -> str:

@@ -32,11 +32,11 @@ START_S = 120
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three scenes and a text file."""
+    """A folder with three scenes and another file."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(3):
         scene(number, (256, 256)).image.save(folder / f"{number}.png")
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "notes.dat").write_text("not an image")
     return folder
 
 
@@ -59,7 +59,7 @@ def test_predict_reports_each_failed_image_and_does_the_others(
     caller: Caller, pictures: Path
 ) -> None:
     """One clear line for each failure, exit code 1, and answers for the rest."""
-    images = [str(pictures / "0.png"), str(pictures / "notes.txt"), "gone.png", "http://127.0.0.1/"]
+    images = [str(pictures / "0.png"), str(pictures / "notes.dat"), "gone.png", "http://127.0.0.1/"]
     done = florence("predict", *images, "--url", caller.url, "--key", caller.key, "--json")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     complaints = done.stderr.strip().splitlines()

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.cli import predict as command
-from deployments.cli.predict import expand, picture_names
+from deployments.cli.labelling.sources import read_sources
+from deployments.cli.predict import picture_names
 from deployments.cli.questions import fields_of
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
 from deployments.florence.schemas import ImageInput
@@ -247,15 +249,14 @@ def test_a_missing_file_is_one_line(
     assert Service.asked == []
 
 
-def test_a_service_that_is_not_there_is_one_line_for_each(
+def test_a_service_that_is_not_there_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing listens: every image fails clearly."""
+    """Nothing listens: that is said once, however many images there are."""
     names = images(tmp_path, a=b"1", b=b"2")
     assert predict(names, "http://127.0.0.1:1", tmp_path / "state") == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == names
-    assert all("no answer from http://127.0.0.1:1" in line for line in lines)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "no answer from http://127.0.0.1:1" in line
 
 
 @pytest.mark.parametrize(
@@ -401,20 +402,22 @@ def test_an_option_beyond_its_bounds_is_one_line(
     assert Service.asked == []
 
 
-def test_a_folder_without_an_image_is_refused(url: str, florence: Florence, tmp_path: Path) -> None:
-    """In one line that names it; beside other images it is passed over."""
+def test_a_folder_without_an_image_is_said(url: str, florence: Florence, tmp_path: Path) -> None:
+    """In one line that names it, and exit code 1; other images are answered all the same."""
     for name in ("empty", "notes"):
         (tmp_path / name).mkdir()
-    (tmp_path / "notes" / "notes.txt").touch()
+    (tmp_path / "notes" / "notes.dat").touch()
     folders = [str(tmp_path / name) for name in ("empty", "notes")]
     common = ("--url", url, "--key", KEY, "--out", str(tmp_path / "out"))
     left = florence("predict", *folders, *common)
     [line] = left.err.splitlines()
-    assert (left.code, left.out) == (2, "")
-    assert line.startswith(f"florence: no image in {folders[0]}, {folders[1]}: ")
+    assert (left.code, left.out) == (1, "")
+    assert line.startswith(f"no image in {folders[0]}, {folders[1]}: ")
     assert not (tmp_path / "out").exists()
 
-    assert florence("predict", *folders, *images(tmp_path, a=b"1"), *common).code == 0
+    left = florence("predict", *folders, *images(tmp_path, a=b"1"), *common)
+    assert left.code == 1
+    assert "red [circle]" in left.out
 
 
 @pytest.mark.parametrize(
@@ -496,18 +499,16 @@ def test_a_task_may_have_its_whole_path(url: str, tmp_path: Path) -> None:
 TASKS = ["object-detection", "caption", "region-proposal"]
 
 
-def test_several_tasks_are_one_object_for_each_image(
+def test_several_tasks_are_a_line_each(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every task is asked once about every image, and its answer stands under its name."""
+    """Every task is asked once about every image, in the order given."""
     names = images(tmp_path, a=b"1", b=b"2")
     assert predict(names, url, tmp_path / "state", task=" , ".join([*TASKS, "caption"])) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["input"] for line in lines] == names
-    for line in lines:
-        assert list(line["tasks"]) == TASKS
-        assert line["tasks"]["caption"] == {"results": "a [/red] circle"}
-        assert line["tasks"]["object-detection"]["results"] == {"bboxes": [BOX]}
+    assert [(line["input"], line["task"]) for line in lines] == list(product(names, TASKS))
+    assert lines[1]["results"] == "a [/red] circle"
+    assert lines[0]["results"] == {"bboxes": [BOX]}
     assert len(Service.asked) == 6
 
 
@@ -550,7 +551,7 @@ def test_one_task_that_fails_costs_the_others_nothing(
     assert printed.err.splitlines() == [
         f"{names[1]}: {task}: {complaint}" for task in ("caption", "region-proposal")
     ]
-    assert [json.loads(line)["input"] for line in printed.out.splitlines()] == names[:1]
+    assert [json.loads(line)["input"] for line in printed.out.splitlines()] == names[:1] * 2
 
 
 def test_the_pictures_of_several_tasks_are_named_for_them(url: str, tmp_path: Path) -> None:
@@ -604,7 +605,10 @@ def test_folders_are_replaced_by_their_images(tmp_path: Path) -> None:
     (tmp_path / "below.png").mkdir()
     names = [str(tmp_path / name) for name in ("a.jpeg", "b.PNG", "c.webp")]
     asked = ["https://example.org/x", str(tmp_path), names[1], "https://example.org/x", "gone.png"]
-    assert expand(asked) == ["https://example.org/x", *names, "gone.png"]
+    found = read_sources(asked)
+    # The file was named by itself, too, and is the same picture.
+    assert [each.name for each in found.found] == ["https://example.org/x", *names, "gone.png"]
+    assert found.notes == [f"{tmp_path}: 1 folders in it were left out; -r looks into them"]
 
 
 addresses = st.one_of(
