@@ -68,7 +68,10 @@ install-test:
 install-loadtest:
 	@scripts/install loadtest
 
+install-otlp: ## install what exports traces
+	@scripts/install otlp
+
 clean: ## remove what the other targets made
 	rm -rf .venv out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-.PHONY: help chart dist demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest screenshots install install-test install-loadtest clean
+.PHONY: help chart dist demo serve test test-fast bench bench-store bench-queue bench-engine bench-gpu bench-peers drills loadtest screenshots install install-test install-loadtest install-otlp clean

@@ -7,8 +7,9 @@ This is the only module that reads the environment.
 
 import hashlib
 import os
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -386,10 +387,40 @@ def parse(tree: dict[str, Any]) -> Settings:
 
 
 def explain(error: ValidationError) -> str:
-    """One line: each wrong setting with its path and what is wrong with it."""
+    """One line: each wrong setting with its path, what is wrong with it, and what is right."""
     return "; ".join(
-        f"setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+        explain_one(fault["loc"], fault["type"], fault["msg"]) for fault in error.errors()
     )
+
+
+def explain_one(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    """What is wrong with the setting at `loc`; an unknown one with the nearest that there is."""
+    path = ".".join(map(str, loc))
+    if kind != "extra_forbidden":
+        said = message.removeprefix("Value error, ").replace("Input should", "it should", 1)
+        return f"setting {path}: {said}"
+    near = get_close_matches(path, setting_paths(), 1, 0.5)
+    advice = f"did you mean {near[0]}?" if near else "docs/settings.md lists all of them"
+    return f"setting {path}: there is none of this name; {advice}"
+
+
+def is_list(path: str) -> bool:
+    """Whether the setting at `path` takes several values."""
+    section, _, key = path.partition(".")
+    part = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+    field = getattr(part, "model_fields", {}).get(key)
+    return field is not None and get_origin(field.annotation) is tuple
+
+
+def setting_paths() -> list[str]:
+    """The paths of all settings and of their sections."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    inside = (
+        f"{name}.{key}"
+        for name, part in sections.items()
+        for key in getattr(part, "model_fields", {})
+    )
+    return [*sections, *inside]
 
 
 def api_key_from_environment() -> str | None:

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from deployments import __version__
 from deployments.errors import SetupError
 from deployments.local.signals import raise_interrupts
 
@@ -45,13 +46,16 @@ app = LazyGroup(
     commands={name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()},
     no_args_is_help=True,
     rich_markup_mode=None,  # Rich takes as long to import as all the rest
-    help="Florence-2 behind fal's HTTP protocol, on your own machines.",
+    help="Florence-2 behind fal's HTTP protocol, on your own machines. --version shows which.",
 )
 
 
 def main() -> None:
     """Run a command. A wrong option or setup is one line on standard error and exit code 2."""
     raise_interrupts()
+    if sys.argv[1:2] == ["--version"]:
+        typer.echo(f"florence {__version__}")
+        sys.exit(0)
     try:
         sys.exit(app.main(prog_name="florence", standalone_mode=False))
     except TyperException as error:

@@ -31,6 +31,8 @@ from deployments.florence.tasks import APP, TASKS
 from deployments.local.client import ServiceClient
 from deployments.local.state import StateFolder
 
+USUAL_URL = "http://127.0.0.1:8000"
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -43,7 +45,13 @@ def predict(
             metavar="IMAGE...",
         ),
     ],
-    url: Annotated[str, typer.Option(help="Base URL of the service.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Base URL of the service.",
+            show_default="the service on this machine, else http://127.0.0.1:8000",
+        ),
+    ] = None,
     key: KeyOption = None,
     task: Annotated[
         str, typer.Option(help="What to do with each image; several, with commas between, at once.")
@@ -138,7 +146,8 @@ def predict(
     if not sources.found:
         raise typer.Exit(1)
     asked = questions(sources.found, tasks, fields, out)
-    with open_client(url, key, state_folder(state)) as client:
+    folder = state_folder(state)
+    with open_client(url or folder.service_url() or USUAL_URL, key, folder) as client:
         asker = Asker(client, parallel or (64 if queued else 16), is_queued=queued)
         records = open_output(tasks, chosen, output, resume=resume)
         has_failed = finish(asker, records, asked, needs_size=chosen in SIZED)

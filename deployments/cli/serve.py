@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -86,7 +87,7 @@ def serve_until_stopped(profile: Profile, state: StateFolder) -> None:
     with console.status("Starting Ray and loading the model …") as status, launch(profile):
         status.stop()
         console.print(welcome(profile, state), markup=False, highlight=False, soft_wrap=True)
-        with metrics_targets(state), suppress(KeyboardInterrupt):
+        with metrics_targets(state, profile.base_url), suppress(KeyboardInterrupt):
             threading.Event().wait()
         console.print("Stopping …")
 
@@ -148,11 +149,10 @@ def example_body(state: StateFolder) -> Path:
 
 def curl(url: str, key: str, body: Path, authority: Path | None) -> str:
     """A line that works when pasted."""
-    trust = f"--cacert {authority} " if authority else ""
-    return (
-        f"  curl -sS {trust}{url}/{ENDPOINT} -H 'Authorization: Key {key}' "
-        f"-H 'Content-Type: application/json' -d @{body}"
-    )
+    words = ["curl", "-sS", *(["--cacert", str(authority)] if authority else [])]
+    words += [f"{url}/{ENDPOINT}", "-H", f"Authorization: Key {key}"]
+    words += ["-H", "Content-Type: application/json", "-d", f"@{body}"]
+    return f"  {shlex.join(words)}"
 
 
 def javascript(url: str, key: str, authority: Path | None) -> str:

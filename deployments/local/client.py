@@ -16,6 +16,10 @@ from deployments.florence import identity
 from deployments.florence.tasks import APP
 
 TIMEOUT_S = 300.0
+UNTRUSTED = (
+    "; its certificate is of an authority that is not known here: name the service's folder with "
+    "--state, or the file of its authority in SSL_CERT_FILE"
+)
 
 
 class CallError(Exception):
@@ -113,7 +117,9 @@ class ServiceClient:
             raise CallError(f"no answer from {self._url} within {TIMEOUT_S:.0f} s") from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             is_away = isinstance(error, httpx2.TransportError)
-            raise CallError(f"no answer from {self._url}: {error}", is_away=is_away) from None
+            remedy = UNTRUSTED if "CERTIFICATE_VERIFY" in str(error) else ""
+            line = f"no answer from {self._url}: {error}{remedy}"
+            raise CallError(line, is_away=is_away) from None
         except UnicodeEncodeError as error:  # in the body, a URL or the key
             raise CallError(f"cannot be sent: {error.reason} ({error.encoding})") from None
         if response.is_success:

@@ -12,7 +12,7 @@ from deployments.local.ports import free_port
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from deployments.ray_compat import ENABLE_HAPROXY
-from deployments.settings import Settings, parse
+from deployments.settings import Settings, is_list, parse
 
 PACKAGE = Path(__file__).parent.parent
 LAPTOP = PACKAGE / "local" / "laptop.yaml"
@@ -135,8 +135,15 @@ def parse_sets(sets: Sequence[str]) -> Tree:
             raise SetupError(
                 f"--set {text}: write PATH=VALUE, such as --set inference.max_batch_size=16"
             )
-        tree = merge(tree, nested(path.split("."), value_of(text, value)))
+        tree = merge(tree, nested(path.split("."), listed(path, value_of(text, value))))
     return tree
+
+
+def listed(path: str, value: Any) -> Any:
+    """The value of a setting that takes several as a list: `a,b` is two of them."""
+    if not is_list(path) or isinstance(value, list) or value is None:
+        return value
+    return [part.strip() for part in str(value).split(",")]
 
 
 def value_of(text: str, value: str) -> Any:

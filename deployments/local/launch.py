@@ -30,7 +30,7 @@ from deployments.local.signals import (
     own_process_groups,
     restored_handlers,
 )
-from deployments.local.state import StateFolder, write_private
+from deployments.local.state import URL_LABEL, StateFolder, write_private
 from deployments.ray_compat import (
     ONE_MACHINE,
     PROXIES,
@@ -275,9 +275,13 @@ def leave_engine_cores(profile: Profile, before: set[psutil.Process]) -> None:
 
 
 @contextmanager
-def metrics_targets(state: StateFolder) -> Iterator[None]:
-    """Write the addresses of the metrics to the state folder; they are removed after the block."""
-    targets = [{"targets": exporter_addresses(), "labels": {"job": "florence"}}]
+def metrics_targets(state: StateFolder, url: str = "") -> Iterator[None]:
+    """Write the addresses of the metrics to the state folder; they are removed after the block.
+
+    Prometheus drops a label that begins with `__`: ours says where the service answers.
+    """
+    labels = {"job": "florence", URL_LABEL: url} if url else {"job": "florence"}
+    targets = [{"targets": exporter_addresses(), "labels": labels}]
     write_private(state.targets, json.dumps(targets) + "\n")
     try:
         yield

@@ -9,6 +9,7 @@ from deployments.errors import SetupError
 from deployments.settings import api_key_from_environment, hash_key, store_from_environment
 
 KEY_PREFIX = "florence-"
+URL_LABEL = "__florence_url"
 
 
 class StateFolder:
@@ -39,6 +40,14 @@ class StateFolder:
     def targets(self) -> Path:
         """The file with the addresses of a running service's metrics, for Prometheus."""
         return self.folder / "targets.json"
+
+    def service_url(self) -> str | None:
+        """Where the service of this folder answers, if one runs."""
+        try:
+            [group] = json.loads(self.targets.read_text())
+            return str(group["labels"][URL_LABEL])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @property
     def tls(self) -> Path:

@@ -142,7 +142,7 @@ def otlp(settings: TracingSettings) -> SpanExporter:
     except ImportError:
         raise SetupError(
             "setting tracing.exporter: otlp is not installed: "
-            "pip install 'florence-serve[otlp]', or choose file or none"
+            "make install-otlp in the checkout, or choose file or none"
         ) from None
     return OTLPSpanExporter(settings.endpoint, timeout=TIMEOUT_S)
 

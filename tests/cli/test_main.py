@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments import __version__
 from deployments.cli.main import COMMANDS, load
 from deployments.florence.tasks import TASKS
 from tests.cli.conftest import Florence
@@ -15,11 +16,14 @@ from tests.cli.conftest import Florence
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["serve", "--set", "inference.batch=3"], "setting inference.batch: Extra inputs"),
-        (["serve", "--set", "inference.max_queue=0"], "setting inference.max_queue: Input should"),
+        (
+            ["serve", "--set", "inference.batch=3"],
+            "setting inference.batch: there is none of this",
+        ),
+        (["serve", "--set", "inference.max_queue=0"], "setting inference.max_queue: it should be"),
         (["serve", "--set", "nonsense"], "--set nonsense: write PATH=VALUE"),
         (["serve", "--set", "a=["], "--set a=[: the value is no YAML"),
-        (["serve", "--device", "tpu"], "setting model.device: Input should be 'auto', 'cpu'"),
+        (["serve", "--device", "tpu"], "setting model.device: it should be 'auto', 'cpu'"),
         (["serve", "--port", "99999"], "cannot listen on 127.0.0.1:99999"),
         (["serve", "--model", "/nowhere"], "no checkpoint folder at /nowhere"),
         (["serve", "--model", "microsoft/Florence-2-base"], "use florence-community/Florence-2"),
@@ -137,3 +141,8 @@ def test_a_port_in_use_is_one_line(
     assert left.code == 2
     [line] = left.err.splitlines()
     assert f"cannot listen on 127.0.0.1:{port} (Address already in use)" in line
+
+
+def test_the_version_is_said(florence: Florence) -> None:
+    """Alone on a line."""
+    assert florence("--version").out == f"florence {__version__}\n"

@@ -21,6 +21,7 @@ from deployments.cli.questions import fields_of
 from deployments.errors import ImageLoadError, InternalError, ServiceError, SetupError, Unauthorized
 from deployments.florence.schemas import ImageInput
 from deployments.local.client import CallError, ServiceClient, data_uri_of_file
+from deployments.local.launch import metrics_targets
 from deployments.local.state import StateFolder
 from tests.cli.conftest import Florence
 
@@ -134,7 +135,7 @@ def images(folder: Path, **contents: bytes) -> list[str]:
     return [str(folder / f"{name}.png") for name in contents]
 
 
-def predict(names: list[str], url: str, state: Path, **options: Any) -> int:
+def predict(names: list[str], url: str | None, state: Path, **options: Any) -> int:
     """Ask about images; the exit code."""
     chosen: dict[str, Any] = {"key": KEY, "as_json": True} | options
     with pytest.raises(typer.Exit) as left:
@@ -568,6 +569,17 @@ def test_the_local_services_key_is_used(url: str, tmp_path: Path) -> None:
     StateFolder(state).api_key()
     (state / "api_key").write_text(KEY + "\n")
     assert predict(images(tmp_path, a=b"1"), url, state, key=None) == 0
+
+
+def test_the_local_service_is_found(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it answers, by what it left in its folder."""
+    monkeypatch.setattr("deployments.local.launch.exporter_addresses", list)
+    state = StateFolder(tmp_path / "state")
+    with metrics_targets(state, url):
+        assert predict(images(tmp_path, a=b"1"), None, state.folder) == 0
+    assert state.service_url() is None
 
 
 def test_no_key_is_refused(url: str, tmp_path: Path) -> None:

@@ -191,3 +191,16 @@ def test_the_laptops_file_only_changes_what_is_there() -> None:
     assert [deployment["name"] for deployment in below["deployments"]] == [
         deployment["name"] for deployment in above["deployments"]
     ]
+
+
+def test_several_values_have_commas_between() -> None:
+    """Of a setting that takes several; a list in YAML's own form is one, too."""
+    for text, expected in (
+        ("preprocess.allowed_hosts=a.example, b.example", ("a.example", "b.example")),
+        ("preprocess.allowed_hosts=a.example", ("a.example",)),
+        ("preprocess.allowed_hosts=[a.example]", ("a.example",)),
+        ("preprocess.allowed_ports=80,8080", (80, 8080)),
+        ("preprocess.allowed_ports=8080", (8080,)),
+    ):
+        section, name = text.partition("=")[0].split(".")
+        assert getattr(getattr(parse(parse_sets([text])), section), name) == expected

@@ -43,7 +43,7 @@ def lock(file: Path) -> IO[str]:
         held.close()
         raise SetupError(
             f"store {file}: another service has it open; "
-            "stop that one, or give this one a file of its own in store.url"
+            "stop that one, or give this one a folder of its own with --state, or another store.url"
         ) from None
     return held
 

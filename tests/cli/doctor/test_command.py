@@ -114,7 +114,10 @@ def test_without_kubectl_a_cluster_is_one_failure(
         (["--smoke"], "--smoke needs --url"),
         (["--config", "/nowhere.yaml"], "cannot read /nowhere.yaml (No such file"),
         (["--config", "/dev/null"], "/dev/null is no Serve config"),
-        (["--set", "inference.batch=3"], "setting inference.batch: Extra inputs"),
+        (
+            ["--set", "inference.batch=3"],
+            "setting inference.batch: there is none of this",
+        ),
         (["--store", "queue.db"], "setting store.url: String should match"),
         (["--url", "florence"], "--url florence: write http://HOST:PORT"),
         (["--no-such-flag"], "--help"),
