@@ -109,7 +109,7 @@ def test_commands_run(block: str, server: ApiServer, tmp_path: Path) -> None:
     script = SHELL + re.sub(r"\bPOD\b", "pod", re.sub(r"\bNODE\b", "node", block))
     done = subprocess.run(
         ["bash", "-c", script],
-        env={"KUBECONFIG": str(access), "PATH": os.environ["PATH"]},
+        env={"KUBECONFIG": str(access), "HOME": str(tmp_path), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=False,
