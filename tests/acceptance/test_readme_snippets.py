@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from deployments.local.launch import metrics_targets
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller
-from tests.acceptance.client_scripts import NEWEST, installed, node
+from tests.acceptance.client_scripts import NEWEST, OLDEST, installed, node
 from tests.acceptance.snippets import blocks, replaced, run_shell
 from tests.acceptance.tls_proxy import TlsProxy
 
@@ -78,6 +79,24 @@ def test_javascript(caller: Caller, tmp_path: Path) -> None:
     printed = run_shell(f"{node()} {script}", {"FLORENCE_API_KEY": caller.key})
 
     check(json.loads(printed))
+
+
+@pytest.mark.parametrize("version", [OLDEST])
+def test_an_older_javascript_client_sends_nothing(tmp_path: Path, version: str) -> None:
+    """The script throws before it is configured."""
+    (tmp_path / "node_modules").symlink_to(installed(version) / "node_modules")
+    script = tmp_path / "first.mjs"
+    script.write_text(block("js", "fal.run"))
+    done = subprocess.run(
+        [node(), str(script)],
+        cwd=tmp_path,
+        env={"FLORENCE_API_KEY": "florence-test:secret"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert f"@fal-ai/client {version} would send key and image to fal: install 1.10" in done.stderr
 
 
 def test_python(
