@@ -54,5 +54,6 @@ def merged_weight(weight: Tensor, layer: LowRank) -> Tensor:
     total: Tensor = weight.float() + layer.scale * (up @ down)
     if layer.magnitude is None:
         return total
-    lengths = torch.linalg.vector_norm(total, dim=1)
-    return total * (torch.from_numpy(layer.magnitude) / lengths)[:, None]
+    lengths: Tensor = torch.linalg.vector_norm(total, dim=1)
+    factors: Tensor = torch.from_numpy(layer.magnitude) / lengths
+    return total * factors[:, None]
