@@ -28,7 +28,9 @@ class Dtype(StrEnum):
 
 @app.command()
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint: a folder, or a hub id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint: a folder, or a hub id.")
+    ],
     target: Annotated[
         Path | None, typer.Argument(metavar="DEST", help="The folder to make.", show_default=False)
     ] = None,
@@ -41,9 +43,9 @@ def convert(
         bool, typer.Option("--check", help="Only say whether the adapter fits; no DEST.")
     ] = False,
 ) -> None:
-    """Make a checkpoint to serve: of Microsoft's layout, or of another checkpoint and an adapter.
+    """Make weights in other layouts, and adapters, into checkpoints.
 
-    No code of the checkpoint is run, and a local folder needs no network.
+    SOURCE has Microsoft's layout, or is another checkpoint that an adapter is merged into. No code of the checkpoint is run, and a local folder needs no network.
     """
     if check != (target is None):
         raise typer.BadParameter("give DEST, or --check without one")

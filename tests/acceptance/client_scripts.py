@@ -116,7 +116,16 @@ def install(folder: Path, packages: tuple[str, ...]) -> None:
             timeout=INSTALL_S,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        move(fresh, folder)
+
+
+def move(fresh: Path, folder: Path) -> None:
+    """Give a folder its name, unless another process has made it meanwhile."""
+    try:
         fresh.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def node() -> str:

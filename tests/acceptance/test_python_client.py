@@ -15,7 +15,7 @@ from deployments.demo.scoring import match_boxes
 from deployments.local.state import StateFolder
 from deployments.local.tls import certificates
 from tests.acceptance.caller import Caller, scene, truth, uri
-from tests.acceptance.client_scripts import run_script
+from tests.acceptance.client_scripts import move, run_script
 from tests.acceptance.origin import Origin
 from tests.acceptance.receiver import Receiver
 from tests.acceptance.tls_proxy import TlsProxy
@@ -123,7 +123,7 @@ def installed(version: str) -> Path:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         wanted = ["--target", str(fresh), f"fal-client=={version}"]
         subprocess.run([*pip, *wanted], check=True, timeout=INSTALL_S)
-        fresh.rename(folder)
+        move(fresh, folder)
     return folder
 
 

@@ -93,7 +93,9 @@ def test_the_help_lists_the_commands_and_imports_none() -> None:
     assert {name for name in loaded if name.startswith("deployments")} == {
         f"deployments{name}" for name in ours
     }
-    listed = dict(line.strip().split(maxsplit=1) for line in done.stdout.splitlines()[-9:])
+    listed = dict(
+        line.strip().split(maxsplit=1) for line in done.stdout.splitlines()[-len(COMMANDS) :]
+    )
     assert listed == COMMANDS
 
 

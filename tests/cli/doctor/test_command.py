@@ -102,7 +102,8 @@ def test_without_kubectl_a_cluster_is_one_failure(
     monkeypatch.setenv("PATH", "/nowhere")
     left = doctor("--release", "florence")
     assert left.code == 1
-    assert list(left.found) == ["cluster", "cluster-kuberay", "cluster-ready", "cluster-limits"]
+    checks = ("cluster", "cluster-kuberay", "cluster-ready", "cluster-pods", "cluster-limits")
+    assert tuple(left.found) == checks
     assert left.found["cluster"].said == "there is no kubectl on PATH"
     assert left.found["cluster"].remedy
     assert {each.level for each in list(left.found.values())[1:]} == {Level.SKIP}
