@@ -45,7 +45,8 @@ def convert(
 ) -> None:
     """Make weights in other layouts, and adapters, into checkpoints.
 
-    SOURCE has Microsoft's layout, or is another checkpoint that an adapter is merged into. No code of the checkpoint is run, and a local folder needs no network.
+    SOURCE has Microsoft's layout, or is another checkpoint that an adapter is merged into.
+    No code of the checkpoint is run, and a local folder needs no network.
     """
     if check != (target is None):
         raise typer.BadParameter("give DEST, or --check without one")
