@@ -32,10 +32,9 @@ def settings_rows() -> list[str]:
         part = section.annotation
         assert isinstance(part, type)
         assert issubclass(part, BaseModel)
-        rows += [
-            f"| `{name}.{key}` | {shown(field.default)} | {field.description} |"
-            for key, field in part.model_fields.items()
-        ]
+        for key, field in part.model_fields.items():
+            default = shown(field.get_default(call_default_factory=True))
+            rows.append(f"| `{name}.{key}` | {default} | {field.description} |")
     return rows
 
 
